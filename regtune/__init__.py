@@ -1,0 +1,44 @@
+"""regtune: sweeps over regularization. Optuna proposes, Keras trains, MLflow shows.
+
+    from regtune import SweepSpec, run_sweep, train, build_model
+
+The names are loaded when they are first used: importing regtune imports neither TensorFlow nor MLflow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regtune.config import TrialConfig
+    from regtune.data import load_data
+    from regtune.model import build_model
+    from regtune.spec import SweepSpec
+    from regtune.sweep import run_sweep
+    from regtune.training import TrialResult, train
+
+__version__ = "0.1.0"
+
+__all__ = ["SweepSpec", "TrialConfig", "TrialResult", "__version__", "build_model", "load_data", "run_sweep", "train"]
+
+_HOMES = {
+    "SweepSpec": "regtune.spec",
+    "TrialConfig": "regtune.config",
+    "TrialResult": "regtune.training",
+    "build_model": "regtune.model",
+    "load_data": "regtune.data",
+    "run_sweep": "regtune.sweep",
+    "train": "regtune.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'regtune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

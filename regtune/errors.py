@@ -1,0 +1,93 @@
+"""The exceptions a user can meet, one leaf for each thing a user can do about it.
+
+    RegtuneError
+    ├── InputError                  what was typed or written in a file is wrong (exit code 2)
+    │   ├── SpecError               the sweep file: every mistake at once, each with its file and line
+    │   ├── ConfigError             a configuration file such as best.yaml
+    │   ├── DataError               a data set is missing, damaged or not what its digest says
+    │   ├── SettingsError           a flag, an environment variable or a line of .env
+    │   ├── ParameterError          a value outside the search space (enqueue)
+    │   └── StudyNotFound           no such study, or no such trial in it
+    ├── SpecChanged                 the study exists with another spec; carries the differences
+    ├── StudyBusy                   another coordinator runs the study
+    ├── StorageError                a database cannot be opened, read or written
+    ├── TrackingError               the MLflow store or server cannot be used
+    ├── WorkerError                 workers cannot be started
+    └── TooManyFailures             more trials failed than `max_failures` allows
+
+Each carries a message for people: where, what was expected, what to try. `exit_code` is what the CLI exits with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RegtuneError(Exception):
+    """Something a user can mend; its text is shown without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(RegtuneError):
+    """What was typed, or written in a file, is wrong."""
+
+    exit_code = 2
+
+
+class SpecError(InputError):
+    """A sweep file has mistakes. `problems` has one line for each: ``file:line: key: what was expected``."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(InputError):
+    """A configuration cannot be read or does not describe a trial."""
+
+
+class DataError(InputError):
+    """A data set is missing, damaged, or not the one that was named."""
+
+
+class SettingsError(InputError):
+    """A flag, an environment variable or a line of `.env` has no meaning."""
+
+
+class ParameterError(InputError):
+    """A value lies outside the search space."""
+
+
+class StudyNotFound(InputError):
+    """No study, or no trial, has this name."""
+
+
+class SpecChanged(RegtuneError):
+    """The study exists, but was begun with another spec. `differences` has one line for each key."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
+        self.differences = tuple(differences)
+        super().__init__("\n".join((message, *self.differences)))
+
+
+class StudyBusy(RegtuneError):
+    """Another coordinator holds the study's lock."""
+
+
+class StorageError(RegtuneError):
+    """A database cannot be opened, read or written."""
+
+
+class TrackingError(RegtuneError):
+    """The MLflow store or server cannot be used."""
+
+
+class WorkerError(RegtuneError):
+    """Workers cannot be started, or die as soon as they are."""
+
+
+class TooManyFailures(RegtuneError):
+    """More trials failed than the sweep allows."""

@@ -1,0 +1,113 @@
+"""Executors train trials somewhere else and tell what happens there.
+
+`local` runs warm worker processes on this machine. An executor knows configurations and data; it never sees a study, a
+database or MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from regtune.config import TrialConfig
+from regtune.training.result import TrialResult, Verdict
+
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trial to train. `folder` gets `model.keras` when the kept `metric` is better than `threshold` (None: always)."""
+
+    uid: str
+    config: TrialConfig
+    metric: str
+    folder: Path | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """A worker has imported what it needs and waits for a task."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A worker has begun a task."""
+
+    uid: str
+    worker: int
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch ended. The worker waits for `Executor.decide`. `epoch` counts from 1; `figures` has the six METRICS."""
+
+    uid: str
+    worker: int
+    epoch: int
+    figures: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A task came to its end. `artifacts` maps the files written to their SHA-256."""
+
+    uid: str
+    worker: int
+    result: TrialResult
+    artifacts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TrialFailed:
+    """A task was ended by an error, its worker's death, its timeout or its memory."""
+
+    uid: str
+    worker: int
+    reason: Literal["error", "worker_died", "timeout", "out_of_memory"]
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """A worker without a task is gone; it is being replaced."""
+
+    worker: int
+    message: str
+
+
+Event = WorkerReady | TrialStarted | EpochEnded | TrialEnded | TrialFailed | WorkerDied
+
+
+class Executor(Protocol):
+    """Where trials are trained.
+
+    **One task a worker.** `idle` says how many tasks can be submitted now; a task beyond them is refused.
+    **Epochs are answered.** After each EpochEnded its trial waits until `decide` is called once.
+    **Workers are replaced.** A worker that dies fails its task, and another takes its place.
+    """
+
+    @property
+    def idle(self) -> int:
+        """Workers that can take a task now, those still starting among them."""
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to an idle worker. Raises WorkerError when there is none."""
+
+    def events(self, timeout_seconds: float) -> Sequence[Event]:
+        """What has happened since the last call; waits for at most `timeout_seconds` when nothing has."""
+
+    def decide(self, uid: str, verdict: Verdict) -> None:
+        """Answer an epoch."""
+
+    def stop(self, uid: str, reason: Literal["timeout", "out_of_memory"], message: str) -> None:
+        """End a task at once, with its worker, which is replaced; TrialFailed follows."""
+
+    def close(self) -> None:
+        """End every worker at once; nothing is left behind."""

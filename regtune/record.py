@@ -1,0 +1,133 @@
+"""`TrialRecord`: everything regtune knows about one trial, as it lies in Optuna's database.
+
+Optuna keeps one value a step; a trial's whole history, its seeds, digests and timings are one attribute of the trial,
+written when the trial starts, at each epoch, and when it ends. From the study's attributes, this record and the trial's
+artifact folder all that MLflow shows can be derived; MLflow is a projection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from regtune.config import METRICS, TrialConfig
+from regtune.errors import StorageError
+
+RECORD = "regtune.record"
+"""Trial attribute: the record as JSON."""
+STUDY_UID = "regtune.uid"
+"""Study attribute: a random identity; a study deleted and made again is another study."""
+SPEC = "regtune.spec"
+"""Study attribute: the sweep file in canonical JSON, without its budget."""
+BUDGET = "regtune.budget"
+"""Study attribute: what may be raised when a study goes on: run_cap, timeout."""
+DATA = "regtune.data"
+"""Study attribute: the data set's digest, shape and counts."""
+VERSIONS = "regtune.versions"
+"""Study attribute: versions of regtune, TensorFlow, Keras, Optuna and Python at the last start."""
+REQUEST = "regtune.request."
+"""Prefix of study attributes by which another terminal asks the coordinator for something."""
+
+Value = float | int | str | bool
+State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+EndReason = Literal[
+    "max_epochs",  # COMPLETE: every epoch was trained
+    "early_stopping",  # COMPLETE: the monitored figure stopped getting better
+    "pruned",  # PRUNED
+    "stopped",  # FAIL: a person stopped this trial
+    "non_finite",  # FAIL: the loss became NaN or infinite
+    "timeout",  # FAIL: longer than trial_timeout
+    "out_of_memory",  # FAIL
+    "worker_died",  # FAIL
+    "error",  # FAIL: an exception, in `message`
+]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Figures of the weights that a trial keeps, those of the epoch that early stopping restores.
+
+    epoch: counted from 1. figures: the six METRICS, training-time ones for train. train_cross_entropy: inference mode,
+    without penalty. generalization_gap: validation minus training cross-entropy, both in inference mode.
+    sparsity: share of hidden kernels' entries with absolute value below 1e-3. l2_norm: of all hidden kernels.
+    """
+
+    epoch: int
+    figures: Mapping[str, float]
+    train_cross_entropy: float
+    train_accuracy: float
+    generalization_gap: float
+    sparsity: float
+    l2_norm: float
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One attempt at one configuration. Times are Unix milliseconds; `history` has one list a metric, one entry an epoch."""
+
+    uid: str
+    config: TrialConfig
+    parameters: Mapping[str, Value]
+    control: str | None = None
+    requested: bool = False
+    attempt: int = 1
+    retry_of: int | None = None
+    worker: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    epoch_ended_ms: tuple[int, ...] = ()
+    epoch_seconds: tuple[float, ...] = ()
+    kept: Kept | None = None
+    end_reason: EndReason | None = None
+    message: str | None = None
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """File name in the trial's artifact folder -> SHA-256."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return len(self.epoch_ended_ms)
+
+    @property
+    def seconds(self) -> float:
+        """Time from the start to the end, or to the last epoch while it runs."""
+        if self.started_ms is None:
+            return 0.0
+        last = self.ended_ms or (self.epoch_ended_ms[-1] if self.epoch_ended_ms else self.started_ms)
+        return (last - self.started_ms) / 1000
+
+    def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
+        """The record after one more epoch."""
+        history = {name: (*self.history.get(name, ()), figures[name]) for name in METRICS}
+        return replace(
+            self,
+            history=history,
+            epoch_ended_ms=(*self.epoch_ended_ms, ended_ms),
+            epoch_seconds=(*self.epoch_seconds, round(seconds, 6)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored: plain JSON."""
+        return {**{key: value for key, value in asdict(replace(self, config=None)).items()}, "config": self.config.to_dict()}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, values: Any, where: str = "trial") -> TrialRecord:
+        """Read what `to_json` wrote, given as an object or as JSON text. Raises StorageError for anything else."""
+        try:
+            found = dict(json.loads(values) if isinstance(values, str) else values)
+            kept = found.pop("kept")
+            history = {name: tuple(points) for name, points in found.pop("history").items()}
+            return cls(
+                config=TrialConfig.from_dict(found.pop("config"), where),
+                kept=Kept(**kept) if kept else None,
+                history=history,
+                epoch_ended_ms=tuple(found.pop("epoch_ended_ms")),
+                epoch_seconds=tuple(found.pop("epoch_seconds")),
+                **found,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{where}: its record cannot be read ({error}); was it written by another version?") from None
