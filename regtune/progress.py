@@ -1,0 +1,79 @@
+"""What a person sees while a sweep runs: values that the coordinator and `watch` make and displays draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from regtune.record import EndReason, State, Value
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial in training. `curve`: the sweep's metric at each epoch so far."""
+
+    number: int
+    control: str | None
+    mix: str
+    parameters: Mapping[str, Value]
+    worker: int
+    epoch: int
+    max_epochs: int
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A trial at its end. `value` and `accuracy` (validation) are those of the kept weights, None where there are none."""
+
+    number: int
+    state: State
+    value: float | None
+    accuracy: float | None
+    epochs: int
+    seconds: float
+    mix: str
+    parameters: Mapping[str, Value]
+    control: str | None
+    end_reason: EndReason | None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sweep at one moment. `tracking`: one phrase on how far MLflow is, empty when there is nothing to say."""
+
+    study: str
+    metric: str
+    goal: str
+    run_cap: int | None
+    timeout_seconds: float | None
+    complete: int
+    pruned: int
+    failed: int
+    waiting: int
+    elapsed_seconds: float
+    remaining_seconds: float | None
+    trial_epochs: int
+    best: FinishedTrial | None
+    running: tuple[RunningTrial, ...]
+    tracking: str = ""
+
+    @property
+    def finished(self) -> int:
+        """Trials that count in the budget: complete or pruned."""
+        return self.complete + self.pruned
+
+
+class Observer(Protocol):
+    """Who watches a sweep; called from the coordinator's loop, so each call must return at once."""
+
+    def progress(self, progress: Progress) -> None:
+        """Something changed."""
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        """A trial came to its end."""
+
+    def note(self, message: str) -> None:
+        """Something worth one line."""

@@ -1,0 +1,31 @@
+"""Parts that a test needs and a machine may lack: missing ones skip with a reason, and fail in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test, or fail it where `CI` is set: there nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI this must be present: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def full_mnist() -> Path:
+    """The folder that holds mnist.npz."""
+    for folder in (os.environ.get("REGTUNE_DATA_DIR"), "../shared/data", "~/.keras/datasets"):
+        if folder and (Path(folder).expanduser() / "mnist.npz").exists():
+            return Path(folder).expanduser().resolve()
+    missing("the full MNIST is not at hand: set REGTUNE_DATA_DIR")
+
+
+def chromium() -> str:
+    """The path of a Chromium."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or missing("Chromium is not installed")
