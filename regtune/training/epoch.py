@@ -1,0 +1,261 @@
+"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph, over data that is already there.
+
+`fit` gives it one number a step, the epoch's; the graph shuffles, goes through all batches of the resident training
+images, evaluates the resident validation images and returns the six METRICS. Keras' callbacks see an epoch of one batch.
+
+The arithmetic is stock Keras': its layers, its loss, its optimizer, its way of averaging over batches, the short last
+batch included. Amounts (rates, strengths, learning rate) are variables, so the next trial of the same structure uses the
+same graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from regtune.config import METRICS, TrialConfig
+from regtune.data import Data
+from regtune.model import Seeds, layers_of
+
+EVALUATION_BATCH = 1000
+"""Images at once where they are only looked at."""
+
+Sums = tuple[Any, Any, Any]
+"""float32 scalars over images: of the loss with penalty, of the cross-entropy, of correct answers."""
+
+
+class Resident:
+    """A data set's training and validation part as tensors; `data` is what they were made of."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.x_train = tf.constant(data.x_train)
+        self.y_train = tf.constant(data.y_train)
+        self.x_val = tf.constant(data.x_val)
+        self.y_val = tf.constant(data.y_val)
+
+
+class VariableDropout(keras.layers.Layer):
+    """Keras' Dropout, mask for mask and bit for bit, with the rate as a variable."""
+
+    def __init__(self, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = tf.Variable(0.0, trainable=False)
+        self.scale = tf.Variable(1.0, trainable=False)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def set_amount(self, rate: float, seed: int) -> None:
+        """Start a trial: Keras computes 1 / (1 - rate) in double precision and rounds once, and so does this."""
+        self.rate.assign(rate)
+        self.scale.assign(1 / (1 - rate))
+        self.seed_generator.state.assign([seed, 0])
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drop and scale while training, pass on otherwise."""
+        if not training:
+            return inputs
+        seed = tf.cast(tf.math.floormod(self.seed_generator.next(), tf.int32.max - 1), tf.int32)
+        noise = tf.random.stateless_uniform(tf.shape(inputs), seed=seed)
+        return tf.where(noise >= self.rate, inputs * self.scale, 0.0)
+
+
+class VariablePenalty:
+    """Keras' L1L2, with strengths as variables; a strength that is off is no part of the graph."""
+
+    def __init__(self, has_l1: bool, has_l2: bool) -> None:
+        self.l1 = tf.Variable(0.0, trainable=False) if has_l1 else None
+        self.l2 = tf.Variable(0.0, trainable=False) if has_l2 else None
+
+    def set_amount(self, l1: float, l2: float) -> None:
+        """Start a trial."""
+        if self.l1 is not None:
+            self.l1.assign(l1)
+        if self.l2 is not None:
+            self.l2.assign(l2)
+
+    def __call__(self, kernel: Any) -> Any:
+        penalty = keras.ops.convert_to_tensor(0.0, dtype=kernel.dtype)
+        if self.l1 is not None:
+            penalty += self.l1 * keras.ops.sum(keras.ops.absolute(kernel))
+        if self.l2 is not None:
+            penalty += self.l2 * keras.ops.sum(keras.ops.square(kernel))
+        return penalty
+
+
+class EpochModel(keras.Sequential):
+    """The network of a structure, over resident data. `start` makes it a configuration's; `fit` it on `epochs()`."""
+
+    def __init__(self, config: TrialConfig, resident: Resident) -> None:
+        data = resident.data
+        dropouts: list[tuple[int, VariableDropout]] = []
+        penalties: list[tuple[int, VariablePenalty]] = []
+
+        def dropout(layer: int, rate: float, seed: int, name: str) -> VariableDropout:
+            dropouts.append((layer, VariableDropout(seed, name=name)))
+            return dropouts[-1][1]
+
+        def penalty(layer: int, l1: float, l2: float) -> VariablePenalty:
+            penalties.append((layer, VariablePenalty(l1 > 0, l2 > 0)))
+            return penalties[-1][1]
+
+        layers = layers_of(config, data.classes, dropout, penalty)
+        super().__init__([keras.Input((data.features,), name="pixels"), *layers], name="epoch_model")
+        self._resident = resident
+        self._dropouts = tuple(dropouts)
+        self._penalties = tuple(penalties)
+        self._batch_size = min(config.training.batch_size, len(data.x_train))
+        self._order_seed = tf.Variable(0, trainable=False)
+        self._epochs = tf.data.Dataset.range(10**9)
+        optimizer = make_optimizer(config)
+        self._amounts = make_variable(optimizer)
+        self.compile(optimizer=optimizer, loss=keras.losses.SparseCategoricalCrossentropy())
+        optimizer.build(self.trainable_variables)
+        self._training_figures = tf.function(self._evaluate)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """None: the graph computes its own figures."""
+        return []
+
+    def epochs(self) -> Any:
+        """What to give to `fit`, with `steps_per_epoch=1`: the epochs' numbers from 0."""
+        return self._epochs
+
+    def start(self, config: TrialConfig) -> None:
+        """Take a configuration's initial weights, amounts and seeds; forget everything of the one before."""
+        found, seeds = config.regularization, Seeds.of(config)
+        kernel_seeds = iter(seeds.kernels)
+        for layer in self.layers:
+            if isinstance(layer, keras.layers.Dense):
+                initial = keras.initializers.GlorotUniform(seed=next(kernel_seeds))
+                layer.kernel.assign(initial(layer.kernel.shape))
+                layer.bias.assign(tf.zeros_like(layer.bias))
+            elif isinstance(layer, keras.layers.BatchNormalization):
+                for variable, value in (
+                    (layer.gamma, 1.0),
+                    (layer.beta, 0.0),
+                    (layer.moving_mean, 0.0),
+                    (layer.moving_variance, 1.0),
+                ):
+                    variable.assign(tf.fill(variable.shape, value))
+        for number, dropout in self._dropouts:
+            dropout.set_amount(found.dropout[number], seeds.dropouts[number])
+        for number, penalty in self._penalties:
+            penalty.set_amount(found.l1[number], found.l2[number])
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self.optimizer.learning_rate = config.training.learning_rate
+        for name, amount in self._amounts.items():
+            amount.assign(getattr(config.training, name))
+        self._order_seed.assign(seeds.order)
+
+    def train_step(self, epoch: Any) -> dict[str, Any]:
+        """One epoch. `epoch` counts from 0."""
+        resident = self._resident
+        order = batch_order(self._order_seed, epoch, len(resident.data.x_train))
+
+        def batch(rows: Any) -> Sums:
+            return self._train_batch(tf.gather(resident.x_train, rows), tf.gather(resident.y_train, rows))
+
+        train = _over_batches(len(resident.data.x_train), self._batch_size, lambda a, b: batch(order[a:b]))
+        validation = _over_batches(
+            len(resident.data.x_val),
+            self._batch_size,
+            lambda a, b: self._validate_batch(resident.x_val[a:b], resident.y_val[a:b]),
+        )
+        loss, cross_entropy, accuracy = train
+        val_loss, val_cross_entropy, val_accuracy = validation
+        return dict(
+            zip(
+                METRICS,
+                (loss, accuracy, cross_entropy, val_loss, val_accuracy, val_cross_entropy),
+                strict=True,
+            )
+        )
+
+    def training_figures(self) -> tuple[float, float]:
+        """Cross-entropy without penalty, and accuracy, of the weights as they are over all training images."""
+        _, cross_entropy, accuracy = self._training_figures()
+        return float(cross_entropy), float(accuracy)
+
+    def _evaluate(self) -> Sums:
+        resident = self._resident
+        return _over_batches(
+            len(resident.data.x_train),
+            EVALUATION_BATCH,
+            lambda a, b: self._validate_batch(resident.x_train[a:b], resident.y_train[a:b]),
+        )
+
+    def _train_batch(self, x: Any, y: Any) -> Sums:
+        with tf.GradientTape() as tape:
+            probabilities = self(x, training=True)
+            loss = self.compute_loss(x=x, y=y, y_pred=probabilities)
+        variables = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return _sums(loss, y, probabilities)
+
+    def _validate_batch(self, x: Any, y: Any) -> Sums:
+        probabilities = self(x, training=False)
+        return _sums(self.compute_loss(x=x, y=y, y_pred=probabilities, training=False), y, probabilities)
+
+
+def batch_order(seed: Any, epoch: Any, count: int) -> Any:
+    """The order of `count` training images in an epoch (counted from 0): a permutation, int32.
+
+    A trial's seed for it is `Seeds.of(config).order`.
+    """
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+    return tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
+
+
+def make_optimizer(config: TrialConfig) -> Any:
+    """Keras' own optimizer of a configuration."""
+    training = config.training
+    if training.optimizer == "sgd":
+        return keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
+    if training.optimizer == "adamw":
+        return keras.optimizers.AdamW(training.learning_rate, weight_decay=training.weight_decay)
+    return keras.optimizers.Adam(training.learning_rate)
+
+
+def make_variable(optimizer: Any) -> dict[str, Any]:
+    """Turn the amounts an optimizer holds as numbers into variables: `momentum`, `weight_decay` where it has them."""
+    amounts = {}
+    for name in ("momentum", "weight_decay"):
+        if getattr(optimizer, name, None):
+            amounts[name] = tf.Variable(getattr(optimizer, name), dtype=tf.float32, trainable=False)
+            setattr(optimizer, name, amounts[name])
+    return amounts
+
+
+def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
+    count = tf.cast(tf.shape(y)[0], tf.float32)
+    cross_entropy = keras.losses.sparse_categorical_crossentropy(y, probabilities)
+    correct = keras.metrics.sparse_categorical_accuracy(y, probabilities)
+    return loss * count, tf.reduce_sum(cross_entropy), tf.reduce_sum(correct)
+
+
+def _over_batches(count: int, size: int, batch: Any) -> Sums:
+    """Means over `count` images of what `batch(begin, end)` sums, added up batch by batch as Keras does."""
+    full = count // size
+
+    def body(step: Any, sums: Sums) -> tuple[Any, Sums]:
+        return step + 1, _add(sums, batch(step * size, (step + 1) * size))
+
+    zero = tf.zeros(())
+    _, sums = tf.while_loop(
+        lambda step, sums: step < full,
+        body,
+        (0, (zero, zero, zero)),
+        parallel_iterations=1,
+        maximum_iterations=full,
+    )
+    if count % size:
+        sums = _add(sums, batch(full * size, count))
+    return tuple(total / float(count) for total in sums)
+
+
+def _add(left: Sums, right: Sums) -> Sums:
+    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
