@@ -1,0 +1,65 @@
+# Two commands are all a newcomer needs: `make sweep` and `make test`.
+# PYTHON names an interpreter of version 3.11 to 3.13; the first one found is taken.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	command -v $$python >/dev/null 2>&1 && $$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help sweep test test-slow lint bench-train bench-quick lock clean
+
+help:  ## Show the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+sweep: .venv/.installed  ## Install what is needed, then run sweeps/quickstart.yaml: a few minutes
+	$(BIN)/regtune sweep sweeps/quickstart.yaml
+
+test: .venv/.tested  ## Run the quick tests
+	$(BIN)/python -m pytest -m "not slow and not full_mnist and not browser"
+
+test-slow: .venv/.tested  ## Run the slow tests: full MNIST, browser, long proofs
+	$(BIN)/python -m pytest -m "slow or full_mnist or browser"
+
+lint: .venv/.tested  ## Check format, style, types and the walls between the modules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-train: .venv/.tested  ## Measure an epoch against its floor and against the notebook's way
+	$(BIN)/python benchmarks/bench_train.py
+
+bench-quick: .venv/.tested  ## The same, shortened
+	$(BIN)/python benchmarks/bench_train.py --quick
+
+lock:  ## Pin every package with its hashes (needs uv)
+	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -o requirements.lock
+	uv pip compile pyproject.toml --group build --group test --group lint -c requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		-o requirements-dev.lock
+
+clean:  ## Remove the environment; studies in mlruns/ stay
+	rm -rf .venv
+
+.venv/.made:
+	@test -n "$(PYTHON)" || { echo "regtune needs Python 3.11, 3.12 or 3.13; found: $$(python3 --version 2>&1). Install one, or say: make sweep PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "regtune needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed: .venv/.made requirements.lock pyproject.toml
+	@echo "Installing what requirements.lock names into .venv (once, about a minute)"
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.tested: .venv/.installed requirements-dev.lock
+	@echo "Installing what the tests need"
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
