@@ -1,0 +1,188 @@
+"""Rows of a study, read from Optuna's database alone: what `board`, `show`, `best` and `watch` see.
+
+Reading a study costs milliseconds: plain SQL, without Optuna, TensorFlow or MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+
+from regtune.errors import InputError, StudyNotFound
+from regtune.leaderboard.rows import (
+    COLUMNS,
+    Row,
+    StudyInfo,
+    StudySummary,
+    finished_trial,
+    parameter_names,
+)
+from regtune.leaderboard.tables import (
+    count_epochs,
+    read_best_row,
+    read_heads,
+    read_info,
+    read_spans,
+    reading,
+    studies_of_regtune,
+    with_records,
+)
+from regtune.progress import Progress, RunningTrial
+
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "StudyInfo",
+    "StudySummary",
+    "covered",
+    "finished_trial",
+    "list_studies",
+    "parameter_names",
+    "read_best",
+    "read_board",
+    "read_progress",
+    "read_rows",
+    "read_study",
+    "read_trial",
+]
+
+
+def list_studies(engine: Engine) -> list[StudySummary]:
+    """All studies that regtune made, the last active first. Raises StorageError."""
+    with reading(engine) as connection:
+        names = studies_of_regtune(connection)
+        found = []
+        for name in names:
+            study_id, info = read_info(connection, name)
+            found.append(StudySummary(info, read_best_row(connection, study_id, info)))
+    never = datetime.min.replace(tzinfo=UTC)
+    return sorted(found, key=lambda summary: summary.info.last_active or never, reverse=True)
+
+
+def read_study(engine: Engine, study: str) -> StudyInfo:
+    """What a study was begun with, and its counts. Raises StudyNotFound, StorageError."""
+    with reading(engine) as connection:
+        return read_info(connection, study)[1]
+
+
+def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> list[Row]:
+    """Rows of a study in the order of `sort`: a column of `COLUMNS`, or a searched parameter.
+
+    A leading `-` turns the order round. By rank: complete trials from the best on, then pruned, failed, running,
+    waiting ones. Rows without a value for the column come last. limit: at most so many rows.
+    Raises InputError for an unknown column, StudyNotFound, StorageError.
+    """
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        heads = read_heads(connection, study_id, info.goal)
+        if sort == "rank":
+            return with_records(connection, heads[:limit], study)
+        rows = with_records(connection, heads, study)
+    return _sorted(rows, sort, info)[:limit]
+
+
+def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
+    """The rows of these trials, by number. Raises StudyNotFound, StorageError."""
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        heads = [head for head in read_heads(connection, study_id, info.goal) if head.number in numbers]
+        return sorted(with_records(connection, heads, study), key=lambda row: row.number)
+
+
+def read_trial(engine: Engine, study: str, number: int) -> Row:
+    """One trial. Raises StudyNotFound, StorageError."""
+    rows = read_rows(engine, study, {number})
+    if not rows:
+        raise StudyNotFound(f'study "{study}" has no trial {number}; try: regtune board {study}')
+    return rows[0]
+
+
+def read_best(engine: Engine, study: str) -> Row:
+    """The complete trial with the best value. Raises StudyNotFound when none is complete."""
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        best = read_best_row(connection, study_id, info)
+    if best is None:
+        raise StudyNotFound(f'study "{study}" has no complete trial yet; try: regtune board {study}')
+    return best
+
+
+def read_progress(engine: Engine, study: str) -> Progress:
+    """The sweep at this moment, from the database alone. `remaining_seconds` is a guess from its pace."""
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        heads = read_heads(connection, study_id, info.goal)
+        best = read_best_row(connection, study_id, info)
+        running = with_records(connection, [head for head in heads if head.state == "RUNNING"], study)
+        spans = read_spans(connection, study_id)
+        epochs = count_epochs(connection, study_id)
+    elapsed = covered(spans)
+    run_cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
+    return Progress(
+        study=info.name,
+        metric=info.metric,
+        goal=info.goal,
+        run_cap=run_cap,
+        timeout_seconds=timeout,
+        complete=info.counts["COMPLETE"],
+        pruned=info.counts["PRUNED"],
+        failed=info.counts["FAIL"],
+        waiting=info.counts["WAITING"],
+        elapsed_seconds=elapsed,
+        remaining_seconds=_remaining(info, elapsed, run_cap, timeout) if running else None,
+        trial_epochs=epochs,
+        best=finished_trial(best) if best else None,
+        running=tuple(_running(row, info.metric) for row in sorted(running, key=lambda row: row.number)),
+    )
+
+
+def covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Seconds in which at least one span was open: the time a sweep has worked, pauses left out."""
+    total, until = 0.0, None
+    for start, end in sorted(spans):
+        begin = start if until is None else max(start, until)
+        if end > begin:
+            total += (end - begin).total_seconds()
+        until = end if until is None else max(until, end)
+    return total
+
+
+def _sorted(rows: Sequence[Row], sort: str, info: StudyInfo) -> list[Row]:
+    name, turned = sort.removeprefix("-"), sort.startswith("-")
+    names = parameter_names(rows)
+    known = dict.fromkeys((*COLUMNS, info.metric, *names))
+    if name not in known:
+        raise InputError(f"--sort {name}: expected one of {', '.join(known)}")
+    cell = info.metric if name == "metric" else name
+    largest_first = turned != (info.goal == "maximize" if cell == info.metric else cell == "val_accuracy")
+    have = [(found, row) for row in rows if (found := row.cells(info.metric, names)[cell]) is not None]
+    rest = [row for row in rows if row.cells(info.metric, names)[cell] is None]
+    mixed = any(isinstance(found, str) for found, _ in have)
+    have.sort(key=lambda pair: str(pair[0]) if mixed else pair[0], reverse=largest_first)
+    return [row for _, row in have] + rest
+
+
+def _running(row: Row, metric: str) -> RunningTrial:
+    record = row.record
+    return RunningTrial(
+        number=row.number,
+        control=row.control,
+        mix=row.mix,
+        parameters=row.parameters,
+        worker=record.worker if record and record.worker is not None else 0,
+        epoch=row.epochs,
+        max_epochs=record.config.training.max_epochs if record else 0,
+        curve=tuple(record.history.get(metric, ())) if record else (),
+    )
+
+
+def _remaining(info: StudyInfo, elapsed: float, run_cap: int | None, timeout: float | None) -> float | None:
+    """What is left of the budget at the pace so far; None before the first trial has finished."""
+    guesses = []
+    if run_cap is not None and info.finished:
+        guesses.append(elapsed / info.finished * max(0, run_cap - info.finished))
+    if timeout is not None:
+        guesses.append(max(0.0, timeout - elapsed))
+    return min(guesses, default=None)

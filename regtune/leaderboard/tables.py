@@ -1,0 +1,224 @@
+"""Optuna's tables (`optuna/storages/_rdb/models.py`, schema 12), read with plain SQL, without importing Optuna.
+
+Nothing is written. Times in the tables are UTC without a zone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from sqlalchemy import Connection, Engine, Float, Integer, String, Text, cast, column, func, select, table
+from sqlalchemy.exc import SQLAlchemyError
+
+from regtune.errors import StorageError, StudyNotFound
+from regtune.leaderboard.rows import Row, StudyInfo
+from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
+from regtune.storage import explain
+
+_STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
+_STUDY_ATTRIBUTES = table(
+    "study_user_attributes", column("study_id", Integer), column("key", String), column("value_json", Text)
+)
+_TRIALS = table(
+    "trials",
+    column("trial_id", Integer),
+    column("number", Integer),
+    column("study_id", Integer),
+    column("state", String),
+    column("datetime_start", String),
+    column("datetime_complete", String),
+)
+_VALUES = table(
+    "trial_values",
+    column("trial_id", Integer),
+    column("objective", Integer),
+    column("value", Float),
+    column("value_type", String),
+)
+_TRIAL_ATTRIBUTES = table(
+    "trial_user_attributes", column("trial_id", Integer), column("key", String), column("value_json", Text)
+)
+_STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
+
+_ORDER: Mapping[str, int] = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3, "WAITING": 4}
+_BATCH = 500
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reading; what the database complains of is told as StorageError."""
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise StorageError(explain(error, Path(engine.url.database or ""))) from None
+
+
+def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
+    """A study's id and facts. Raises StudyNotFound with the nearest name."""
+    study_id = connection.scalar(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study))
+    if study_id is None:
+        raise StudyNotFound(_unknown(connection, study))
+    attributes: dict[str, Any] = {
+        key: json.loads(text)
+        for key, text in connection.execute(
+            select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(
+                _STUDY_ATTRIBUTES.c.study_id == study_id,
+                _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, VERSIONS)),
+            )
+        )
+    }
+    if STUDY_UID not in attributes:
+        raise StudyNotFound(f'study "{study}" was not made by regtune')
+    counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
+    state = cast(_TRIALS.c.state, String)
+    found = select(state, func.count()).where(_TRIALS.c.study_id == study_id).group_by(state)
+    counts |= {name: count for name, count in connection.execute(found)}
+    first, begun, ended = connection.execute(
+        select(
+            func.min(_TRIALS.c.datetime_start),
+            func.max(_TRIALS.c.datetime_start),
+            func.max(_TRIALS.c.datetime_complete),
+        ).where(_TRIALS.c.study_id == study_id)
+    ).one()
+    moments = [found for found in (_utc(begun), _utc(ended)) if found]
+    return study_id, StudyInfo(
+        name=study,
+        uid=str(attributes[STUDY_UID]),
+        spec=_object(attributes.get(SPEC)),
+        budget=_object(attributes.get(BUDGET)),
+        data=_object(attributes.get(DATA)),
+        versions=_object(attributes.get(VERSIONS)),
+        counts=counts,
+        started=_utc(first),
+        last_active=max(moments, default=None),
+    )
+
+
+def _unknown(connection: Connection, study: str) -> str:
+    from difflib import get_close_matches
+
+    names = list(connection.scalars(select(_STUDIES.c.study_name)))
+    near = get_close_matches(study, names, n=1)
+    if near:
+        return f'no study "{study}"; did you mean "{near[0]}"?'
+    return (
+        f'no study "{study}"; try: regtune studies'
+        if names
+        else f'no study "{study}": there is none here yet'
+    )
+
+
+def read_heads(connection: Connection, study_id: int, goal: str) -> list[Row]:
+    """All rows without their records, by rank."""
+    value = _VALUES.alias()
+    found = connection.execute(
+        select(
+            _TRIALS.c.number, cast(_TRIALS.c.state, String), value.c.value, cast(value.c.value_type, String)
+        )
+        .select_from(
+            _TRIALS.outerjoin(value, (value.c.trial_id == _TRIALS.c.trial_id) & (value.c.objective == 0))
+        )
+        .where(_TRIALS.c.study_id == study_id)
+    )
+    rows = [Row(number, state, _value(amount, kind), None) for number, state, amount, kind in found]
+    sign = -1.0 if goal == "maximize" else 1.0
+
+    def key(row: Row) -> tuple[int, float, int]:
+        amount = sign * row.value if row.value is not None else math.inf
+        return _ORDER[row.state], amount, row.number
+
+    rows.sort(key=key)
+    return [
+        Row(row.number, row.state, row.value, None, rank if row.state == "COMPLETE" else None)
+        for rank, row in enumerate(rows, start=1)
+    ]
+
+
+def read_best_row(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:
+    """The complete trial with the best value, or None."""
+    heads = read_heads(connection, study_id, info.goal)[:1]
+    if not heads or heads[0].rank is None:
+        return None
+    return with_records(connection, heads, info.name)[0]
+
+
+def with_records(connection: Connection, heads: Sequence[Row], study: str) -> list[Row]:
+    """The rows with their records, in the same order. Raises StorageError for an unreadable one."""
+    records: dict[int, TrialRecord] = {}
+    for start in range(0, len(heads), _BATCH):
+        numbers = [head.number for head in heads[start : start + _BATCH]]
+        found = connection.execute(
+            select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.value_json)
+            .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+            .join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
+            .where(
+                _STUDIES.c.study_name == study,
+                _TRIAL_ATTRIBUTES.c.key == RECORD,
+                _TRIALS.c.number.in_(numbers),
+            )
+        )
+        for number, text in found:
+            records[number] = TrialRecord.from_json(json.loads(text), f"{study}: trial {number}")
+    return [Row(head.number, head.state, head.value, records.get(head.number), head.rank) for head in heads]
+
+
+def studies_of_regtune(connection: Connection) -> list[str]:
+    """Names of the studies that regtune made."""
+    return list(
+        connection.scalars(
+            select(_STUDIES.c.study_name)
+            .join(_STUDY_ATTRIBUTES, _STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id)
+            .where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
+        )
+    )
+
+
+def count_epochs(connection: Connection, study_id: int) -> int:
+    """Epochs that the study's trials have trained, all together."""
+    found = connection.scalar(
+        select(func.count())
+        .select_from(_STEPS.join(_TRIALS, _STEPS.c.trial_id == _TRIALS.c.trial_id))
+        .where(_TRIALS.c.study_id == study_id)
+    )
+    return found or 0
+
+
+def read_spans(connection: Connection, study_id: int) -> list[tuple[datetime, datetime]]:
+    """Start and end of every trial that has begun; now for those still running."""
+    now = datetime.now(UTC)
+    found = connection.execute(
+        select(_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete, cast(_TRIALS.c.state, String)).where(
+            _TRIALS.c.study_id == study_id
+        )
+    )
+    return list(_closed(found, now))
+
+
+def _closed(found: Any, now: datetime) -> Iterator[tuple[datetime, datetime]]:
+    for begun, ended, state in found:
+        start, end = _utc(begun), _utc(ended)
+        if start and (end or state == "RUNNING"):
+            yield start, max(start, end or now)
+
+
+def _value(amount: float | None, kind: str | None) -> float | None:
+    return {"INF_POS": math.inf, "INF_NEG": -math.inf}.get(kind or "", amount)
+
+
+def _utc(found: Any) -> datetime | None:
+    if found is None:
+        return None
+    moment = found if isinstance(found, datetime) else datetime.fromisoformat(str(found))
+    return moment.replace(tzinfo=UTC)
+
+
+def _object(found: Any) -> Mapping[str, Any]:
+    value = json.loads(found) if isinstance(found, str) else found
+    return value if isinstance(value, dict) else {}

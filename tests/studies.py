@@ -1,0 +1,165 @@
+"""Studies for the tests of what reads them: real Optuna SQLite databases, filled through Optuna's own API."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
+from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, Kept, TrialRecord
+
+PLACEMENTS = ("none", "before_activation", "after_activation")
+DISTRIBUTIONS = {"dropout": FloatDistribution(0.0, 0.6), "batchnorm": CategoricalDistribution(PLACEMENTS)}
+STARTED_MS = 1_700_000_000_000
+EPOCH_MS = 800
+DIGEST = "ab" * 32
+
+
+def curve(floor: float, epochs: int) -> list[dict[str, float]]:
+    """Figures of `epochs` epochs: validation cross-entropy falls towards `floor`, then rises a little."""
+    points = []
+    for epoch in range(1, epochs + 1):
+        loss = 0.45 * math.exp(-epoch / 2) + 0.01
+        val = 0.3 * math.exp(-epoch / 2.5) + floor + 0.0008 * max(0, epoch - 8)
+        points.append(
+            {
+                "loss": loss + 0.002,
+                "accuracy": 1 - loss / 4,
+                "cross_entropy": loss,
+                "val_loss": val + 0.002,
+                "val_accuracy": 1 - val / 3.5,
+                "val_cross_entropy": val,
+            }
+        )
+    return points
+
+
+def record(
+    number: int,
+    parameters: Mapping[str, Any],
+    *,
+    floor: float = 0.08,
+    epochs: int = 12,
+    end: str | None = "early_stopping",
+    control: str | None = None,
+    worker: int = 0,
+    seed: int = 7,
+    training: TrainingConfig | None = None,
+) -> TrialRecord:
+    """A trial's record with `epochs` epochs; `end=None` while it still runs."""
+    config = TrialConfig(
+        regularization=RegularizationConfig(
+            dropout=parameters.get("dropout", 0.0), batchnorm=parameters.get("batchnorm", "none")
+        ),
+        training=training or TrainingConfig(),
+        data=DataConfig(name="mnist-5k", digest=DIGEST),
+        seed=seed,
+    )
+    begun = STARTED_MS + number * 10_000
+    found = TrialRecord(
+        uid=f"{number:032x}",
+        config=config,
+        parameters=parameters,
+        control=control,
+        worker=worker,
+        started_ms=begun,
+    )
+    points = curve(floor, epochs)
+    for epoch, figures in enumerate(points, start=1):
+        found = found.with_epoch(figures, EPOCH_MS / 1000, begun + epoch * EPOCH_MS)
+    if end is None:
+        return found
+    kept = None
+    if end in ("max_epochs", "early_stopping"):
+        best = min(range(epochs), key=lambda i: points[i]["val_cross_entropy"])
+        figures = points[best]
+        kept = Kept(
+            epoch=best + 1,
+            figures=figures,
+            train_cross_entropy=figures["cross_entropy"],
+            train_accuracy=figures["accuracy"],
+            generalization_gap=figures["val_cross_entropy"] - figures["cross_entropy"],
+            sparsity=0.125,
+            l2_norm=21.5,
+        )
+    return replace(found, kept=kept, end_reason=end, ended_ms=begun + (epochs + 1) * EPOCH_MS)
+
+
+def create(
+    path: Path,
+    name: str = "mnist-regularization",
+    *,
+    run_cap: int = 20,
+    spec: Mapping[str, Any] | None = None,
+    metric: str = "val_cross_entropy",
+    goal: str = "minimize",
+) -> optuna.Study:
+    """An empty study in the database at `path`, with the attributes that a coordinator writes."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=goal)
+    study.set_user_attr(STUDY_UID, f"{abs(hash(name)) % 16**12:012x}")
+    study.set_user_attr(SPEC, dict(spec or {"name": name, "metric": {"name": metric, "goal": goal}}))
+    study.set_user_attr(BUDGET, {"run_cap": run_cap, "timeout": None})
+    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": DIGEST})
+    study.set_user_attr(VERSIONS, {"regtune": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"})
+    return study
+
+
+def add(
+    study: optuna.Study, found: TrialRecord, state: TrialState, metric: str = "val_cross_entropy"
+) -> None:
+    """Add a trial in the given state; a running one as Optuna itself opens it."""
+    steps = dict(enumerate(found.history.get(metric, ()), start=1))
+    searched = {key: value for key, value in found.parameters.items() if key in DISTRIBUTIONS}
+    if state is TrialState.RUNNING:
+        trial = study.ask()
+        for step, value in steps.items():
+            trial.report(value, step)
+        trial.set_user_attr(RECORD, found.to_json())
+        return
+    value = found.kept.figures[metric] if state is TrialState.COMPLETE and found.kept else None
+    study.add_trial(
+        create_trial(
+            state=state,
+            value=value,
+            params=searched,
+            distributions={key: DISTRIBUTIONS[key] for key in searched},
+            intermediate_values=steps,
+            user_attrs={RECORD: found.to_json()},
+        )
+    )
+
+
+def fill(study: optuna.Study, floors: Sequence[float] = (0.081, 0.0742, 0.0768)) -> None:
+    """Two controls, a trial for each floor, then a pruned, a failed, a running and a waiting one."""
+    add(study, record(0, {}, floor=0.095, control="none", end="max_epochs", epochs=30), TrialState.COMPLETE)
+    add(
+        study,
+        record(1, {"dropout": 0.2, "batchnorm": "none"}, floor=0.088, control="dropout"),
+        TrialState.COMPLETE,
+    )
+    number = 2
+    for i, floor in enumerate(floors):
+        found = record(number, {"dropout": 0.1 * (i + 1), "batchnorm": PLACEMENTS[i % 3]}, floor=floor)
+        add(study, found, TrialState.COMPLETE)
+        number += 1
+    pruned = record(number, {"dropout": 0.5, "batchnorm": "none"}, floor=0.2, epochs=3, end="pruned")
+    add(study, pruned, TrialState.PRUNED)
+    broken = replace(
+        record(number + 1, {"dropout": 0.6, "batchnorm": "none"}, epochs=1, end="non_finite"),
+        message="loss is NaN",
+    )
+    add(study, broken, TrialState.FAIL)
+    running = record(
+        number + 2, {"dropout": 0.25, "batchnorm": "after_activation"}, epochs=5, end=None, worker=1
+    )
+    add(study, running, TrialState.RUNNING)
+    study.enqueue_trial({"dropout": 0.3, "batchnorm": "none"})

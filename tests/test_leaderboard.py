@@ -1,0 +1,188 @@
+"""The leaderboard says what Optuna's database says, in the order a person wants."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+import studies
+from optuna.trial import TrialState
+from sqlalchemy import Engine, event
+
+from regtune.errors import InputError, StorageError, StudyNotFound
+from regtune.leaderboard import (
+    covered,
+    list_studies,
+    parameter_names,
+    read_best,
+    read_board,
+    read_progress,
+    read_rows,
+    read_study,
+    read_trial,
+)
+from regtune.storage import open_engine
+
+NAME = "mnist-regularization"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    found = studies.create(tmp_path / "mlruns" / "studies.db")
+    studies.fill(found)
+    return found
+
+
+@pytest.fixture
+def engine(study: optuna.Study, tmp_path: Path) -> Engine:
+    return open_engine(f"sqlite:///{tmp_path / 'mlruns' / 'studies.db'}")
+
+
+def test_complete_trials_come_first_by_value_then_pruned_failed_running_waiting(
+    engine: Engine, study: optuna.Study
+) -> None:
+    rows = read_board(engine, NAME)
+    assert [row.state for row in rows] == ["COMPLETE"] * 5 + ["PRUNED", "FAIL", "RUNNING", "WAITING"]
+    values = [row.value for row in rows[:5]]
+    assert values == sorted(values)
+    assert [row.rank for row in rows] == [1, 2, 3, 4, 5, None, None, None, None]
+    assert rows[0].number == study.best_trial.number
+
+
+def test_values_parameters_and_states_equal_what_optuna_itself_says(
+    engine: Engine, study: optuna.Study
+) -> None:
+    rows = {row.number: row for row in read_board(engine, NAME)}
+    for trial in study.get_trials():
+        row = rows[trial.number]
+        assert row.state == trial.state.name
+        assert row.value == trial.value
+        assert row.record is None or {**trial.params} == {
+            key: value for key, value in row.parameters.items() if key in trial.params
+        }
+
+
+def test_a_study_that_maximizes_is_ranked_from_the_largest_on(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    study = studies.create(path, "accuracy", metric="val_accuracy", goal="maximize")
+    for number, floor in enumerate((0.09, 0.07, 0.08)):
+        studies.add(
+            study, studies.record(number, {"dropout": 0.1}, floor=floor), TrialState.COMPLETE, "val_accuracy"
+        )
+    engine = open_engine(f"sqlite:///{path}")
+    assert [row.number for row in read_board(engine, "accuracy")] == [1, 2, 0]
+    assert read_best(engine, "accuracy").number == study.best_trial.number
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"),
+    [("number", 0), ("-number", 8), ("dropout", 2), ("-dropout", 6), ("metric", 3), ("epochs", 8)],
+)
+def test_any_column_sorts_and_a_minus_turns_it_round(engine: Engine, sort: str, first: int) -> None:
+    assert read_board(engine, NAME, sort)[0].number == first
+
+
+def test_rows_without_a_value_for_the_column_come_last_either_way(engine: Engine) -> None:
+    for sort in ("dropout", "-dropout"):
+        tail = read_board(engine, NAME, sort)[-2:]
+        assert all("dropout" not in row.parameters for row in tail)
+
+
+def test_an_unknown_column_is_named_with_those_there_are(engine: Engine) -> None:
+    with pytest.raises(InputError, match=r"--sort dropuot: expected one of rank, .*dropout"):
+        read_board(engine, NAME, "dropuot")
+
+
+def test_a_limit_reads_only_so_many_records(engine: Engine) -> None:
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *found: statements.append(str(found[3])))
+    assert len(read_board(engine, NAME, limit=2)) == 2
+    asked = [found for found in statements if "regtune.record" in found]
+    assert len(asked) == 1
+    assert len(asked[0].split(",")) <= 5
+
+
+def test_an_unknown_study_is_answered_with_the_nearest_name(engine: Engine) -> None:
+    with pytest.raises(StudyNotFound, match='did you mean "mnist-regularization"'):
+        read_study(engine, "mnist-regularisation")
+
+
+def test_an_unknown_trial_is_answered_with_where_to_look(engine: Engine) -> None:
+    with pytest.raises(StudyNotFound, match="has no trial 99; try: regtune board"):
+        read_trial(engine, NAME, 99)
+
+
+def test_studies_of_other_programs_are_left_alone(engine: Engine, tmp_path: Path) -> None:
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'mlruns' / 'studies.db'}", study_name="theirs")
+    assert [summary.info.name for summary in list_studies(engine)] == [NAME]
+    with pytest.raises(StudyNotFound, match="not made by regtune"):
+        read_board(engine, "theirs")
+
+
+def test_a_study_without_a_complete_trial_has_no_best(tmp_path: Path) -> None:
+    studies.create(tmp_path / "empty.db", "empty")
+    engine = open_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(StudyNotFound, match="no complete trial yet"):
+        read_best(engine, "empty")
+    assert read_board(engine, "empty") == []
+    assert read_progress(engine, "empty").finished == 0
+
+
+def test_progress_counts_as_the_coordinator_does(engine: Engine, study: optuna.Study) -> None:
+    progress = read_progress(engine, NAME)
+    assert (progress.complete, progress.pruned, progress.failed, progress.waiting) == (5, 1, 1, 1)
+    assert progress.trial_epochs == sum(len(trial.intermediate_values) for trial in study.get_trials())
+    assert progress.best is not None
+    assert progress.best.value == study.best_value
+    (running,) = progress.running
+    assert (running.number, running.worker, running.epoch, running.max_epochs) == (7, 1, 5, 30)
+    assert running.curve == tuple(point["val_cross_entropy"] for point in studies.curve(0.08, 5))
+
+
+def test_rows_by_number_are_in_the_order_of_their_numbers(engine: Engine) -> None:
+    assert [row.number for row in read_rows(engine, NAME, {5, 0, 3})] == [0, 3, 5]
+
+
+def test_pauses_do_not_count_as_time_spent() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def at(seconds: float) -> datetime:
+        return start + timedelta(seconds=seconds)
+
+    spans = [(at(0), at(10)), (at(5), at(12)), (at(6), at(7)), (at(100), at(103))]
+    assert math.isclose(covered(spans), 15.0)
+
+
+def test_a_damaged_database_is_a_storage_error(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    path.write_bytes(b"not a database, but long enough to be read as one" * 100)
+    with pytest.raises(StorageError, match="not a SQLite database"):
+        read_board(open_engine(f"sqlite:///{path}"), NAME)
+
+
+def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: optuna.Study) -> None:
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.COMPLETE, value=0.01, user_attrs={"regtune.record": {"uid": "x"}}
+        )
+    )
+    with pytest.raises(StorageError, match="trial 9: its record cannot be read"):
+        read_best(engine, NAME)
+
+
+def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine: Engine) -> None:
+    code = (
+        "import sys; from regtune.leaderboard import read_board; "
+        "print(sorted({'tensorflow', 'keras', 'mlflow', 'optuna'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_searched_parameter_is_a_column(engine: Engine) -> None:
+    assert parameter_names(read_board(engine, NAME)) == ("dropout", "batchnorm")
