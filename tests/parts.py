@@ -17,11 +17,18 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+DATA_FOLDERS = [
+    Path(folder).expanduser().resolve()  # now, because every test changes into a folder of its own
+    for folder in (os.environ.get("REGTUNE_DATA_DIR"), "~/.keras/datasets")
+    if folder
+]
+
+
 def full_mnist() -> Path:
     """The folder that holds mnist.npz."""
-    for folder in (os.environ.get("REGTUNE_DATA_DIR"), "../shared/data", "~/.keras/datasets"):
-        if folder and (Path(folder).expanduser() / "mnist.npz").exists():
-            return Path(folder).expanduser().resolve()
+    for folder in DATA_FOLDERS:
+        if (folder / "mnist.npz").exists():
+            return folder
     missing("the full MNIST is not at hand: set REGTUNE_DATA_DIR")
 
 

@@ -1,0 +1,357 @@
+"""A study: made, opened, locked, continued, asked and told. The coordinator is the only one who holds it open.
+
+Optuna's database is the truth. What a study needs beside Optuna's own columns lies in a handful of attributes (named in
+`record.py`), and everything that can be counted is counted from the trials.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from regtune.config import MAX_SEED, TrialConfig
+from regtune.errors import SpecChanged, StudyBusy, StudyNotFound
+from regtune.record import (
+    BUDGET,
+    DATA,
+    ORIGIN,
+    RECORD,
+    REQUEST,
+    SPEC,
+    STUDY_UID,
+    VERSIONS,
+    TrialRecord,
+    Value,
+)
+from regtune.settings import Settings
+from regtune.spec import SweepSpec
+from regtune.storage import database_path, lock_path, open_storage, understood
+
+@dataclass(frozen=True)
+class Holder:
+    """Who runs a study."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Why a queued trial exists, when the sampler did not propose it.
+
+    kind: `control`, `retry` of trial `retry_of`, `request` from another terminal, or `earlier` (another study's best).
+    config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
+    """
+
+    kind: str
+    key: str
+    config: TrialConfig | None = None
+    parameters: Mapping[str, Value] | None = None
+    attempt: int = 1
+    retry_of: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "config": self.config.to_dict() if self.config else None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Origin:
+        """What `to_json` wrote."""
+        config = TrialConfig.from_dict(values["config"], "origin") if values["config"] else None
+        return cls(**{**values, "config": config})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What another terminal asks of the coordinator."""
+
+    key: str
+    verb: str
+    parameters: Mapping[str, Value]
+
+
+def derive_seed(seed: int, number: int, purpose: str) -> int:
+    """A seed for `purpose` of trial `number`, from the study's seed (numpy.random.SeedSequence, spawn key)."""
+    key = {"training": 0, "sampler": 1}[purpose]
+    state = np.random.SeedSequence(entropy=seed, spawn_key=(key, number)).generate_state(1, np.uint32)
+    return int(state[0]) & MAX_SEED
+
+
+def _study_lock(settings: Settings, name: str) -> Path:
+    return lock_path(database_path(settings.storage_url).parent, f"study {name}")
+
+
+def holder(settings: Settings, name: str) -> Holder | None:
+    """Who runs the study `name`, or None."""
+    path = _study_lock(settings, name)
+    if not path.exists():
+        return None
+    try:
+        with FileLock(path, timeout=0):
+            return None
+    except Timeout:
+        return _read_holder(path)
+
+
+def _read_holder(path: Path) -> Holder:
+    try:
+        return Holder(**json.loads(path.with_suffix(".json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return Holder(0, "this machine", "a moment ago")
+
+
+@contextmanager
+def hold(settings: Settings, name: str) -> Iterator[None]:
+    """Hold the study `name`. Raises StudyBusy naming the process that has it."""
+    path = _study_lock(settings, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise StudyBusy(
+            f"study {name!r} is being run by {_read_holder(path)}; look at it with: regtune watch {name}"
+        ) from None
+    with found:
+        since = time.strftime("%H:%M")
+        path.with_suffix(".json").write_text(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since))))
+        try:
+            yield
+        finally:
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+class Study:
+    """An open study. Make one with `Study.open` while `hold` holds its name."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage, study: optuna.Study, path: Path) -> None:
+        self._storage = storage
+        self._path = path
+        self.optuna = study
+        self.name = study.study_name
+        self._id = storage.get_study_id_from_name(self.name)
+        self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
+        self.uid = str(self._attributes[STUDY_UID])
+
+    @classmethod
+    def open(cls, settings: Settings, spec: SweepSpec, *, fresh: bool = False) -> Study:
+        """Go on with the study of this spec, or begin it. Raises SpecChanged, StorageError.
+
+        fresh: set an earlier study of the same name aside, under another name, and begin anew.
+        """
+        path = database_path(settings.storage_url)
+        storage = open_storage(settings)
+        with understood(path):
+            known = {study.study_name: study for study in optuna.get_all_study_summaries(storage=storage)}
+            if spec.name in known and fresh:
+                _set_aside(storage, spec.name)
+            elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
+                return cls._continue(storage, spec, path)
+            elif spec.name in known and (known[spec.name].n_trials or known[spec.name].user_attrs):
+                raise SpecChanged(
+                    f"study {spec.name!r} in {path} was not made by regtune; take another name with --name"
+                )
+            elif spec.name in known:
+                optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
+            return cls._begin(storage, spec, path)
+
+    @classmethod
+    def _begin(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec, path: Path) -> Study:
+        study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
+        found = {SPEC: spec.identity(), BUDGET: _budget(spec), VERSIONS: versions(), STUDY_UID: uuid.uuid4().hex}
+        for key, value in found.items():  # the uid last: without it the study has not begun
+            study.set_user_attr(key, value)
+        return cls(storage, study, path)
+
+    @classmethod
+    def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec, path: Path) -> Study:
+        found = cls(storage, optuna.load_study(storage=storage, study_name=spec.name), path)
+        differences = spec.differences(found._attributes[SPEC])
+        if differences:
+            raise SpecChanged(
+                f"study {spec.name!r} exists and was begun with another sweep file; take another name with --name, "
+                f"or set the earlier one aside with --fresh. What differs:",
+                [f"  {line}" for line in differences],
+            )
+        found.set(BUDGET, _budget(spec))
+        found.set(VERSIONS, versions())
+        return found
+
+    def set(self, key: str, value: Any) -> None:
+        """Set an attribute of the study."""
+        self.optuna.set_user_attr(key, value)
+        self._attributes[key] = value
+
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Store what the data set is, or compare it with what is stored. Raises SpecChanged for other data."""
+        known = self._attributes.get(DATA)
+        if known is None:
+            self.set(DATA, dict(facts))
+        elif known["digest"] != facts["digest"]:
+            raise SpecChanged(
+                f"study {self.name!r} was begun on other data: {known['name']} with digest {known['digest'][:12]}..., "
+                f"now {facts['digest'][:12]}...; take another name with --name"
+            )
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The study's attributes, as far as this process has set or read them."""
+        return self._attributes
+
+    def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+        """Trials in the order of their numbers, of all states or of those given; not to be changed."""
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+    def settle(self) -> None:
+        """After a coordinator's death: end the trials whose end was recorded, and queue the others again.
+
+        A trial that was interrupted keeps its number, its parameters and its seed, so it repeats itself exactly.
+        """
+        for trial in self.trials(TrialState.RUNNING):
+            record = record_of(trial)
+            if record is not None and record.end_reason is not None:
+                self.tell(trial.number, record)
+            else:
+                self.requeue(trial.number)
+
+    def requeue(self, number: int) -> None:
+        """Put a running trial back into the queue, under its own number."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
+        """Queue a trial with the given Optuna parameters, unless it has been queued before (by its origin's key)."""
+        if origin.key not in self.origins():
+            self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
+
+    def origins(self) -> set[str]:
+        """Keys of all trials that did not come from the sampler."""
+        return {trial.user_attrs[ORIGIN]["key"] for trial in self.trials() if ORIGIN in trial.user_attrs}
+
+    def write(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Write a trial's record."""
+        trial.set_user_attr(RECORD, record.to_json())
+
+    def tell(self, number: int, record: TrialRecord) -> TrialState:
+        """Give a trial the state and the value that its record says."""
+        state = state_of(record)
+        value = None
+        if state is TrialState.COMPLETE and record.kept is not None:
+            value = record.kept.figures[str(self._attributes[SPEC]["metric"]["name"])]
+        self.optuna.tell(number, value, state=state, skip_if_finished=True)
+        return state
+
+    def requests(self) -> list[Request]:
+        """What other terminals have asked for and nobody has taken up, oldest first."""
+        found = []
+        for key, value in self._storage.get_study_user_attrs(self._id).items():
+            if key.startswith(REQUEST) and value.get("taken_ms") is None:
+                found.append((value["at_ms"], Request(key, value["verb"], value["parameters"]), value))
+        return [request for _, request, _ in sorted(found, key=lambda item: item[0])]
+
+    def take(self, request: Request) -> None:
+        """Mark a request as taken up."""
+        value = self._storage.get_study_user_attrs(self._id)[request.key]
+        self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms()})
+
+
+def state_of(record: TrialRecord) -> TrialState:
+    """The state of a trial whose record has an end."""
+    if record.end_reason in ("max_epochs", "early_stopping"):
+        return TrialState.COMPLETE
+    return TrialState.PRUNED if record.end_reason == "pruned" else TrialState.FAIL
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord | None:
+    """A trial's record, or None when it never started."""
+    found = trial.user_attrs.get(RECORD)
+    return None if found is None else TrialRecord.from_json(found, f"trial {trial.number}")
+
+
+def origin_of(trial: FrozenTrial) -> Origin | None:
+    """Where a trial comes from, or None when the sampler proposed it."""
+    found = trial.user_attrs.get(ORIGIN)
+    return None if found is None else Origin.from_json(found)
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def versions() -> dict[str, str]:
+    """What decides whether a trial repeats itself: versions and the machine's kind."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("regtune", "tensorflow", "tensorflow-cpu", "keras", "numpy", "optuna", "mlflow"):
+        try:
+            found["tensorflow" if name == "tensorflow-cpu" else name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, Value] | None = None) -> str:
+    """Ask the coordinator of study `name` for something. Returns the request's key. Raises StudyNotFound."""
+    storage = open_storage(settings)
+    with understood(database_path(settings.storage_url)):
+        study = load(storage, name)
+        key = f"{REQUEST}{uuid.uuid4().hex}"
+        value = {"verb": verb, "parameters": dict(parameters or {}), "at_ms": now_ms(), "taken_ms": None}
+        study.set_user_attr(key, value)
+    return key
+
+
+def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """An Optuna study by name. Raises StudyNotFound with the nearest name."""
+    import difflib
+
+    names = optuna.get_all_study_names(storage=storage)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; see: regtune studies"
+        raise StudyNotFound(f"no study {name!r}{hint}")
+    return optuna.load_study(storage=storage, study_name=name)
+
+
+def delete(settings: Settings, name: str) -> str:
+    """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
+    storage = open_storage(settings)
+    with understood(database_path(settings.storage_url)):
+        study = load(storage, name)
+        with hold(settings, name):
+            optuna.delete_study(study_name=name, storage=storage)
+    return str(study.user_attrs.get(STUDY_UID, ""))
+
+
+def _set_aside(storage: optuna.storages.RDBStorage, name: str) -> None:
+    """Rename a study; nothing of it is lost."""
+    aside = f"{name} (until {time.strftime('%Y-%m-%d %H:%M:%S')})"
+    with storage.engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text("UPDATE studies SET study_name = :aside WHERE study_name = :name"),
+            {"aside": aside, "name": name},
+        )
+
+
+def _budget(spec: SweepSpec) -> dict[str, Any]:
+    return {"run_cap": spec.run_cap, "timeout": spec.timeout}

@@ -1,0 +1,160 @@
+"""Executors: what each promises, on real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from regtune.config import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
+from regtune.errors import WorkerError
+from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.executors.local import LocalExecutor
+
+SMALL = TrialConfig(
+    model=ModelConfig(hidden=(16,)),
+    training=TrainingConfig(max_epochs=3, batch_size=64),
+    early_stopping=EarlyStoppingConfig(),
+    data=DataConfig(name="mnist-5k"),
+    seed=7,
+)
+
+
+def task(folder: Path, uid: str = "a", **changes: object) -> Task:
+    return Task(uid, SMALL, "val_cross_entropy", folder / uid, **changes)  # type: ignore[arg-type]
+
+
+def collect(executor: LocalExecutor, until: type[Event], seconds: float = 120, verdict: str = "continue") -> list[Event]:
+    """Events until one of the type `until`, with every epoch answered."""
+    found: list[Event] = []
+    deadline = time.monotonic() + seconds
+    while not any(isinstance(event, until) for event in found):
+        assert time.monotonic() < deadline, f"no {until.__name__} in {seconds} s, only {found}"
+        for event in executor.events(0.2):
+            found.append(event)
+            if isinstance(event, EpochEnded):
+                executor.decide(event.uid, verdict)  # type: ignore[arg-type]
+    return found
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    found = LocalExecutor(1)
+    yield found
+    found.close()
+
+
+def test_a_task_is_trained_and_told_epoch_by_epoch(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path))
+    assert executor.idle == 0
+    events = collect(executor, TrialEnded)
+    assert [type(event) for event in events if not isinstance(event, WorkerReady)] == [
+        TrialStarted,
+        EpochEnded,
+        EpochEnded,
+        EpochEnded,
+        TrialEnded,
+    ]
+    ended = events[-1]
+    assert isinstance(ended, TrialEnded)
+    assert ended.result.end == "max_epochs"
+    assert (tmp_path / "a" / "model.keras").exists()
+    assert executor.idle == 1
+
+
+def test_a_model_that_is_not_among_the_best_is_not_kept(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path, threshold=1e-9))
+    ended = collect(executor, TrialEnded)[-1]
+    assert isinstance(ended, TrialEnded)
+    assert not ended.artifacts
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_verdict_ends_the_trial_after_its_epoch(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path))
+    ended = collect(executor, TrialEnded, verdict="prune")[-1]
+    assert isinstance(ended, TrialEnded)
+    assert ended.result.end == "pruned"
+    assert len(ended.result.epoch_seconds) == 1
+
+
+def test_a_task_beyond_the_idle_workers_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path))
+    with pytest.raises(WorkerError, match="no worker is idle"):
+        executor.submit(task(tmp_path, "b"))
+    collect(executor, TrialEnded)
+
+
+def test_an_error_in_a_trial_ends_the_trial_and_not_the_worker(executor: LocalExecutor, tmp_path: Path) -> None:
+    pid = executor.pids[0]
+    wrong = SMALL.model_copy(update={"data": DataConfig(name="nowhere.npz")})
+    executor.submit(Task("wrong", wrong, "val_cross_entropy", tmp_path))
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert failed.reason == "error"
+    assert "nowhere.npz: not found" in failed.message
+    assert executor.pids[0] == pid
+
+
+def test_a_trial_longer_than_its_timeout_is_ended(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path, timeout_seconds=0.0))
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert (failed.reason, failed.message) == ("timeout", "longer than trial_timeout, 0 s")
+
+
+def test_a_killed_worker_fails_its_task_and_is_replaced(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit(task(tmp_path))
+    collect(executor, TrialStarted)
+    pid = executor.pids[0]
+    os.kill(pid, signal.SIGKILL)
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert failed.reason == "worker_died"
+    assert "SIGKILL" in failed.message
+    assert executor.pids[0] != pid
+    executor.submit(task(tmp_path, "again"))
+    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
+
+
+def test_a_trial_with_too_much_memory_is_ended(executor: LocalExecutor, tmp_path: Path) -> None:
+    long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
+    executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert failed.reason == "out_of_memory"
+    assert "more than trial_memory_mb, 1" in failed.message
+
+
+def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    executor = LocalExecutor(1)
+    try:
+        with pytest.raises(WorkerError, match="die before they are ready"):
+            collect(executor, WorkerReady, seconds=20)
+    finally:
+        executor.close()
+
+
+def test_no_worker_outlives_a_killed_coordinator() -> None:
+    script = (
+        "import time; from regtune.executors.local import LocalExecutor; e = LocalExecutor(2); "
+        "print(*e.pids.values(), flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    coordinator = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert coordinator.stdout is not None
+    pids = [int(pid) for pid in coordinator.stdout.readline().split()]
+    assert len(pids) == 2
+    time.sleep(1.5)  # past the interpreter's start, in the middle of TensorFlow's import
+    coordinator.kill()
+    coordinator.wait()
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
+    assert not alive

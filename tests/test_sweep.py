@@ -1,0 +1,332 @@
+"""The coordinator: real workers, real databases, small networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from regtune.errors import DataError, SpecChanged, StudyBusy, StudyNotFound, TooManyFailures
+from regtune.progress import FinishedTrial, Progress
+from regtune.record import TrialRecord
+from regtune.settings import Settings, load_settings
+from regtune.spec import SweepSpec
+from regtune.study import derive_seed, hold, holder, record_of, request
+from regtune.sweep import SweepOutcome, run_sweep
+
+SPEC: dict[str, Any] = {
+    "name": "small",
+    "dataset": "mnist-5k",
+    "method": "tpe",
+    "run_cap": 6,
+    "seed": 3,
+    "model": {"hidden": [16]},
+    "training": {"batch_size": 64, "max_epochs": 3},
+    "early_stopping": {"patience": 2},
+    "parameters": {
+        "dropout": {"min": 0.0, "max": 0.6},
+        "l2": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3, "optional": True},
+    },
+    "controls": False,
+}
+
+
+def spec(**changes: Any) -> SweepSpec:
+    return SweepSpec.from_dict({**SPEC, **changes})
+
+
+class Watching:
+    """An observer that remembers, and can act on the first epoch of a trial."""
+
+    def __init__(self, act: Any = None) -> None:
+        self.ended: list[FinishedTrial] = []
+        self.notes: list[str] = []
+        self.last: Progress | None = None
+        self._act = act
+
+    def progress(self, progress: Progress) -> None:
+        self.last = progress
+        if self._act is not None and self._act(progress):
+            self._act = None
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        self.ended.append(trial)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def run(**changes: Any) -> SweepOutcome:
+    names = ("observer", "stop", "fresh", "from_study", "workers")
+    options = {"workers": 1, **{key: changes.pop(key) for key in names if key in changes}}
+    return run_sweep(spec(**changes), settings=load_settings(), **options)
+
+
+def study(name: str = "small", home: str = "mlruns") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{Path(home).resolve()}/studies.db")
+
+
+def records(trials: list[FrozenTrial]) -> list[TrialRecord]:
+    found = [record_of(trial) for trial in trials]
+    assert all(record is not None for record in found)
+    return [record for record in found if record is not None]
+
+
+def finished(name: str = "small", home: str = "mlruns") -> list[FrozenTrial]:
+    return [trial for trial in study(name, home).trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def what_repeats(home: str = "mlruns") -> list[tuple[Any, ...]]:
+    """Everything of a study's trials but times."""
+    return [
+        (trial.number, trial.state, trial.value, trial.params, record.config.canonical(), record.history, record.kept)
+        for trial, record in zip(study(home=home).trials, records(study(home=home).trials), strict=True)
+    ]
+
+
+def test_exactly_run_cap_trials_are_finished_on_two_workers() -> None:
+    watching = Watching()
+    outcome = run(observer=watching, workers=2)
+    assert (outcome.complete, outcome.pruned, outcome.failed, outcome.stopped) == (6, 0, 0, False)
+    assert len(watching.ended) == 6
+    assert watching.last is not None
+    assert watching.last.finished == 6
+    assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 6
+    for trial, record in zip(study().trials, records(study().trials), strict=True):
+        assert record.kept is not None
+        assert trial.value == record.kept.figures["val_cross_entropy"]
+        assert record.config.seed == derive_seed(3, trial.number, "training")
+        assert list(trial.intermediate_values.values()) == list(record.history["val_cross_entropy"])
+    assert outcome.best == min(study().trials, key=lambda trial: trial.value or 0).number
+
+
+def test_controls_come_first_are_labelled_and_never_pruned() -> None:
+    prune = {"type": "median", "min_iter": 1}
+    run(controls=True, run_cap=12, early_terminate=prune, training={"batch_size": 64, "max_epochs": 6})
+    names = [record.control for record in records(study().trials)]
+    assert names[:7] == ["none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after"]
+    assert names[7:] == [None] * 5
+    assert {trial.state for trial in study().trials[:7]} == {TrialState.COMPLETE}
+    assert len(finished()) == 12
+    none = records(study().trials)[0]
+    assert none.config.early_stopping is None
+    assert none.config.mix == "none"
+
+
+def test_a_pruner_ends_hopeless_trials() -> None:
+    space = {"learning_rate": {"values": [1e-5, 1e-3]}}
+    run(
+        parameters=space,
+        method="random",
+        run_cap=12,
+        training={"batch_size": 64, "max_epochs": 6},
+        early_terminate={"type": "median", "min_iter": 1},
+    )
+    pruned = [trial for trial in study().trials if trial.state is TrialState.PRUNED]
+    assert pruned
+    assert {trial.params["learning_rate"] for trial in pruned} == {1e-5}
+    assert all(record.epochs < 6 and record.end_reason == "pruned" for record in records(pruned))
+
+
+def test_a_study_repeats_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    monkeypatch.setenv("REGTUNE_HOME", "again")
+    run()
+    assert what_repeats() == what_repeats("again")
+
+
+def test_two_workers_train_each_configuration_as_one_does() -> None:
+    run(workers=2, method="random")
+    several = what_repeats()
+    run(name="small", fresh=True, method="random")
+    assert what_repeats() == several
+
+
+def test_a_raised_budget_goes_on_and_a_changed_spec_is_refused() -> None:
+    run(run_cap=2)
+    outcome = run(run_cap=4)
+    assert outcome.complete == 4
+    with pytest.raises(SpecChanged) as refused:
+        run(parameters={"dropout": {"min": 0.0, "max": 0.5}})
+    assert any("dropout" in line and "0.6" in line and "0.5" in line for line in refused.value.differences)
+    assert run(run_cap=4).complete == 4
+
+
+def test_fresh_sets_the_earlier_study_aside() -> None:
+    run(run_cap=2)
+    run(run_cap=1, seed=9, fresh=True)
+    names = optuna.get_all_study_names(f"sqlite:///{Path('mlruns').resolve()}/studies.db")
+    assert len(names) == 2
+    aside = next(name for name in names if name != "small")
+    assert aside.startswith("small (until ")
+    assert len(finished(aside)) == 2
+    assert len(finished()) == 1
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_is_replaced() -> None:
+    training = {"batch_size": 64, "max_epochs": 3, "optimizer": "sgd"}
+    rates = {"learning_rate": {"values": [0.01, 10.0]}}
+    wide = {"hidden": [64, 64, 64], "activation": "elu"}
+    outcome = run(parameters=rates, training=training, model=wide, method="random", run_cap=4, max_failures=50)
+    failed = [trial for trial in study().trials if trial.state is TrialState.FAIL]
+    assert outcome.complete == 4
+    assert failed
+    assert all(trial.params["learning_rate"] == 10.0 for trial in failed)
+    assert all("non-finite" in str(record.message) for record in records(failed))
+
+
+def test_too_many_failures_end_the_sweep_and_say_why() -> None:
+    training = {"batch_size": 64, "max_epochs": 3, "optimizer": "sgd", "learning_rate": 10.0}
+    with pytest.raises(TooManyFailures, match="3 trials failed, more than max_failures, 2.*non-finite"):
+        run(training=training, model={"hidden": [64, 64, 64], "activation": "elu"}, max_failures=2)
+
+
+def test_a_killed_worker_costs_one_attempt() -> None:
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> bool:
+        if not any(trial.epoch >= 1 for trial in progress.running):
+            return False
+        children = psutil.Process().children()
+        worker = next(child for child in children if "executors.worker" in " ".join(child.cmdline()))
+        killed.append(progress.running[0].number)
+        worker.send_signal(signal.SIGKILL)
+        return True
+
+    outcome = run(observer=Watching(kill), run_cap=3, training={"batch_size": 16, "max_epochs": 40})
+    assert outcome.complete == 3
+    trials = study().trials
+    assert len(trials) == 4
+    lost, again = trials[killed[0]], next(trial for trial in trials if "regtune.origin" in trial.user_attrs)
+    before, after = records([lost, again])
+    assert (lost.state, before.end_reason, before.attempt) == (TrialState.FAIL, "worker_died", 1)
+    assert (again.state, after.attempt, after.retry_of) == (TrialState.COMPLETE, 2, lost.number)
+    assert again.params == lost.params
+    assert after.config == before.config
+    epochs = before.epochs
+    assert all(after.history[name][:epochs] == values for name, values in before.history.items())
+
+
+def test_a_second_coordinator_is_refused_by_name() -> None:
+    settings = load_settings()
+    settings.home.mkdir()
+    with hold(settings, "small"):
+        who = holder(settings, "small")
+        assert who is not None
+        assert who.pid == os.getpid()
+        with pytest.raises(StudyBusy, match=f"is being run by process {os.getpid()} on "):
+            run()
+    assert holder(settings, "small") is None
+
+
+def test_a_missing_data_set_is_said_before_anything_is_made() -> None:
+    with pytest.raises(DataError, match="elsewhere.npz: not found"):
+        run(dataset="elsewhere.npz")
+    assert not Path("mlruns/studies.db").exists()
+
+
+def test_requests_of_another_terminal_are_taken_up() -> None:
+    settings: Settings = load_settings()
+
+    def ask(progress: Progress) -> bool:
+        if progress.complete < 1:
+            return False
+        request(settings, "small", "enqueue", {"dropout": 0.123, "l2": 0.0})
+        request(settings, "small", "enqueue", {"dropout": 7.0, "l2": 0.0})
+        return True
+
+    watching = Watching(ask)
+    run(observer=watching, run_cap=400, timeout=8.0)
+    wanted = [record for record in records(finished()) if record.requested]
+    assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
+    assert any("passed over a request" in note and "dropout" in note for note in watching.notes)
+
+
+def test_stop_from_another_terminal_leaves_a_study_that_goes_on() -> None:
+    settings = load_settings()
+
+    def ask(progress: Progress) -> bool:
+        if progress.complete < 1:
+            return False
+        request(settings, "small", "stop")
+        return True
+
+    outcome = run(observer=Watching(ask), run_cap=400)
+    assert outcome.stopped
+    assert TrialState.RUNNING not in {trial.state for trial in study().trials}
+    again = run(run_cap=outcome.complete + 2)
+    assert (again.stopped, again.complete) == (False, outcome.complete + 2)
+
+
+def test_a_request_for_an_unknown_study_names_the_nearest() -> None:
+    run(run_cap=1)
+    with pytest.raises(StudyNotFound, match="did you mean 'small'"):
+        request(load_settings(), "smal", "stop")
+
+
+def test_the_best_of_an_earlier_study_are_enqueued() -> None:
+    run(run_cap=3)
+    run(name="next", run_cap=4, from_study="small", seed=11)
+    earlier = [trial.params for trial in study("next").trials if "regtune.origin" in trial.user_attrs]
+    assert sorted(map(str, earlier)) == sorted(str(trial.params) for trial in finished())
+
+
+def test_stop_ends_at_the_epoch_and_the_study_repeats_itself_when_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    monkeypatch.setenv("REGTUNE_HOME", "stopped")
+    for _ in range(20):
+        stop = threading.Event()
+        outcome = run(observer=Watching(lambda progress: any(t.epoch for t in progress.running) and not stop.set()), stop=stop)
+        if not outcome.stopped:
+            break
+    assert what_repeats("stopped") == what_repeats()
+
+
+SCRIPT = """
+import json, sys
+from regtune import SweepSpec, run_sweep
+run_sweep(SweepSpec.from_dict(json.loads(sys.argv[1])), workers=1)
+"""
+
+
+def coordinator(**changes: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    arguments = [sys.executable, "-c", SCRIPT, json.dumps({**SPEC, **changes})]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"controls": True, "run_cap": 12, "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2}}
+    run(**changes)
+    monkeypatch.setenv("REGTUNE_HOME", "killed")
+    dice = random.Random(5)
+    kills = 0
+    while True:
+        process = coordinator(**changes)
+        try:
+            _, errors = process.communicate(timeout=dice.uniform(1.5, 12.0) if kills < 8 else 120)
+        except subprocess.TimeoutExpired:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.communicate()
+            kills += 1
+            _, alive = psutil.wait_procs(children, timeout=20)
+            assert not alive, "an orphan is left"
+            continue
+        assert process.returncode == 0, errors.decode()
+        break
+    assert kills >= 3
+    assert what_repeats("killed") == what_repeats()
