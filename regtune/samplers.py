@@ -1,13 +1,13 @@
 """Samplers and pruners: Optuna's own, made for a spec.
 
-A sampler here sees only the trials that are of its space. Others may stand in the study beside them: controls, which
-have no parameters, and what another program has put there. Optuna's samplers would take them for evidence, lose their
-search space over them, or fail.
+A sampler here sees only the trials that are of its space. Others may stand in the study beside them:
+controls, which have no parameters, and what another program has put there. Optuna's samplers would take them
+for evidence, lose their search space over them, or fail.
 
-The coordinator makes a new sampler before each ask. TPE, GP and random sampling hold no state that matters; CMA-ES
-keeps its state in Optuna's database and takes it up from there, as a pickle, so whoever can write to that database can
-run code here; quasi-Monte Carlo keeps its place in the study, and its scrambling comes from the spec's seed alone, so
-that it stays one sequence.
+The coordinator makes a new sampler before each ask. TPE, GP and random sampling hold no state that matters;
+CMA-ES keeps its state in Optuna's database and takes it up from there, as a pickle, so whoever can write to
+that database can run code here; quasi-Monte Carlo keeps its place in the study, and its scrambling comes from
+the spec's seed alone, so that it stays one sequence.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.errors import SpecError
 from regtune.space import Space
 from regtune.spec import SweepSpec
+from regtune.spec.checks import most_epochs
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -68,12 +69,14 @@ class _OfTheSpace(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(self._view(study), trial, search_space)  # type: ignore[safe-super]
+        view = self._view(study)
+        return super().sample_relative(view, trial, search_space)  # type: ignore[safe-super]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(self._view(study), trial, param_name, param_distribution)  # type: ignore[safe-super]
+        view = self._view(study)
+        return super().sample_independent(view, trial, param_name, param_distribution)  # type: ignore[safe-super]
 
 
 class _TPE(_OfTheSpace, TPESampler):
@@ -130,23 +133,26 @@ def _gp(seed: int) -> BaseSampler:
     return _GP(seed=seed, warn_independent_sampling=False)
 
 
-def make_pruner(spec: SweepSpec, max_epochs: int) -> BasePruner:
+def make_pruner(spec: SweepSpec, max_epochs: int | None = None) -> BasePruner:
     """The pruner of a spec, for intermediate values reported at steps 1 to `max_epochs`, one an epoch.
 
+    max_epochs: the most a trial can have; by default what the spec says, searched or fixed.
+
     W&B's `min_iter` is the first epoch at which a trial may be ended, in all three; `eta` is Optuna's
-    `reduction_factor`, `max_iter` hyperband's `max_resource`. With `max_iter` and `s` the first rung stands at
-    max_iter / eta ** s.
+    `reduction_factor`, `max_iter` hyperband's `max_resource`. With `max_iter` and `s` the first rung stands
+    at max_iter / eta ** s.
     """
     found = spec.early_terminate
     if found is None:
         return NopPruner()
+    epochs = most_epochs(spec) if max_epochs is None else max_epochs
     if found.type == "median":
         startup = 5 if found.startup_trials is None else found.startup_trials
         return MedianPruner(n_startup_trials=startup, n_warmup_steps=found.first_epoch)
     if found.type == "successive_halving":
         return SuccessiveHalvingPruner(min_resource=found.first_epoch, reduction_factor=found.ratio)
     return HyperbandPruner(
-        min_resource=min(found.first_epoch, found.max_iter or max_epochs),
-        max_resource=found.max_iter or max_epochs,
+        min_resource=min(found.first_epoch, found.max_iter or epochs),
+        max_resource=found.max_iter or epochs,
         reduction_factor=found.ratio,
     )

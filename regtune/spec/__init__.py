@@ -1,11 +1,12 @@
 """The sweep file: what is searched, how, on which data, and for how long.
 
-`SweepSpec.load` reads a file and reports every mistake in it at once, each with its line. `source` knows lines,
-`targets` what may be searched, `parameters` the forms of one parameter, `reading` the words of other tools and `checks`
-what must fit together.
+`SweepSpec.load` reads a file and reports every mistake in it at once, each with its line. `source` knows
+lines, `targets` what may be searched; `forms` reads one into `parameters`; `reading` knows other tools'
+words, `checks` what must fit together, `schema` what editors need.
 """
 
 from regtune.spec.parameters import Categorical, Constant, Parameter, Range, Scalar
+from regtune.spec.schema import json_schema
 from regtune.spec.specification import MetricSpec, PrunerSpec, SplitSpec, SweepSpec
 from regtune.spec.targets import TARGETS, Target, suggestion
 
@@ -21,5 +22,6 @@ __all__ = [
     "SplitSpec",
     "SweepSpec",
     "Target",
+    "json_schema",
     "suggestion",
 ]

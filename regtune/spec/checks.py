@@ -69,8 +69,11 @@ def _layers(spec: SweepSpec) -> Iterator[Problem]:
             continue
         if not isinstance(parameter, Constant):
             if parameter.per_layer and len(depths) > 1:
-                what = f"expected one number of hidden layers, found {counts}; drop per_layer, or search hidden of one depth"
-                yield ("parameters", name, "per_layer"), what
+                what = f"expected one number of hidden layers, found {counts}"
+                yield (
+                    ("parameters", name, "per_layer"),
+                    f"{what}; drop per_layer, or search hidden of one depth",
+                )
         elif (
             isinstance(parameter.value, tuple)
             and depths != {len(parameter.value)}
@@ -157,7 +160,8 @@ def _outside(name: str, parameter: Categorical | Range, value: Any) -> str | Non
         only = "expected 0 (off)" if parameter.optional else "expected a parameter with values or q"
         return f"{name} is continuous, no single value of it recurs; {only}"
     if type(converted) not in (int, float) or converted not in parameter.points:
-        return f"{name} goes from {parameter.points[0]} to {parameter.points[-1]} by {parameter.q}, found {describe(value)}"
+        first, last = parameter.points[0], parameter.points[-1]
+        return f"{name} goes from {first} to {last} by {parameter.q}, found {describe(value)}"
     return None
 
 
@@ -224,15 +228,16 @@ def _penalty(spec: SweepSpec) -> Iterator[str]:
     if not penalties:
         return
     named = " and ".join(penalties)
-    monitors = {spec.early_stopping.monitor} if spec.early_stopping else set()
+    monitors: set[str] = {spec.early_stopping.monitor} if spec.early_stopping else set()
     if isinstance(found := spec.parameters.get("monitor"), Categorical):
         monitors = {str(value) for value in found.values}
-    for key, metrics in (("metric.name", {spec.metric.name}), ("early_stopping.monitor", monitors)):
+    searched: set[str] = {spec.metric.name}
+    for key, metrics in (("metric.name", searched), ("early_stopping.monitor", monitors)):
         for metric in sorted(metrics & {"loss", "val_loss"}):
             better = metric.replace("loss", "cross_entropy")
             yield (
-                f"{key}: {metric} contains the penalty of {named}, which is searched, so it cannot compare strengths; "
-                f"use {better}"
+                f"{key}: {metric} contains the penalty of {named}, which is searched, so it cannot compare "
+                f"strengths; use {better}"
             )
 
 
@@ -249,7 +254,7 @@ def _method_warnings(spec: SweepSpec) -> Iterator[str]:
     if spec.method == "cmaes" and listed:
         yield f"method: cmaes draws {', '.join(listed)} at random, because it searches numbers only; {_ANY}"
     if spec.method in ("cmaes", "gp") and spec.early_terminate is not None:
-        yield f"early_terminate: {spec.method} learns from complete trials only, so pruned ones teach it nothing; use tpe"
+        yield f"early_terminate: {spec.method} learns nothing from pruned trials, only from complete ones; use tpe"
 
 
 def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
@@ -259,8 +264,8 @@ def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
     epochs = most_epochs(spec)
     if pruner.first_epoch >= epochs:
         yield (
-            f"early_terminate: the first check is at epoch {pruner.first_epoch} and trials have at most {epochs} epochs, "
-            "so nothing is ended early"
+            f"early_terminate: the first check is at epoch {pruner.first_epoch} and trials have at most {epochs} "
+            "epochs, so nothing is ended early"
         )
         return
     if pruner.max_iter is not None and pruner.max_iter > epochs:
@@ -270,9 +275,9 @@ def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
         trials = max(0, spec.run_cap - control_count(spec))
         if trials <= 10 * count:
             yield (
-                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} here and {trials} trials for them; "
-                f"expected more than 10 a bracket (run_cap above {10 * count + control_count(spec)}), a larger min_iter, "
-                "or type: median"
+                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} here and {trials} trials "
+                f"for them; expected more than 10 a bracket (run_cap above {10 * count + control_count(spec)}), "
+                "a larger min_iter, or type: median"
             )
 
 

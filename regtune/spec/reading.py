@@ -1,7 +1,8 @@
-"""From plain values to a `SweepSpec`: other tools' words first, then types and limits, then what must fit together.
+"""From plain values to a `SweepSpec`: other tools' words first, then types and limits, then what must fit
+together.
 
-A Weights & Biases file is read as it is where it means something here. What means nothing here is passed over and
-named in one line; what would mean something else is refused.
+A Weights & Biases file is read as it is where it means something here. What means nothing here is passed over
+and named in one line; what would mean something else is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pydantic import ValidationError
 
 from regtune.config import METRICS
 from regtune.errors import SpecError
-from regtune.spec.parameters import Parameter, Rejected, read_parameter
+from regtune.spec.forms import RejectedError, read_parameter
+from regtune.spec.parameters import Parameter
 from regtune.spec.source import Problem, Source, Where, describe
 from regtune.spec.specification import MetricSpec, PrunerSpec, SplitSpec, SweepSpec
 from regtune.spec.targets import BLOCKS, TARGETS, UNSUPPORTED, expectation, suggestion, unknown_key
@@ -54,11 +56,15 @@ _HOMES = {
 def spec_from(source: Source, stem: str | None = None, here: bool = False) -> SweepSpec:
     """The spec in `source`. Raises SpecError with every mistake.
 
-    stem: the name of a sweep that gives none itself. here: whether it is to be run on this machine, so that a method
-    whose library is missing is refused.
+    stem: the name of a sweep that gives none itself. here: whether it is to be run on this machine, so that a
+    method whose library is missing is refused.
     """
+    if not isinstance(source.values, Mapping):
+        raise SpecError(
+            [f"{source.label}: expected keys such as parameters and run_cap, found {describe(source.values)}"]
+        )
     values = dict(source.values)
-    problems = list(source.problems)
+    problems: list[Problem] = []
     notes = _pass_over(values)
     if stem is not None and values.get("name") is None:
         values["name"] = stem
@@ -70,6 +76,8 @@ def spec_from(source: Source, stem: str | None = None, here: bool = False) -> Sw
         problems.append(
             (("method",), 'gp needs torch, which is not installed; try: pip install "regtune[gp]"')
         )
+    unread = {where for where, _ in source.problems}
+    problems = [*source.problems, *(problem for problem in problems if problem[0] not in unread)]
     if problems or spec is None:
         raise SpecError(list(dict.fromkeys(source.line(problem) for problem in _by_line(source, problems))))
     object.__setattr__(spec, "_notes", tuple(notes))
@@ -101,8 +109,13 @@ def _words(values: dict[str, Any], problems: list[Problem]) -> None:
             (("metrics",), "several objectives are not supported; expected metric: with name and goal")
         )
     pruner = values.get("early_terminate")
-    if isinstance(pruner, Mapping) and pruner.get("type") == "none":
-        values["early_terminate"] = None
+    if isinstance(pruner, Mapping):  # W&B takes 3.0 for eta
+        whole = {
+            key: int(value)
+            for key, value in pruner.items()
+            if isinstance(value, float) and value.is_integer()
+        }
+        values["early_terminate"] = None if pruner.get("type") == "none" else {**pruner, **whole}
     for key in ("description", "name", "dataset"):
         if isinstance(values.get(key), int | float) and not isinstance(values[key], bool):
             values[key] = str(values[key])  # `name: 2024` is a name
@@ -122,7 +135,7 @@ def _parameters(values: dict[str, Any], problems: list[Problem], notes: list[str
             continue
         try:
             found[name] = read_parameter(name, parameter)
-        except Rejected as rejected:
+        except RejectedError as rejected:
             problems += [(("parameters", name, *where), what) for where, what in rejected.problems]
             continue
         if isinstance(parameter, Mapping) and parameter.get("distribution") in (
@@ -149,14 +162,15 @@ def _exponents_note(name: str, given: Mapping[str, Any], found: Parameter) -> li
     if low <= 0 or high / low > 2:
         return []
     return [
-        f"parameters.{name}: {given['distribution']} takes exponents of e, so this searches {low:.4g} to {high:.4g}; "
-        f"for {given['min']} to {given['max']} themselves use log_uniform_values"
+        f"parameters.{name}: {given['distribution']} takes exponents of e, so this searches {low:.4g} to "
+        f"{high:.4g}; for {given['min']} to {given['max']} themselves use log_uniform_values"
     ]
 
 
 def _validated(values: dict[str, Any], problems: list[Problem], rejected: set[str]) -> SweepSpec | None:
     """Validate; when a key is wrong, again without it, so that mistakes behind it are found too."""
     removed: set[str] = set()
+    reported = {where for where, _ in problems}
     for _ in range(2):
         try:
             return SweepSpec.model_validate(values)
@@ -167,11 +181,11 @@ def _validated(values: dict[str, Any], problems: list[Problem], rejected: set[st
                 problems += [
                     problem
                     for problem in found["ctx"]["problems"]
-                    if not _follows(problem[0], removed, rejected, bool(values["parameters"]))
+                    if problem[0] not in reported and not _follows(problem[0], removed, rejected)
                 ]
                 continue
             where = tuple(part for part in found["loc"])
-            problems.append((where, _expected(where, found, values)))
+            problems.append((where, _expected(where, found)))
             removed.add(str(where[0]))
         if not removed:
             break
@@ -179,26 +193,34 @@ def _validated(values: dict[str, Any], problems: list[Problem], rejected: set[st
     return None
 
 
-def _follows(where: Where, removed: set[str], rejected: set[str], some_parameters: bool) -> bool:
+def _follows(where: Where, removed: set[str], rejected: set[str]) -> bool:
     """Whether a problem is only the consequence of one already reported."""
     if where == ("run_cap",):
         return bool(removed & {"run_cap", "timeout"})
     if where == ("parameters",):
-        return bool(rejected) and not some_parameters or "parameters" in removed
+        return bool(rejected) or "parameters" in removed
     if where[:1] == ("parameters",) and len(where) == 4 and where[2] == "when":
         return str(where[3]) in rejected
     return False
 
 
-def _expected(where: Where, found: Any, values: Mapping[str, Any]) -> str:
-    if found["type"] != "extra_forbidden":
-        if where == ("metric", "name"):
-            return expectation(found).replace("expected one of", "expected a metric of an epoch, one of")
-        if where == ("name",):
-            return f"expected up to 100 letters, digits, spaces and . _ + = @ -, found {describe(found['input'])}"
-        if where[-1] in _GROUPS and len(where) == 1:
-            return expectation(found) + _group_hint(str(where[-1]))
-        return expectation(found)
+def _expected(where: Where, found: Any) -> str:
+    """What to say about one of pydantic's errors."""
+    text = expectation(found)
+    if found["type"] == "extra_forbidden":
+        return _unknown(where)
+    if where == ("metric", "name"):
+        return text.replace("expected one of", "expected a metric of an epoch, one of")
+    if where == ("name",):
+        return f"expected up to 100 letters, digits, spaces or . _ + = @ -, found {describe(found['input'])}"
+    if where in (("timeout",), ("trial_timeout",)):
+        return text.replace("expected a number", "expected seconds, such as 3600")
+    if len(where) == 1 and found["type"].startswith("model"):
+        return text + _group_hint(str(where[0]))
+    return text
+
+
+def _unknown(where: Where) -> str:
     key = str(where[-1])
     if len(where) == 1:
         return unknown_key(key, _KEYS, _HOMES)

@@ -1,8 +1,9 @@
 """The sweep file as it is written: its values, and for each of them the line it stands on.
 
-YAML is composed into nodes by PyYAML's safe loader and turned into plain values here, because only nodes know their
-lines and only here a key given twice can be seen. Scalars are read by YAML 1.2's core schema, so that `1e-3` is a
-number, `no` is a word and `1:30` is not ninety. Tags, merge keys, non-finite numbers and alias bombs are refused.
+YAML is composed into nodes by PyYAML's safe loader and turned into plain values here, because only nodes know
+their lines and only here a key given twice can be seen. Scalars are read by YAML 1.2's core schema, so that
+`1e-3` is a number, `no` is a word and `1:30` is not ninety. Tags, merge keys, non-finite numbers and alias
+bombs are refused.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ class Source:
             self.places[(label,)] = label
             self.problems.append(((label,), "expected key=value, for example training.max_epochs=5"))
             return
-        given = parse(text, label)
+        try:
+            given = parse(text, label)
+        except SpecError as error:
+            self.places[where] = label
+            self.problems.append((where, error.problems[0].removeprefix(f"{label}: ")))
+            return
         target = self.values
         for depth, part in enumerate(where[:-1]):
             if not isinstance(target.get(part), dict):
@@ -117,7 +123,8 @@ def read(path: Path) -> Source:
 
 
 def parse(text: str, label: str, *, with_lines: bool = False) -> Source:
-    """Values of a YAML text. Raises SpecError when it is not YAML; other mistakes are in the result's `problems`."""
+    """Values of a YAML text. Raises SpecError when it is not YAML; other mistakes are in the result's
+    `problems`."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -157,6 +164,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             self._refuse_tag(node, where, "seq")
             return [self._entry(item, (*where, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, where)
 
     def _entry(self, node: yaml.Node, where: Where) -> Any:
@@ -194,7 +202,7 @@ class _Reader:
         if node.style is not None:
             self._refuse_tag(node, where, "str")
             return text
-        if node.tag != _IMPLICIT.resolve(yaml.ScalarNode, text, (True, False)):
+        if node.tag != _IMPLICIT.resolve(yaml.ScalarNode, text, (True, False)):  # type: ignore[no-untyped-call]
             self._refuse_tag(node, where, "")
             return text
         if _NON_FINITE.fullmatch(text):

@@ -73,11 +73,12 @@ class PrunerSpec(Frozen):
     """When an unpromising trial is ended early; epochs are counted from 1.
 
     type: `median` ends a trial whose best epoch is worse than the median of the others at the same epoch;
-    `successive_halving` lets the best 1/eta of the trials pass each rung; `hyperband` runs several such ladders that
-    start at different epochs. min_iter: the first epoch at which a trial can be ended, default 1.
-    eta: the ratio of one rung to the next and of the trials that pass, default 3. max_iter: the epoch at which the
-    last rung would stand, default the sweep's max_epochs. s: the number of rungs counted back from `max_iter`, instead
-    of min_iter. startup_trials: how many trials must be complete before `median` judges, default 5.
+    `successive_halving` lets the best 1/eta of the trials pass each rung; `hyperband` runs several such
+    ladders that start at different epochs. min_iter: the first epoch at which a trial can be ended, default
+    1. eta: the ratio of one rung to the next and of the trials that pass, default 3. max_iter: the epoch at
+    which the last rung would stand, default the sweep's max_epochs. s: the number of rungs counted back from
+    `max_iter`, instead of min_iter. startup_trials: how many trials must be complete before `median` judges,
+    default 5.
     """
 
     type: Literal["median", "hyperband", "successive_halving"]
@@ -118,7 +119,7 @@ class PrunerSpec(Frozen):
     def first_epoch(self) -> int:
         """The first epoch at which a trial can be ended."""
         if self.s is not None and self.max_iter is not None:
-            return max(1, self.max_iter // self.ratio**self.s)
+            return max(1, self.max_iter // int(self.ratio**self.s))
         return 1 if self.min_iter is None else self.min_iter
 
     def brackets(self, max_epochs: int) -> tuple[int, ...]:
@@ -135,8 +136,8 @@ class PrunerSpec(Frozen):
 class SweepSpec(Frozen):
     """A sweep, decided and validated. `load` reads a file; `to_dict` gives the one canonical form.
 
-    Times are seconds. `timeout` ends the sweep, `trial_timeout` one trial. run_cap counts finished trials, the
-    controls among them. keep_models: how many of the best trials keep their weights on disk.
+    Times are seconds. `timeout` ends the sweep, `trial_timeout` one trial. run_cap counts finished trials,
+    the controls among them. keep_models: how many of the best trials keep their weights on disk.
 
     Example:
         >>> spec = SweepSpec.from_dict({"run_cap": 20, "parameters": {"dropout": {"min": 0.0, "max": 0.6}}})
@@ -201,7 +202,8 @@ class SweepSpec(Frozen):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
-        """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by `source`."""
+        """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by
+        `source`."""
         from regtune.spec.reading import spec_from
 
         return spec_from(Source(dict(values), source))
@@ -234,7 +236,7 @@ class SweepSpec(Frozen):
             name: {
                 key: value
                 for key, value in parameter.model_dump(mode="json").items()
-                if value is not None and value is not False and value != {} or key == "value"
+                if (value is not None and value is not False and value != {}) or key == "value"
             }
             for name, parameter in self.parameters.items()
         }

@@ -1,4 +1,5 @@
-"""What a sweep may search: every key of a configuration, with the type and the limits that `config` gives it."""
+"""What a sweep may search: every key of a configuration, with the type and the limits that `config` gives
+it."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def suggestion(word: str, known: tuple[str, ...]) -> str:
 
 
 def unknown_key(name: str, known: tuple[str, ...], homes: Mapping[str, str]) -> str:
-    """What to say about a key that means nothing where it stands. homes: where a known key belongs instead."""
+    """What to say about a key that means nothing where it stands. homes: where a known key belongs
+    instead."""
     if name in UNSUPPORTED:
         return UNSUPPORTED[name]
     if name in homes:
@@ -144,7 +146,8 @@ def expectation(error: Any) -> str:
         return f"expected {_TYPES[kind]}{shown}"
     if kind in ("literal_error", "enum"):
         words = _words(str(context["expected"]))
-        return f"expected one of {', '.join(words)}{shown}{suggestion(found, words) if isinstance(found, str) else ''}"
+        hint = suggestion(found, words) if isinstance(found, str) else ""
+        return f"expected one of {', '.join(words)}{shown}{hint}"
     if kind == "missing":
         return "missing"
     if kind == "string_pattern_mismatch":

@@ -1,0 +1,275 @@
+"""`Space`: all searched columns of a sweep together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from regtune.config import (
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from regtune.errors import ParameterError, SpecError
+from regtune.space.columns import Column, Value, columns_of, in_order_of_conditions, shown
+from regtune.spec import TARGETS, SweepSpec, suggestion
+from regtune.spec.checks import depths_of
+from regtune.spec.source import parse
+
+
+@dataclass(frozen=True)
+class Row:
+    """A column in a table: how and over what it is searched, when it applies, its number of values if
+    countable."""
+
+    name: str
+    kind: str
+    range: str
+    condition: str
+    count: int | None
+
+
+class Space:
+    """The search space of a spec.
+
+    Example:
+        >>> spec = SweepSpec.from_dict({"run_cap": 9, "parameters": {"dropout": {"values": [0.0, 0.2]}}})
+        >>> [dict(assignment) for assignment in Space(spec).grid()]
+        [{'dropout': 0.0}, {'dropout': 0.2}]
+    """
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.spec = spec
+        depth = max(depths_of(spec))
+        self.columns: tuple[Column, ...] = tuple(
+            column for name in spec.searched for column in columns_of(spec, name, depth)
+        )
+        self._by_name = {column.name: column for column in self.columns}
+        self._asked = in_order_of_conditions(self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The searched columns, as they are shown everywhere."""
+        return tuple(self._by_name)
+
+    @property
+    def static(self) -> bool:
+        """Whether every trial has the same parameters: nothing optional, nothing conditional."""
+        return not any(column.optional or column.when for column in self.columns)
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's parameters and their distributions, the switches of optional ones included."""
+        found: dict[str, BaseDistribution] = {}
+        for column in self._asked:
+            if column.optional:
+                found[column.switch] = CategoricalDistribution([False, True])
+            found[column.name] = column.distribution
+        return found
+
+    @cached_property
+    def roots(self) -> frozenset[str]:
+        """Optuna's parameters that every trial of this space has."""
+        always = (column for column in self.columns if not column.when)
+        return frozenset(column.switch if column.optional else column.name for column in always)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The space as a table."""
+        return tuple(
+            Row(
+                name=column.name,
+                kind=column.kind,
+                range=column.range + (", or 0 (off)" if column.optional else ""),
+                condition=column.conditions,
+                count=None if column.choices is None else len(column.choices),
+            )
+            for column in self.columns
+        )
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """Let Optuna choose a value for each column; the assignment as it is shown."""
+        found: dict[str, Value] = {}
+        for column in self._asked:
+            if not column.active(found):
+                found[column.name] = column.base
+            elif column.optional and not trial.suggest_categorical(column.switch, [False, True]):
+                found[column.name] = column.off
+            else:
+                found[column.name] = column.ask(trial)
+        return self._in_order(found)
+
+    def to_optuna(self, parameters: Mapping[str, Value]) -> dict[str, Any]:
+        """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a
+        mistake."""
+        self._complete(parameters)
+        given = {column.name: column.target.convert(parameters[column.name]) for column in self.columns}
+        found: dict[str, Any] = {}
+        problems: list[str] = []
+        for column in self._asked:
+            value = given[column.name]
+            if not column.active(given):
+                if value != column.base:
+                    only = f"applies only when {column.conditions}; otherwise it is {column.base}"
+                    problems.append(f"{column.name}: {only}, found {value}")
+            elif column.optional and value == column.off and not isinstance(value, bool):
+                found[column.switch] = False
+            elif not column.contains(value):
+                off = ", or 0 (off)" if column.optional else ""
+                problems.append(f"{column.name}: expected {column.range}{off}; found {value}")
+            else:
+                if column.optional:
+                    found[column.switch] = True
+                found[column.name] = value
+        if problems:
+            raise ParameterError("\n".join(problems))
+        return found
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
+        """An assignment from ``key=value`` words; keys not given take their base values. Raises
+        ParameterError."""
+        given = self._given(assignments)
+        found: dict[str, Value] = {}
+        missing: list[str] = []
+        for column in self._asked:
+            found[column.name] = given.get(column.name, column.base)
+            if column.name in given or not column.active(found):
+                continue
+            if not (column.contains(column.base) or (column.optional and column.base == column.off)):
+                missing.append(f"{column.name} (its base value {column.base} is not in {column.range})")
+        if missing:
+            raise ParameterError(f"missing: {', '.join(missing)}")
+        complete = self._in_order(found)
+        self.to_optuna(complete)
+        return complete
+
+    def config(self, parameters: Mapping[str, Value], *, seed: int, data: DataConfig) -> TrialConfig:
+        """The configuration that a complete assignment stands for. Raises ParameterError."""
+        self._complete(parameters)
+        stopping = self.spec.early_stopping
+
+        def block(names: Iterable[str]) -> dict[str, Any]:
+            return {name: self._value(name, parameters) for name in names}
+
+        return TrialConfig(
+            model=ModelConfig(**block(ModelConfig.model_fields)),
+            regularization=RegularizationConfig(**block(RegularizationConfig.model_fields)),
+            training=TrainingConfig(**block(TrainingConfig.model_fields)),
+            early_stopping=stopping and EarlyStoppingConfig(**block(EarlyStoppingConfig.model_fields)),
+            data=data,
+            seed=seed,
+        )
+
+    @cached_property
+    def size(self) -> int | None:
+        """How many distinct assignments there are; None when a column is continuous."""
+        if any(column.choices is None for column in self.columns):
+            return None
+        asked_about = {other for column in self.columns for other in column.when}
+
+        @cache
+        def count(index: int, decided: tuple[tuple[str, Value], ...]) -> int:
+            if index == len(self._asked):
+                return 1
+            column = self._asked[index]
+            choices = self._choices(column, dict(decided))
+            if column.name not in asked_about:
+                return len(choices) * count(index + 1, decided)
+            return sum(count(index + 1, (*decided, (column.name, choice))) for choice in choices)
+
+        return count(0, ())
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """All distinct assignments in a fixed order, the last column fastest. Raises SpecError for a
+        continuous one."""
+        continuous = [column.name for column in self.columns if column.choices is None]
+        if continuous:
+            raise SpecError([f"{name}: continuous; a grid needs values or q" for name in continuous])
+
+        def walk(index: int, decided: dict[str, Value]) -> Iterator[dict[str, Value]]:
+            if index == len(self._asked):
+                yield self._in_order(decided)
+                return
+            column = self._asked[index]
+            for choice in self._choices(column, decided):
+                yield from walk(index + 1, {**decided, column.name: choice})
+
+        return walk(0, {})
+
+    @staticmethod
+    def _choices(column: Column, decided: Mapping[str, Value]) -> tuple[Value, ...]:
+        return (column.choices or ()) if column.active(decided) else (column.base,)
+
+    def _in_order(self, found: Mapping[str, Value]) -> dict[str, Value]:
+        return {name: found[name] for name in self.names}
+
+    def _value(self, name: str, parameters: Mapping[str, Value]) -> Any:
+        """What `name` is in a configuration: one value, or one a layer; widths as numbers again."""
+        found = [parameters[column.name] for column in self.columns if column.target.name == name]
+        if not found:
+            return self.spec.fixed(name)
+        if self.spec.searched[name].per_layer:
+            return tuple(found)
+        return tuple(int(width) for width in str(found[0]).split("-")) if name == "hidden" else found[0]
+
+    def _complete(self, parameters: Mapping[str, Value]) -> None:
+        self._known(parameters)
+        missing = [name for name in self.names if name not in parameters]
+        if missing:
+            raise ParameterError(f"missing: {', '.join(missing)}")
+
+    def _known(self, names: Iterable[str]) -> None:
+        problems = [self._unknown(name) for name in names if name not in self._by_name]
+        if problems:
+            raise ParameterError("\n".join(problems))
+
+    def _unknown(self, name: str) -> str:
+        layers = [known for known in self.names if known.startswith(f"{name}.")]
+        if layers:
+            return f"{name}: is searched per layer; expected {' and '.join(layers)}"
+        others = f"expected one of {', '.join(self.names)}"
+        if name in TARGETS:
+            return f"{name}: is not searched in this sweep; {others}"
+        return f"{name}: unknown parameter{suggestion(name, self.names) or '; ' + others}"
+
+    def _given(self, assignments: Sequence[str]) -> dict[str, Value]:
+        given: dict[str, Value] = {}
+        problems: list[str] = []
+        for text in assignments:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals or not name:
+                problems.append(f"{text}: expected key=value, for example {self.names[0]}=VALUE")
+            elif name not in self._by_name:
+                problems.append(self._unknown(name))
+            elif name in given:
+                problems.append(f"{name}: given twice")
+            else:
+                given[name] = self._read(self._by_name[name], value)
+        if problems:
+            raise ParameterError("\n".join(problems))
+        return given
+
+    @staticmethod
+    def _read(column: Column, text: str) -> Value:
+        expected = f"{column.name}: expected {column.range}; found {text!r:.80}"
+        try:
+            source = parse(text, column.name)
+        except SpecError:
+            raise ParameterError(expected) from None
+        value = source.values
+        if isinstance(value, list) and column.target.kind == "layers":
+            value = shown(tuple(value))
+        if source.problems or value is None or isinstance(value, list | dict):
+            raise ParameterError(expected)
+        if column.target.kind in ("word", "layers"):
+            return str(value)
+        converted: Value = column.target.convert(value)
+        return converted
