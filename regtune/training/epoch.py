@@ -24,6 +24,8 @@ EVALUATION_BATCH = 1000
 
 Sums = tuple[Any, Any, Any]
 """float32 scalars over images: of the loss with penalty, of the cross-entropy, of correct answers."""
+Figures = tuple[Any, Any, Any]
+"""Their means: loss, cross-entropy, accuracy."""
 
 
 class Resident:
@@ -75,6 +77,17 @@ class VariablePenalty:
         if self.l2 is not None:
             self.l2.assign(l2)
 
+    def with_gradient(self, kernel: Any) -> tuple[Any, Any]:
+        """The penalty and its gradient with respect to `kernel`; at 0, that of the absolute value is 0, as in Keras."""
+        weights, amounts, slopes = tf.convert_to_tensor(kernel), [], []
+        if self.l1 is not None:
+            amounts.append(self.l1 * tf.reduce_sum(tf.abs(weights)))
+            slopes.append(tf.sign(weights) * self.l1)
+        if self.l2 is not None:
+            amounts.append((2 * self.l2) * tf.nn.l2_loss(weights))
+            slopes.append(weights * (2 * self.l2))
+        return tf.add_n(amounts), tf.add_n(slopes)
+
     def __call__(self, kernel: Any) -> Any:
         penalty = keras.ops.convert_to_tensor(0.0, dtype=kernel.dtype)
         if self.l1 is not None:
@@ -109,10 +122,12 @@ class EpochModel(keras.Sequential):
         self._order_seed = tf.Variable(0, trainable=False)
         self._epochs = tf.data.Dataset.range(10**9)
         optimizer = make_optimizer(config)
-        self._amounts = make_variable(optimizer)
         self.compile(optimizer=optimizer, loss=keras.losses.SparseCategoricalCrossentropy())
         optimizer.build(self.trainable_variables)
-        self._training_figures = tf.function(self._evaluate)
+        self._amounts = {name: tf.Variable(0.0, trainable=False) for name in self._optimizer_amounts(config)}
+        for name, amount in self._amounts.items():
+            setattr(optimizer, name, amount)
+        self._training_figures = tf.function(lambda: self._evaluate(resident.x_train, resident.y_train))
 
     @property
     def metrics(self) -> list[Any]:
@@ -153,40 +168,32 @@ class EpochModel(keras.Sequential):
 
     def train_step(self, epoch: Any) -> dict[str, Any]:
         """One epoch. `epoch` counts from 0."""
-        resident = self._resident
-        order = batch_order(self._order_seed, epoch, len(resident.data.x_train))
+        x, y = self._resident.x_train, self._resident.y_train
+        order = batch_order(self._order_seed, epoch, x.shape[0])
 
-        def batch(rows: Any) -> Sums:
-            return self._train_batch(tf.gather(resident.x_train, rows), tf.gather(resident.y_train, rows))
+        def batch(begin: Any, count: int) -> Sums:
+            rows = self._part(order, begin, count)
+            return self._train_batch(tf.gather(x, rows), tf.gather(y, rows))
 
-        train = _over_batches(len(resident.data.x_train), self._batch_size, lambda a, b: batch(order[a:b]))
-        validation = _over_batches(
-            len(resident.data.x_val),
-            self._batch_size,
-            lambda a, b: self._validate_batch(resident.x_val[a:b], resident.y_val[a:b]),
-        )
-        loss, cross_entropy, accuracy = train
-        val_loss, val_cross_entropy, val_accuracy = validation
-        return dict(
-            zip(
-                METRICS,
-                (loss, accuracy, cross_entropy, val_loss, val_accuracy, val_cross_entropy),
-                strict=True,
-            )
-        )
+        loss, cross_entropy, accuracy = over_batches(x.shape[0], self._batch_size, batch)
+        validation = self._evaluate(self._resident.x_val, self._resident.y_val)
+        figures = (loss, accuracy, cross_entropy, validation[0], validation[2], validation[1])
+        return dict(zip(METRICS, figures, strict=True))
 
     def training_figures(self) -> tuple[float, float]:
         """Cross-entropy without penalty, and accuracy, of the weights as they are over all training images."""
         _, cross_entropy, accuracy = self._training_figures()
         return float(cross_entropy), float(accuracy)
 
-    def _evaluate(self) -> Sums:
-        resident = self._resident
-        return _over_batches(
-            len(resident.data.x_train),
-            EVALUATION_BATCH,
-            lambda a, b: self._validate_batch(resident.x_train[a:b], resident.y_train[a:b]),
-        )
+    @staticmethod
+    def _optimizer_amounts(config: TrialConfig) -> tuple[str, ...]:
+        """Which of the optimizer's numbers become variables. Keras' SGD compares its momentum with 0 in Python."""
+        return ("weight_decay",) if config.training.optimizer == "adamw" else ()
+
+    @staticmethod
+    def _part(order: Any, begin: Any, count: int) -> Any:
+        """Without a static shape, as Keras has it: with one, TensorFlow would simplify Keras' divisions."""
+        return order[begin : begin + count]
 
     def _train_batch(self, x: Any, y: Any) -> Sums:
         with tf.GradientTape() as tape:
@@ -196,9 +203,14 @@ class EpochModel(keras.Sequential):
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return _sums(loss, y, probabilities)
 
-    def _validate_batch(self, x: Any, y: Any) -> Sums:
-        probabilities = self(x, training=False)
-        return _sums(self.compute_loss(x=x, y=y, y_pred=probabilities, training=False), y, probabilities)
+    def _evaluate(self, x: Any, y: Any) -> Figures:
+        def batch(begin: Any, count: int) -> Sums:
+            images, labels = x[begin : begin + count], y[begin : begin + count]
+            probabilities = self(images, training=False)
+            loss = self.compute_loss(x=images, y=labels, y_pred=probabilities, training=False)
+            return _sums(loss, labels, probabilities)
+
+        return over_batches(x.shape[0], self._batch_size, batch)
 
 
 def batch_order(seed: Any, epoch: Any, count: int) -> Any:
@@ -220,16 +232,6 @@ def make_optimizer(config: TrialConfig) -> Any:
     return keras.optimizers.Adam(training.learning_rate)
 
 
-def make_variable(optimizer: Any) -> dict[str, Any]:
-    """Turn the amounts an optimizer holds as numbers into variables: `momentum`, `weight_decay` where it has them."""
-    amounts = {}
-    for name in ("momentum", "weight_decay"):
-        if getattr(optimizer, name, None):
-            amounts[name] = tf.Variable(getattr(optimizer, name), dtype=tf.float32, trainable=False)
-            setattr(optimizer, name, amounts[name])
-    return amounts
-
-
 def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
     count = tf.cast(tf.shape(y)[0], tf.float32)
     cross_entropy = keras.losses.sparse_categorical_crossentropy(y, probabilities)
@@ -237,24 +239,22 @@ def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
     return loss * count, tf.reduce_sum(cross_entropy), tf.reduce_sum(correct)
 
 
-def _over_batches(count: int, size: int, batch: Any) -> Sums:
-    """Means over `count` images of what `batch(begin, end)` sums, added up batch by batch as Keras does."""
+def over_batches(count: int, size: int, batch: Any) -> Figures:
+    """Means over `count` images of what `batch(begin, count)` sums, added up batch by batch as Keras does.
+
+    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded reciprocal.
+    """
     full = count // size
 
-    def body(step: Any, sums: Sums) -> tuple[Any, Sums]:
-        return step + 1, _add(sums, batch(step * size, (step + 1) * size))
+    def body(step: Any, seen: Any, sums: Sums) -> tuple[Any, Any, Sums]:
+        return step + 1, seen + float(size), _add(sums, batch(step * size, size))
 
     zero = tf.zeros(())
-    _, sums = tf.while_loop(
-        lambda step, sums: step < full,
-        body,
-        (0, (zero, zero, zero)),
-        parallel_iterations=1,
-        maximum_iterations=full,
-    )
+    start = (0, zero, (zero, zero, zero))
+    _, seen, sums = tf.while_loop(lambda step, *_: step < full, body, start, parallel_iterations=1)
     if count % size:
-        sums = _add(sums, batch(full * size, count))
-    return tuple(total / float(count) for total in sums)
+        seen, sums = seen + float(count % size), _add(sums, batch(full * size, count % size))
+    return sums[0] / seen, sums[1] / seen, sums[2] / seen
 
 
 def _add(left: Sums, right: Sums) -> Sums:

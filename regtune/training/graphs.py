@@ -15,6 +15,7 @@ import numpy as np
 from regtune.config import TrialConfig
 from regtune.data import Data
 from regtune.training.epoch import EpochModel, Resident
+from regtune.training.fused import FusedModel
 
 MAX_GRAPHS = 32
 MAX_DATA = 2
@@ -36,7 +37,8 @@ class Graphs:
         contents, resident = self._resident(data)
         key = (contents, *structure(config))
         if key not in self._models:
-            self._models[key] = EpochModel(config, resident)
+            kind = FusedModel if config.training.fused else EpochModel
+            self._models[key] = kind(config, resident)
         self._models.move_to_end(key)
         while len(self._models) > self._max_graphs:
             self._models.popitem(last=False)
@@ -65,11 +67,8 @@ def structure(config: TrialConfig) -> tuple[Any, ...]:
         (rate > 0, l1 > 0, l2 > 0, placement)
         for rate, l1, l2, placement in zip(found.dropout, found.l1, found.l2, found.batchnorm, strict=True)
     )
-    optimizer = (
-        training.optimizer,
-        training.optimizer == "sgd" and training.momentum > 0,
-        training.optimizer == "adamw" and training.weight_decay > 0,
-    )
+    momentum = training.momentum if training.optimizer == "sgd" else 0.0
+    optimizer = (training.optimizer, momentum > 0 if training.fused else momentum)
     return (config.model, present, optimizer, training.batch_size, training.fused)
 
 
