@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from regtune.errors import ConfigError
 
@@ -69,7 +70,7 @@ class RegularizationConfig(Frozen):
     @classmethod
     def _tuple(cls, value: Any) -> Any:
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
-        return tuple(float(v) if type(v) is int else v for v in values)
+        return tuple(_real(v) for v in values)
 
     def spread(self, layers: int) -> RegularizationConfig:
         """The same with `layers` values each. Raises ValueError when a list has another length."""
@@ -98,7 +99,7 @@ class TrainingConfig(Frozen):
     @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
     @classmethod
     def _float(cls, value: Any) -> Any:
-        return float(value) if type(value) is int else value
+        return _real(value)
 
 
 class EarlyStoppingConfig(Frozen):
@@ -111,7 +112,7 @@ class EarlyStoppingConfig(Frozen):
     @field_validator("min_delta", mode="before")
     @classmethod
     def _float(cls, value: Any) -> Any:
-        return float(value) if type(value) is int else value
+        return _real(value)
 
 
 class DataConfig(Frozen):
@@ -196,10 +197,17 @@ class TrialConfig(Frozen):
         return cls.from_dict(values, source)
 
 
+def mistakes(error: ValidationError) -> list[ErrorDetails]:
+    """What pydantic found, without "too short" about a list whose items it has already refused."""
+    found = error.errors(include_url=False)
+    groups = {each["loc"][:depth] for each in found for depth in range(len(each["loc"]))}
+    return [each for each in found if each["type"] != "too_short" or each["loc"] not in groups]
+
+
 def explain(error: ValidationError) -> list[str]:
     """One line for each mistake pydantic found: ``training.batch_size: expected ..., found ...``."""
     lines = []
-    for found in error.errors(include_url=False):
+    for found in mistakes(error):
         where = ".".join(str(part) for part in found["loc"]) or "the whole"
         what = found["msg"].removeprefix("Value error, ")
         value = found["input"]
@@ -208,12 +216,21 @@ def explain(error: ValidationError) -> list[str]:
     return lines
 
 
+def _real(value: Any) -> Any:
+    """A whole number as a real one, and -0.0 as 0.0: equal configurations have one digest."""
+    if type(value) is int and abs(value) <= 2**53:
+        return float(value)
+    return value + 0.0 if type(value) is float else value
+
+
 def _amount(name: str, values: tuple[float, ...]) -> str:
     if not any(values):
         return ""
-    shown = [format_number(value) for value in dict.fromkeys(values)] if len(set(values)) == 1 else [
-        format_number(value) for value in values
-    ]
+    shown = (
+        [format_number(value) for value in dict.fromkeys(values)]
+        if len(set(values)) == 1
+        else [format_number(value) for value in values]
+    )
     return f"{name} {'/'.join(shown)}"
 
 
@@ -221,13 +238,17 @@ def _placement(values: tuple[BatchNorm, ...]) -> str:
     short = {"none": "no", "before_activation": "before", "after_activation": "after"}
     if set(values) == {"none"}:
         return ""
-    return "batch norm " + "/".join(short[value] for value in (values[:1] if len(set(values)) == 1 else values))
+    return "batch norm " + "/".join(
+        short[value] for value in (values[:1] if len(set(values)) == 1 else values)
+    )
 
 
 def format_number(value: float) -> str:
-    """A number for people, at most three significant digits: ``0.2``, ``1e-4``, ``2.35e-6``."""
+    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``, ``2048``."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    if isinstance(value, int) or 999.5 <= abs(value) < 1e6:
+        return f"{value:.0f}"
     if 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")

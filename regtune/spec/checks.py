@@ -252,32 +252,29 @@ def _wasted(spec: SweepSpec) -> Iterator[str]:
 def _method_warnings(spec: SweepSpec) -> Iterator[str]:
     listed = [name for name, found in spec.searched.items() if isinstance(found, Categorical)]
     if spec.method == "cmaes" and listed:
-        yield f"method: cmaes draws {', '.join(listed)} at random, because it searches numbers only; {_ANY}"
+        yield f"method: cmaes searches numbers only and draws {', '.join(listed)} at random; {_ANY}"
     if spec.method in ("cmaes", "gp") and spec.early_terminate is not None:
-        yield f"early_terminate: {spec.method} learns nothing from pruned trials, only from complete ones; use tpe"
+        yield f"early_terminate: {spec.method} learns from complete trials only, not from pruned ones; use tpe"
 
 
 def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
     pruner = spec.early_terminate
     if pruner is None:
         return
-    epochs = most_epochs(spec)
-    if pruner.first_epoch >= epochs:
-        yield (
-            f"early_terminate: the first check is at epoch {pruner.first_epoch} and trials have at most {epochs} "
-            "epochs, so nothing is ended early"
-        )
+    epochs, first = most_epochs(spec), pruner.first_epoch
+    if first >= epochs:
+        yield f"early_terminate: the first check is at epoch {first} of at most {epochs}, so nothing is ended early"
         return
     if pruner.max_iter is not None and pruner.max_iter > epochs:
         yield f"early_terminate.max_iter: {pruner.max_iter} is more than the {epochs} epochs of a trial"
     if pruner.type == "hyperband" and spec.run_cap is not None:
-        count = len(pruner.brackets(epochs))
-        trials = max(0, spec.run_cap - control_count(spec))
+        count, controls = len(pruner.brackets(epochs)), control_count(spec)
+        trials = max(0, spec.run_cap - controls)
         if trials <= 10 * count:
             yield (
-                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} here and {trials} trials "
-                f"for them; expected more than 10 a bracket (run_cap above {10 * count + control_count(spec)}), "
-                "a larger min_iter, or type: median"
+                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} for {trials} trials; "
+                f"expected more than 10 a bracket: run_cap above {10 * count + controls}, a larger min_iter, "
+                "or type: median"
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regtune.config import METRICS
+from regtune.config import METRICS, mistakes
 from regtune.errors import SpecError
 from regtune.spec.forms import RejectedError, read_parameter
 from regtune.spec.parameters import Parameter
@@ -175,7 +175,7 @@ def _validated(values: dict[str, Any], problems: list[Problem], rejected: set[st
         try:
             return SweepSpec.model_validate(values)
         except ValidationError as error:
-            wrong = error.errors(include_url=False)
+            wrong = mistakes(error)
         for found in wrong:
             if found["type"] == "sweep":
                 problems += [

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from regtune.config import EarlyStoppingConfig, Frozen, ModelConfig, RegularizationConfig, TrainingConfig
+from regtune.config import (
+    EarlyStoppingConfig,
+    Frozen,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    mistakes,
+)
 from regtune.spec.source import describe
 
 Block = Literal["regularization", "model", "training", "early_stopping"]
@@ -74,7 +81,7 @@ class Target:
 
     def convert(self, value: Any) -> Any:
         """`value` in the type of this key: whole numbers become real ones, a list of widths a tuple."""
-        if self.kind == "real" and type(value) is int:
+        if self.kind == "real" and type(value) is int and abs(value) <= 2**53:
             return float(value)
         if self.kind == "whole" and type(value) is float and value.is_integer():
             return int(value)
@@ -88,7 +95,7 @@ class Target:
         try:
             model.model_validate({self.name: self.convert(value)})
         except ValidationError as error:
-            return expectation(error.errors(include_url=False)[0])
+            return expectation(mistakes(error)[0])
         return None
 
 

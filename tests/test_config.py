@@ -1,0 +1,254 @@
+"""One decided configuration: canonical form, digest, YAML and back, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import regtune
+from regtune.config import (
+    METRICS,
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    TrialConfig,
+    format_number,
+    higher_is_better,
+)
+from regtune.errors import ConfigError
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> TrialConfig:
+    hidden = draw(st.lists(st.integers(1, 4096), min_size=1, max_size=8))
+    layers = len(hidden)
+
+    def per_layer(value: st.SearchStrategy) -> list:
+        return draw(
+            st.one_of(value.map(lambda one: [one]), st.lists(value, min_size=layers, max_size=layers))
+        )
+
+    rates = st.floats(0, 0.95, allow_subnormal=False)
+    strengths = st.floats(0, 100, allow_subnormal=False)
+    return TrialConfig(
+        model=ModelConfig(hidden=hidden, activation=draw(st.sampled_from(["relu", "tanh", "selu"]))),
+        regularization=RegularizationConfig(
+            dropout=per_layer(rates),
+            l1=per_layer(strengths),
+            l2=per_layer(strengths),
+            batchnorm=per_layer(st.sampled_from(["none", "before_activation", "after_activation"])),
+        ),
+        training=TrainingConfig(
+            optimizer=draw(st.sampled_from(["adam", "adamw", "sgd"])),
+            learning_rate=draw(st.floats(1e-12, 10)),
+            batch_size=draw(st.integers(1, 65536)),
+            fused=draw(st.booleans()),
+        ),
+        early_stopping=draw(
+            st.none()
+            | st.builds(
+                EarlyStoppingConfig, monitor=st.sampled_from(METRICS), patience=st.integers(0, 10_000)
+            )
+        ),
+        data=DataConfig(
+            name=draw(st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable())),
+            digest=draw(st.none() | st.text("0123456789abcdef", min_size=64, max_size=64)),
+        ),
+        seed=draw(st.integers(0, 2**31 - 1)),
+    )
+
+
+@given(configs())
+def test_a_configuration_comes_back_from_yaml_and_from_json_as_it_was(config):
+    assert TrialConfig.from_yaml(config.to_yaml()) == config
+    assert TrialConfig.from_dict(json.loads(config.canonical())) == config
+    assert TrialConfig.from_yaml(config.to_yaml()).digest == config.digest
+
+
+@given(configs(), configs())
+def test_configurations_have_one_digest_exactly_when_they_are_equal(one, other):
+    assert (one.digest == other.digest) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "regularization",
+    [
+        RegularizationConfig(dropout=0),
+        RegularizationConfig(dropout=-0.0),
+        RegularizationConfig(dropout=[0.0]),
+        RegularizationConfig(dropout=(0, 0.0), l1=0),
+    ],
+)
+def test_ways_to_write_the_same_configuration_have_one_digest(regularization):
+    assert TrialConfig(regularization=regularization).digest == TrialConfig().digest
+
+
+def test_the_digest_is_the_same_in_another_process_with_another_hash_seed():
+    code = "from regtune.config import TrialConfig; print(TrialConfig().digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(regtune.__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert digests == {TrialConfig().digest}
+
+
+def test_one_value_stands_for_every_layer():
+    config = TrialConfig(
+        model=ModelConfig(hidden=(32, 16, 8)),
+        regularization=RegularizationConfig(dropout=0.2, l2=[0.1, 0.2, 0.3]),
+    )
+    assert config.regularization.dropout == (0.2, 0.2, 0.2)
+    assert config.regularization.l2 == (0.1, 0.2, 0.3)
+    assert config.regularization.batchnorm == ("none", "none", "none")
+
+
+def test_a_wrong_number_of_layers_is_named_with_the_right_one():
+    with pytest.raises(
+        ConfigError, match=r"best\.yaml: the whole: regularization\.l1: expected 1 or 2 values"
+    ):
+        TrialConfig.from_dict({"regularization": {"l1": [0.1, 0.2, 0.3]}}, "best.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": -1}, "seed: "),
+        ({"seed": 2**31}, "seed: "),
+        ({"seed": True}, "seed: "),
+        ({"seed": 1.5}, "seed: "),
+        ({"nme": 1}, "nme: "),
+        ({"model": {"hidden": []}}, "model.hidden: "),
+        ({"model": {"hidden": [0]}}, "model.hidden.0: "),
+        ({"model": {"hidden": [8] * 9}}, "model.hidden: "),
+        ({"model": {"hidden": [4097]}}, "model.hidden.0: "),
+        ({"model": {"activation": "swish"}}, "model.activation: "),
+        ({"regularization": {"dropout": 0.96}}, "regularization.dropout.0: "),
+        ({"regularization": {"dropout": float("nan")}}, "regularization.dropout.0: "),
+        ({"regularization": {"dropout": True}}, "regularization.dropout.0: "),
+        ({"regularization": {"dropout": "0.2"}}, "regularization.dropout.0: "),
+        ({"regularization": {"l1": 10**400}}, "regularization.l1.0: "),
+        ({"regularization": {"l2": -1e-9}}, "regularization.l2.0: "),
+        ({"regularization": {"batchnorm": "before"}}, "regularization.batchnorm.0: "),
+        ({"training": {"learning_rate": 0}}, "training.learning_rate: "),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: "),
+        ({"training": {"momentum": 1.0}}, "training.momentum: "),
+        ({"training": {"batch_size": 0}}, "training.batch_size: "),
+        ({"training": {"max_epochs": 10_001}}, "training.max_epochs: "),
+        ({"training": {"clipnorm": 1.0}}, "training.clipnorm: "),
+        ({"early_stopping": {"monitor": "val_acc"}}, "early_stopping.monitor: "),
+        ({"early_stopping": {"patience": -1}}, "early_stopping.patience: "),
+        ({"data": {"validation": 1.0}}, "data.validation: "),
+        ({"data": {"digest": "51AB"}}, "data.digest: "),
+        ([], "the whole: "),
+    ],
+)
+def test_what_no_trial_can_be_is_refused_by_its_key(values, words):
+    with pytest.raises(ConfigError) as refused:
+        TrialConfig.from_dict(values, "best.yaml")
+    assert str(refused.value).startswith(f"best.yaml: {words}")
+    assert "\n" not in str(refused.value)
+
+
+def test_every_mistake_of_a_configuration_is_named():
+    with pytest.raises(ConfigError) as refused:
+        TrialConfig.from_dict({"seed": -1, "training": {"batch_size": 0, "optimizer": "lion"}})
+    assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
+        "training.optimizer",
+        "training.batch_size",
+        "seed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: b: c",
+        "seed: !!python/object/apply:os.system ['true']",
+        "\x00",
+        "[" * 5000,
+        "seed: " + "9" * 5000,
+        "- 1",
+        "",
+    ],
+    ids=[
+        "not yaml",
+        "a tag that runs code",
+        "a null byte",
+        "deep nesting",
+        "a huge number",
+        "a list",
+        "nothing",
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_readable_error(text):
+    with pytest.raises(ConfigError) as refused:
+        TrialConfig.from_yaml(text, "best.yaml")
+    assert str(refused.value).startswith("best.yaml: ")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        TrialConfig().training.batch_size = 64
+
+
+@pytest.mark.parametrize(
+    ("regularization", "mix"),
+    [
+        ({}, "none"),
+        ({"dropout": 0.2}, "dropout 0.2"),
+        ({"dropout": [0.2, 0.0]}, "dropout 0.2/0"),
+        ({"l1": 1e-5, "l2": 0.0001}, "L1 1e-5 + L2 1e-4"),
+        ({"batchnorm": "before_activation"}, "batch norm before"),
+        ({"batchnorm": ["none", "after_activation"]}, "batch norm no/after"),
+        (
+            {"dropout": 0.123456, "l2": 2.3456e-6, "batchnorm": "after_activation"},
+            "dropout 0.123 + L2 2.35e-6 + batch norm after",
+        ),
+    ],
+)
+def test_a_mix_is_said_in_the_words_of_the_field(regularization, mix):
+    assert TrialConfig(regularization=RegularizationConfig(**regularization)).mix == mix
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.2, "0.2"),
+        (1e-4, "1e-4"),
+        (2.35e-6, "2.35e-6"),
+        (0, "0"),
+        (2048, "2048"),
+        (1234.5, "1234"),
+        (1e7, "1e7"),
+        (1e-3, "0.001"),
+    ],
+)
+def test_numbers_are_short_for_people(value, text):
+    assert format_number(value) == text
+
+
+@given(st.floats(-1e300, 1e300))
+def test_a_number_for_people_is_near_the_number(value):
+    assert float(format_number(value)) == pytest.approx(value, rel=6e-3)
+
+
+def test_accuracies_grow_and_losses_shrink():
+    assert {metric for metric in METRICS if higher_is_better(metric)} == {"accuracy", "val_accuracy"}
