@@ -1,0 +1,107 @@
+"""`StudyFacts`: what MLflow is told about a study besides its trials. Plain values, so that they cross processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from regtune.config import TrialConfig
+from regtune.record import DATA, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value
+
+CREATED = "regtune.created_ms"
+"""Study attribute: when the study began, in Unix milliseconds."""
+
+ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
+"""How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data set of a study. digest: SHA-256 of the whole, its test part included. train, validation: images in them."""
+
+    name: str
+    source: str
+    digest: str
+    train: int
+    validation: int
+    features: int
+    classes: int
+    split_seed: int
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A study as MLflow shows it.
+
+    uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that of the MLflow
+    experiment. parameters: the searched parameters, each a param of every run. metric, goal: what is optimized.
+    versions: of Python and the libraries. created_ms: Unix milliseconds, None when unknown.
+    """
+
+    uid: str
+    name: str
+    sweep: str
+    parameters: tuple[str, ...]
+    data: DataFacts
+    metric: str
+    goal: Literal["minimize", "maximize"]
+    method: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created_ms: int | None = None
+    description: str = ""
+
+    @classmethod
+    def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:
+        """The facts in a study's attributes. Raises KeyError when the study has not been set up."""
+        spec = attributes[SPEC]
+        return cls(
+            uid=str(attributes[STUDY_UID]),
+            name=name,
+            sweep=str(spec.get("name", name)),
+            parameters=columns(spec),
+            data=DataFacts(**{key: attributes[DATA][key] for key in DataFacts.__dataclass_fields__}),
+            metric=str(spec["metric"]["name"]),
+            goal=spec["metric"]["goal"],
+            method=str(spec["method"]),
+            versions=dict(attributes.get(VERSIONS, {})),
+            created_ms=attributes.get(CREATED),
+            description=str(spec.get("description", "")),
+        )
+
+
+def columns(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The searched parameters of a spec as shown everywhere; one a hidden layer (`dropout.1`) for `per_layer`."""
+    layers = len(spec["model"]["hidden"])
+    names: list[str] = []
+    for name, parameter in spec["parameters"].items():
+        wide = isinstance(parameter, Mapping) and parameter.get("per_layer")
+        names.extend([f"{name}.{layer}" for layer in range(1, layers + 1)] if wide else [name])
+    return tuple(names)
+
+
+def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
+    """The params of a trial's run: every searched parameter, off being 0; a control's are read from its configuration."""
+    shown = dict(record.parameters)
+    for name in facts.parameters:
+        if name not in shown and (value := _from_config(name, record.config)) is not None:
+            shown[name] = value
+    return shown
+
+
+def _from_config(name: str, config: TrialConfig) -> Value | None:
+    """What `config` has for a searched parameter, or None where it has no one value for it."""
+    key, _, layer = name.partition(".")
+    values: Any = getattr(config.regularization, key, None)
+    if values is not None:
+        if layer.isdigit():
+            return values[int(layer) - 1] if 0 < int(layer) <= len(values) else None
+        return values[0] if len(set(values)) == 1 else None
+    leaf = name.rpartition(".")[2]
+    if leaf == "hidden":
+        return "-".join(str(width) for width in config.model.hidden)
+    for part in (config.model, config.training, config.early_stopping):
+        if part is not None and leaf in type(part).model_fields:
+            found: Value = getattr(part, leaf)
+            return found
+    return None

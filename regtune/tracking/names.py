@@ -1,0 +1,87 @@
+"""Every name that regtune writes into MLflow: tags, metrics and artifacts, in one place.
+
+Params have no names of their own: they are the searched parameters, as the board shows them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from regtune.config import METRICS
+from regtune.record import State
+
+# Tags of experiments and runs
+KIND: Final = "regtune.kind"
+"""What a run is: STUDY (the parent) or TRIAL (a child)."""
+STUDY: Final = "study"
+TRIAL: Final = "trial"
+SWEEP: Final = "regtune.sweep"
+"""The sweep's name, on the experiment; it finds the experiment again when somebody has renamed it."""
+STUDY_UID: Final = "regtune.study_uid"
+TRIAL_UID: Final = "regtune.trial_uid"
+NUMBER: Final = "regtune.number"
+"""The trial's number in its study: `regtune show STUDY NUMBER`."""
+STATE: Final = "regtune.state"
+END_REASON: Final = "regtune.end_reason"
+MESSAGE: Final = "regtune.message"
+"""What went wrong, where something did."""
+MIX: Final = "regtune.mix"
+"""The techniques in use, for people."""
+CONTROL: Final = "regtune.control"
+REQUESTED: Final = "regtune.requested"
+ATTEMPT: Final = "regtune.attempt"
+RETRY_OF: Final = "regtune.retry_of"
+WORKER: Final = "regtune.worker"
+SEED: Final = "regtune.seed"
+CONFIG_DIGEST: Final = "regtune.config_digest"
+DATA: Final = "regtune.data"
+METRIC: Final = "regtune.metric"
+GOAL: Final = "regtune.goal"
+VERSION: Final = "regtune.version."
+"""Prefix of the tags that say which versions of Python, TensorFlow, Keras and Optuna a study ran with."""
+BEST_RUN: Final = "regtune.best_run_id"
+BEST_NUMBER: Final = "regtune.best_number"
+ARTIFACT: Final = "regtune.sha256."
+"""Prefix of the tags that say which artifacts a run has, and their SHA-256; written after the artifact itself."""
+NOTE_DIGEST: Final = "regtune.note_sha256"
+"""Of the description as regtune wrote it: one that a person has changed since stays as it is."""
+
+# Tags that MLflow itself reads
+NOTE: Final = "mlflow.note.content"
+PARENT: Final = "mlflow.parentRunId"
+RUN_NAME: Final = "mlflow.runName"
+SOURCE_NAME: Final = "mlflow.source.name"
+SOURCE_TYPE: Final = "mlflow.source.type"
+EXPERIMENT_KIND: Final = "mlflow.experimentKind"
+PRIMARY_METRIC: Final = "mlflow.experiment.primaryMetric.name"
+PRIMARY_METRIC_GREATER: Final = "mlflow.experiment.primaryMetric.greaterIsBetter"
+DATA_CONTEXT: Final = "mlflow.data.context"
+
+# Metrics: one point an epoch, and single points at the end
+EPOCH_METRICS: Final = METRICS
+BEST_EPOCH: Final = "best/epoch"
+BEST_GAP: Final = "best/generalization_gap"
+SPARSITY: Final = "weights/sparsity"
+L2_NORM: Final = "weights/l2_norm"
+
+# Artifacts of a run
+CONFIG: Final = "config.yaml"
+MODEL: Final = "model.keras"
+
+# MLflow's run statuses
+RUNNING: Final = "RUNNING"
+FINISHED: Final = "FINISHED"
+KILLED: Final = "KILLED"
+FAILED: Final = "FAILED"
+
+
+def best(metric: str) -> str:
+    """The single point that says `metric` of the kept weights: ``best/val_accuracy``."""
+    return f"best/{metric}"
+
+
+def status(state: State, end_reason: str | None) -> str:
+    """What MLflow calls a trial in `state`. A trial that waits to be run again was interrupted: KILLED."""
+    if state == "FAIL":
+        return KILLED if end_reason == "stopped" else FAILED
+    return {"RUNNING": RUNNING, "COMPLETE": FINISHED, "PRUNED": KILLED, "WAITING": KILLED}[state]

