@@ -148,7 +148,9 @@ def fill(study: optuna.Study, floors: Sequence[float] = (0.081, 0.0742, 0.0768))
     )
     number = 2
     for i, floor in enumerate(floors):
-        found = record(number, {"dropout": 0.1 * (i + 1), "batchnorm": PLACEMENTS[i % 3]}, floor=floor)
+        found = record(
+            number, {"dropout": round(0.1 + 0.03 * i, 2), "batchnorm": PLACEMENTS[i % 3]}, floor=floor
+        )
         add(study, found, TrialState.COMPLETE)
         number += 1
     pruned = record(number, {"dropout": 0.5, "batchnorm": "none"}, floor=0.2, epochs=3, end="pruned")

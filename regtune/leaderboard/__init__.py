@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from regtune.errors import InputError, StudyNotFound
+from regtune.leaderboard.comparison import Comparison, compare, top_and_controls
 from regtune.leaderboard.rows import (
     COLUMNS,
     Row,
     StudyInfo,
     StudySummary,
+    columns,
     finished_trial,
     parameter_names,
 )
@@ -33,9 +35,12 @@ from regtune.progress import Progress, RunningTrial
 
 __all__ = [
     "COLUMNS",
+    "Comparison",
     "Row",
     "StudyInfo",
     "StudySummary",
+    "columns",
+    "compare",
     "covered",
     "finished_trial",
     "list_studies",
@@ -46,6 +51,7 @@ __all__ = [
     "read_rows",
     "read_study",
     "read_trial",
+    "top_and_controls",
 ]
 
 
@@ -70,8 +76,8 @@ def read_study(engine: Engine, study: str) -> StudyInfo:
 def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> list[Row]:
     """Rows of a study in the order of `sort`: a column of `COLUMNS`, or a searched parameter.
 
-    A leading `-` turns the order round. By rank: complete trials from the best on, then pruned, failed, running,
-    waiting ones. Rows without a value for the column come last. limit: at most so many rows.
+    A leading `-` turns the order round. By rank: complete trials from the best on, then pruned, failed,
+    running and waiting ones. Rows without a value for the column come last. limit: at most so many rows.
     Raises InputError for an unknown column, StudyNotFound, StorageError.
     """
     with reading(engine) as connection:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from regtune.config import higher_is_better
+from regtune.config import RegularizationConfig, TrialConfig, higher_is_better
 from regtune.progress import FinishedTrial
 from regtune.record import State, TrialRecord, Value
 
@@ -45,6 +45,22 @@ class StudyInfo:
         """Trials that count in the budget: complete or pruned."""
         return self.counts["COMPLETE"] + self.counts["PRUNED"]
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; moments as ISO 8601 in UTC."""
+        return {
+            "study": self.name,
+            "uid": self.uid,
+            "metric": self.metric,
+            "goal": self.goal,
+            "counts": dict(self.counts),
+            "budget": dict(self.budget),
+            "started": self.started.isoformat() if self.started else None,
+            "last_active": self.last_active.isoformat() if self.last_active else None,
+            "data": dict(self.data),
+            "versions": dict(self.versions),
+            "spec": dict(self.spec),
+        }
+
 
 @dataclass(frozen=True)
 class Row:
@@ -62,7 +78,7 @@ class Row:
     @property
     def accuracy(self) -> float | None:
         """Validation accuracy of the kept weights, or of the last epoch where none are kept."""
-        return self._figure("val_accuracy")
+        return self.figure("val_accuracy")
 
     @property
     def gap(self) -> float | None:
@@ -89,6 +105,11 @@ class Row:
         """Searched parameters as displayed; an optional one that is off is 0."""
         return self.record.parameters if self.record else {}
 
+    def parameter(self, name: str) -> Value | None:
+        """A searched parameter; one that a control was not given is read from its configuration."""
+        found = self.parameters.get(name)
+        return parameter_of(self.record.config, name) if found is None and self.record else found
+
     @property
     def mix(self) -> str:
         """The techniques in use, for people."""
@@ -96,9 +117,6 @@ class Row:
 
     def figure(self, name: str) -> float | None:
         """One of METRICS of the kept weights, or of the last epoch where none are kept."""
-        return self._figure(name)
-
-    def _figure(self, name: str) -> float | None:
         if self.record is None:
             return None
         if self.record.kept:
@@ -118,7 +136,17 @@ class Row:
             "epochs": self.epochs,
             "seconds": round(self.seconds, 3),
             "control": self.control,
-            **{name: self.parameters.get(name) for name in names},
+            **{name: self.parameter(name) for name in names},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole trial as plain JSON."""
+        return {
+            "number": self.number,
+            "state": self.state,
+            "rank": self.rank,
+            "value": self.value,
+            "record": self.record.to_json() if self.record else None,
         }
 
 
@@ -128,6 +156,20 @@ class StudySummary:
 
     info: StudyInfo
     best: Row | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, without the spec."""
+        found = self.info.to_json()
+        best = self.best
+        return {
+            **{
+                key: found[key]
+                for key in ("study", "uid", "metric", "goal", "counts", "budget", "started", "last_active")
+            },
+            "best": {"number": best.number, "value": best.value, "val_accuracy": best.accuracy}
+            if best
+            else None,
+        }
 
 
 def finished_trial(row: Row) -> FinishedTrial:
@@ -147,6 +189,31 @@ def finished_trial(row: Row) -> FinishedTrial:
     )
 
 
+def columns(metric: str, names: Sequence[str]) -> list[str]:
+    """The keys of `Row.cells`: COLUMNS with the metric under its own name, then `names`."""
+    return list(dict.fromkeys([metric if name == "metric" else name for name in COLUMNS] + list(names)))
+
+
 def parameter_names(rows: Sequence[Row]) -> tuple[str, ...]:
     """Every searched parameter of `rows`, in the order in which the trials have them."""
     return tuple(dict.fromkeys(name for row in rows for name in row.parameters))
+
+
+def parameter_of(config: TrialConfig, name: str) -> Value | None:
+    """What `config` has for a searched parameter (`dropout`, `dropout.2`, `hidden`, `patience`).
+
+    None where there is no one value for it: layers that differ, or early stopping that is off.
+    """
+    key, _, layer = name.partition(".")
+    if key in RegularizationConfig.model_fields:
+        values: tuple[Value, ...] = getattr(config.regularization, key)
+        if layer:
+            return values[int(layer) - 1] if layer.isdigit() and 0 < int(layer) <= len(values) else None
+        return values[0] if len(set(values)) == 1 else None
+    if key == "hidden":
+        return "-".join(str(width) for width in config.model.hidden)
+    for block in (config.model, config.training, config.early_stopping):
+        if block is not None and key in type(block).model_fields:
+            found: Value = getattr(block, key)
+            return found
+    return None

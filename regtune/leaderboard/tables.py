@@ -1,4 +1,4 @@
-"""Optuna's tables (`optuna/storages/_rdb/models.py`, schema 12), read with plain SQL, without importing Optuna.
+"""Optuna's tables (`optuna/storages/_rdb/models.py`, schema 12), read with plain SQL; Optuna is not imported.
 
 Nothing is written. Times in the tables are UTC without a zone.
 """
@@ -79,7 +79,8 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
     state = cast(_TRIALS.c.state, String)
     found = select(state, func.count()).where(_TRIALS.c.study_id == study_id).group_by(state)
-    counts |= {name: count for name, count in connection.execute(found)}
+    for name, count in connection.execute(found):
+        counts[name] = count  # type: ignore[index]
     first, begun, ended = connection.execute(
         select(
             func.min(_TRIALS.c.datetime_start),

@@ -1,0 +1,141 @@
+"""`best.yaml`: the best configuration of a study with its provenance, complete enough to train it again.
+
+The file is a TrialConfig in YAML and one block more, `provenance`, which training does not read: where the
+configuration comes from, and the figures that training it again has to reach.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+from sqlalchemy import Engine
+
+from regtune.config import Frozen, TrialConfig, explain
+from regtune.errors import ConfigError, StorageError
+from regtune.leaderboard import Row, StudyInfo, read_best, read_study
+
+PROVENANCE = "provenance"
+
+
+class Provenance(Frozen):
+    """Where a configuration comes from.
+
+    study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what it was
+    chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
+    trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC.
+    """
+
+    study: str
+    uid: str
+    trial: int = Field(ge=0)
+    trial_uid: str
+    metric: str
+    value: float
+    val_accuracy: float
+    epoch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    figures: dict[str, float]
+    versions: dict[str, str] = Field(default_factory=dict)
+    created: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """A configuration and where it comes from; `provenance` is None for a bare configuration."""
+
+    config: TrialConfig
+    provenance: Provenance | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: the configuration's keys and `provenance`."""
+        found = self.config.to_dict()
+        if self.provenance is not None:
+            found[PROVENANCE] = self.provenance.model_dump(mode="json")
+        return found
+
+    def to_yaml(self) -> str:
+        """The text of `best.yaml`. Numbers are written so that they are read back exactly."""
+        text = self.config.to_yaml()
+        if self.provenance is None:
+            return text
+        block = {PROVENANCE: self.provenance.model_dump(mode="json")}
+        return text + yaml.safe_dump(block, sort_keys=False, default_flow_style=False, width=110)
+
+    def write(self, path: Path) -> None:
+        """Write `best.yaml` whole or not at all. Raises StorageError."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_text(self.to_yaml(), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def best_of(engine: Engine, study: str) -> Best:
+    """The best complete trial of a study. Raises StudyNotFound when there is none."""
+    return describe(read_study(engine, study), read_best(engine, study))
+
+
+def describe(info: StudyInfo, row: Row) -> Best:
+    """A complete trial as `best.yaml`. Raises StorageError when its record lacks the kept figures."""
+    record = row.record
+    if record is None or record.kept is None or row.value is None:
+        raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
+    provenance = Provenance(
+        study=info.name,
+        uid=info.uid,
+        trial=row.number,
+        trial_uid=record.uid,
+        metric=info.metric,
+        value=row.value,
+        val_accuracy=record.kept.figures["val_accuracy"],
+        epoch=record.kept.epoch,
+        epochs=record.epochs,
+        figures=dict(record.kept.figures),
+        versions={name: str(version) for name, version in info.versions.items()},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Best(record.config, provenance)
+
+
+def load_best(path: Path) -> Best:
+    """Read `best.yaml`, or a bare configuration. Raises ConfigError with one line for each mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected YAML text in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); try: regtune best STUDY -o {path}"
+        ) from None
+    return parse_best(text, str(path))
+
+
+def parse_best(text: str, source: str = "best.yaml") -> Best:
+    """The same from text; `source` leads each line of an error."""
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{source}: not YAML: {first_line}") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: expected a configuration, as `regtune best STUDY` prints it")
+    rest = {key: value for key, value in values.items() if key != PROVENANCE}
+    return Best(TrialConfig.from_dict(rest, source), _provenance(values.get(PROVENANCE), source))
+
+
+def _provenance(values: Any, source: str) -> Provenance | None:
+    if values is None:
+        return None
+    try:
+        return Provenance.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {PROVENANCE}.{line}" for line in explain(error))) from None

@@ -1,0 +1,70 @@
+"""The command line: parses, calls, renders. `main` is the console script.
+
+Nothing heavy is imported before a verb runs, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from regtune.cli import keep, look, run, setup, use
+from regtune.cli.terminal import INTERRUPTED, show_error
+from regtune.errors import RegtuneError
+
+BROKEN_PIPE = 141
+
+app = typer.Typer(
+    name="regtune",
+    help="Find the regularization that makes a network generalize.",
+    epilog="Start with: regtune sweep sweeps/quickstart.yaml",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (run, look, use, keep, setup):
+    group.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from regtune import __version__
+
+        typer.echo(f"regtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _regtune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find the regularization that makes a network generalize."""
+
+
+def main() -> None:
+    """Run and exit: 0, 1 for what failed, 2 for what was typed wrong, 130 when interrupted."""
+    code = 0
+    try:
+        app()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except RegtuneError as error:
+        show_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    if code == BROKEN_PIPE:  # Python flushes once more at its end, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)

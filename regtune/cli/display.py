@@ -1,0 +1,181 @@
+"""Who shows a sweep while it runs: live on a terminal, elsewhere a line for each finished trial, or nobody.
+
+All three are progress.Observer. They are called from the coordinator's loop and only note what they are
+told, or print one line; Rich's own thread draws, at most four times a second. A terminal that has gone away
+is no reason for a sweep to end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from regtune.cli.drawing import MARKS, metric_text, percent, reason, sweep_view
+from regtune.cli.terminal import console
+from regtune.progress import FinishedTrial, Progress
+
+REDRAWS_A_SECOND = 4
+STOPPING = "stopping at the end of this epoch; Ctrl-C again ends at once"
+
+
+class Display(Protocol):
+    """An Observer that is opened and closed around a sweep, and can be told that it is being stopped."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
+    def note(self, message: str) -> None: ...
+    def stopping(self) -> None:
+        """Called from a signal handler: must neither wait nor take a lock."""
+
+
+def choose(*, quiet: bool) -> Display:
+    """The display for where standard error goes."""
+    if quiet:
+        return QuietDisplay()
+    err = console(sys.stderr)
+    return LiveDisplay(err) if err.is_terminal and not err.is_dumb_terminal else LineDisplay(err)
+
+
+class QuietDisplay:
+    """Shows nothing but what may need attention."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing to show."""
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        """Nothing to show."""
+
+    def note(self, message: str) -> None:
+        """Nothing to show."""
+
+    def stopping(self) -> None:
+        """Nothing to show."""
+
+
+class LineDisplay(QuietDisplay):
+    """One line for each finished trial."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        """Print the trial's line."""
+        self._print(finished_line(trial, progress))
+
+    def note(self, message: str) -> None:
+        """Print the note."""
+        self._print(message)
+
+    def stopping(self) -> None:
+        """Say so past Python's buffers: a signal may arrive in the middle of a print."""
+        try:
+            os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
+        except (OSError, ValueError):
+            return
+
+    def _print(self, text: str) -> None:
+        try:
+            self._out.print(text, soft_wrap=True)
+        except OSError:  # the terminal is gone; the sweep goes on
+            self._out = Console(quiet=True)
+
+
+class LiveDisplay(QuietDisplay):
+    """The sweep as it stands, redrawn in place; gone when it is closed."""
+
+    def __init__(self, out: Console, *, recent: int = 3) -> None:
+        self._out = out
+        self._progress: Progress | None = None
+        self._at = time.monotonic()
+        self._recent: deque[FinishedTrial] = deque(maxlen=recent)
+        self._notice = ""
+        self._live = Live(
+            console=out,
+            get_renderable=self.view,
+            refresh_per_second=REDRAWS_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._live.stop()
+        except OSError:  # the terminal is gone
+            return
+
+    def view(self) -> RenderableType:
+        """What is drawn now."""
+        if self._progress is None:
+            return Text("starting workers", style="dim")
+        return sweep_view(
+            self._progress,
+            tuple(self._recent),
+            width=self._out.width,
+            height=self._out.height,
+            seconds_since=time.monotonic() - self._at,
+            notice=self._notice,
+        )
+
+    def progress(self, progress: Progress) -> None:
+        """Keep it for the next redraw."""
+        self._progress, self._at = progress, time.monotonic()
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        """Keep it for the next redraw."""
+        self._recent.append(trial)
+        self.progress(progress)
+
+    def note(self, message: str) -> None:
+        """Print the note above the drawing."""
+        try:
+            self._out.print(Text(message, style="dim"))
+        except OSError:  # the terminal is gone
+            return
+
+    def stopping(self) -> None:
+        """Show it at the next redraw."""
+        self._notice = STOPPING
+
+
+def finished_line(trial: FinishedTrial, progress: Progress) -> str:
+    """A finished trial in one line."""
+    of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
+    if trial.state == "COMPLETE":
+        figures = f"{progress.metric} {metric_text(trial.value)}, accuracy {percent(trial.accuracy)}"
+    elif trial.state == "PRUNED":
+        figures = "pruned"
+    else:
+        figures = f"failed: {reason(trial.end_reason, trial.message)}"
+    best = " (best so far)" if progress.best is not None and progress.best.number == trial.number else ""
+    techniques = f"control: {trial.mix}" if trial.control else trial.mix
+    return (
+        f"[{of}] {MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
+        f"{trial.epochs} epochs in {trial.seconds:.1f} s; {techniques}{best}"
+    )

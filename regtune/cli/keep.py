@@ -1,0 +1,53 @@
+"""The verbs that clean up: delete, gc."""
+
+from __future__ import annotations
+
+import typer
+
+from regtune.cli.terminal import (
+    HomeOption,
+    QuietOption,
+    StudyArgument,
+    YesOption,
+    confirm,
+    opened,
+    say,
+    settings_of,
+)
+
+PANEL = "Clean up"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (delete, gc):
+        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+
+
+def delete(
+    study: StudyArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
+) -> None:
+    """Delete a study: its trials, its MLflow runs and its artifacts."""
+    from regtune.cleanup import delete_study
+    from regtune.leaderboard import read_study
+
+    settings = settings_of(home)
+    with opened(settings) as engine:
+        info = read_study(engine, study)
+    count = sum(info.counts.values())
+    confirm(f"Delete {study} with {count} trials, their MLflow runs and artifacts?", yes)
+    done = delete_study(settings, study)
+    say(f"Deleted {study}: {done}.", quiet)
+
+
+def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
+    """Remove artifacts and MLflow runs that no study refers to."""
+    from regtune.cleanup import collect_garbage, find_garbage
+
+    settings = settings_of(home)
+    found = find_garbage(settings)
+    if not found:
+        say("Nothing to remove.", quiet)
+        return
+    confirm(f"Remove {found}?", yes)
+    say(f"Removed {collect_garbage(settings, found)}.", quiet)

@@ -1,0 +1,115 @@
+"""The verbs that look: board, show, studies, ui."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import Annotated
+
+import typer
+
+from regtune.cli.terminal import (
+    HomeOption,
+    JsonOption,
+    StudyArgument,
+    console,
+    opened,
+    say,
+    settings_of,
+    show,
+    show_json,
+)
+
+PANEL = "Look"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (board, show_, studies, ui):
+        app.command(verb.__name__.rstrip("_"), rich_help_panel=PANEL)(verb)
+
+
+def board(
+    study: StudyArgument,
+    *,
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Any column or parameter; -COLUMN turns the order round.")
+    ] = "rank",
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N rows.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in full precision.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """The leaderboard: every trial, the best first."""
+    from regtune.leaderboard import parameter_names, read_board, read_study
+
+    with opened(settings_of(home)) as engine:
+        info = read_study(engine, study)
+        rows = read_board(engine, study, sort, limit)
+    names = parameter_names(rows)
+    cells = [row.cells(info.metric, names) for row in rows]
+    if as_json:
+        show_json(cells)
+    elif as_csv:
+        from regtune.leaderboard import columns
+
+        writer = csv.DictWriter(sys.stdout, columns(info.metric, names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
+    else:
+        from regtune.cli.tables import board_table
+
+        show(board_table(info, rows, names, console().width))
+        if not rows:
+            say("no trial yet")
+
+
+def show_(
+    study: StudyArgument,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="[TRIAL]", help="A trial's number.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """A study; or one trial with its learning curve, and how and why it ended."""
+    from regtune.cli.tables import study_view, trial_view
+    from regtune.leaderboard import read_board, read_study, read_trial
+
+    width = console().width
+    with opened(settings_of(home)) as engine:
+        info = read_study(engine, study)
+        if trial is not None:
+            row = read_trial(engine, study, trial)
+            show_json(row.to_json()) if as_json else show(trial_view(info, row, width))
+            return
+        rows = read_board(engine, study)
+    best = next((row for row in rows if row.rank == 1), None)
+    controls = [row for row in rows if row.control]
+    if as_json:
+        show_json(info.to_json() | {"best": best.number if best else None})
+    else:
+        show(study_view(info, best, controls, width))
+
+
+def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """All studies here."""
+    from regtune.leaderboard import list_studies
+
+    with opened(settings_of(home)) as engine:
+        found = list_studies(engine)
+    if as_json:
+        show_json([summary.to_json() for summary in found])
+        return
+    from regtune.cli.tables import studies_table
+
+    show(studies_table(found, console().width))
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    browser: Annotated[bool, typer.Option(help="Open a browser where there is one.")] = True,
+    home: HomeOption = None,
+) -> None:
+    """The MLflow UI over the runs here; Ctrl-C ends it."""
+    from regtune.tracking.server import serve_ui
+
+    serve_ui(settings_of(home), port=port, open_browser=browser)

@@ -1,0 +1,262 @@
+"""The verbs that sweep: sweep, plan, watch, stop, enqueue."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regtune.cli.terminal import (
+    INTERRUPTED,
+    FileArgument,
+    HomeOption,
+    JsonOption,
+    QuietOption,
+    SetOption,
+    StudyArgument,
+    console,
+    opened,
+    say,
+    settings_of,
+    show,
+    show_json,
+)
+
+if TYPE_CHECKING:
+    from regtune.cli.display import Display
+    from regtune.settings import Settings
+    from regtune.spec import SweepSpec
+    from regtune.sweep import SweepOutcome
+
+PANEL = "Sweep"
+WATCH_SECONDS = 0.5
+TOP = 10
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name the study otherwise than the file.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (sweep, plan, watch, stop, enqueue):
+        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+
+
+def sweep(
+    file: FileArgument,
+    *,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, metavar="N", help="Worker processes; one per core by default."),
+    ] = None,
+    assignments: SetOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Set an earlier study of this name aside; begin anew.")
+    ] = False,
+    name: NameOption = None,
+    from_study: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STUDY", help="Try the best configurations of this study first."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run a study, or go on with it."""
+    spec = _load(file, assignments, name, quiet)
+    settings = settings_of(home, workers=workers)
+    if dry_run:
+        _show_plan(spec, settings, as_json=False)
+        return
+    from regtune.cli.display import choose
+    from regtune.sweep import run_sweep
+
+    asked = threading.Event()
+    again = _again(file, assignments, name, home)
+    try:
+        with choose(quiet=quiet) as display, _stopping(asked, display):
+            outcome = run_sweep(
+                spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
+            )
+    except KeyboardInterrupt:
+        say(f"Ended at once; what was recorded is kept. Go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    _show_outcome(outcome, settings, quiet)
+    if outcome.stopped:
+        say(f"Stopped; everything is recorded. Go on with: {again}")
+        raise typer.Exit(INTERRUPTED)
+
+
+def plan(
+    file: FileArgument,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """What a sweep would try, how long it takes, and what it writes."""
+    spec = _load(file, assignments, name, quiet=as_json)
+    _show_plan(spec, settings_of(home), as_json)
+
+
+def watch(
+    study: StudyArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one snapshot as JSON.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Look at a running study from another terminal; Ctrl-C ends the looking only."""
+    from regtune.cli.display import choose
+    from regtune.leaderboard import read_progress
+    from regtune.watching import follow
+
+    settings = settings_of(home)
+    with opened(settings) as engine:
+        if as_json:
+            from dataclasses import asdict
+
+            show_json(asdict(read_progress(engine, study)))
+            return
+        try:
+            with choose(quiet=False) as display:
+                follow(settings, engine, study, display, wait=lambda: time.sleep(WATCH_SECONDS))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    say(f"Nobody runs {study} now.")
+    _show_board(settings, study)
+
+
+def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
+    """Ask a running study to stop at the end of the epoch."""
+    from regtune.study import holder, request
+
+    settings = settings_of(home)
+    request(settings, study, "stop", {})
+    who = holder(settings, study)
+    say(f"Asked {who} to stop {study}." if who else f"Nobody runs {study}.", quiet)
+
+
+def enqueue(
+    study: StudyArgument,
+    assignments: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE...", help="Searched parameters, for example dropout=0.3."),
+    ],
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Ask for one configuration to be tried."""
+    from regtune.leaderboard import read_study
+    from regtune.space import Space
+    from regtune.spec import SweepSpec
+    from regtune.study import holder, request
+
+    settings = settings_of(home)
+    with opened(settings) as engine:
+        info = read_study(engine, study)
+    parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
+    request(settings, study, "enqueue", parameters)
+    shown = ", ".join(f"{key}={value}" for key, value in parameters.items())
+    later = "" if holder(settings, study) else "; it is tried when the study goes on"
+    say(f"Asked for {shown}{later}.", quiet)
+
+
+def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:
+    from regtune.spec import SweepSpec
+
+    spec = SweepSpec.load(file, assignments or (), name)
+    for warning in spec.warnings:
+        say(f"note: {warning}", quiet)
+    return spec
+
+
+def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool) -> None:
+    from regtune.cli.tables import plan_view
+    from regtune.plan import make_plan
+
+    found = make_plan(spec, settings)
+    show_json(found.to_json()) if as_json else show(plan_view(found, console().width))
+
+
+def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
+    from regtune.cli.drawing import span
+    from regtune.cli.tables import comparison_text
+    from regtune.leaderboard import compare, read_board, read_study
+
+    with opened(settings) as engine:
+        info, rows = read_study(engine, outcome.study), read_board(engine, outcome.study)
+    _show_board(settings, outcome.study)
+    found = compare(info, rows)
+    if found is not None:
+        show("", comparison_text(info, found), "")
+    counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
+    reason = f" ({outcome.reason})" if outcome.reason and not outcome.stopped else ""
+    say(f"{counts} in {span(outcome.seconds)}, {outcome.trial_epochs} epochs{reason}", quiet)
+    if outcome.unwritten:
+        say(f"MLflow lacks {outcome.unwritten} trials; they are written when the study goes on.", quiet)
+    if settings.mlflow_uri.startswith("http"):
+        say(f"compare the runs:  {settings.mlflow_uri}", quiet)
+    else:
+        say("compare the runs:  regtune ui", quiet)
+    if found is not None:
+        say(f"keep the best:     regtune best {_quoted(outcome.study)} -o best.yaml", quiet)
+
+
+def _show_board(settings: Settings, study: str) -> None:
+    from regtune.cli.tables import board_table
+    from regtune.leaderboard import parameter_names, read_board, read_study, top_and_controls
+
+    with opened(settings) as engine:
+        info, rows = read_study(engine, study), read_board(engine, study)
+    shown = top_and_controls(rows, TOP)
+    show("", board_table(info, shown, parameter_names(rows), console().width))
+    if len(shown) < len(rows):
+        say(f"{len(rows) - len(shown)} more trials: regtune board {_quoted(study)}")
+
+
+def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:
+    words = ["regtune", "sweep", str(file)]
+    for assignment in assignments or ():
+        words += ["--set", assignment]
+    if name is not None:
+        words += ["--name", name]
+    if home is not None:
+        words += ["--home", str(home)]
+    import shlex
+
+    return shlex.join(words)
+
+
+def _quoted(study: str) -> str:
+    import shlex
+
+    return shlex.quote(study)
+
+
+@contextmanager
+def _stopping(asked: threading.Event, display: Display) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop at the epoch's end, the second ends at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        display.stopping()
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32":
+        signals.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

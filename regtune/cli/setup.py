@@ -1,0 +1,87 @@
+"""The verbs that set up: data, doctor, schema."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from regtune.cli.terminal import HomeOption, JsonOption, QuietOption, say, settings_of, show, show_json
+
+PANEL = "Set up"
+DATASETS = ["mnist", "mnist-5k", "fashion-mnist"]
+
+data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Data sets: which are here, fetch and check them."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    app.add_typer(data, name="data", rich_help_panel=PANEL)
+    for verb in (doctor, schema):
+        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+
+
+def _names(incomplete: str) -> list[str]:
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+@data.command("list")
+def list_(as_json: JsonOption = False) -> None:
+    """Data sets by name, and where they lie."""
+    from regtune.cli.tables import datasets_table
+    from regtune.inventory import list_datasets
+
+    found = list_datasets(settings_of(None).data_dir)
+    show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
+
+
+@data.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="mnist or fashion-mnist.", autocompletion=_names)
+    ],
+    quiet: QuietOption = False,
+) -> None:
+    """Download a data set once, through Keras."""
+    from regtune.data import fetch as download
+
+    say(f"fetching {name}", quiet)
+    say(f"{name}: {download(name)}", quiet)
+
+
+@data.command()
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A name or a .npz; all by default.", autocompletion=_names),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read data sets in full and check shapes, labels and digests."""
+    from regtune.cli.tables import datasets_table
+    from regtune.inventory import verify_datasets
+
+    found = verify_datasets(settings_of(None).data_dir, name)
+    show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
+    if any(entry.problem for entry in found):
+        raise typer.Exit(1)
+
+
+def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Check this machine: what is here, what works, what to mend."""
+    from regtune.cli.tables import checks_view
+    from regtune.doctor import examine
+
+    found = examine(settings_of(home))
+    show_json([check.to_json() for check in found]) if as_json else show(checks_view(found))
+    if any(check.status == "mend" for check in found):
+        raise typer.Exit(1)
+
+
+def schema() -> None:
+    """The JSON Schema of the sweep file, for editors."""
+    from regtune.spec import json_schema
+
+    show_json(json_schema())

@@ -1,0 +1,158 @@
+"""What every verb shares: the two consoles, options, completion, and how results and errors are said.
+
+Results go to standard output, everything else to standard error. There is colour and live drawing on a
+terminal only, no colour when NO_COLOR is set; a pipe gets tables in their full width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from regtune.errors import RegtuneError
+    from regtune.settings import Settings
+
+PIPE_WIDTH = 1000
+INTERRUPTED = 130
+
+
+def _study_names(incomplete: str) -> list[str]:
+    from regtune.errors import RegtuneError
+    from regtune.leaderboard import list_studies
+
+    try:
+        with opened(settings_of(None)) as engine:
+            names = [summary.info.name for summary in list_studies(engine)]
+    except RegtuneError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _sweep_files(incomplete: str) -> list[str]:
+    folders = (
+        {Path(incomplete).parent, Path("sweeps")} if "/" not in incomplete else {Path(incomplete).parent}
+    )
+    found = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
+    return sorted(
+        path for path in found if path.startswith(incomplete) or Path(path).name.startswith(incomplete)
+    )
+
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="The study's name; `regtune studies` lists them.", autocompletion=_study_names
+    ),
+]
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The sweep file.", autocompletion=_sweep_files)
+]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", metavar="FOLDER", help="Folder of databases and artifacts; else REGTUNE_HOME, else mlruns."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file; may be repeated."),
+]
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console on `stream`, by default standard output: as wide as the terminal, in a pipe as need be."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PIPE_WIDTH)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print a result."""
+    out = console()
+    for renderable in renderables:
+        out.print(renderable, soft_wrap=isinstance(renderable, str) and not out.is_terminal)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """Print something that is not a result."""
+    if not quiet:
+        console(sys.stderr).print(message, soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print JSON: one object, indented, non-finite numbers as null."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_error(error: RegtuneError) -> None:
+    """Print what went wrong: in full, without a traceback."""
+    err = console(sys.stderr)
+    lines = str(error).splitlines() or [type(error).__name__]
+    if err.is_terminal:
+        text = Text("error ", style="bold red")
+        text.append(lines[0], style="default not bold")
+        err.print(text, soft_wrap=True)
+        for line in lines[1:]:
+            err.print(Text(line), soft_wrap=True)
+        return
+    err.print("\n".join((f"error: {lines[0]}", *lines[1:])), soft_wrap=True)
+
+
+def settings_of(home: Path | None, **flags: Any) -> Settings:
+    """Settings with the verb's flags on top."""
+    from regtune.settings import load_settings
+
+    return load_settings(home=home, **flags)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Engine]:
+    """The studies' database, for reading."""
+    from regtune.storage import open_engine
+
+    engine = open_engine(settings.storage_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on only after a yes. Raises typer.Exit, and InputError where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        from regtune.errors import InputError
+
+        raise InputError(f"{question} Nobody can be asked here; add --yes")
+    if not typer.confirm(question, err=True):
+        say("Nothing was changed.")
+        raise typer.Exit(1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return str(value)

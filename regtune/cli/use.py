@@ -1,0 +1,80 @@
+"""The verbs that use what a sweep found: best, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regtune.cli.terminal import (
+    HomeOption,
+    JsonOption,
+    QuietOption,
+    StudyArgument,
+    opened,
+    say,
+    settings_of,
+    show,
+    show_json,
+)
+
+PANEL = "Use"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (best, train):
+        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+
+
+def best(
+    study: StudyArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write it to a file; else it is printed."),
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """The best configuration, complete: `regtune train` trains exactly that again."""
+    from regtune.best import best_of
+
+    with opened(settings_of(home)) as engine:
+        found = best_of(engine, study)
+    if as_json:
+        show_json(found.to_dict())
+    elif output is None:
+        typer.echo(found.to_yaml(), nl=False)
+    else:
+        found.write(output)
+        say(f"Wrote {output}. Train it again with: regtune train {output}")
+
+
+def train(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `regtune best -o` wrote, or a config.yaml.")
+    ],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Train a configuration again, log it, and compare its figures with the recorded ones."""
+    from regtune.best import load_best
+    from regtune.cli.tables import retrained_view
+    from regtune.retrain import retrain
+
+    found = load_best(file)
+    say(f"training {found.config.mix} on {found.config.data.name}", quiet)
+    result = retrain(
+        found,
+        settings_of(home),
+        on_epoch=lambda epoch, figures: say(
+            f"epoch {epoch}: val_cross_entropy {figures['val_cross_entropy']:.4f}, "
+            f"val_accuracy {figures['val_accuracy']:.4f}",
+            quiet,
+        ),
+    )
+    show_json(result.to_json()) if as_json else show(retrained_view(result))
+    if result.differences:
+        raise typer.Exit(1)

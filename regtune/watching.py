@@ -1,0 +1,39 @@
+"""Following a study from another process, through its database alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from regtune.leaderboard import finished_trial, read_board, read_progress, read_rows
+from regtune.progress import Observer
+from regtune.settings import Settings
+from regtune.study import holder
+
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+def follow(
+    settings: Settings, engine: Engine, study: str, observer: Observer, wait: Callable[[], None]
+) -> None:
+    """Tell `observer` what happens in `study` until nobody runs it. `wait` is called between two looks.
+
+    Trials that had ended before are not told. Raises StudyNotFound, StorageError.
+    """
+    known = _ended(engine, study)
+    while True:
+        running = holder(settings, study) is not None
+        progress = read_progress(engine, study)
+        observer.progress(progress)
+        now = _ended(engine, study)
+        for row in read_rows(engine, study, now - known):
+            observer.finished(finished_trial(row), progress)
+        known = now
+        if not running:
+            return
+        wait()
+
+
+def _ended(engine: Engine, study: str) -> set[int]:
+    return {row.number for row in read_board(engine, study, limit=None) if row.state in ENDED}
