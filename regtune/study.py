@@ -28,7 +28,9 @@ from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StudyBusy, StudyNotFound
 from regtune.record import (
     BUDGET,
+    CREATED,
     DATA,
+    DESCRIPTION,
     ORIGIN,
     RECORD,
     REQUEST,
@@ -176,7 +178,14 @@ class Study:
     @classmethod
     def _begin(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec, path: Path) -> Study:
         study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
-        found = {SPEC: spec.identity(), BUDGET: _budget(spec), VERSIONS: versions(), STUDY_UID: uuid.uuid4().hex}
+        found = {
+            SPEC: spec.identity(),
+            BUDGET: _budget(spec),
+            DESCRIPTION: spec.description,
+            VERSIONS: versions(),
+            CREATED: now_ms(),
+            STUDY_UID: uuid.uuid4().hex,
+        }
         for key, value in found.items():  # the uid last: without it the study has not begun
             study.set_user_attr(key, value)
         return cls(storage, study, path)

@@ -82,6 +82,7 @@ def run_sweep(
     fresh: bool = False,
     from_study: str | None = None,
     stop: threading.Event | None = None,
+    executor: Executor | None = None,
 ) -> SweepOutcome:
     """Run the study of `spec`, or go on with it, until its budget is used.
 
@@ -93,6 +94,8 @@ def run_sweep(
         fresh: set an earlier study of the same name aside and begin anew.
         from_study: enqueue the best configurations of this study first.
         stop: when set, every running trial ends at its epoch's end and goes back into the queue.
+        executor: where to train; by default `workers` processes that end with the sweep. One that is given is left
+            running, idle, unless the sweep breaks off.
 
     Returns:
         How it ended; `outcome.best` is the best trial's number.
@@ -121,14 +124,14 @@ def run_sweep(
         }
         study = Study.open(settings, spec, fresh=fresh)
         study.check_data(facts)
-        executor = LocalExecutor(count, settings.data_dir)
+        trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
         try:
             tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, StudyFacts.of(study.name, study.attributes))
             coordinator = Coordinator(
                 spec,
                 study,
-                executor,
+                trainer,
                 tracker,
                 observer or _Silent(),
                 stop or threading.Event(),
@@ -138,7 +141,8 @@ def run_sweep(
             coordinator.prepare(_earlier(settings, from_study))
             return coordinator.run()
         finally:
-            executor.close()
+            if executor is None:
+                trainer.close()
             if tracker is not None:
                 tracker.close(timeout_seconds=2.0)
 
@@ -384,7 +388,7 @@ class Coordinator:
                 l2_norm=result.l2_norm,
             )
             running.record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
-        message = f"the loss became non-finite in epoch {running.epoch}" if result.end == "non_finite" else None
+        message = f"the loss became non-finite in epoch {running.epoch + 1}" if result.end == "non_finite" else None
         self._finish(running, result.end, message)
 
     def _finish(self, running: _Running, reason: EndReason, message: str | None) -> None:

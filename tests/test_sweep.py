@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.errors import DataError, SpecChanged, StudyBusy, StudyNotFound, TooManyFailures
+from regtune.executors.local import LocalExecutor
 from regtune.progress import FinishedTrial, Progress
 from regtune.record import TrialRecord
 from regtune.settings import Settings, load_settings
@@ -68,9 +70,22 @@ class Watching:
         self.notes.append(message)
 
 
+WARM: list[LocalExecutor] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_worker() -> Iterator[None]:
+    """One worker for all sweeps of this file that do not ask for their own."""
+    WARM.append(LocalExecutor(1))
+    yield
+    WARM.pop().close()
+
+
 def run(**changes: Any) -> SweepOutcome:
     names = ("observer", "stop", "fresh", "from_study", "workers")
-    options = {"workers": 1, **{key: changes.pop(key) for key in names if key in changes}}
+    options = {key: changes.pop(key) for key in names if key in changes}
+    if "workers" not in options:
+        options["executor"] = WARM[0]
     return run_sweep(spec(**changes), settings=load_settings(), **options)
 
 
@@ -286,11 +301,20 @@ def test_the_best_of_an_earlier_study_are_enqueued() -> None:
 def test_stop_ends_at_the_epoch_and_the_study_repeats_itself_when_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     monkeypatch.setenv("REGTUNE_HOME", "stopped")
-    for _ in range(20):
-        stop = threading.Event()
-        outcome = run(observer=Watching(lambda progress: any(t.epoch for t in progress.running) and not stop.set()), stop=stop)
-        if not outcome.stopped:
+    stops = 0
+    while True:
+        stop, done = threading.Event(), stops
+
+        def act(progress: Progress, stop: threading.Event = stop, done: int = done) -> bool:
+            if progress.finished < done or not any(trial.epoch for trial in progress.running):
+                return False
+            stop.set()
+            return True
+
+        if not run(observer=Watching(act), stop=stop).stopped:
             break
+        stops += 1
+    assert stops >= 4
     assert what_repeats("stopped") == what_repeats()
 
 
@@ -309,7 +333,13 @@ def coordinator(**changes: Any) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"controls": True, "run_cap": 12, "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2}}
+    changes = {
+        "controls": True,
+        "run_cap": 12,
+        "training": {"batch_size": 16, "max_epochs": 40},
+        "early_stopping": {"patience": 40},
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
+    }
     run(**changes)
     monkeypatch.setenv("REGTUNE_HOME", "killed")
     dice = random.Random(5)
@@ -317,7 +347,7 @@ def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(mo
     while True:
         process = coordinator(**changes)
         try:
-            _, errors = process.communicate(timeout=dice.uniform(1.5, 12.0) if kills < 8 else 120)
+            _, errors = process.communicate(timeout=dice.uniform(3.0, 12.0) if kills < 8 else 120)
         except subprocess.TimeoutExpired:
             children = psutil.Process(process.pid).children(recursive=True)
             process.kill()

@@ -90,7 +90,8 @@ def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
 def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
     name, text = type(error).__name__, str(error).strip()
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
-    line = next((line for line in text.splitlines() if line.strip()), "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last
     return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])
 
 
