@@ -1,16 +1,9 @@
-"""A worker: a process that is started once, imports TensorFlow once, and trains one trial after another.
-
-It is started with two inherited file descriptors: a connection to the coordinator, and the read end of a lifeline, a pipe
-whose write end only the coordinator holds. When the coordinator dies, whatever kills it, the lifeline closes and the
-worker ends at once, in the middle of an epoch if need be.
-"""
+"""A worker: a process that is started once, imports TensorFlow once, and trains one trial after another."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,13 +15,8 @@ from regtune.training.result import TrialResult, Verdict
 MODEL_FILE = "model.keras"
 
 
-def main(worker: int, connection_fd: int, lifeline_fd: int, data_dir: str) -> None:
+def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
     """Train what the coordinator sends until it closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(lifeline_fd,), daemon=True).start()
-    coordinator = Connection(connection_fd)
-
     from regtune.training import runtime
 
     runtime.configure()
@@ -42,7 +30,7 @@ def main(worker: int, connection_fd: int, lifeline_fd: int, data_dir: str) -> No
             return
         coordinator.send(TrialStarted(task.uid, worker))
         try:
-            result = _train(train, task, worker, coordinator, Path(data_dir) if data_dir else None)
+            result = _train(train, task, worker, coordinator, data_dir)
         except EOFError:
             return
         except MemoryError as error:
@@ -93,10 +81,3 @@ def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last
     return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])
-
-
-def _end_with(lifeline_fd: int) -> None:
-    os.read(lifeline_fd, 1)
-    os._exit(0)
-
-

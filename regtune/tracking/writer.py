@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from regtune.processes import Child
 from regtune.record import State, TrialRecord
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.store import check_uri, connect
@@ -29,6 +28,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 60.0
 RESTARTS = 3
 NICENESS = 5
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 STUDY = -1
 """Key of the study's own run among the trials' numbers."""
@@ -78,7 +78,7 @@ class TrackingWriter:
         self._given_up = False
         self._restarts = RESTARTS
         self._wake_in, self._wake_out = multiprocessing.Pipe(duplex=False)
-        self._process, self._link = self._start()
+        self._child = self._start()
         self._thread = threading.Thread(target=self._serve, name="tracking", daemon=True)
         self._thread.start()
 
@@ -119,10 +119,9 @@ class TrackingWriter:
         return self._experiment_id or None
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """The writing process."""
-        found: int | None = self._process.pid
-        return found
+        return self._child.pid
 
     def close(self, timeout_seconds: float) -> int:
         """Write what is left, for at most `timeout_seconds`, end the process, and return how many trials are unwritten."""
@@ -132,8 +131,7 @@ class TrackingWriter:
         self._thread.join(max(0.0, timeout_seconds))
         with self._lock:
             self._given_up = True
-        self._process.kill()
-        self._process.join()
+        self._child.kill()
         self._thread.join()
         return self.unwritten
 
@@ -152,35 +150,29 @@ class TrackingWriter:
             self._changed.set()
             self._wake_out.send_bytes(b".")
 
-    def _start(self) -> tuple[Any, Connection]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_main, args=(theirs, *self._arguments), name="regtune-tracking", daemon=True
-        )
-        process.start()
-        theirs.close()
-        return process, ours
+    def _start(self) -> Child:
+        return Child("regtune.tracking.writer", *self._arguments, environment=ONE_THREAD)
 
     # -- the thread that talks to the process
 
     def _serve(self) -> None:
         told_to_close = False
         while True:
-            ready = wait([self._wake_in, self._link])
+            link = self._child.connection
+            ready = wait([self._wake_in, link])
             try:
-                if self._link in ready:
-                    self._take(self._link.recv())
+                if link in ready:
+                    self._take(link.recv())
                 if self._wake_in in ready:
                     self._wake_in.recv_bytes()
                     self._changed.clear()
                 self._send()
                 if self._closing and not told_to_close:
-                    self._link.send(None)
+                    link.send(None)
                     told_to_close = True
             except (EOFError, OSError):
-                self._process.join()
-                if (told_to_close and self._process.exitcode == 0) or not self._restart():
+                how = self._child.bury()
+                if (told_to_close and how == "exit code 0") or not self._restart():
                     return
                 told_to_close = False
 
@@ -203,7 +195,7 @@ class TrackingWriter:
                 self._unsent.discard(key)
                 item = self._unwritten.get(key)
             if item is not None:
-                self._link.send((key, item))
+                self._child.connection.send((key, item))
 
     def _restart(self) -> bool:
         """After the process died by itself: another one, with all that is unwritten. Returns whether there is one."""
@@ -213,8 +205,7 @@ class TrackingWriter:
                 return False
             self._restarts -= 1
             self._unsent = set(self._unwritten)
-            self._link.close()
-            self._process, self._link = self._start()
+            self._child = self._start()
         self._wake()
         return True
 
@@ -222,16 +213,10 @@ class TrackingWriter:
 # -- the process
 
 
-def _main(link: Connection, uri: str, artifacts: Path, facts: StudyFacts) -> None:
-    """Read from `link` what is to be written and write it, until told to close or until the coordinator is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+def main(link: Connection, uri: str, artifacts: Path, facts: StudyFacts) -> None:
+    """Read from `link` what is to be written and write it, until told to close."""
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    sys.stdout = sys.stderr = Path(os.devnull).open(
-        "w"
-    )  # a display owns the terminal; what goes wrong is told by `status`
     inbox = _Inbox(link)
     threading.Thread(target=inbox.read, name="inbox", daemon=True).start()
     _Scribe(link, inbox, uri, artifacts, facts).run()
@@ -249,11 +234,7 @@ class _Inbox:
 
     def read(self) -> None:
         """Take in what is sent. Ends the process at once when the coordinator is gone: the study has it all."""
-        parent = multiprocessing.parent_process()
-        assert parent is not None
         while True:
-            if parent.sentinel in wait([self._link, parent.sentinel]):
-                os._exit(0)
             try:
                 message = self._link.recv()
             except (EOFError, OSError):

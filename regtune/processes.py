@@ -1,0 +1,96 @@
+"""Child processes that work for this one: workers and the tracking writer.
+
+They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the caller's
+main module is not run again in them, no helper process is left over, and what they are told is in no argument list.
+
+A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only the
+parent holds. Ctrl-C and a closed terminal are the parent's to decide about; a child does not hear them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+_LOG_BYTES = 4096
+
+
+class Child:
+    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot be started."""
+
+    def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
+        ours, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        code = f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=(theirs.fileno(), lifeline),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            )
+        except OSError:
+            os.close(self._lifeline)
+            self._log.close()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self.connection = Connection(ours.detach())
+        try:
+            self.connection.send(arguments)
+        except OSError:
+            pass  # it died at once: reading from the connection says so
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def bury(self) -> str:
+        """Wait for its end, free what it held, and say how it ended, with its last line if that was an error's."""
+        code = self._process.wait()
+        self.connection.close()
+        os.close(self._lifeline)
+        self._log.seek(max(0, os.fstat(self._log.fileno()).st_size - _LOG_BYTES))
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        self._log.close()
+        if code < 0:
+            return f"signal {signal.Signals(-code).name}"
+        return f"exit code {code}" + (f": {lines[-1][:300]}" if lines and code else "")
+
+
+def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
+    """The child's side: call `module.main` with the connection and the arguments that come first through it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline_fd,), name="lifeline", daemon=True).start()
+    connection = Connection(connection_fd)
+    try:
+        arguments = connection.recv()
+    except EOFError:
+        return
+    import_module(module).main(connection, *arguments)
+
+
+def _end_with(lifeline_fd: int) -> None:
+    os.read(lifeline_fd, 1)
+    os._exit(0)
