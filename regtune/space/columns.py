@@ -70,7 +70,7 @@ class Column:
             return CategoricalDistribution(self.points or ())
         low, high = (found.points[0], found.points[-1]) if found.points else (found.min, found.max)
         if self.target.kind == "whole":
-            step = 1 if found.log else int(found.q or 1)
+            step = 1 if found.log else int(found.step or 1)
             return IntDistribution(int(low), int(high), log=found.log, step=step)
         step_or_none = None if found.log or found.q is None else float(found.q)
         return FloatDistribution(float(low), float(high), log=found.log, step=step_or_none)
@@ -92,9 +92,9 @@ class Column:
     def show(self, sampled: Any) -> Value:
         """A value of Optuna's as it is shown: a multiple of `q` exactly."""
         found = self.parameter
-        if isinstance(found, Range) and found.steps is not None and found.q is not None:
+        if isinstance(found, Range) and found.steps is not None and found.step is not None:
             first, last = found.steps
-            return found.multiple(min(max(round(sampled / found.q), first), last))
+            return found.multiple(min(max(round(sampled / found.step), first), last))
         value: Value = sampled
         return value
 

@@ -161,7 +161,7 @@ def _outside(name: str, parameter: Categorical | Range, value: Any) -> str | Non
         return f"{name} is continuous, no single value of it recurs; {only}"
     if type(converted) not in (int, float) or converted not in parameter.points:
         first, last = parameter.points[0], parameter.points[-1]
-        return f"{name} goes from {first} to {last} by {parameter.q}, found {describe(value)}"
+        return f"{name} goes from {first} to {last} by {parameter.step}, found {describe(value)}"
     return None
 
 

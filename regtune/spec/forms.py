@@ -168,16 +168,14 @@ def _range(target: Target, given: Mapping[str, Any], name: str, extras: Mapping[
     ends: dict[str, Any] = {}
     for end in ("min", "max"):
         value = given.get(end)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             problems.append(
                 ((end,), "missing" if end not in given else f"expected a number, found {describe(value)}")
             )
         else:
             ends[end] = value
     step = given.get("q", 1 if name.startswith("q_") else None)
-    if step is not None and (
-        isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf
-    ):
+    if step is not None and not (_is_number(step) and 0 < step < math.inf):
         problems.append((("q",), f"expected a number above 0, found {describe(step)}"))
     if problems:
         raise RejectedError(*problems)
@@ -227,8 +225,8 @@ def _typed(
         if not (math.isfinite(value) and float(value).is_integer()):
             raise RejectedError(((end,), f"expected a whole number, found {describe(value)}"))
     ends = {end: int(value) for end, value in ends.items()}
-    if canonical == "q_uniform" and int(step) == 1:
-        canonical = "int_uniform"
+    if canonical == "int_uniform" or (canonical == "q_uniform" and step == 1):
+        return "int_uniform", ends, None
     return canonical, ends, int(step)
 
 
@@ -240,38 +238,28 @@ def _check_ends(
     target: Target, canonical: Distribution, ends: Mapping[str, Any], step: Any, exponents: bool
 ) -> None:
     low, high = ends["min"], ends["max"]
-    problems: list[Problem] = []
     if "log" in canonical and low <= 0:
-        raise RejectedError(
-            (("min",), f"expected more than 0 for {canonical}, found {describe(low)}; optional: true adds 0")
-        )
-    as_exponents = (
-        " (e to the power given; for the values themselves use log_uniform_values)" if exponents else ""
-    )
-    for end, value in ends.items():
-        if refusal := target.refusal(value):
-            problems.append(((end,), refusal + as_exponents))
+        what = f"expected more than 0 for {canonical}, found {describe(low)}; optional: true adds 0"
+        raise RejectedError((("min",), what))
+    hint = " (e to the power given; for the values themselves use log_uniform_values)" if exponents else ""
+    problems: list[Problem] = [
+        ((end,), refusal + hint) for end, value in ends.items() if (refusal := target.refusal(value))
+    ]
     if low >= high:
         what = f"expected more than min ({_shown(low)}), found {describe(high)}"
         problems.append((("max",), what + ("; for one value use value" if low == high else "")))
     if problems:
         raise RejectedError(*problems)
-    if step is not None:
-        first, last = Range(distribution=canonical, min=low, max=high, q=step).steps or (0, 0)
-        if last - first >= MAX_POINTS:
-            raise RejectedError(
-                (
-                    ("q",),
-                    f"expected at most {MAX_POINTS} multiples between min and max, found {last - first + 1}",
-                )
-            )
-        if last <= first:
-            raise RejectedError(
-                (
-                    ("q",),
-                    f"expected at least two multiples of {step} between {_shown(low)} and {_shown(high)}",
-                )
-            )
+    steps = Range(distribution=canonical, min=low, max=high, q=step).steps
+    if steps is None:
+        return
+    count = steps[1] - steps[0] + 1
+    if count > MAX_POINTS:
+        what = f"expected at most {MAX_POINTS} multiples between min and max, found {count}"
+        raise RejectedError((("q",), what))
+    if count < 2:
+        what = f"expected at least two multiples of {step} between {_shown(low)} and {_shown(high)}"
+        raise RejectedError((("q",), what))
 
 
 def _extras(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,6 +296,12 @@ def _extras(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
         "per_layer": given.get("per_layer", False),
         "when": conditions,
     }
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= 2**53
+    return isinstance(value, float)
 
 
 def _only(given: Mapping[str, Any], allowed: tuple[str, ...], kind: str) -> list[Problem]:

@@ -61,20 +61,25 @@ class Range(_Searched):
         return "log" in self.distribution
 
     @property
+    def step(self) -> float | int | None:
+        """What every value is a multiple of; None where the range is continuous."""
+        return 1 if self.distribution == "int_uniform" else self.q
+
+    @property
     def steps(self) -> tuple[int, int] | None:
-        """First and last multiple of `q` that lie in the range, as factors of `q`; None where it is
+        """First and last multiple of `step` that lie in the range, as factors; None where it is
         continuous."""
-        if self.q is None:
+        if self.step is None:
             return None
-        step = Decimal(str(self.q))
+        step = Decimal(str(self.step))
         first = (Decimal(str(self.min)) / step).to_integral_value("ROUND_CEILING")
         last = (Decimal(str(self.max)) / step).to_integral_value("ROUND_FLOOR")
         return int(first), int(last)
 
     def multiple(self, factor: int) -> float | int:
-        """``factor * q`` without the noise of binary fractions."""
-        found = Decimal(str(self.q)) * factor
-        return int(found) if isinstance(self.q, int) else float(found)
+        """``factor * step`` without the noise of binary fractions."""
+        found = Decimal(str(self.step)) * factor
+        return int(found) if isinstance(self.step, int) else float(found)
 
     @property
     def points(self) -> tuple[float | int, ...] | None:

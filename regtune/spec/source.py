@@ -56,7 +56,7 @@ class Source:
             self.label,
         )
         key = ".".join(str(part) for part in where)
-        return f"{place}: {key}: {what}" if key else f"{place}: {what}"
+        return f"{place}: {key}: {what}" if key and key != place else f"{place}: {what}"
 
     def set(self, assignment: str) -> None:
         """Apply one `--set key=value`; a dot in the key goes one level down, the value is YAML."""
@@ -177,12 +177,12 @@ class _Reader:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problem(where, key_node, "expected a word as key, found a group of values")
+                self._problem((*where, "?"), key_node, "expected a word as key, found a group of values")
                 continue
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key == "<<" and key_node.style is None:
-                self._problem(where, key_node, "merge keys (<<) are not read; write the keys out")
+                self._problem((*where, key), key_node, "merge keys are not read; write the keys out")
                 continue
             if key in found:
                 again = (
@@ -222,7 +222,7 @@ class _Reader:
         self.source.places[where] = self._place(node)
 
     def _problem(self, where: Where, node: yaml.Node, what: str) -> None:
-        self.source.places.setdefault(where, self._place(node))
+        self._mark(node, where)
         self.source.problems.append((where, what))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -256,12 +256,7 @@ class SweepSpec(Frozen):
 
     def differences(self, other_identity: Mapping[str, Any]) -> list[str]:
         """What has changed since `other_identity`, one line a key: ``method: tpe → random``."""
-        old, new = _flat(other_identity), _flat(self.identity())
-        return [
-            f"{key}: {_text(old.get(key))} → {_text(new.get(key))}"
-            for key in dict.fromkeys((*old, *new))
-            if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-        ]
+        return list(_differences(other_identity, self.identity(), ""))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SweepSpec) and self.to_dict() == other.to_dict()
@@ -270,18 +265,15 @@ class SweepSpec(Frozen):
         return hash(self.digest)
 
 
-_ABSENT = object()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key}: {_text(old)} → {_text(new)}"
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "nothing"
     return value if isinstance(value, str) else json.dumps(value)

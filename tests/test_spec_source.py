@@ -1,0 +1,189 @@
+"""The sweep file as text: YAML with lines, and everything that is no sweep file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regtune.errors import SpecError
+from regtune.spec import SweepSpec
+from regtune.spec.source import MAX_BYTES, parse, read
+
+
+def refusal(path: str | Path) -> str:
+    with pytest.raises(SpecError) as refused:
+        read(Path(path))
+    assert len(refused.value.problems) == 1
+    return refused.value.problems[0]
+
+
+def write(content: str | bytes, name: str = "s.yaml") -> Path:
+    path = Path(name)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("12", 12),
+        ("-12", -12),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("010", 10),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("none", "none"),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ('"1e-3"', "1e-3"),
+        ("'12'", "12"),
+        ("128-64", "128-64"),
+        ("1e999", "1e999"),
+        ("9" * 41, float("9" * 41)),
+    ],
+)
+def test_scalars_are_read_by_yaml_1_2(text, value):
+    found = parse(text, "x").values
+    assert (found, type(found)) == (value, type(value))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_that_python_writes_is_read_as_that_number(value):
+    assert parse(repr(value), "x").values == value
+
+
+def test_a_missing_file_a_folder_and_an_empty_file_are_one_line_each(tmp_path):
+    assert refusal("nowhere.yaml") == "nowhere.yaml: no such file"
+    assert refusal(".") == ".: expected a sweep file, found a folder"
+    assert refusal(write("")) == "s.yaml: the file is empty; expected keys such as parameters and run_cap"
+    assert refusal(write("# only a comment\n")) == refusal(write("---\n"))
+    assert refusal("a\0b") == "a\0b: cannot be read (embedded null byte)"
+
+
+def test_a_file_that_may_not_be_read_says_so():
+    path = write("run_cap: 1")
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root reads everything: a device that fails to be read stands in
+        assert refusal("/proc/self/mem") == "/proc/self/mem: cannot be read (Input/output error)"
+    else:
+        assert refusal(path) == "s.yaml: cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(("text", "found"), [("- 1\n- 2", "a list"), ("hello", '"hello"'), ("3", "3")])
+def test_a_file_must_have_keys(text, found):
+    assert refusal(write(text)) == f"s.yaml:1: expected keys such as parameters and run_cap, found {found}"
+
+
+def test_a_file_of_another_encoding_is_refused_with_the_line_and_the_byte():
+    assert refusal(write("name: a\ndescription: caf\xe9".encode("latin-1"))) == (
+        "s.yaml:2: expected UTF-8 text, found the byte 0xe9"
+    )
+    assert refusal(write("name: a".encode("utf-16"))).startswith(
+        "s.yaml:1: expected UTF-8 text, found the byte 0xff"
+    )
+
+
+def test_a_byte_order_mark_is_no_mistake():
+    assert read(write(b"\xef\xbb\xbfrun_cap: 1")).values == {"run_cap": 1}
+
+
+def test_a_file_that_is_too_large_is_not_parsed():
+    assert refusal(write(b"#" * (MAX_BYTES + 1))) == "s.yaml: larger than 1 MiB; expected a sweep file"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: b: c", "s.yaml:1: not YAML: mapping values are not allowed here"),
+        ("a: 1\nb: [1, 2", "s.yaml:2: not YAML: "),
+        (
+            "a: 1\n\tb: 2",
+            "s.yaml:2: not YAML: found character '\\t' that cannot start any token; indent with spaces, "
+            "not tabs",
+        ),
+        ("a: 1\n---\nb: 2", "s.yaml:2: not YAML: but found another document"),
+        ("a: *nowhere", "s.yaml:1: not YAML: found undefined alias 'nowhere'"),
+        ("a: \x07", "s.yaml: not YAML: unacceptable character"),
+        ("[" * 3000, "s.yaml: not YAML: nested too deeply"),
+    ],
+)
+def test_what_is_not_yaml_is_one_line_with_its_place(text, problem):
+    assert refusal(write(text)).startswith(problem)
+
+
+def test_an_alias_bomb_is_refused_before_it_goes_off():
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{chr(97 + n)}: &{chr(97 + n)} [{', '.join(['*' + chr(96 + n)] * 9)}]\n" for n in range(1, 20)
+    )
+    assert "more than 20000 values, aliases counted where they are used" in refusal(write(bomb))
+
+
+def test_an_alias_of_itself_is_refused():
+    assert "nested deeper than 32 levels" in refusal(write("a: &a [*a]"))
+
+
+def test_an_alias_may_repeat_a_few_values():
+    text = "run_cap: 5\nparameters:\n  l1: &strength {min: 0.0, max: 0.1}\n  l2: *strength\n"
+    spec = SweepSpec.load(write(text))
+    assert spec.parameters["l1"] == spec.parameters["l2"]
+
+
+def problems_of(text: str) -> list[str]:
+    with pytest.raises(SpecError) as refused:
+        SweepSpec.load(write(text))
+    return list(refused.value.problems)
+
+
+GOOD = "run_cap: 5\nparameters: {dropout: {values: [0, 0.1]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed: 1\nseed: 2\n", "s.yaml:2: seed: given twice, on line 1 and on line 2; expected one"),
+        (
+            "training: {batch_size: 1, batch_size: 2}\n",
+            "s.yaml:1: training.batch_size: given twice, on line 1 and on line 1; expected one",
+        ),
+        (
+            "seed: !!python/object/apply:os.system [true]\n",
+            "s.yaml:1: seed: expected a value without a YAML tag, found "
+            "the tag 'python/object/apply:os.system'",
+        ),
+        ("seed: !!str 5\n", "s.yaml:1: seed: expected a value without a YAML tag, found the tag 'str'"),
+        ("seed: !mine 5\n", "s.yaml:1: seed: expected a value without a YAML tag, found the tag '!mine'"),
+        (
+            "training: !!set {a}\n",
+            "s.yaml:1: training: expected a value without a YAML tag, found the tag 'set'",
+        ),
+        ("seed: .nan\n", "s.yaml:1: seed: expected a finite number, found .nan"),
+        ("seed: -.INF\n", "s.yaml:1: seed: expected a finite number, found -.INF"),
+        ("? [a, b]\n: 1\n", "s.yaml:1: ?: expected a word as key, found a group of values"),
+        ("<<: {seed: 1}\n", "s.yaml:1: <<: merge keys are not read; write the keys out"),
+    ],
+)
+def test_what_yaml_allows_and_a_sweep_does_not_is_refused_with_its_line(text, problem):
+    assert problem in problems_of(text + GOOD)
+
+
+@given(st.text(max_size=200))
+def test_no_text_does_more_than_be_refused_or_read(text):
+    try:
+        parse(text, "x")
+    except SpecError as error:
+        assert error.problems[0].startswith("x: ")
