@@ -1,7 +1,9 @@
-"""`build_model(config)`: the network of a configuration, as a plain `keras.Sequential` that every Keras can load.
+"""`build_model(config)`: the network of a configuration, as a plain `keras.Sequential` that every Keras can
+load.
 
-For each hidden layer: Dense, [batch norm], activation, [batch norm], [Dropout]; then Dense with softmax. Everything
-random is seeded by `config.seed`: the initial weights (Glorot and Bengio 2010, uniform; biases 0) and the dropout masks.
+For each hidden layer: Dense, [batch norm], activation, [batch norm], [Dropout]; then Dense with softmax.
+Everything random is seeded by `config.seed`: the initial weights (Glorot and Bengio 2010, uniform; biases 0)
+and the dropout masks.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ RegularizerFactory = Callable[[int, float, float], Any]
 
 @dataclass(frozen=True)
 class Seeds:
-    """What a configuration's seed becomes: one seed a kernel (the output layer's last), one a dropout layer, one for
-    the order of the training images. Each lies in [0, 2**31 - 2), so that TensorFlow's random ops take it as it is."""
+    """What a configuration's seed becomes: one seed a kernel (the output layer's last), one a dropout layer,
+    one for the order of the training images. Each lies in [0, 2**31 - 2), so that TensorFlow's random ops
+    take it as it is."""
 
     kernels: tuple[int, ...]
     dropouts: tuple[int, ...]
@@ -32,7 +35,8 @@ class Seeds:
 
     @classmethod
     def of(cls, config: TrialConfig) -> Seeds:
-        """Independent seeds from one (NumPy's SeedSequence); a deeper network keeps those of its first layers."""
+        """Independent seeds from one (NumPy's SeedSequence); a deeper network keeps those of its first
+        layers."""
         layers = len(config.model.hidden)
 
         def draw(stream: int, count: int) -> tuple[int, ...]:
@@ -45,8 +49,8 @@ class Seeds:
 def build_model(config: TrialConfig, features: int = 784, classes: int = 10) -> keras.Sequential:
     """The network of a configuration with its initial weights, not compiled.
 
-    It takes images `(n, features) float32 in [0, 1]` and gives probabilities `(n, classes) float32`. Keras computes the
-    cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
+    It takes images `(n, features) float32 in [0, 1]` and gives probabilities `(n, classes) float32`. Keras
+    computes the cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
 
     Example:
         >>> model = build_model(TrialConfig())
@@ -62,7 +66,8 @@ def build_model(config: TrialConfig, features: int = 784, classes: int = 10) -> 
 def layers_of(
     config: TrialConfig, classes: int, dropout: DropoutFactory, regularizer: RegularizerFactory
 ) -> Iterator[keras.layers.Layer]:
-    """The layers of a configuration; training puts in dropout and regularizers whose amounts are variables."""
+    """The layers of a configuration; training puts in dropout and regularizers whose amounts are
+    variables."""
     found = config.regularization
     seeds = Seeds.of(config)
     for layer, width in enumerate(config.model.hidden):

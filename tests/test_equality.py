@@ -1,16 +1,20 @@
 """Training is stock Keras: bit for bit with `fused: false`, within rounding with `fused: true`.
 
-The stock side knows nothing of regtune's training: `build_model` makes an ordinary network, `compile` and `fit` train it
-on the batches that the trial's seed says. Everything runs on the embedded 5,000 real MNIST images.
+The stock side knows nothing of regtune's training: `build_model` makes an ordinary network, `compile` and
+`fit` train it on the batches that the trial's seed says. Everything runs on the embedded 5,000 real MNIST
+images.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from regtune.training.runtime import configure
 
@@ -23,7 +27,8 @@ from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, Tri
 from regtune.data import Data, load_data  # noqa: E402
 from regtune.model import Seeds, build_model  # noqa: E402
 from regtune.training import train  # noqa: E402
-from regtune.training.epoch import batch_order, make_optimizer  # noqa: E402
+from regtune.training.epoch import EpochModel, Resident, batch_order, make_optimizer  # noqa: E402
+from regtune.training.fused import FusedModel  # noqa: E402
 
 BATCHNORM = ("none", "before_activation", "after_activation")
 PENALTIES = {"no_penalty": {}, "l1": {"l1": 1e-4}, "l2": {"l2": 1e-3}, "l1_l2": {"l1": 1e-4, "l2": 1e-3}}
@@ -34,12 +39,27 @@ OPTIMIZERS = {
     "adamw": TrainingConfig(optimizer="adamw", learning_rate=0.003, weight_decay=0.01),
 }
 EPOCHS = 2
-COMBINATIONS = list(itertools.product(BATCHNORM, PENALTIES, (0.0, 0.3), OPTIMIZERS))
+DROPOUT = (0.0, 0.3)
+
+
+def _combinations() -> list[Any]:
+    """All of them; a quick run takes 12 in which every value of every factor occurs."""
+    found = []
+    factors = (BATCHNORM, tuple(PENALTIES), DROPOUT, tuple(OPTIMIZERS))
+    for places in itertools.product(*(range(len(factor)) for factor in factors)):
+        batchnorm, penalty, dropout, optimizer = places
+        quick = (batchnorm + penalty + dropout) % 2 == 0 and optimizer == (batchnorm + penalty) % len(
+            OPTIMIZERS
+        )
+        values = [factor[place] for factor, place in zip(factors, places, strict=True)]
+        found.append(pytest.param(*values, marks=() if quick else pytest.mark.slow))
+    return found
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    """Few enough images that stock `fit` is quick; 24 divides neither part, so both end with a short batch."""
+    """Few enough images that stock `fit` is quick; 24 divides neither part, so both end with a short
+    batch."""
     found = load_data(DataConfig(name="mnist-5k"))
     return replace(
         found,
@@ -78,14 +98,16 @@ def stock_fit(config: TrialConfig, data: Data) -> tuple[keras.Sequential, dict[s
     return model, history.history
 
 
-@pytest.mark.parametrize(("batchnorm", "penalty", "dropout", "optimizer"), COMBINATIONS)
+@pytest.mark.parametrize(("batchnorm", "penalty", "dropout", "optimizer"), _combinations())
 def test_two_epochs_are_bit_identical_to_stock_keras_fit(
     data: Data, batchnorm: str, penalty: str, dropout: float, optimizer: str
 ) -> None:
     config = TrialConfig(
         model={"hidden": (32, 16)},
         regularization=RegularizationConfig(batchnorm=batchnorm, dropout=dropout, **PENALTIES[penalty]),
-        training=OPTIMIZERS[optimizer].model_copy(update={"batch_size": 24, "max_epochs": EPOCHS, "fused": False}),
+        training=OPTIMIZERS[optimizer].model_copy(
+            update={"batch_size": 24, "max_epochs": EPOCHS, "fused": False}
+        ),
         early_stopping=None,
         seed=7,
     )
@@ -97,3 +119,110 @@ def test_two_epochs_are_bit_identical_to_stock_keras_fit(
     for ours, theirs in zip(result.model.weights, stock.weights, strict=True):
         assert ours.path.split("/")[-2:] == theirs.path.split("/")[-2:]
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+
+
+STEP_TOLERANCE = 1e-5
+STATES = 200
+
+
+def _randomize(model: EpochModel, weights: list[Any], random: np.random.Generator) -> None:
+    """A state as it may occur in training: any step, and every tenth time the first, where moments are zero.
+
+    Adam's first moment is bound to the root of its second: each is a mean of the same gradients.
+    """
+    for variable, initial in zip(model.trainable_weights, weights, strict=True):
+        variable.assign(initial + random.normal(scale=0.1, size=initial.shape).astype(np.float32))
+    first = random.random() < 0.1
+    model.optimizer.iterations.assign(0 if first else int(random.integers(1, 5000)))
+    moments: dict[tuple[int, ...], Any] = {}
+    for variable in model.optimizer.variables[2:]:
+        scale = 0.0 if first else 0.01
+        if variable.path.endswith("velocity"):
+            ratio = random.uniform(0.3, 3.0, size=variable.shape)
+            variable.assign(np.square(moments[tuple(variable.shape)] * ratio).astype(np.float32))
+        else:
+            moments[tuple(variable.shape)] = random.normal(scale=scale, size=variable.shape)
+            variable.assign(moments[tuple(variable.shape)].astype(np.float32))
+
+
+def _copy(source: EpochModel, target: EpochModel) -> None:
+    for theirs, ours in zip(source.variables, target.variables, strict=True):
+        ours.assign(theirs)
+    for theirs, ours in zip(source.optimizer.variables, target.optimizer.variables, strict=True):
+        ours.assign(theirs)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_each_fused_step_from_a_random_state_is_keras_step_to_within_1e_5(data: Data, optimizer: str) -> None:
+    config = TrialConfig(
+        model={"hidden": (32, 16)},
+        regularization=RegularizationConfig(
+            dropout=(0.3, 0.1), l1=1e-4, l2=(1e-3, 0.0), batchnorm=("before_activation", "after_activation")
+        ),
+        training=OPTIMIZERS[optimizer],
+    )
+    resident = Resident(data)
+    exact, fused = EpochModel(config, resident), FusedModel(config, resident)
+    exact.start(config)
+    fused.start(config)
+    step_exact, step_fused = (
+        tf.function(model._train_batch, reduce_retracing=True) for model in (exact, fused)
+    )
+    random, initial = np.random.default_rng(5), [variable.numpy() for variable in exact.trainable_weights]
+    apart, moved = 0.0, 0.0
+
+    for _ in range(STATES):
+        _randomize(exact, initial, random)
+        _copy(exact, fused)
+        before = exact.get_weights()
+        rows = random.integers(0, len(data.x_train), 32)
+        images, labels = tf.constant(data.x_train[rows]), tf.constant(data.y_train[rows])
+        np.testing.assert_allclose(step_exact(images, labels), step_fused(images, labels), rtol=1e-5)
+        after, ours = exact.get_weights(), fused.get_weights()
+        apart = max(apart, *(float(np.abs(a - b).max()) for a, b in zip(after, ours, strict=True)))
+        moved = max(moved, *(float(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)))
+
+    assert moved > 100 * STEP_TOLERANCE
+    assert apart <= STEP_TOLERANCE
+
+
+BOUND = 0.002
+POWER = 0.9
+PILOT_SEEDS = 20
+MOST_SEEDS = 400
+
+
+def _power(deviation: float, seeds: int) -> float:
+    """Chance that a paired TOST at 5 % passes when there is no difference (Schuirmann 1987)."""
+    freedom = seeds - 1
+    margin = BOUND * math.sqrt(seeds) / deviation - stats.t.ppf(0.95, freedom)
+    return max(0.0, 2 * float(stats.t.cdf(margin, freedom)) - 1)
+
+
+@pytest.mark.slow
+def test_accuracy_of_fused_and_exact_training_is_equivalent_within_two_thousandths() -> None:
+    """Two stages (Stein 1945): a pilot tells the deviation of the differences, and with it how many seeds are
+    needed."""
+    data = load_data(DataConfig(name="mnist-5k", validation=0.5))
+
+    def difference(seed: int) -> float:
+        accuracies = [
+            train(
+                TrialConfig(
+                    training=TrainingConfig(max_epochs=5, fused=fused), early_stopping=None, seed=seed
+                ),
+                data,
+            ).figures["val_accuracy"]
+            for fused in (True, False)
+        ]
+        return accuracies[0] - accuracies[1]
+
+    found = [difference(seed) for seed in range(PILOT_SEEDS)]
+    deviation = float(np.std(found, ddof=1))
+    needed = next(seeds for seeds in range(PILOT_SEEDS, 100_000) if _power(deviation, seeds) >= POWER)
+    assert needed <= MOST_SEEDS, f"{needed} paired seeds would be needed at a deviation of {deviation:.4f}"
+    found += [difference(seed) for seed in range(PILOT_SEEDS, needed)]
+
+    below = stats.ttest_1samp(found, -BOUND, alternative="greater").pvalue
+    above = stats.ttest_1samp(found, BOUND, alternative="less").pvalue
+    assert max(below, above) < 0.05, f"mean difference {np.mean(found):+.5f} over {needed} seeds"

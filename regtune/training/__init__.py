@@ -1,4 +1,5 @@
-"""Training: `train(config, data, on_epoch) -> TrialResult`. TensorFlow is imported when `train` is first used."""
+"""Training: `train(config, data, on_epoch) -> TrialResult`. TensorFlow is imported when `train` is first
+used."""
 
 from __future__ import annotations
 

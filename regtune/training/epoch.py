@@ -1,11 +1,13 @@
-"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph, over data that is already there.
+"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph, over data that is
+already there.
 
-`fit` gives it one number a step, the epoch's; the graph shuffles, goes through all batches of the resident training
-images, evaluates the resident validation images and returns the six METRICS. Keras' callbacks see an epoch of one batch.
+`fit` gives it one number a step, the epoch's; the graph shuffles, goes through all batches of the resident
+training images, evaluates the resident validation images and returns the six METRICS. Keras' callbacks see an
+epoch of one batch.
 
-The arithmetic is stock Keras': its layers, its loss, its optimizer, its way of averaging over batches, the short last
-batch included. Amounts (rates, strengths, learning rate) are variables, so the next trial of the same structure uses the
-same graph.
+The arithmetic is stock Keras': its layers, its loss, its optimizer, its way of averaging over batches, the
+short last batch included. Amounts (rates, strengths, learning rate) are variables, so the next trial of the
+same structure uses the same graph.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Resident:
         self.y_val = tf.constant(data.y_val)
 
 
-class VariableDropout(keras.layers.Layer):
+class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
     """Keras' Dropout, mask for mask and bit for bit, with the rate as a variable."""
 
     def __init__(self, seed: int, **kwargs: Any) -> None:
@@ -49,7 +51,8 @@ class VariableDropout(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def set_amount(self, rate: float, seed: int) -> None:
-        """Start a trial: Keras computes 1 / (1 - rate) in double precision and rounds once, and so does this."""
+        """Start a trial: Keras computes 1 / (1 - rate) in double precision and rounds once, and so does
+        this."""
         self.rate.assign(rate)
         self.scale.assign(1 / (1 - rate))
         self.seed_generator.state.assign([seed, 0])
@@ -78,7 +81,8 @@ class VariablePenalty:
             self.l2.assign(l2)
 
     def with_gradient(self, kernel: Any) -> tuple[Any, Any]:
-        """The penalty and its gradient with respect to `kernel`; at 0, that of the absolute value is 0, as in Keras."""
+        """The penalty and its gradient with respect to `kernel`; at 0, that of the absolute value is 0, as in
+        Keras."""
         weights, amounts, slopes = tf.convert_to_tensor(kernel), [], []
         if self.l1 is not None:
             amounts.append(self.l1 * tf.reduce_sum(tf.abs(weights)))
@@ -97,8 +101,9 @@ class VariablePenalty:
         return penalty
 
 
-class EpochModel(keras.Sequential):
-    """The network of a structure, over resident data. `start` makes it a configuration's; `fit` it on `epochs()`."""
+class EpochModel(keras.Sequential):  # type: ignore[misc]
+    """The network of a structure, over resident data. `start` makes it a configuration's; `fit` it on
+    `epochs()`."""
 
     def __init__(self, config: TrialConfig, resident: Resident) -> None:
         data = resident.data
@@ -181,13 +186,15 @@ class EpochModel(keras.Sequential):
         return dict(zip(METRICS, figures, strict=True))
 
     def training_figures(self) -> tuple[float, float]:
-        """Cross-entropy without penalty, and accuracy, of the weights as they are over all training images."""
+        """Cross-entropy without penalty, and accuracy, of the weights as they are over all training
+        images."""
         _, cross_entropy, accuracy = self._training_figures()
         return float(cross_entropy), float(accuracy)
 
     @staticmethod
     def _optimizer_amounts(config: TrialConfig) -> tuple[str, ...]:
-        """Which of the optimizer's numbers become variables. Keras' SGD compares its momentum with 0 in Python."""
+        """Which of the optimizer's numbers become variables. Keras' SGD compares its momentum with 0 in
+        Python."""
         return ("weight_decay",) if config.training.optimizer == "adamw" else ()
 
     @staticmethod
@@ -242,7 +249,8 @@ def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
 def over_batches(count: int, size: int, batch: Any) -> Figures:
     """Means over `count` images of what `batch(begin, count)` sums, added up batch by batch as Keras does.
 
-    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded reciprocal.
+    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded
+    reciprocal.
     """
     full = count // size
 
@@ -251,9 +259,9 @@ def over_batches(count: int, size: int, batch: Any) -> Figures:
 
     zero = tf.zeros(())
     start = (0, zero, (zero, zero, zero))
-    _, seen, sums = tf.while_loop(lambda step, *_: step < full, body, start, parallel_iterations=1)
+    step, seen, sums = tf.while_loop(lambda step, *_: step < full, body, start, parallel_iterations=1)
     if count % size:
-        seen, sums = seen + float(count % size), _add(sums, batch(full * size, count % size))
+        seen, sums = seen + float(count % size), _add(sums, batch(step * size, count % size))
     return sums[0] / seen, sums[1] / seen, sums[2] / seen
 
 

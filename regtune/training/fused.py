@@ -1,8 +1,10 @@
-"""`FusedModel`: the same training with fewer passes over the same numbers; what `training: {fused: true}` takes.
+"""`FusedModel`: the same training with fewer passes over the same numbers; what `training: {fused: true}`
+takes.
 
-Each step is Keras' step to within rounding, but not bit for bit: one pass of TensorFlow's own kernel applies the
-optimizer, the penalty's gradient is written down instead of derived, and validation goes through larger batches. Networks
-trained either way part from each other as they would after any rounding; what they reach is the same.
+Each step is Keras' step to within rounding, but not bit for bit: one pass of TensorFlow's own kernel applies
+the optimizer, the penalty's gradient is written down instead of derived, and validation goes through larger
+batches. Networks trained either way part from each other as they would after any rounding; what they reach is
+the same.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from regtune.config import TrialConfig
 from regtune.training.epoch import EVALUATION_BATCH, EpochModel, Figures, Sums, VariableDropout, over_batches
-
 
 WITH_MODES = (keras.layers.BatchNormalization, VariableDropout)
 """Layers that do one thing while training and another afterwards."""
@@ -82,8 +84,8 @@ class FusedModel(EpochModel):
 def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
     """One step of a Keras optimizer on its own state, each variable in one pass.
 
-    Adam (Kingma and Ba 2015) is algorithm 1 with the efficient order of its section 2, as in Keras; AdamW's decay goes
-    before it (Loshchilov and Hutter 2019); SGD's momentum is Keras'.
+    Adam (Kingma and Ba 2015) is algorithm 1 with the efficient order of its section 2, as in Keras; AdamW's
+    decay goes before it (Loshchilov and Hutter 2019); SGD's momentum is Keras'.
     """
     rate = tf.convert_to_tensor(optimizer.learning_rate)
     if isinstance(optimizer, keras.optimizers.SGD):

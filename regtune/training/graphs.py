@@ -1,7 +1,8 @@
 """Graphs that are built once: an `EpochModel` for each structure, the least recently used given up.
 
-A structure is what cannot be a value in a graph: layers, batch norm's placement, which layers have dropout, L1 or L2 at
-all, the optimizer, the batch size, the arithmetic, the data. Rates, strengths, the learning rate and seeds are values.
+A structure is what cannot be a value in a graph: layers, batch norm's placement, which layers have dropout,
+L1 or L2 at all, the optimizer, the batch size, the arithmetic, the data. Rates, strengths, the learning rate
+and seeds are values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_DATA = 2
 
 
 class Graphs:
-    """A bounded cache. It keeps the data of at most two data sets, each once, whatever the number of graphs."""
+    """A bounded cache. It keeps the data of at most two data sets, each once, whatever the number of
+    graphs."""
 
     def __init__(self, max_graphs: int = MAX_GRAPHS) -> None:
         self._max_graphs = max_graphs

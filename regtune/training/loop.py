@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from regtune.config import METRICS, TrialConfig, higher_is_better
 from regtune.data import Data
 from regtune.model import build_model
 from regtune.training.epoch import EpochModel
 from regtune.training.graphs import Graphs
-from regtune.training.result import OnEpoch, TrialResult, Verdict
+from regtune.training.result import OnEpoch, TrialResult
+
+End = Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]
 
 SPARSE_BELOW = 1e-3
 """A kernel's entry smaller than this in absolute value counts as absent."""
@@ -29,31 +30,43 @@ def train(
 ) -> TrialResult:
     """Train `config` on `data` until its epochs are over, early stopping ends it, or `on_epoch` does.
 
-    `on_epoch` is called after each epoch whose figures are finite; what it returns decides what follows. An epoch with a
-    NaN or infinite figure ends training as `non_finite` and appears nowhere. `callbacks` are Keras' own; one that sets
-    `stop_training` ends training as `early_stopping`. The same configuration and seed give bit-identical figures in any
-    process that called `runtime.configure` first. Not for several threads at once.
+    The same configuration and seed give bit-identical figures in any process that called `runtime.configure`
+    first, whatever it trained before. The next trial of the same structure is quick to begin when it is given
+    the same `data` object. One trial at a time in a process: the graphs are shared.
+
+    Args:
+        config: what to train; its `data` block is not read, `data` is what counts.
+        data: images and labels.
+        on_epoch: called after each epoch with its number from 1, its six METRICS and its seconds; what it
+        returns decides
+            what follows. An epoch with a NaN or infinite figure ends training as `non_finite` instead, and is
+            in no history.
+        callbacks: Keras' own; one of them that sets `stop_training` ends training as `early_stopping`. An
+        epoch is one
+            batch to them.
+
+    Returns:
+        The history, the kept weights' figures, and the network itself.
     """
     model = _graphs.get(config, data)
     model.start(config)
     reporter = _Reporter(on_epoch)
-    early_stopping = _early_stopping(config)
+    stopping = _early_stopping(config)
     model.fit(
         model.epochs(),
         epochs=config.training.max_epochs,
         steps_per_epoch=1,
         shuffle=False,
         verbose=0,
-        callbacks=[*early_stopping, _TerminateOnNonFinite(reporter), *callbacks, reporter],
+        callbacks=[*stopping, _TerminateOnNonFinite(reporter), *callbacks, reporter],
     )
-    end = reporter.end or (
-        "max_epochs" if reporter.epochs == config.training.max_epochs else "early_stopping"
-    )
-    kept_epoch = early_stopping[0].best_epoch + 1 if early_stopping and reporter.epochs else reporter.epochs
-    return _result(config, data, model, reporter, end, kept_epoch)
+    whole = reporter.epochs == config.training.max_epochs
+    end = reporter.end or ("max_epochs" if whole else "early_stopping")
+    kept_epoch = stopping[0].best_epoch + 1 if stopping else reporter.epochs
+    return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch, config)
 
 
-class _Reporter(keras.callbacks.Callback):
+class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the history, asks `on_epoch` what follows, and stops training accordingly."""
 
     def __init__(self, on_epoch: OnEpoch | None) -> None:
@@ -75,18 +88,18 @@ class _Reporter(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._begun
         if self.end == "non_finite" or logs is None:
             return
-        figures = {name: float(logs[name]) for name in METRICS}
+        figures: dict[str, float] = {name: float(logs[name]) for name in METRICS}
         for name, value in figures.items():
             self.history[name].append(value)
         self.epoch_seconds.append(seconds)
-        verdict: Verdict = self._on_epoch(epoch + 1, figures, seconds) if self._on_epoch else "continue"
+        verdict = self._on_epoch(epoch + 1, figures, seconds) if self._on_epoch else "continue"
         if verdict != "continue":
             self.end = "pruned" if verdict == "prune" else "stopped"
             self.model.stop_training = True
 
 
-class _TerminateOnNonFinite(keras.callbacks.TerminateOnNaN):
-    """Keras' TerminateOnNaN, for all figures of an epoch, not for the loss alone."""
+class _TerminateOnNonFinite(keras.callbacks.TerminateOnNaN):  # type: ignore[misc]
+    """Keras' TerminateOnNaN, for every figure of an epoch and not for the loss alone."""
 
     def __init__(self, reporter: _Reporter) -> None:
         super().__init__()
@@ -114,22 +127,18 @@ def _early_stopping(config: TrialConfig) -> list[keras.callbacks.EarlyStopping]:
 
 
 def _result(
-    config: TrialConfig,
-    data: Data,
-    model: EpochModel,
-    reporter: _Reporter,
-    end: Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"],
-    kept_epoch: int,
+    model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int, config: TrialConfig
 ) -> TrialResult:
     history = {name: tuple(values) for name, values in reporter.history.items()}
     figures = {name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {}
-    complete = end in ("max_epochs", "early_stopping")
-    plain = build_model(config, data.features, data.classes)
-    plain.set_weights(_weights_for(model))
-    cross_entropy, accuracy = model.training_figures() if complete else (None, None)
-    kernels = np.concatenate(
-        [layer.kernel.numpy().ravel() for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
-    )
+    cross_entropy, accuracy, gap, sparsity, l2_norm = None, None, None, None, None
+    if end in ("max_epochs", "early_stopping"):
+        cross_entropy, accuracy = model.training_figures()
+        gap = figures["val_cross_entropy"] - cross_entropy
+        hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
+        kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
+        sparsity = float(np.mean(np.abs(kernels) < SPARSE_BELOW))
+        l2_norm = float(np.linalg.norm(kernels))
     return TrialResult(
         history=history,
         epoch_seconds=tuple(reporter.epoch_seconds),
@@ -138,14 +147,16 @@ def _result(
         figures=figures,
         train_cross_entropy=cross_entropy,
         train_accuracy=accuracy,
-        generalization_gap=figures["val_cross_entropy"] - cross_entropy
-        if cross_entropy is not None
-        else None,
-        sparsity=float(np.mean(np.abs(kernels) < SPARSE_BELOW)) if complete else None,
-        l2_norm=float(np.linalg.norm(kernels)) if complete else None,
-        model=plain,
+        generalization_gap=gap,
+        sparsity=sparsity,
+        l2_norm=l2_norm,
+        model=_plain(model, config) if kept_epoch else None,
     )
 
 
-def _weights_for(model: EpochModel) -> list[Any]:
-    return [variable.numpy() for layer in model.layers for variable in layer.weights]
+def _plain(model: EpochModel, config: TrialConfig) -> keras.Sequential:
+    """A network of stock layers with the model's weights: a subclass would not load where regtune is not
+    installed."""
+    plain = build_model(config, model.input_shape[-1], model.output_shape[-1])
+    plain.set_weights(model.get_weights())
+    return plain

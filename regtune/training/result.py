@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Verdict = Literal["continue", "prune", "stop"]
-"""What follows an epoch: the next one, an end because the trial is not promising, or an end because somebody said so."""
+"""What follows an epoch: the next one, an end because the trial is not promising, or an end because somebody
+said so."""
 OnEpoch = Callable[[int, Mapping[str, float], float], Verdict]
 """`on_epoch(epoch, figures, seconds)`: epoch counts from 1, figures are the six METRICS."""
 
@@ -18,12 +19,14 @@ class TrialResult:
 
     history: one list of floats a metric of METRICS, one entry an epoch. epoch_seconds: likewise.
     end: why training ended: `max_epochs`, `early_stopping`, `pruned`, `stopped` or `non_finite`.
-    kept_epoch: the epoch, counted from 1, whose weights are kept: the one early stopping restores, else the last.
-    figures: METRICS of that epoch. The rest is measured on the kept weights in inference mode, without the penalty:
-    train_cross_entropy and train_accuracy over all training images, generalization_gap = validation minus training
-    cross-entropy; sparsity = share of the hidden kernels' entries below 1e-3 in absolute value; l2_norm = Euclidean
-    norm of all hidden kernels together. For an end other than max_epochs and early_stopping these are not measured: None.
-    model: the plain keras.Sequential with the kept weights; None where a result has crossed a process boundary.
+    kept_epoch: the epoch, counted from 1, whose weights are kept: the one early stopping restores, else the
+    last; 0 for non_finite, of which nothing is kept. figures: METRICS of that epoch, empty for non_finite.
+    The rest is measured on the kept weights in inference mode, without the penalty: train_cross_entropy and
+    train_accuracy over all training images, generalization_gap = validation minus training cross-entropy;
+    sparsity = share of the hidden kernels' entries below 1e-3 in absolute value; l2_norm = Euclidean norm of
+    all hidden kernels together. For an end other than max_epochs and early_stopping these are not measured:
+    None. model: the plain keras.Sequential with the kept weights; None for non_finite and where a result has
+    crossed a process boundary.
     """
 
     history: Mapping[str, tuple[float, ...]]

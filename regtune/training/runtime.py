@@ -8,28 +8,27 @@ from collections.abc import Mapping
 
 from regtune.errors import WorkerError
 
-ENVIRONMENT: Mapping[str, str] = {
+ARITHMETIC: Mapping[str, str] = {
     "KERAS_BACKEND": "tensorflow",
     "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_ENABLE_ONEDNN_OPTS": "0",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
 }
-"""One thread a process (several processes share a machine best so), and without oneDNN's graph rewriting, which is slower
-for layers this small and sums in another order."""
+"""One thread a process, since several processes share a machine better than several threads do, and no
+oneDNN: it is slower for layers this small, and sums in another order."""
 
 
 def configure() -> None:
-    """Set what TensorFlow reads when it starts. Call it before anything imports TensorFlow; imports nothing itself.
+    """Set what TensorFlow reads when it starts; imports nothing. Call it before anything imports TensorFlow.
 
-    Raises WorkerError where TensorFlow has been imported under other settings: bit-identical training is then not to be had.
+    Raises WorkerError where TensorFlow was imported under other settings: its figures would not be the same
+    everywhere.
     """
-    late = "tensorflow" in sys.modules
-    wrong = [name for name, value in ENVIRONMENT.items() if os.environ.get(name) != value]
-    if late and wrong:
+    wrong = [name for name, value in ARITHMETIC.items() if os.environ.get(name) != value]
+    if wrong and "tensorflow" in sys.modules:
         raise WorkerError(
             f"TensorFlow was imported before it was configured ({', '.join(wrong)}); configure first"
         )
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ARITHMETIC)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,386 @@
+"""Training: what it reports, how it ends, that it repeats itself, and what it costs between two trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from regtune.training.runtime import ARITHMETIC, configure
+
+configure()
+
+import keras  # noqa: E402
+from test_model import load_elsewhere  # noqa: E402
+
+from regtune.config import (  # noqa: E402
+    METRICS,
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from regtune.data import Data, load_data  # noqa: E402
+from regtune.errors import WorkerError  # noqa: E402
+from regtune.training import TrialResult, train  # noqa: E402
+from regtune.training.epoch import batch_order  # noqa: E402
+from regtune.training.graphs import Graphs, structure  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataConfig(name="mnist-5k"))
+
+
+@pytest.fixture(scope="module")
+def few(data: Data) -> Data:
+    """So few images that a network learns them by heart, and early stopping has something to stop."""
+    return replace(data, x_train=data.x_train[:300], y_train=data.y_train[:300])
+
+
+def _config(epochs: int = 3, seed: int = 1, **changes: Any) -> TrialConfig:
+    training = {"max_epochs": epochs, **changes.pop("training", {})}
+    regularization = {key: changes.pop(key) for key in ("dropout", "l1", "l2", "batchnorm") if key in changes}
+    return TrialConfig(
+        model=changes.pop("model", ModelConfig(hidden=(32, 16))),
+        regularization=RegularizationConfig(**regularization),
+        training=TrainingConfig(**training),
+        early_stopping=changes.pop("early_stopping", None),
+        seed=seed,
+    )
+
+
+def _by_hand(model: keras.Sequential, images: Any, labels: Any) -> tuple[float, float]:
+    """Cross-entropy and accuracy of a network in inference mode, in double precision."""
+    probabilities = model.predict(images, verbose=0, batch_size=1000).astype(np.float64)
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(chosen).mean()), float((probabilities.argmax(axis=1) == labels).mean())
+
+
+BOTH_WAYS = pytest.mark.parametrize("fused", [True, False], ids=["fused", "exact"])
+
+
+@BOTH_WAYS
+def test_cross_entropy_is_the_data_s_loss_where_the_loss_is_mostly_penalty(data: Data, fused: bool) -> None:
+    result = train(_config(l1=1e-2, l2=1e-2, training={"fused": fused}), data)
+    cross_entropy, accuracy = _by_hand(result.model, data.x_val, data.y_val)
+    kernels = [result.model.get_layer(f"dense_{layer}").kernel.numpy() for layer in (1, 2)]
+    penalty = sum(1e-2 * np.abs(kernel).sum() + 1e-2 * np.square(kernel).sum() for kernel in kernels)
+
+    assert result.figures["val_cross_entropy"] == pytest.approx(cross_entropy, rel=1e-5)
+    assert result.figures["val_accuracy"] == pytest.approx(accuracy, rel=1e-6)
+    assert result.figures["val_loss"] == pytest.approx(cross_entropy + penalty, rel=1e-5)
+    assert result.figures["val_loss"] > 1.2 * result.figures["val_cross_entropy"]
+    assert result.figures["loss"] > 1.2 * result.figures["cross_entropy"]
+
+
+@BOTH_WAYS
+def test_the_value_is_that_of_the_kept_weights_not_the_last_epoch_s(few: Data, fused: bool) -> None:
+    stopping = EarlyStoppingConfig(patience=3)
+    training = {"fused": fused, "learning_rate": 0.01}
+    result = train(_config(epochs=40, early_stopping=stopping, training=training), few)
+    curve = result.history["val_cross_entropy"]
+
+    assert result.end == "early_stopping"
+    assert result.kept_epoch == len(curve) - 3 == int(np.argmin(curve)) + 1
+    assert curve[-1] > curve[result.kept_epoch - 1]
+    assert result.figures == {name: result.history[name][result.kept_epoch - 1] for name in METRICS}
+    assert result.figures["val_cross_entropy"] == pytest.approx(
+        _by_hand(result.model, few.x_val, few.y_val)[0], rel=1e-5
+    )
+
+
+def test_min_delta_keeps_an_earlier_epoch_than_the_best(data: Data) -> None:
+    """What is kept is what the rule keeps; the value is never that of another, better epoch."""
+    stopping = EarlyStoppingConfig(patience=2, min_delta=0.5)
+    result = train(_config(epochs=10, early_stopping=stopping), data)
+    curve = result.history["val_cross_entropy"]
+    assert min(curve) < result.figures["val_cross_entropy"] == curve[result.kept_epoch - 1]
+    assert result.figures["val_cross_entropy"] == pytest.approx(
+        _by_hand(result.model, data.x_val, data.y_val)[0], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("monitor", ["val_accuracy", "val_loss"])
+def test_early_stopping_follows_the_figure_it_is_told_to(few: Data, monitor: Any) -> None:
+    stopping = EarlyStoppingConfig(monitor=monitor, patience=2)
+    result = train(_config(epochs=40, early_stopping=stopping, training={"learning_rate": 0.01}), few)
+    curve = result.history[monitor]
+    best = np.argmax(curve) if monitor == "val_accuracy" else np.argmin(curve)
+    assert result.end == "early_stopping"
+    assert result.kept_epoch == best + 1 == len(curve) - 2
+
+
+def test_without_early_stopping_the_last_epoch_s_weights_are_kept(few: Data) -> None:
+    result = train(_config(epochs=15, training={"learning_rate": 0.02}), few)
+    curve = result.history["val_cross_entropy"]
+    assert result.end == "max_epochs"
+    assert result.kept_epoch == 15
+    assert curve[-1] > min(curve)
+    assert curve[-1] == pytest.approx(_by_hand(result.model, few.x_val, few.y_val)[0], rel=1e-5)
+
+
+@BOTH_WAYS
+def test_the_gap_is_taken_in_inference_mode_where_dropout_hides_it(few: Data, fused: bool) -> None:
+    result = train(_config(epochs=20, dropout=0.7, training={"fused": fused}), few)
+    train_cross_entropy, train_accuracy = _by_hand(result.model, few.x_train, few.y_train)
+    val_cross_entropy, _ = _by_hand(result.model, few.x_val, few.y_val)
+    naive = result.figures["val_cross_entropy"] - result.figures["cross_entropy"]
+
+    assert result.train_cross_entropy == pytest.approx(train_cross_entropy, rel=1e-5)
+    assert result.train_accuracy == pytest.approx(train_accuracy, rel=1e-6)
+    assert result.generalization_gap == pytest.approx(val_cross_entropy - train_cross_entropy, rel=1e-4)
+    assert naive < 0 < result.generalization_gap
+
+
+def test_sparsity_and_norm_are_those_of_the_hidden_kernels(data: Data) -> None:
+    result = train(_config(l1=1e-2), data)
+    kernels = np.concatenate([result.model.get_layer(f"dense_{n}").kernel.numpy().ravel() for n in (1, 2)])
+    assert result.sparsity == pytest.approx(float((np.abs(kernels) < 1e-3).mean()))
+    assert result.sparsity > 0.5
+    assert result.l2_norm == pytest.approx(
+        float(np.sqrt(np.square(kernels, dtype=np.float64).sum())), rel=1e-6
+    )
+
+
+def test_epochs_are_reported_one_by_one_with_the_six_figures(data: Data) -> None:
+    seen: list[tuple[int, Mapping[str, float], float]] = []
+
+    def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Any:
+        seen.append((epoch, dict(figures), seconds))
+        return "continue"
+
+    result = train(_config(), data, on_epoch)
+    assert [epoch for epoch, _, _ in seen] == [1, 2, 3]
+    assert all(tuple(figures) == METRICS for _, figures, _ in seen)
+    assert {name: tuple(figures[name] for _, figures, _ in seen) for name in METRICS} == result.history
+    assert tuple(seconds for _, _, seconds in seen) == result.epoch_seconds
+
+
+@pytest.mark.parametrize(("verdict", "end"), [("prune", "pruned"), ("stop", "stopped")])
+def test_on_epoch_ends_training_and_the_best_weights_are_restored(data: Data, verdict: Any, end: str) -> None:
+    config = _config(epochs=9, early_stopping=EarlyStoppingConfig())
+    result = train(config, data, lambda epoch, figures, seconds: verdict if epoch == 2 else "continue")
+    assert result.end == end
+    assert len(result.history["loss"]) == len(result.epoch_seconds) == 2
+    assert result.generalization_gap is None
+    assert result.figures["val_cross_entropy"] == pytest.approx(
+        _by_hand(result.model, data.x_val, data.y_val)[0], rel=1e-5
+    )
+
+
+@BOTH_WAYS
+def test_a_diverging_trial_ends_as_non_finite_and_reports_only_numbers(data: Data, fused: bool) -> None:
+    reported: list[float] = []
+
+    def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Any:
+        reported.extend(figures.values())
+        return "continue"
+
+    diverging = {"optimizer": "sgd", "learning_rate": 10.0, "momentum": 0.99, "fused": fused}
+    result = train(_config(epochs=20, l2=1.0, training=diverging), data, on_epoch)
+    assert result.end == "non_finite"
+    assert np.isfinite(reported).all()
+    assert len(reported) == 6 * len(result.history["loss"])
+    assert (result.kept_epoch, result.figures, result.model) == (0, {}, None)
+    assert train(_config(), data).end == "max_epochs", "the graph is sound for the next trial"
+
+
+def test_keras_own_callbacks_work(data: Data, tmp_path: Path) -> None:
+    class Watch(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[str] = []
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.calls.append("train_begin")
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.calls.append(f"epoch_{epoch}_{sorted(logs) == sorted(METRICS)}")
+
+        def on_train_end(self, logs: Any = None) -> None:
+            self.calls.append("train_end")
+
+    watch, log = Watch(), tmp_path / "log.csv"
+    halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    result = train(_config(epochs=2), data, callbacks=[watch, halved, keras.callbacks.CSVLogger(log)])
+    assert watch.calls == ["train_begin", "epoch_0_True", "epoch_1_True", "train_end"]
+    assert len(log.read_text().splitlines()) == 3
+    assert result.history != train(_config(epochs=2), data).history, "the schedule was in force"
+
+    stop = keras.callbacks.EarlyStopping("val_loss", min_delta=100.0, patience=1)
+    stopped = train(_config(epochs=9), data, callbacks=[stop])
+    assert stopped.end == "early_stopping"
+    assert len(stopped.epoch_seconds) == 2
+
+
+@BOTH_WAYS
+def test_the_trained_network_is_plain_and_loads_where_regtune_is_not_installed(
+    data: Data, tmp_path: Path, fused: bool
+) -> None:
+    config = _config(epochs=1, batchnorm="after_activation", dropout=0.2, l1=1e-5, training={"fused": fused})
+    model = train(config, data).model
+    assert type(model) is keras.Sequential
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+    images = data.x_val[:50]
+    np.testing.assert_array_equal(load_elsewhere(model, images, tmp_path), model.predict(images, verbose=0))
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    orders = [batch_order(5, epoch, 1000).numpy() for epoch in (0, 1)]
+    assert all(np.array_equal(np.sort(order), np.arange(1000)) for order in orders)
+    assert not np.array_equal(*orders)
+    np.testing.assert_array_equal(orders[0], batch_order(5, 0, 1000).numpy())
+
+
+FRESH = """
+import json, sys
+from regtune.training.runtime import configure
+configure()
+from regtune.config import DataConfig, TrialConfig
+from regtune.data import load_data
+from regtune.training import train
+result = train(TrialConfig.from_dict(json.loads(sys.argv[1])), load_data(DataConfig(name="mnist-5k")))
+print(json.dumps({name: list(values) for name, values in result.history.items()}))
+"""
+
+
+def _histories_in_fresh_processes(config: TrialConfig, count: int) -> list[dict[str, list[float]]]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", FRESH, config.canonical()]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(count)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def _listed(result: TrialResult) -> dict[str, list[float]]:
+    return {name: list(values) for name, values in result.history.items()}
+
+
+@BOTH_WAYS
+def test_a_used_graph_repeats_two_fresh_processes_bit_for_bit(data: Data, fused: bool) -> None:
+    """The trials before differ from it in every value a graph can hold, and one of them diverges."""
+    config = _config(
+        seed=17,
+        batchnorm=("before_activation", "none"),
+        dropout=0.25,
+        l1=1e-4,
+        l2=1e-3,
+        training={"fused": fused, "optimizer": "adamw"},
+    )
+    fresh = _histories_in_fresh_processes(config, 2)
+    assert fresh[0] == fresh[1]
+
+    before = config.to_dict()
+    before["regularization"].update(dropout=[0.6, 0.1], l1=[1e-2, 1e-6], l2=[1e-1, 1e-6])
+    before["training"].update(learning_rate=0.03, weight_decay=0.2)
+    other = TrialConfig.from_dict({**before, "seed": 5})
+    assert structure(other) == structure(config)
+    assert _listed(train(other, data)) != fresh[0]
+    before["training"]["learning_rate"] = 10.0
+    train(TrialConfig.from_dict(before), data)
+
+    assert _listed(train(config, data)) == fresh[0]
+    assert _listed(train(config, data)) == fresh[0]
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+@BOTH_WAYS
+def test_momentum_is_its_own_in_each_trial(data: Data, momentum: float, fused: bool) -> None:
+    training = {"optimizer": "sgd", "learning_rate": 0.05, "fused": fused}
+    results = [
+        train(_config(epochs=1, training={**training, "momentum": value}), data)
+        for value in (momentum, 0.7, momentum, 0.0)
+    ]
+    assert results[0].history == results[2].history
+    assert len({result.figures["loss"] for result in results}) == 3
+
+
+def test_graphs_are_shared_by_structure_and_bounded(data: Data) -> None:
+    graphs = Graphs(max_graphs=2)
+    first = graphs.get(_config(dropout=0.1, l1=1e-5), data)
+    assert graphs.get(_config(dropout=0.4, l1=1e-3, seed=9, training={"learning_rate": 0.5}), data) is first
+    assert graphs.get(_config(dropout=0.4), data) is not first
+    graphs.get(_config(batchnorm="before_activation"), data)
+    assert len(graphs) == 2
+    assert graphs.get(_config(dropout=0.1, l1=1e-5), data) is not first
+
+
+def test_graphs_know_data_by_its_contents_and_keep_two(data: Data) -> None:
+    graphs = Graphs()
+    first = graphs.get(_config(), data)
+    same = replace(data, x_train=data.x_train.copy())
+    assert graphs.get(_config(), same) is first
+    changed = data.x_train.copy()
+    changed[17, 300] += 0.5
+    assert graphs.get(_config(), replace(data, x_train=changed)) is not first
+    graphs.get(_config(), replace(data, y_val=data.y_val[::-1].copy()))
+    assert len(graphs) == 2
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(few: Data) -> None:
+    result = train(_config(training={"batch_size": 65536}), few)
+    assert result.end == "max_epochs"
+
+
+def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    with pytest.raises(WorkerError, match="TF_ENABLE_ONEDNN_OPTS"):
+        configure()
+    for name, value in ARITHMETIC.items():
+        monkeypatch.setenv(name, value)
+    configure()
+
+
+def _between(data: Data, trials: int) -> list[float]:
+    """Seconds from each trial's last epoch to the next one's first."""
+    ended, found = 0.0, []
+    for trial in range(trials):
+
+        def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Any:
+            nonlocal ended
+            now = time.perf_counter()
+            if epoch == 1 and ended:
+                found.append(now - seconds - ended)
+            ended = now
+            return "continue"
+
+        train(_config(epochs=2, seed=trial, dropout=0.1 + trial / 1000, model=ModelConfig()), data, on_epoch)
+    return found
+
+
+def test_a_second_trial_of_a_structure_begins_within_200_ms(data: Data) -> None:
+    _between(data, 2)
+    assert float(np.median(_between(data, 6))) < 0.2
+
+
+@pytest.mark.slow
+def test_two_hundred_trials_in_one_process_do_not_grow_it(data: Data) -> None:
+    memory, process = [], psutil.Process()
+    for trial in range(200):
+        changes = {
+            "batchnorm": ("none", "before_activation", "after_activation")[trial % 3],
+            "dropout": 0.1 + trial / 1000 if trial % 2 else 0.0,
+            "l1": 10.0 ** (-4 - trial % 3),
+            "early_stopping": EarlyStoppingConfig(patience=1),
+        }
+        train(_config(epochs=3, seed=trial, model=ModelConfig(), **changes), data)
+        memory.append(process.memory_info().rss)
+    assert max(memory[20:]) < 1.05 * memory[19]
