@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["SweepSpec", "TrialConfig", "TrialResult", "__version__", "build_model", "load_data", "run_sweep", "train"]
+__all__ = [
+    "SweepSpec",
+    "TrialConfig",
+    "TrialResult",
+    "__version__",
+    "build_model",
+    "load_data",
+    "run_sweep",
+    "train",
+]
 
 _HOMES = {
     "SweepSpec": "regtune.spec",

@@ -105,7 +105,9 @@ def _split(found: Arrays, validation: float, seed: int) -> Data:
 
     count = len(found.x_train)
     if not 0 < round(count * validation) < count:
-        raise DataError(f"{found.name}: {count} images cannot be split into {1 - validation:.0%} and {validation:.0%}")
+        raise DataError(
+            f"{found.name}: {count} images cannot be split into {1 - validation:.0%} and {validation:.0%}"
+        )
     train, val = train_test_split(np.arange(count), test_size=validation, random_state=seed)
     return Data(
         name=found.name,
@@ -167,7 +169,9 @@ def fetch(name: str) -> Path:
         module.load_data()
     except Exception as error:  # Keras raises bare Exception for every failed download
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{name}: cannot be fetched ({reason}); put {name}.npz into REGTUNE_DATA_DIR instead") from None
+        raise DataError(
+            f"{name}: cannot be fetched ({reason}); put {name}.npz into REGTUNE_DATA_DIR instead"
+        ) from None
     load_arrays.cache_clear()
     return Path(load_arrays(name).source)
 
@@ -200,11 +204,15 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > MAX_BYTES:
-            raise DataError(f"{path}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB")
+            raise DataError(
+                f"{path}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB"
+            )
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in wanted if name not in archive.files]
             if missing:
-                raise DataError(f"{path}: expected the arrays {', '.join(wanted)}; missing: {', '.join(missing)}")
+                raise DataError(
+                    f"{path}: expected the arrays {', '.join(wanted)}; missing: {', '.join(missing)}"
+                )
             return {name: archive[name] for name in wanted}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
         raise DataError(f"{path}: expected a .npz with four numeric arrays ({error})") from None
@@ -251,7 +259,9 @@ def _checked(name: str, source: str, arrays: Mapping[str, npt.NDArray[np.generic
         x[part] = np.ascontiguousarray(images).reshape(len(images), 784)
         y[part] = np.ascontiguousarray(labels).astype(np.int32)
         digests[f"x_{part}"] = hashlib.sha256(x[part].tobytes()).hexdigest()
-        digests[f"y_{part}"] = hashlib.sha256(y[part].astype(np.uint8 if labels.max() < 256 else np.int32).tobytes()).hexdigest()
+        digests[f"y_{part}"] = hashlib.sha256(
+            y[part].astype(np.uint8 if labels.max() < 256 else np.int32).tobytes()
+        ).hexdigest()
     if len(np.unique(y["train"])) < 2:
         raise DataError(f"{source}: y_train: expected at least two classes, found one")
     if y["test"].max() > y["train"].max():

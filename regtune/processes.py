@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import IO, Any
@@ -30,7 +31,7 @@ class Child:
     def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `bury`)
         code = f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
         path = os.pathsep.join(entry for entry in sys.path if entry)
         try:
@@ -51,10 +52,8 @@ class Child:
             theirs.close()
             os.close(lifeline)
         self.connection = Connection(ours.detach())
-        try:
+        with suppress(OSError):  # it died at once: reading from the connection says so
             self.connection.send(arguments)
-        except OSError:
-            pass  # it died at once: reading from the connection says so
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from regtune.config import METRICS, TrialConfig
@@ -105,7 +105,9 @@ class TrialRecord:
 
     def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
         """The record after one more epoch."""
-        history = {name: (*self.history.get(name, ()), figures[name]) for name in METRICS}
+        history: dict[str, tuple[float, ...]] = {
+            name: (*self.history.get(name, ()), figures[name]) for name in METRICS
+        }
         return replace(
             self,
             history=history,
@@ -113,9 +115,27 @@ class TrialRecord:
             epoch_seconds=(*self.epoch_seconds, round(seconds, 6)),
         )
 
+    def until(self, epoch: int) -> TrialRecord:
+        """The record as it was after `epoch` epochs."""
+        if self.epochs <= epoch:
+            return self
+        return replace(
+            self,
+            history={name: values[:epoch] for name, values in self.history.items()},
+            epoch_ended_ms=self.epoch_ended_ms[:epoch],
+            epoch_seconds=self.epoch_seconds[:epoch],
+        )
+
+    def repeats(self, epoch: int, figures: Mapping[str, float]) -> bool:
+        """Whether `epoch` (from 1) is recorded with just these figures: an interrupted trial repeats itself."""
+        if epoch > self.epochs:
+            return False
+        return all(self.history[name][epoch - 1] == value for name, value in figures.items())
+
     def to_json(self) -> dict[str, Any]:
         """What is stored: plain JSON."""
-        return {**{key: value for key, value in asdict(replace(self, config=None)).items()}, "config": self.config.to_dict()}  # type: ignore[arg-type]
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "config": self.config.to_dict(), "kept": asdict(self.kept) if self.kept else None}
 
     @classmethod
     def from_json(cls, values: Any, where: str = "trial") -> TrialRecord:
@@ -133,4 +153,6 @@ class TrialRecord:
                 **found,
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{where}: its record cannot be read ({error}); was it written by another version?") from None
+            raise StorageError(
+                f"{where}: its record cannot be read ({error}); was it written by another version?"
+            ) from None

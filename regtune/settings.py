@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     @classmethod
     def _no_password(cls, value: str) -> str:
         if value and "://" in value and urlsplit(value).password:
-            raise ValueError("a URL with a password ends up in logs and process lists; use the environment or a file")
+            raise ValueError(
+                "a URL with a password ends up in logs and process lists; use the environment or a file"
+            )
         return value
 
     @property
@@ -53,9 +55,15 @@ class Settings(BaseSettings):
 
 def load_settings(**flags: Any) -> Settings:
     """Settings with `flags` (None means not given) on top. Raises SettingsError with one line a mistake."""
-    given = {Settings.model_fields[key].validation_alias: value for key, value in flags.items() if value is not None}
+    given = {
+        str(Settings.model_fields[key].validation_alias): value
+        for key, value in flags.items()
+        if value is not None
+    }
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [f"{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()]
+        lines = [
+            f"{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()
+        ]
         raise SettingsError("\n".join(lines)) from None

@@ -43,7 +43,9 @@ def parse_url(url: str) -> URL:
     try:
         found = make_url(url)
     except ArgumentError:
-        raise SettingsError(f"OPTUNA_STORAGE: expected a database URL such as sqlite:///studies.db, found {redact(url)!r}") from None
+        raise SettingsError(
+            f"OPTUNA_STORAGE: expected a database URL such as sqlite:///studies.db, found {redact(url)!r}"
+        ) from None
     if found.get_backend_name() != "sqlite":
         raise SettingsError(
             f"OPTUNA_STORAGE: expected sqlite:///PATH, found {redact(url)!r}; this version keeps studies in SQLite"
@@ -92,7 +94,9 @@ def open_storage(settings: Settings) -> RDBStorage:
     if not fresh:
         open_engine(url).dispose()
     with understood(path):
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}, skip_table_creation=True)
+        storage = RDBStorage(
+            url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}, skip_table_creation=True
+        )
         event.listen(storage.engine, "connect", _relax)
         storage.engine.dispose()
         return storage
@@ -139,7 +143,9 @@ def explain(error: BaseException, path: Path) -> str:
     text = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
     lower = text.lower()
     if "full" in lower:
-        return f"{path}: the disk is full; make room and give the same command again: nothing recorded is lost"
+        return (
+            f"{path}: the disk is full; make room and give the same command again: nothing recorded is lost"
+        )
     if "readonly" in lower or "read-only" in lower:
         return f"{path}: cannot be written; is the folder read-only?"
     if "locked" in lower:

@@ -44,6 +44,7 @@ from regtune.settings import Settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, lock_path, open_storage, understood
 
+
 @dataclass(frozen=True)
 class Holder:
     """Who runs a study."""
@@ -60,7 +61,8 @@ class Holder:
 class Origin:
     """Why a queued trial exists, when the sampler did not propose it.
 
-    kind: `control`, `retry` of trial `retry_of`, `request` from another terminal, or `earlier` (another study's best).
+    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another terminal,
+    or `earlier` (another study's best). key: unique; what is queued under it is queued once.
     config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
     """
 
@@ -70,6 +72,7 @@ class Origin:
     parameters: Mapping[str, Value] | None = None
     attempt: int = 1
     retry_of: int | None = None
+    control: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -134,7 +137,9 @@ def hold(settings: Settings, name: str) -> Iterator[None]:
         ) from None
     with found:
         since = time.strftime("%H:%M")
-        path.with_suffix(".json").write_text(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since))))
+        path.with_suffix(".json").write_text(
+            json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since)))
+        )
         try:
             yield
         finally:
@@ -200,11 +205,11 @@ class Study:
                 f"or set the earlier one aside with --fresh. What differs:",
                 [f"  {line}" for line in differences],
             )
-        found.set(BUDGET, _budget(spec))
-        found.set(VERSIONS, versions())
+        found.set_attribute(BUDGET, _budget(spec))
+        found.set_attribute(VERSIONS, versions())
         return found
 
-    def set(self, key: str, value: Any) -> None:
+    def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the study."""
         self.optuna.set_user_attr(key, value)
         self._attributes[key] = value
@@ -213,7 +218,7 @@ class Study:
         """Store what the data set is, or compare it with what is stored. Raises SpecChanged for other data."""
         known = self._attributes.get(DATA)
         if known is None:
-            self.set(DATA, dict(facts))
+            self.set_attribute(DATA, dict(facts))
         elif known["digest"] != facts["digest"]:
             raise SpecChanged(
                 f"study {self.name!r} was begun on other data: {known['name']} with digest {known['digest'][:12]}..., "

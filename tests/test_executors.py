@@ -31,7 +31,9 @@ def task(folder: Path, uid: str = "a", **changes: object) -> Task:
     return Task(uid, SMALL, "val_cross_entropy", folder / uid, **changes)  # type: ignore[arg-type]
 
 
-def collect(executor: LocalExecutor, until: type[Event], seconds: float = 120, verdict: str = "continue") -> list[Event]:
+def collect(
+    executor: LocalExecutor, until: type[Event], seconds: float = 120, verdict: str = "continue"
+) -> list[Event]:
     """Events until one of the type `until`, with every epoch answered."""
     found: list[Event] = []
     deadline = time.monotonic() + seconds
@@ -92,7 +94,9 @@ def test_a_task_beyond_the_idle_workers_is_refused(executor: LocalExecutor, tmp_
     collect(executor, TrialEnded)
 
 
-def test_an_error_in_a_trial_ends_the_trial_and_not_the_worker(executor: LocalExecutor, tmp_path: Path) -> None:
+def test_an_error_in_a_trial_ends_the_trial_and_not_the_worker(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
     pid = executor.pids[0]
     wrong = SMALL.model_copy(update={"data": DataConfig(name="nowhere.npz")})
     executor.submit(Task("wrong", wrong, "val_cross_entropy", tmp_path))
@@ -149,7 +153,9 @@ def test_no_worker_outlives_a_killed_coordinator() -> None:
         "print(*e.pids.values(), flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    coordinator = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    coordinator = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert coordinator.stdout is not None
     pids = [int(pid) for pid in coordinator.stdout.readline().split()]
     assert len(pids) == 2

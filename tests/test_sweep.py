@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,13 +99,23 @@ def records(trials: list[FrozenTrial]) -> list[TrialRecord]:
 
 
 def finished(name: str = "small", home: str = "mlruns") -> list[FrozenTrial]:
-    return [trial for trial in study(name, home).trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return [
+        trial for trial in study(name, home).trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
 
 
 def what_repeats(home: str = "mlruns") -> list[tuple[Any, ...]]:
     """Everything of a study's trials but times."""
     return [
-        (trial.number, trial.state, trial.value, trial.params, record.config.canonical(), record.history, record.kept)
+        (
+            trial.number,
+            trial.state,
+            trial.value,
+            trial.params,
+            record.config.canonical(),
+            record.history,
+            record.kept,
+        )
         for trial, record in zip(study(home=home).trials, records(study(home=home).trials), strict=True)
     ]
 
@@ -131,7 +140,15 @@ def test_controls_come_first_are_labelled_and_never_pruned() -> None:
     prune = {"type": "median", "min_iter": 1}
     run(controls=True, run_cap=12, early_terminate=prune, training={"batch_size": 64, "max_epochs": 6})
     names = [record.control for record in records(study().trials)]
-    assert names[:7] == ["none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after"]
+    assert names[:7] == [
+        "none",
+        "early_stopping",
+        "dropout",
+        "l1",
+        "l2",
+        "batchnorm_before",
+        "batchnorm_after",
+    ]
     assert names[7:] == [None] * 5
     assert {trial.state for trial in study().trials[:7]} == {TrialState.COMPLETE}
     assert len(finished()) == 12
@@ -194,7 +211,9 @@ def test_a_diverging_trial_fails_with_its_reason_and_is_replaced() -> None:
     training = {"batch_size": 64, "max_epochs": 3, "optimizer": "sgd"}
     rates = {"learning_rate": {"values": [0.01, 10.0]}}
     wide = {"hidden": [64, 64, 64], "activation": "elu"}
-    outcome = run(parameters=rates, training=training, model=wide, method="random", run_cap=4, max_failures=50)
+    outcome = run(
+        parameters=rates, training=training, model=wide, method="random", run_cap=4, max_failures=50
+    )
     failed = [trial for trial in study().trials if trial.state is TrialState.FAIL]
     assert outcome.complete == 4
     assert failed
@@ -204,7 +223,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_is_replaced() -> None:
 
 def test_too_many_failures_end_the_sweep_and_say_why() -> None:
     training = {"batch_size": 64, "max_epochs": 3, "optimizer": "sgd", "learning_rate": 10.0}
-    with pytest.raises(TooManyFailures, match="3 trials failed, more than max_failures, 2.*non-finite"):
+    with pytest.raises(TooManyFailures, match=r"3 trials failed, more than max_failures, 2.*non-finite"):
         run(training=training, model={"hidden": [64, 64, 64], "activation": "elu"}, max_failures=2)
 
 
@@ -247,7 +266,7 @@ def test_a_second_coordinator_is_refused_by_name() -> None:
 
 
 def test_a_missing_data_set_is_said_before_anything_is_made() -> None:
-    with pytest.raises(DataError, match="elsewhere.npz: not found"):
+    with pytest.raises(DataError, match=r"elsewhere\.npz: not found"):
         run(dataset="elsewhere.npz")
     assert not Path("mlruns/studies.db").exists()
 
@@ -298,7 +317,9 @@ def test_the_best_of_an_earlier_study_are_enqueued() -> None:
     assert sorted(map(str, earlier)) == sorted(str(trial.params) for trial in finished())
 
 
-def test_stop_ends_at_the_epoch_and_the_study_repeats_itself_when_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_ends_at_the_epoch_and_the_study_repeats_itself_when_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run()
     monkeypatch.setenv("REGTUNE_HOME", "stopped")
     stops = 0
@@ -332,7 +353,9 @@ def coordinator(**changes: Any) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     changes = {
         "controls": True,
         "run_cap": 12,

@@ -36,13 +36,12 @@ def delete(
         info = read_study(engine, study)
     count = sum(info.counts.values())
     confirm(f"Delete {study} with {count} trials, their MLflow runs and artifacts?", yes)
-    done = delete_study(settings, study)
-    say(f"Deleted {study}: {done}.", quiet)
+    say(f"Deleted {study}, {delete_study(settings, study)}.", quiet)
 
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Remove artifacts and MLflow runs that no study refers to."""
-    from regtune.cleanup import collect_garbage, find_garbage
+    from regtune.cleanup import find_garbage, remove
 
     settings = settings_of(home)
     found = find_garbage(settings)
@@ -50,4 +49,5 @@ def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = No
         say("Nothing to remove.", quiet)
         return
     confirm(f"Remove {found}?", yes)
-    say(f"Removed {collect_garbage(settings, found)}.", quiet)
+    remove(settings, found)
+    say(f"Removed {found}.", quiet)

@@ -179,11 +179,11 @@ def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bo
 
 
 def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool) -> None:
-    from regtune.cli.tables import plan_view
+    from regtune.cli.reports import plan_view
     from regtune.plan import make_plan
 
     found = make_plan(spec, settings)
-    show_json(found.to_json()) if as_json else show(plan_view(found, console().width))
+    show_json(found.to_json()) if as_json else show(plan_view(found))
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:

@@ -30,7 +30,7 @@ def _names(incomplete: str) -> list[str]:
 @data.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """Data sets by name, and where they lie."""
-    from regtune.cli.tables import datasets_table
+    from regtune.cli.reports import datasets_table
     from regtune.inventory import list_datasets
 
     found = list_datasets(settings_of(None).data_dir)
@@ -60,7 +60,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read data sets in full and check shapes, labels and digests."""
-    from regtune.cli.tables import datasets_table
+    from regtune.cli.reports import datasets_table
     from regtune.inventory import verify_datasets
 
     found = verify_datasets(settings_of(None).data_dir, name)
@@ -71,7 +71,7 @@ def verify(
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Check this machine: what is here, what works, what to mend."""
-    from regtune.cli.tables import checks_view
+    from regtune.cli.reports import checks_view
     from regtune.doctor import examine
 
     found = examine(settings_of(home))

@@ -122,7 +122,7 @@ def parameter_text(value: Any) -> str:
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
     """All studies, the last active first."""
     table = _table()
-    columns = {
+    columns: dict[str, Literal["left", "right"]] = {
         "study": "left",
         "trials": "right",
         "best": "right",

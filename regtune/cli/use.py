@@ -61,7 +61,7 @@ def train(
 ) -> None:
     """Train a configuration again, log it, and compare its figures with the recorded ones."""
     from regtune.best import load_best
-    from regtune.cli.tables import retrained_view
+    from regtune.cli.reports import retrained_view
     from regtune.retrain import retrain
 
     found = load_best(file)

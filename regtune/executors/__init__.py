@@ -113,3 +113,17 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End every worker at once; nothing is left behind."""
+
+
+__all__ = [
+    "EpochEnded",
+    "Event",
+    "Executor",
+    "Task",
+    "TrialEnded",
+    "TrialFailed",
+    "TrialStarted",
+    "Verdict",
+    "WorkerDied",
+    "WorkerReady",
+]

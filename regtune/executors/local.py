@@ -13,7 +13,17 @@ from typing import Literal
 import psutil
 
 from regtune.errors import WorkerError
-from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, Verdict, WorkerDied, WorkerReady
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    Verdict,
+    WorkerDied,
+    WorkerReady,
+)
 from regtune.processes import Child
 
 START_SECONDS = 180
@@ -72,7 +82,9 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Hand a task to an idle worker, one that is ready before one that still starts."""
-        free = sorted((worker for worker in self._workers if worker.task is None), key=lambda worker: not worker.ready)
+        free = sorted(
+            (worker for worker in self._workers if worker.task is None), key=lambda worker: not worker.ready
+        )
         if not free:
             raise WorkerError("no worker is idle")
         free[0].task = task
@@ -168,7 +180,11 @@ class LocalExecutor:
                 used = _rss(worker.child.pid)
                 if used > worker.task.memory_bytes:
                     allowed = worker.task.memory_bytes / 2**20
-                    self._end(worker, "out_of_memory", f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {allowed:.0f}")
+                    self._end(
+                        worker,
+                        "out_of_memory",
+                        f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {allowed:.0f}",
+                    )
 
     def _end(self, worker: _Worker, reason: Literal["timeout", "out_of_memory"], message: str) -> None:
         worker.ended = (reason, message)

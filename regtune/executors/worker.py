@@ -35,7 +35,9 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
             return
         except MemoryError as error:
             coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {error}"))
-        except Exception as error:  # whatever a trial raises is that trial's end, told in full, and not the worker's
+        except (
+            Exception
+        ) as error:  # whatever a trial raises is that trial's end, told in full, and not the worker's
             coordinator.send(_failure(task, worker, error))
         else:
             coordinator.send(result)

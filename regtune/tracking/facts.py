@@ -54,12 +54,15 @@ class StudyFacts:
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:
         """The facts in a study's attributes. Raises KeyError when the study has not been set up."""
+        from regtune.space import Space  # it imports Optuna, which the writer's process does without
+        from regtune.spec import SweepSpec
+
         spec = attributes[SPEC]
         return cls(
             uid=str(attributes[STUDY_UID]),
             name=name,
             sweep=str(spec.get("name", name)),
-            parameters=columns(spec),
+            parameters=Space(SweepSpec.from_dict({**spec, "run_cap": 1})).names,
             data=DataFacts(**{key: attributes[DATA][key] for key in DataFacts.__dataclass_fields__}),
             metric=str(spec["metric"]["name"]),
             goal=spec["metric"]["goal"],
@@ -68,16 +71,6 @@ class StudyFacts:
             created_ms=attributes.get(CREATED),
             description=str(spec.get("description", "")),
         )
-
-
-def columns(spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """The searched parameters of a spec as shown everywhere; one a hidden layer (`dropout.1`) for `per_layer`."""
-    layers = len(spec["model"]["hidden"])
-    names: list[str] = []
-    for name, parameter in spec["parameters"].items():
-        wide = isinstance(parameter, Mapping) and parameter.get("per_layer")
-        names.extend([f"{name}.{layer}" for layer in range(1, layers + 1)] if wide else [name])
-    return tuple(names)
 
 
 def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:

@@ -84,12 +84,25 @@ def prepare(uri: str, artifacts: Path) -> None:
     with FileLock(locks / "mlflow.lock", timeout=LOCK_SECONDS):
         if path is not None and path.exists() and _has_schema(path):
             return
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=20)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
-        open_sql(uri, artifacts).engine.dispose()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore._get_or_create_engine(uri).dispose()  # kept for a process' life, also on a file that is gone
+        if path is None or (path.exists() and path.stat().st_size > 0):
+            open_sql(uri, artifacts).engine.dispose()
+        else:
+            _create(path, artifacts)
+
+
+def _create(path: Path, artifacts: Path) -> None:
+    """Make a SQLite store in WAL mode: beside its place, and then there as a whole, so that none is ever half made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    connection = sqlite3.connect(fresh)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    open_sql(f"sqlite:///{fresh}", artifacts).engine.dispose()
+    fresh.replace(path)
 
 
 def _has_schema(path: Path) -> bool:

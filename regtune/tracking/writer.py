@@ -19,7 +19,7 @@ from typing import Any
 from regtune.processes import Child
 from regtune.record import State, TrialRecord
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.store import check_uri, connect
+from regtune.tracking.store import check_uri, connect, sqlite_path
 
 PACE_SECONDS = 1.0
 """How often MLflow is told of progress: the lag of a live curve."""
@@ -313,6 +313,7 @@ class _Scribe:
             ) as error:  # MLflow and its stores raise many kinds; each means that it is not written
                 if not self._set_aside(key, error):
                     self._away_since = self._away_since or time.time()
+                    self._projection = None
                     self._tell()
                     return True
                 self._tell()
@@ -324,6 +325,9 @@ class _Scribe:
         return False
 
     def _write(self, key: int, item: _Item) -> None:
+        database = sqlite_path(self._uri)
+        if database is not None and not database.exists():
+            self._projection = None  # SQLite would go on writing into the file that somebody has deleted
         if self._projection is None:
             client = connect(self._uri, self._artifacts)
             from regtune.tracking.projection import Projection
@@ -353,5 +357,5 @@ class _Scribe:
         elif self._refused:
             key, (_, reason) = next(iter(self._refused.items()))
             trouble = f"MLflow refuses {'the study' if key == STUDY else f'#{key:03d}'} ({reason})"
-        experiment = "" if self._projection is None else self._projection.experiment_id
-        self._link.send(_Answer(written, trouble, experiment))
+        experiment_id = "" if self._projection is None else self._projection.experiment_id
+        self._link.send(_Answer(written, trouble, experiment_id))

@@ -1,0 +1,363 @@
+"""The coordinator of a sweep: asks Optuna for trials, hands them to workers, decides pruning, tells results, tracks.
+
+It is the only part of regtune that writes to a study. Workers train; they never see a database. What has happened is
+read from the study whenever it is needed, so a coordinator that takes over after a death knows as much as the dead one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from regtune.config import DataConfig
+from regtune.errors import TooManyFailures
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Executor,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    WorkerDied,
+)
+from regtune.progress import Observer, Progress, RunningTrial
+from regtune.record import EndReason, Kept, TrialRecord, Value
+from regtune.samplers import make_pruner
+from regtune.spec import SweepSpec
+from regtune.study import Study, now_ms, record_of
+from regtune.sweep.proposals import Proposals
+from regtune.sweep.standing import Tally, finished_trial, ranked, spent_seconds
+from regtune.tracking import TrackingWriter
+from regtune.training.result import TrialResult
+
+TICK_SECONDS = 0.25
+REQUESTS_SECONDS = 1.0
+DRAIN_SECONDS = 60.0
+"""How long a finished sweep waits for MLflow; what is missing then is caught up at the next start."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended. `stopped`: by a person, and it can go on. `unwritten`: trials that MLflow has not got yet."""
+
+    study: str
+    complete: int
+    pruned: int
+    failed: int
+    stopped: bool
+    reason: str
+    best: int | None
+    seconds: float
+    trial_epochs: int
+    unwritten: int
+
+
+@dataclass
+class _Running:
+    """A trial in a worker's hands. `reported`: the last epoch that Optuna knew when the trial was handed out."""
+
+    trial: optuna.Trial
+    record: TrialRecord
+    reported: int
+    epoch: int = 0
+
+
+class Coordinator:
+    """One sweep of one study. `prepare` once, then `run` once."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        study: Study,
+        executor: Executor,
+        tracker: TrackingWriter,
+        observer: Observer,
+        stop: threading.Event,
+        *,
+        data: DataConfig,
+        folder: Path,
+    ) -> None:
+        self._spec = spec
+        self._study = study
+        self._executor = executor
+        self._tracker = tracker
+        self._observer = observer
+        self._stop = stop
+        self._folder = folder
+        self._proposals = Proposals(spec, study, data)
+        self._running: dict[str, _Running] = {}
+        self._tally = Tally.of(study.trials())
+        self._began = time.monotonic()
+        self._spent_before = 0.0
+        self._finished_before = 0
+        self._requests_read = 0.0
+        self._exhausted = False
+        self._reason = ""
+        study.optuna.pruner = make_pruner(spec, spec.training.max_epochs) or optuna.pruners.NopPruner()
+
+    def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
+        """Settle what a dead coordinator left, queue what is decided beforehand, and catch MLflow up."""
+        self._study.settle()
+        self._proposals.queue_controls()
+        for refusal in self._proposals.queue_earlier(earlier):
+            self._observer.note(refusal)
+        for trial in self._study.trials(TrialState.FAIL):
+            self._proposals.queue_retry(trial)
+        trials = self._study.trials()
+        for trial in trials:
+            record = record_of(trial)
+            if record is not None:
+                self._tracker.put(trial.number, trial.state.name, record)
+        self._tracker.finish("RUNNING", None)
+        self._tally = Tally.of(trials)
+        self._finished_before = self._tally.finished
+        self._spent_before = spent_seconds(trials) if self._spec.timeout else 0.0
+
+    def run(self) -> SweepOutcome:
+        """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
+        try:
+            while True:
+                self._take_requests()
+                while self._executor.idle and self._may_start():
+                    self._start_next()
+                if not self._running:
+                    break
+                for event in self._executor.events(TICK_SECONDS):
+                    self._handle(event)
+                self._observer.progress(self.progress())
+        except BaseException:
+            self._executor.close()
+            for running in self._running.values():
+                self._put_back(running)
+            self._tracker.finish("KILLED", None)
+            raise
+        return self._end()
+
+    # -- starting trials
+
+    def _may_start(self) -> bool:
+        if self._stop.is_set() or self._exhausted:
+            return False
+        cap = self._spec.run_cap
+        if cap is not None and self._tally.finished + len(self._running) >= cap:
+            return False
+        if self._spec.timeout is not None and self._spent() >= self._spec.timeout:
+            self._reason = f"the timeout of {self._spec.timeout:g} s is used"
+            return False
+        return True
+
+    def _start_next(self) -> None:
+        """Take the next trial and hand it to a worker."""
+        found = self._proposals.next()
+        if found is None:
+            self._exhausted = True
+            return
+        trial, record = found
+        reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
+        self._running[record.uid] = _Running(trial, record, reported)
+        memory = self._spec.trial_memory_mb
+        self._executor.submit(
+            Task(
+                uid=record.uid,
+                config=record.config,
+                metric=self._spec.metric.name,
+                folder=self._folder / record.uid,
+                threshold=self._threshold(),
+                timeout_seconds=self._spec.trial_timeout,
+                memory_bytes=None if memory is None else memory * 2**20,
+            )
+        )
+        self._tracker.put(trial.number, "RUNNING", record)
+
+    def _threshold(self) -> float | None:
+        """The value a trial must beat to be among the best `keep_models` so far."""
+        best = ranked(self._study.trials(), self._spec.metric.name)
+        kept = self._spec.keep_models
+        return best[kept - 1].value if 0 < kept <= len(best) else None
+
+    # -- events
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case EpochEnded():
+                self._epoch_ended(event)
+            case TrialEnded():
+                self._trial_ended(event)
+            case TrialFailed():
+                self._finish(self._running.pop(event.uid), event.reason, event.message)
+            case TrialStarted():
+                running = self._running[event.uid]
+                running.record = replace(running.record, worker=event.worker)
+            case WorkerDied():
+                self._observer.note(f"{event.message}; another takes its place")
+            case _:
+                pass
+
+    def _epoch_ended(self, event: EpochEnded) -> None:
+        """Decide first and answer the worker, then write: the worker trains on while the database is written."""
+        running = self._running[event.uid]
+        running.epoch = event.epoch
+        prune = False
+        if event.epoch > running.reported:
+            running.trial.report(event.figures[self._spec.metric.name], event.epoch)
+        if event.epoch >= running.reported and running.record.control is None:
+            prune = running.trial.should_prune()
+        self._executor.decide(event.uid, "stop" if self._stop.is_set() else "prune" if prune else "continue")
+        if running.record.repeats(event.epoch, event.figures):
+            return
+        running.record = running.record.until(event.epoch - 1).with_epoch(
+            event.figures, event.seconds, now_ms()
+        )
+        self._study.write(running.trial, running.record)
+        self._tracker.put(running.trial.number, "RUNNING", running.record)
+
+    def _trial_ended(self, event: TrialEnded) -> None:
+        running = self._running.pop(event.uid)
+        end = event.result.end
+        if end == "stopped":
+            self._put_back(running)
+            return
+        if end in ("max_epochs", "early_stopping"):
+            running.record = replace(
+                running.record, kept=_kept(event.result), artifacts=dict(event.artifacts)
+            )
+        message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
+        self._finish(running, end, message)
+
+    def _finish(self, running: _Running, reason: EndReason, message: str | None) -> None:
+        number = running.trial.number
+        record = replace(running.record, ended_ms=now_ms(), end_reason=reason, message=message)
+        self._study.write(running.trial, record)
+        state = self._study.tell(number, record)
+        self._tracker.put(number, state.name, record)
+        trial = self._study.trials()[number]
+        if state is TrialState.FAIL:
+            self._proposals.queue_retry(trial)
+        self._tally = Tally.of(self._study.trials())
+        if self._tally.failed > self._spec.max_failures and not self._stop.is_set():
+            limit = f"more than max_failures, {self._spec.max_failures}"
+            self._reason = f"{self._tally.failed} trials failed, {limit}; the last: {message or reason}"
+            self._stop.set()
+        self._observer.finished(finished_trial(trial), self.progress())
+
+    def _put_back(self, running: _Running) -> None:
+        """Back into the queue: the trial will run again under its number, and repeat itself."""
+        self._study.requeue(running.trial.number)
+        self._tracker.put(running.trial.number, "WAITING", running.record)
+
+    def _take_requests(self) -> None:
+        if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
+            return
+        self._requests_read = time.monotonic()
+        for request in self._study.requests():
+            if request.verb == "enqueue":
+                self._observer.note(self._proposals.queue_request(request))
+            elif request.verb == "stop":
+                self._reason = "stopped from another terminal"
+                self._stop.set()
+            self._study.take(request)
+
+    # -- what is known, and the end
+
+    def progress(self) -> Progress:
+        """The sweep at this moment."""
+        self._tally = Tally.of(self._study.trials())
+        best = ranked(self._study.trials(), self._spec.metric.name)
+        return Progress(
+            study=self._study.name,
+            metric=self._spec.metric.name,
+            goal=self._spec.metric.goal,
+            run_cap=self._spec.run_cap,
+            timeout_seconds=self._spec.timeout,
+            complete=self._tally.complete,
+            pruned=self._tally.pruned,
+            failed=self._tally.failed,
+            waiting=self._tally.waiting,
+            elapsed_seconds=time.monotonic() - self._began,
+            remaining_seconds=self._remaining(),
+            trial_epochs=self._tally.epochs,
+            best=finished_trial(best[0]) if best else None,
+            running=tuple(self._running_trial(running) for running in self._running.values()),
+            tracking=self._tracker.status,
+        )
+
+    def _running_trial(self, running: _Running) -> RunningTrial:
+        record = running.record
+        return RunningTrial(
+            number=running.trial.number,
+            control=record.control,
+            mix=record.config.mix,
+            parameters=record.parameters,
+            worker=-1 if record.worker is None else record.worker,
+            epoch=running.epoch,
+            max_epochs=record.config.training.max_epochs,
+            curve=tuple(record.history.get(self._spec.metric.name, ())),
+        )
+
+    def _spent(self) -> float:
+        return self._spent_before + time.monotonic() - self._began
+
+    def _remaining(self) -> float | None:
+        """Seconds left by the timeout, or by the pace of this session, whichever comes first."""
+        left = []
+        if self._spec.timeout is not None:
+            left.append(max(0.0, self._spec.timeout - self._spent()))
+        done = self._tally.finished - self._finished_before
+        if self._spec.run_cap is not None and done > 0:
+            pace = (time.monotonic() - self._began) / done
+            left.append(pace * max(0, self._spec.run_cap - self._tally.finished))
+        return min(left, default=None)
+
+    def _end(self) -> SweepOutcome:
+        self._tally = Tally.of(self._study.trials())
+        best = ranked(self._study.trials(), self._spec.metric.name)
+        winner = best[0].number if best else None
+        too_many = self._tally.failed > self._spec.max_failures
+        stopped = self._stop.is_set()
+        self._tracker.finish("FAILED" if too_many else "KILLED" if stopped else "FINISHED", winner)
+        self._observer.progress(self.progress())
+        unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
+        if too_many:
+            raise TooManyFailures(f"{self._reason}; go on with: --set max_failures={2 * self._tally.failed}")
+        exhausted = "every configuration of the grid is tried"
+        return SweepOutcome(
+            study=self._study.name,
+            complete=self._tally.complete,
+            pruned=self._tally.pruned,
+            failed=self._tally.failed,
+            stopped=stopped,
+            reason=self._reason
+            or ("stopped" if stopped else exhausted if self._exhausted else "the budget is used"),
+            best=winner,
+            seconds=time.monotonic() - self._began,
+            trial_epochs=self._tally.epochs,
+            unwritten=unwritten,
+        )
+
+
+def _kept(result: TrialResult) -> Kept:
+    """The figures of a trial that came to its own end."""
+
+    def measured(value: float | None) -> float:
+        assert value is not None, "a trial that ends by itself is measured"
+        if not math.isfinite(value):
+            raise ValueError(f"a kept figure is {value}")
+        return value
+
+    return Kept(
+        epoch=result.kept_epoch,
+        figures=dict(result.figures),
+        train_cross_entropy=measured(result.train_cross_entropy),
+        train_accuracy=measured(result.train_accuracy),
+        generalization_gap=measured(result.generalization_gap),
+        sparsity=measured(result.sparsity),
+        l2_norm=measured(result.l2_norm),
+    )

@@ -1,0 +1,134 @@
+"""Which trial comes next: one that waits in Optuna's queue, else the next of the grid, else what the sampler proposes.
+
+Everything that is decided beforehand goes through Optuna's own queue: controls, interrupted trials, retries, requests,
+the best of an earlier study, a grid's configurations. Each has a key, so that queueing twice is queueing once.
+
+The sampler is made anew for each trial, its seed derived from the study's seed and the trial's number. What it proposes
+then depends on the study alone, and an interrupted study goes on exactly as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from regtune.config import DataConfig
+from regtune.errors import InputError
+from regtune.record import TrialRecord, Value
+from regtune.samplers import make_sampler
+from regtune.space import Space, controls
+from regtune.spec import SweepSpec
+from regtune.study import Origin, Request, Study, derive_seed, now_ms, origin_of, record_of
+
+ATTEMPTS = 2
+"""A trial whose worker died is tried once more."""
+
+
+class Proposals:
+    """The trials to come of one study. `data` names the data set with its digest."""
+
+    def __init__(self, spec: SweepSpec, study: Study, data: DataConfig) -> None:
+        self._spec = spec
+        self._study = study
+        self._data = data
+        self._space = Space(spec)
+
+    def queue_controls(self) -> None:
+        """Queue the controls that are not queued yet."""
+        for control in controls(self._spec, self._data) if self._spec.controls else ():
+            origin = Origin("control", f"control {control.name}", control.config, control.parameters)
+            self._study.queue(origin, self._space.to_optuna(control.parameters) if control.parameters else {})
+
+    def queue_earlier(self, earlier: Iterable[tuple[str, Mapping[str, Value]]]) -> list[str]:
+        """Queue configurations of another study, given with its trials' uids. Returns why some are passed over."""
+        refused = []
+        for uid, parameters in earlier:
+            try:
+                self._study.queue(Origin("earlier", f"earlier {uid}"), self._space.to_optuna(parameters))
+            except InputError as error:
+                refused.append(f"passed over a configuration of the earlier study: {error}")
+        return refused
+
+    def queue_request(self, request: Request) -> str:
+        """Queue what another terminal wants tried. Returns what to say about it."""
+        try:
+            self._study.queue(Origin("request", request.key), self._space.to_optuna(request.parameters))
+        except InputError as error:
+            return f"passed over a request: {error}"
+        return "took up a requested configuration"
+
+    def queue_retry(self, trial: FrozenTrial) -> None:
+        """Queue a trial whose worker died again, with its parameters and its seed, unless it was its last attempt."""
+        record = record_of(trial)
+        if record is None or record.end_reason != "worker_died" or record.attempt >= ATTEMPTS:
+            return
+        origin = Origin(
+            kind="retry",
+            key=f"retry {trial.number}",
+            config=record.config,
+            parameters=dict(record.parameters) if trial.params else None,
+            attempt=record.attempt + 1,
+            retry_of=trial.number,
+            control=record.control,
+        )
+        self._study.queue(origin, trial.params)
+
+    def next(self) -> tuple[optuna.Trial, TrialRecord] | None:
+        """Ask for the next trial and record its start; None when the grid has no more."""
+        waiting = self._study.trials(TrialState.WAITING)
+        if not waiting and self._spec.method == "grid":
+            if not self._queue_from_grid():
+                return None
+            waiting = self._study.trials(TrialState.WAITING)
+        number = waiting[0].number if waiting else len(self._study.trials())
+        interrupted = record_of(waiting[0]) if waiting else None
+        origin = origin_of(waiting[0]) if waiting else None
+        self._study.optuna.sampler = self._sampler(
+            number, decided=interrupted is not None or origin is not None
+        )
+        trial = self._study.optuna.ask()
+        if interrupted is not None:
+            return trial, interrupted
+        record = self._begin(trial, origin)
+        self._study.write(trial, record)
+        return trial, record
+
+    def _sampler(self, number: int, *, decided: bool) -> optuna.samplers.BaseSampler:
+        seed = derive_seed(self._spec.seed, number, "sampler")
+        if decided:
+            return optuna.samplers.RandomSampler(seed=seed)  # never asked: all parameters are fixed
+        return make_sampler(self._spec, self._space, seed)
+
+    def _begin(self, trial: optuna.Trial, origin: Origin | None) -> TrialRecord:
+        seed = derive_seed(self._spec.seed, trial.number, "training")
+        origin = origin or Origin("sampler", "")
+        if origin.config is None:
+            parameters = dict(self._space.suggest(trial))
+            config = self._space.config(parameters, seed=seed, data=self._data)
+        else:
+            parameters = dict(origin.parameters or {})
+            if parameters:
+                self._space.suggest(trial)
+            config = (
+                origin.config if origin.kind == "retry" else origin.config.model_copy(update={"seed": seed})
+            )
+        return TrialRecord(
+            uid=f"{self._study.uid}-{trial.number}",
+            config=config,
+            parameters=parameters,
+            control=origin.key.removeprefix("control ") if origin.kind == "control" else origin.control,
+            requested=origin.kind == "request",
+            attempt=origin.attempt,
+            retry_of=origin.retry_of,
+            started_ms=now_ms(),
+        )
+
+    def _queue_from_grid(self) -> bool:
+        known = self._study.origins()
+        for index, parameters in enumerate(self._space.grid()):
+            if f"grid {index}" not in known:
+                self._study.queue(Origin("grid", f"grid {index}"), self._space.to_optuna(parameters))
+                return True
+        return False

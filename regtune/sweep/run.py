@@ -1,0 +1,126 @@
+"""`run_sweep`: puts a study, its workers and its tracking together, and ends them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from regtune.config import DataConfig
+from regtune.data import Arrays, load_arrays
+from regtune.executors import Executor
+from regtune.executors.local import LocalExecutor, default_workers
+from regtune.leaderboard import read_board
+from regtune.progress import FinishedTrial, Observer, Progress
+from regtune.record import Value
+from regtune.settings import Settings, load_settings
+from regtune.spec import SweepSpec
+from regtune.storage import database_path, open_engine, understood, writable_folder
+from regtune.study import Study, hold
+from regtune.sweep.coordinator import Coordinator, SweepOutcome
+from regtune.tracking import StudyFacts, TrackingWriter
+
+EARLIER_BEST = 5
+"""How many configurations of an earlier study are enqueued."""
+BREAK_OFF_SECONDS = 2.0
+
+
+class _Silent:
+    def progress(self, progress: Progress) -> None: ...
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
+    def note(self, message: str) -> None: ...
+
+
+def run_sweep(
+    spec: SweepSpec,
+    *,
+    settings: Settings | None = None,
+    workers: int | None = None,
+    observer: Observer | None = None,
+    fresh: bool = False,
+    from_study: str | None = None,
+    stop: threading.Event | None = None,
+    executor: Executor | None = None,
+) -> SweepOutcome:
+    """Run the study of `spec`, or go on with it, until its budget is used.
+
+    Args:
+        spec: the sweep file.
+        settings: where databases, artifacts and data lie; by default from the environment.
+        workers: worker processes; one per core by default.
+        observer: told of everything that happens, from this thread.
+        fresh: set an earlier study of the same name aside and begin anew.
+        from_study: enqueue the best configurations of this study first.
+        stop: when set, every running trial ends at its epoch's end and goes back into the queue.
+        executor: where to train; by default `workers` processes that end with the sweep. One that is given is left
+            running, idle, unless the sweep breaks off.
+
+    Returns:
+        How it ended; `outcome.best` is the best trial's number.
+
+    Raises:
+        StudyBusy, SpecChanged, DataError, StorageError, WorkerError, TooManyFailures.
+    """
+    settings = settings or load_settings()
+    path = database_path(settings.storage_url)
+    writable_folder(settings.home.resolve())
+    writable_folder(path.parent)
+    with hold(settings, spec.name), understood(path):
+        # workers import TensorFlow while data and databases are opened
+        trainer = executor or LocalExecutor(
+            workers or settings.workers or default_workers(), settings.data_dir
+        )
+        tracker = None
+        try:
+            earlier = _earlier(settings, from_study)
+            data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
+            arrays = load_arrays(data.name, settings.data_dir)
+            study = Study.open(settings, spec, fresh=fresh)
+            study.check_data(_facts(data, arrays))
+            facts = StudyFacts.of(study.name, study.attributes)
+            tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, facts)
+            coordinator = Coordinator(
+                spec,
+                study,
+                trainer,
+                tracker,
+                observer or _Silent(),
+                stop or threading.Event(),
+                data=data.model_copy(update={"digest": arrays.digest}),
+                folder=settings.artifacts / "trials",
+            )
+            coordinator.prepare(earlier)
+            return coordinator.run()
+        finally:
+            if executor is None:
+                trainer.close()
+            if tracker is not None:
+                tracker.close(timeout_seconds=BREAK_OFF_SECONDS)
+
+
+def _facts(data: DataConfig, arrays: Arrays) -> Mapping[str, Any]:
+    """What is stored of a data set: scikit-learn's split rounds the validation part up."""
+    validation = math.ceil(len(arrays.x_train) * data.validation)
+    return {
+        "name": arrays.name,
+        "source": arrays.source,
+        "digest": arrays.digest,
+        "features": int(arrays.x_train.shape[1]),
+        "classes": int(arrays.y_train.max()) + 1,
+        "train": len(arrays.x_train) - validation,
+        "validation": validation,
+        "split_seed": data.split_seed,
+    }
+
+
+def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[str, Value]]]:
+    """Uid and parameters of the best trials of study `name`. Raises StudyNotFound."""
+    if name is None:
+        return []
+    rows = read_board(open_engine(settings.storage_url), name, limit=EARLIER_BEST)
+    return [
+        (row.record.uid, row.record.parameters)
+        for row in rows
+        if row.state == "COMPLETE" and row.record is not None and row.record.parameters
+    ]
