@@ -1,0 +1,156 @@
+"""Plans, examinations, data sets and retrainings, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from regtune.cli.drawing import metric_text, span
+from regtune.cli.tables import facts_table, plain_table
+
+if TYPE_CHECKING:
+    from regtune.doctor import Check
+    from regtune.inventory import Entry
+    from regtune.plan import Duration, Plan
+    from regtune.retrain import Retrained
+
+STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """What a sweep would do: the space, the budget, time, disk, and where it writes."""
+    space = plain_table()
+    conditional = any(found.condition for found in plan.parameters)
+    for name in ("parameter", "kind", "values") + (("only when",) if conditional else ()):
+        space.add_column(name, no_wrap=name == "parameter", overflow="fold")
+    for found in plan.parameters:
+        cells = (found.name, found.kind, found.range)
+        space.add_row(*cells, *((found.condition,) if conditional else ()))
+    facts = {
+        "study": f"{plan.study}, {plan.standing}",
+        "data": plan.data,
+        "space": _size(plan),
+        "method": f"{plan.method}, {plan.goal} {plan.metric}",
+        "budget": _budget(plan),
+        "controls": _controls(plan),
+        "time": _time(plan.duration, plan.workers),
+        "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
+        **{
+            f"{'writes' if place == 0 else ''} {name}".strip(): path
+            for place, (name, path) in enumerate(plan.writes.items())
+        },
+    }
+    parts: list[RenderableType] = [facts_table(facts), Text(), space]
+    if plan.data_problem:
+        parts += [Text(), Text(f"missing: {plan.data_problem}", style="bold red")]
+    if not plan.controls_fit:
+        wanted = len(plan.controls) + 1
+        parts += [
+            Text(),
+            Text(f"The budget is too small for the controls: run_cap {wanted} or more.", style="yellow"),
+        ]
+    return Group(*parts)
+
+
+def _size(plan: Plan) -> str:
+    count = len(plan.parameters)
+    what = f"{count} parameter{'' if count == 1 else 's'}"
+    return f"{what}, {plan.size:,} configurations" if plan.size is not None else f"{what}, continuous"
+
+
+def _budget(plan: Plan) -> str:
+    parts = [] if plan.run_cap is None else [f"{plan.run_cap} trials of at most {plan.max_epochs} epochs"]
+    if plan.timeout_seconds is not None:
+        parts.append(span(plan.timeout_seconds))
+    return ", ".join(parts)
+
+
+def _controls(plan: Plan) -> str:
+    return f"{len(plan.controls)} first: {', '.join(plan.controls)}" if plan.controls else "none"
+
+
+def _time(found: Duration | None, workers: int) -> str:
+    if found is None:
+        return "unknown until the data is here"
+    basis = (
+        f"measured here on {found.epochs_measured:,} epochs of {found.epoch_seconds:.2f} s"
+        if found.epochs_measured
+        else f"a guess: {found.epoch_seconds:.2f} s an epoch, nothing was measured here yet"
+    )
+    most = f", at most {span(found.at_most_seconds)}" if found.at_most_seconds > found.seconds * 1.05 else ""
+    return f"about {span(found.seconds)}{most} with {workers} workers ({basis})"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+def checks_view(checks: Sequence[Check]) -> RenderableType:
+    """What was looked at, and what to mend."""
+    table = plain_table()
+    table.add_column("", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for check in checks:
+        found = Text(check.found)
+        if check.mend:
+            found.append(f"\n→ {check.mend}", style=STATUS_STYLES[check.status])
+        table.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
+    count = sum(check.status == "mend" for check in checks)
+    last = f"{count} to mend." if count else "Nothing to mend."
+    return Group(table, Text(), Text(last, style="bold red" if count else "green"))
+
+
+def datasets_table(entries: Sequence[Entry]) -> RenderableType:
+    """Data sets, where they lie, and what is wrong with them."""
+    if not entries:
+        return Text("no data set is here; try: regtune data fetch mnist")
+    read = any(entry.digest or entry.problem for entry in entries)
+    table = plain_table()
+    table.add_column("data set", no_wrap=True)
+    for name in ("train", "test", "digest") if read else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for entry in entries:
+        counts = [f"{entry.train:,}" if entry.train else "–", f"{entry.test:,}" if entry.test else "–"]
+        digest = f"{entry.digest[:12]}{' ✓' if entry.known else ''}" if entry.digest else "–"
+        where = entry.problem or entry.where or f"not here; try: regtune data fetch {entry.name}"
+        table.add_row(
+            entry.name,
+            *((*counts, digest) if read else ()),
+            Text(where, style="red" if entry.problem else ""),
+        )
+    return table
+
+
+def retrained_view(found: Retrained) -> RenderableType:
+    """The figures of a training beside the recorded ones."""
+    table = plain_table()
+    table.add_column("figure", no_wrap=True)
+    table.add_column("now", justify="right", no_wrap=True)
+    if found.recorded is not None:
+        table.add_column("recorded", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+    for name, value in found.figures.items():
+        if found.recorded is None:
+            table.add_row(name, metric_text(value))
+            continue
+        before = found.recorded.get(name)
+        said = "the same" if name not in found.differences else f"{found.differences[name]:+.2e}"
+        table.add_row(name, metric_text(value), metric_text(before), said)
+    kept = Text(f"kept weights: epoch {found.epoch} of {found.epochs}, {found.model}")
+    parts: list[RenderableType] = [table, Text(), kept]
+    if found.recorded is None:
+        return Group(*parts)
+    if not found.differences:
+        parts.append(Text("Every figure equals the recorded one, bit for bit.", style="green"))
+    elif found.changed:
+        parts.append(Text(f"The figures differ; so do versions: {', '.join(found.changed)}.", style="yellow"))
+    else:
+        parts.append(
+            Text("The figures differ with the same versions: is it another processor?", style="yellow")
+        )
+    return Group(*parts)

@@ -1,0 +1,234 @@
+"""What a sweep would try, how long it would take and what it would write; nothing is written, nothing is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from regtune.config import DataConfig
+from regtune.data import Arrays, load_arrays
+from regtune.errors import DataError, StorageError, StudyNotFound
+from regtune.executors.local import default_workers
+from regtune.leaderboard import Row, StudyInfo, list_studies, read_board, read_study
+from regtune.settings import Settings
+from regtune.space import Space, controls
+from regtune.spec import SweepSpec
+from regtune.storage import database_path, open_engine, redact
+
+SECONDS_AN_EPOCH = 0.85
+"""Guess where nothing was measured: 48,000 images, 784-128-64-10, batches of 32, on one core of an AVX2 machine."""
+GUESS_IMAGES, GUESS_WEIGHTS, GUESS_BATCH = 48_000, 109_386, 32
+START_SECONDS = 8.0
+"""Starting workers: importing TensorFlow."""
+STUDIES_READ, TRIALS_READ = 5, 40
+FEATURES, CLASSES = 784, 10
+IMAGES = {"mnist": 60_000, "fashion-mnist": 60_000, "mnist-5k": 4_000}
+BYTES_A_TRIAL, BYTES_AN_EPOCH = 30_000, 3_000
+"""In both databases together, from the growth of the files over a sweep."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One searched parameter, for people. count: its values, where they can be counted."""
+
+    name: str
+    kind: str
+    range: str
+    condition: str
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long a sweep takes, in seconds. epochs_measured: how many epochs here this rests on; 0 marks a guess."""
+
+    seconds: float
+    at_most_seconds: float
+    epoch_seconds: float
+    epochs_a_trial: float
+    epochs_measured: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do.
+
+    size: how many distinct configurations there are; None where a parameter is continuous. trials: how many
+    would be run, of which `controls` come first; controls_fit: whether the budget has room for a searched
+    trial beside them. standing: whether the study exists, and how far it is. disk_bytes: what it writes,
+    about.
+    """
+
+    study: str
+    method: str
+    metric: str
+    goal: str
+    parameters: tuple[Searched, ...]
+    size: int | None
+    run_cap: int | None
+    timeout_seconds: float | None
+    controls: tuple[str, ...]
+    controls_fit: bool
+    max_epochs: int
+    workers: int
+    duration: Duration | None
+    data: str
+    data_problem: str
+    standing: str
+    disk_bytes: int | None
+    writes: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
+    """The plan of `spec`. Raises StorageError for a database that cannot be read."""
+    space = Space(spec)
+    found, problem = _data(spec, settings)
+    data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
+    first = controls(spec, data) if spec.controls else []
+    total = len(found.x_train) if found else IMAGES.get(spec.dataset)
+    trials = _trials(spec, space.size, len(first))
+    rows, standing = _earlier(spec, settings)
+    workers = settings.workers or default_workers()
+    duration = None
+    if total is not None:
+        images = total - math.ceil(total * spec.split.validation)
+        duration = _duration(spec, rows, images, trials, workers)
+    return Plan(
+        study=spec.name,
+        method=spec.method,
+        metric=spec.metric.name,
+        goal=spec.metric.goal,
+        parameters=tuple(Searched(r.name, r.kind, r.range, r.condition, r.count) for r in space.rows),
+        size=space.size,
+        run_cap=spec.run_cap,
+        timeout_seconds=spec.timeout,
+        controls=tuple(control.name for control in first),
+        controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first),
+        max_epochs=spec.training.max_epochs,
+        workers=workers,
+        duration=duration,
+        data=_data_text(spec, found),
+        data_problem=problem,
+        standing=standing,
+        disk_bytes=_disk(spec, trials, duration) if trials is not None else None,
+        writes={
+            "studies": str(database_path(settings.storage_url)),
+            "MLflow": redact(settings.mlflow_uri),
+            "artifacts": str(settings.artifacts),
+        },
+    )
+
+
+def _data(spec: SweepSpec, settings: Settings) -> tuple[Arrays | None, str]:
+    try:
+        return load_arrays(spec.dataset, settings.data_dir), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _data_text(spec: SweepSpec, found: Arrays | None) -> str:
+    if found is None:
+        return spec.dataset
+    held_out = math.ceil(len(found.x_train) * spec.split.validation)
+    return f"{found.name}: {len(found.x_train) - held_out:,} train, {held_out:,} validation"
+
+
+def _trials(spec: SweepSpec, size: int | None, first: int) -> int | None:
+    """Trials that would be run, None when only the timeout decides."""
+    limits = [] if spec.run_cap is None else [spec.run_cap]
+    if spec.method == "grid" and size is not None:
+        limits.append(size + first)
+    return min(limits, default=None)
+
+
+def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str]:
+    """Complete trials on the same data in this folder, and how the study of this name stands."""
+    if not database_path(settings.storage_url).exists():
+        return [], "new"
+    try:
+        engine = open_engine(settings.storage_url)
+    except StorageError as error:
+        if "no studies yet" in str(error):
+            return [], "new"
+        raise
+    try:
+        similar = [s.info for s in list_studies(engine) if s.info.data.get("name") == spec.dataset]
+        rows = [
+            row for info in similar[:STUDIES_READ] for row in read_board(engine, info.name, limit=TRIALS_READ)
+        ]
+        try:
+            standing = _standing(spec, read_study(engine, spec.name))
+        except StudyNotFound:
+            standing = "new"
+        return [row for row in rows if row.state == "COMPLETE"], standing
+    finally:
+        engine.dispose()
+
+
+def _standing(spec: SweepSpec, info: StudyInfo) -> str:
+    differences = spec.differences(info.spec)
+    if differences:
+        return "exists with another sweep file (" + "; ".join(differences) + "); take --name, or --fresh"
+    return f"goes on: {info.finished} trials are finished"
+
+
+def _duration(
+    spec: SweepSpec, rows: Sequence[Row], images: int, trials: int | None, workers: int
+) -> Duration | None:
+    structure = (spec.model.hidden, spec.training.batch_size)
+    same = [
+        row.record
+        for row in rows
+        if row.record and (row.record.config.model.hidden, row.record.config.training.batch_size) == structure
+    ]
+    measured = [seconds for record in same for seconds in record.epoch_seconds[1:]]
+    if measured:
+        epoch_seconds = sum(measured) / len(measured)
+    else:
+        share = 0.5 + 0.5 * GUESS_BATCH / spec.training.batch_size  # half of an epoch's cost is per batch
+        epoch_seconds = SECONDS_AN_EPOCH * images / GUESS_IMAGES * _weights(spec) / GUESS_WEIGHTS * share
+    longest = spec.training.max_epochs
+    alike = [record.epochs for record in same if record.config.training.max_epochs == longest]
+    if alike:
+        epochs = sum(alike) / len(alike)
+    else:
+        shortened = spec.early_stopping is not None or spec.early_terminate is not None
+        epochs = spec.training.max_epochs * (0.5 if shortened else 1.0)
+    if trials is None:
+        assert spec.timeout is not None
+        return Duration(spec.timeout, spec.timeout, epoch_seconds, epochs, len(measured))
+    rounds = trials / min(workers, trials)
+    most = START_SECONDS + rounds * spec.training.max_epochs * epoch_seconds
+    about = START_SECONDS + rounds * epochs * epoch_seconds
+    limit = spec.timeout or math.inf
+    return Duration(min(about, limit), min(most, limit), epoch_seconds, epochs, len(measured))
+
+
+def _weights(spec: SweepSpec) -> int:
+    sizes = (FEATURES, *spec.model.hidden, CLASSES)
+    return sum((before + 1) * after for before, after in pairwise(sizes))
+
+
+def _disk(spec: SweepSpec, trials: int, duration: Duration | None) -> int:
+    """Databases, and the kept models twice: the trial's own and MLflow's."""
+    epochs = duration.epochs_a_trial if duration else spec.training.max_epochs
+    models = min(spec.keep_models, trials) * 2 * (4 * _weights(spec) + 20_000)
+    return int(trials * (BYTES_A_TRIAL + epochs * BYTES_AN_EPOCH) + models)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is, or would be made."""
+    import shutil
+
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

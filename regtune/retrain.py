@@ -1,0 +1,214 @@
+"""Training a recorded configuration again: in a worker and logged like any trial, then compared."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regtune.best import Best, Provenance
+from regtune.config import METRICS, DataConfig
+from regtune.data import load_data
+from regtune.errors import WorkerError
+from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed
+from regtune.executors.local import LocalExecutor
+from regtune.record import Kept, TrialRecord
+from regtune.settings import Settings
+from regtune.storage import writable_folder
+from regtune.study import now_ms, versions
+from regtune.tracking import DataFacts, StudyFacts, TrackingWriter
+from regtune.training.result import TrialResult
+
+RETRAINED = "train-"
+"""The uid of a retraining begins so; no study has it, and no clean-up takes it for a study that is gone."""
+TICK_SECONDS = 0.25
+DRAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A configuration trained again.
+
+    figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the
+    figures the file has, None for a bare configuration. differences: of each figure that is not
+    bit-identical, found minus recorded; an `epoch` that differs is one of them. changed: versions that
+    differ, as ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow has not got it.
+    """
+
+    figures: Mapping[str, float]
+    epoch: int
+    epochs: int
+    generalization_gap: float | None
+    seconds: float
+    recorded: Mapping[str, float] | None
+    differences: Mapping[str, float]
+    changed: tuple[str, ...]
+    model: str
+    uid: str
+    unwritten: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self) | {"identical": None if self.recorded is None else not self.differences}
+
+
+def retrain(
+    best: Best,
+    settings: Settings,
+    on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
+) -> Retrained:
+    """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
+
+    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError.
+    """
+    writable_folder(settings.home.resolve())
+    data = load_data(best.config.data, settings.data_dir)
+    config = best.config.model_copy(
+        update={"data": DataConfig(**{**best.config.data.model_dump(), "digest": data.digest})}
+    )
+    uid = f"{RETRAINED}{uuid.uuid4().hex}"
+    record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
+    facts = _facts(best, uid, record, data_facts(data, config.data))
+    folder = settings.artifacts / "trials" / record.uid
+    executor = LocalExecutor(1, settings.data_dir)
+    tracker = None
+    try:
+        tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, facts)
+        metric = best.provenance.metric if best.provenance else "val_cross_entropy"
+        executor.submit(Task(uid=record.uid, config=config, metric=metric, folder=folder))
+        ended, record = _follow(executor, tracker, record, on_epoch)
+        record = _closed(record, ended)
+        tracker.put(0, "COMPLETE" if record.kept else "FAIL", record)
+        tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
+        unwritten = tracker.close(DRAIN_SECONDS) > 0
+        tracker = None
+    finally:
+        executor.close()
+        if tracker is not None:
+            tracker.close(2.0)
+    return _compared(best.provenance, ended.result, record, folder, uid, unwritten)
+
+
+def data_facts(data: Any, config: DataConfig) -> DataFacts:
+    """What MLflow is told about the data."""
+    return DataFacts(
+        name=data.name,
+        source=data.source,
+        digest=data.digest,
+        train=len(data.x_train),
+        validation=len(data.x_val),
+        features=data.features,
+        classes=data.classes,
+        split_seed=config.split_seed,
+    )
+
+
+def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyFacts:
+    found = best.provenance
+    origin = f"trial {found.trial} of {found.study}" if found else "a configuration file"
+    metric = found.metric if found else "val_cross_entropy"
+    return StudyFacts(
+        uid=uid,
+        name=f"{found.study}, again" if found else "train",
+        sweep=found.study if found else "train",
+        parameters=(),
+        data=data,
+        metric=metric,
+        goal="maximize" if metric.endswith("accuracy") else "minimize",
+        method="again",
+        versions=versions(),
+        created_ms=record.started_ms,
+        description=f"Training again {origin}.",
+    )
+
+
+def _follow(
+    executor: LocalExecutor,
+    tracker: TrackingWriter,
+    record: TrialRecord,
+    on_epoch: Callable[[int, Mapping[str, float]], None],
+) -> tuple[TrialEnded, TrialRecord]:
+    while True:
+        for event in executor.events(TICK_SECONDS):
+            match event:
+                case EpochEnded():
+                    executor.decide(event.uid, "continue")
+                    record = record.with_epoch(event.figures, event.seconds, now_ms())
+                    tracker.put(0, "RUNNING", record)
+                    on_epoch(event.epoch, event.figures)
+                case TrialEnded():
+                    return event, record
+                case TrialFailed():
+                    failed = replace(
+                        record, ended_ms=now_ms(), end_reason=event.reason, message=event.message
+                    )
+                    tracker.put(0, "FAIL", failed)
+                    tracker.finish("FAILED", None)
+                    tracker.close(DRAIN_SECONDS)
+                    raise WorkerError(f"training failed: {event.message}")
+                case _:
+                    pass
+
+
+def _closed(record: TrialRecord, ended: TrialEnded) -> TrialRecord:
+    result = ended.result
+    kept = None
+    if result.end in ("max_epochs", "early_stopping"):
+        assert result.train_cross_entropy is not None
+        assert result.train_accuracy is not None
+        assert result.generalization_gap is not None
+        assert result.sparsity is not None
+        assert result.l2_norm is not None
+        kept = Kept(
+            epoch=result.kept_epoch,
+            figures=dict(result.figures),
+            train_cross_entropy=result.train_cross_entropy,
+            train_accuracy=result.train_accuracy,
+            generalization_gap=result.generalization_gap,
+            sparsity=result.sparsity,
+            l2_norm=result.l2_norm,
+        )
+    closed = replace(record, kept=kept, artifacts=dict(ended.artifacts))
+    return replace(closed, ended_ms=now_ms(), end_reason=result.end)
+
+
+def _compared(
+    provenance: Provenance | None,
+    result: TrialResult,
+    record: TrialRecord,
+    folder: Path,
+    uid: str,
+    unwritten: bool,
+) -> Retrained:
+    figures: dict[str, float] = {name: result.figures[name] for name in METRICS}
+    differences: dict[str, float] = {}
+    changed: tuple[str, ...] = ()
+    if provenance is not None:
+        differences = {
+            name: figures[name] - value
+            for name, value in provenance.figures.items()
+            if name in figures and figures[name] != value
+        }
+        if result.kept_epoch != provenance.epoch:
+            differences["epoch"] = result.kept_epoch - provenance.epoch
+        now = versions()
+        changed = tuple(
+            f"{name}: {before} → {now.get(name, 'absent')}"
+            for name, before in provenance.versions.items()
+            if now.get(name) != before
+        )
+    return Retrained(
+        figures=figures,
+        epoch=result.kept_epoch,
+        epochs=record.epochs,
+        generalization_gap=result.generalization_gap,
+        seconds=record.seconds,
+        recorded=provenance.figures if provenance else None,
+        differences=differences,
+        changed=changed,
+        model=str(folder / "model.keras"),
+        uid=uid,
+        unwritten=unwritten,
+    )
