@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,17 @@ class Store:
     def contents(self) -> dict[str, list[Any]]:
         """Every row of every table."""
         with sqlite3.connect(self.database) as database:
-            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            return {table: sorted(map(repr, database.execute(f'SELECT * FROM "{table}"'))) for table in tables}
+            tables = [
+                row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
+            return {
+                table: sorted(map(repr, database.execute(f'SELECT * FROM "{table}"'))) for table in tables
+            }
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Iterator[Store]:
-    yield Store(tmp_path / "home", empty_store)
+def store(tmp_path: Path, empty_store: Path) -> Store:
+    return Store(tmp_path / "home", empty_store)
 
 
 def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> None:
@@ -91,11 +94,17 @@ def test_a_study_written_twice_changes_no_row(store: Store) -> None:
     assert second.writes == 0
 
 
-def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(store: Store, tmp_path: Path, empty_store: Path) -> None:
+def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(
+    store: Store, tmp_path: Path, empty_store: Path
+) -> None:
     def said(where: Store) -> Any:
         run = where.run(0)
-        histories = {name: [(p.step, p.value, p.timestamp) for p in where.client.get_metric_history(run.info.run_id, name)]
-                     for name in run.data.metrics}
+        histories = {
+            name: [
+                (p.step, p.value, p.timestamp) for p in where.client.get_metric_history(run.info.run_id, name)
+            ]
+            for name in run.data.metrics
+        }
         own = {key: value for key, value in run.data.tags.items() if key.startswith("regtune.")}
         return histories, run.data.params, own, run.info.status, run.info.start_time, run.info.end_time
 
@@ -142,7 +151,10 @@ def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
     record = records.after(records.started(0), 3)
     broken = dict.fromkeys(METRICS, float("nan")) | {"loss": float("inf"), "accuracy": 0.1}
     record = record.with_epoch(broken, 0.3, (record.started_ms or 0) + 2000)
-    store.project(records.facts(), (0, "FAIL", replace(record, end_reason="non_finite", ended_ms=records.BEGIN_MS + 9000)))
+    store.project(
+        records.facts(),
+        (0, "FAIL", replace(record, end_reason="non_finite", ended_ms=records.BEGIN_MS + 9000)),
+    )
     run = store.run(0)
     assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 3
     assert len(store.client.get_metric_history(run.info.run_id, "accuracy")) == 4
@@ -171,7 +183,9 @@ def test_a_state_has_one_status(store: Store, trial: records.Trial, status: str)
 
 
 def test_a_trial_that_has_not_begun_has_no_run(store: Store) -> None:
-    store.project(records.facts(), (0, "WAITING", replace(records.started(0), started_ms=None)), records.complete(1))
+    store.project(
+        records.facts(), (0, "WAITING", replace(records.started(0), started_ms=None)), records.complete(1)
+    )
     assert len(store.runs()) == 2
 
 
@@ -203,7 +217,10 @@ def test_every_run_has_the_same_params_and_controls_say_theirs(store: Store) -> 
 def test_data_sets_are_inputs_with_their_digest_and_part(store: Store) -> None:
     store.project(records.facts(), records.complete(0))
     inputs = store.run(0).inputs.dataset_inputs
-    found = {entry.tags[0].value if entry.tags[0].key == names.DATA_CONTEXT else entry.tags[1].value: entry for entry in inputs}
+    found = {
+        entry.tags[0].value if entry.tags[0].key == names.DATA_CONTEXT else entry.tags[1].value: entry
+        for entry in inputs
+    }
     assert sorted(found) == ["training", "validation"]
     for part, count in (("training", 3200), ("validation", 800)):
         assert found[part].dataset.name == f"mnist-5k {part}"
@@ -262,7 +279,10 @@ def test_a_study_that_goes_on_reopens_its_parent_and_may_have_another_winner(sto
     projection.trial(*records.complete(8, 0.1, 0, 0, "before_activation"))
     projection.study("FINISHED", 8)
     assert store.runs()[0].data.tags[names.BEST_NUMBER] == "8"
-    assert store.runs()[0].data.metrics["best/val_cross_entropy"] == store.run(8).data.metrics["best/val_cross_entropy"]
+    assert (
+        store.runs()[0].data.metrics["best/val_cross_entropy"]
+        == store.run(8).data.metrics["best/val_cross_entropy"]
+    )
 
 
 def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
@@ -320,7 +340,9 @@ def test_what_was_cut_off_in_the_middle_is_completed(store: Store) -> None:
     store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 5)))
     run = store.run(0)
     with sqlite3.connect(store.database) as database:
-        database.execute("DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'regtune.sha256%'", (run.info.run_id,))
+        database.execute(
+            "DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'regtune.sha256%'", (run.info.run_id,)
+        )
         database.execute("DELETE FROM params WHERE run_uuid = ? AND key = 'l2'", (run.info.run_id,))
     store.project(records.facts(), (number, state, record))
     run = store.run(0)

@@ -1,4 +1,6 @@
-"""The background writer: it delays nobody, loses nothing, survives what happens to the store, and ends with its coordinator."""
+"""The background writer: it delays nobody, loses nothing, survives what happens to the store, and ends with
+its coordinator.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,11 @@ def test_what_is_put_is_in_mlflow_when_it_is_closed(writer: TrackingWriter, home
     assert writer.close(60) == 0
     assert writer.status == ""
     found = runs(f"sqlite:///{home / 'mlflow.db'}")
-    assert {key: run.info.status for key, run in found.items()} == {None: "FINISHED", "0": "FINISHED", "1": "KILLED"}
+    assert {key: run.info.status for key, run in found.items()} == {
+        None: "FINISHED",
+        "0": "FINISHED",
+        "1": "KILLED",
+    }
     assert found[None].data.tags[names.BEST_NUMBER] == "0"
     assert writer.experiment_id == found["0"].info.experiment_id
 
@@ -105,6 +111,16 @@ def test_a_writer_that_is_killed_is_replaced_and_loses_nothing(writer: TrackingW
     assert set(runs(f"sqlite:///{home / 'mlflow.db'}")) == {None, "0", "1"}
 
 
+def test_a_database_that_is_deleted_under_it_is_made_again(writer: TrackingWriter, home: Path) -> None:
+    writer.put(*records.complete(0))
+    until(lambda: writer.unwritten == 0)
+    for file in home.glob("mlflow.db*"):
+        file.unlink()
+    writer.put(*records.complete(1))
+    assert writer.close(60) == 0
+    assert set(runs(f"sqlite:///{home / 'mlflow.db'}")) == {None, "1"}
+
+
 def test_ctrl_c_is_the_coordinators_business(writer: TrackingWriter) -> None:
     writer.put(*records.complete(0))
     until(lambda: writer.unwritten == 0)
@@ -129,7 +145,9 @@ def test_a_uri_that_mlflow_cannot_use_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_writers_may_open_an_empty_home_at_once(home: Path) -> None:
     uri = f"sqlite:///{home / 'mlflow.db'}"
-    writers = [TrackingWriter(uri, home / "artifacts", records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)]
+    writers = [
+        TrackingWriter(uri, home / "artifacts", records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)
+    ]
     for index, writer in enumerate(writers):
         number, state, record = records.complete(0)
         writer.put(number, state, replace(record, uid=f"other-{index}"))
@@ -149,8 +167,8 @@ def test_it_ends_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
 
             if __name__ == "__main__":
                 home = Path(sys.argv[1])
-                writer = TrackingWriter(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts", records.facts())
-                for number in range(40):
+                writer = TrackingWriter(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts",
+                records.facts()) for number in range(40):
                     writer.put(*records.complete(number))
                 while writer.unwritten > 30:
                     time.sleep(0.05)

@@ -19,7 +19,9 @@ COLUMNS = ("dropout", "l1", "l2", "batchnorm")
 Trial = tuple[int, State, TrialRecord]
 
 
-def facts(name: str = "mnist-regularization", uid: str = "study-1", metric: str = "val_cross_entropy") -> StudyFacts:
+def facts(
+    name: str = "mnist-regularization", uid: str = "study-1", metric: str = "val_cross_entropy"
+) -> StudyFacts:
     """A study over four parameters."""
     return StudyFacts(
         uid=uid,
@@ -45,7 +47,9 @@ def config(number: int, dropout: float, l1: float, l2: float, batchnorm: str) ->
     )
 
 
-def started(number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none") -> TrialRecord:
+def started(
+    number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none"
+) -> TrialRecord:
     """A trial that has just begun."""
     return TrialRecord(
         uid=f"trial-{number}",
@@ -102,7 +106,9 @@ def ended(record: TrialRecord) -> TrialRecord:
     )
 
 
-def complete(number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none") -> Trial:
+def complete(
+    number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none"
+) -> Trial:
     """A trial at its end."""
     return number, "COMPLETE", ended(after(started(number, dropout, l1, l2, batchnorm), 12))
 
@@ -126,7 +132,13 @@ def with_model(trial: Trial, artifacts: Path, content: bytes = b"weights") -> Tr
 
 def study(count: int = 24) -> list[Trial]:
     """Controls first, then proposals; some pruned, one diverged, one retried after a worker's death."""
-    strengths = [(0, 0, 0, "none"), (0, 0, 0, "none"), (0.2, 0, 0, "none"), (0, 1e-5, 0, "none"), (0, 0, 1e-4, "none")]
+    strengths = [
+        (0, 0, 0, "none"),
+        (0, 0, 0, "none"),
+        (0.2, 0, 0, "none"),
+        (0, 1e-5, 0, "none"),
+        (0, 0, 1e-4, "none"),
+    ]
     labels = ("none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after")
     strengths += [(0, 0, 0, "before_activation"), (0, 0, 0, "after_activation")]
     luck = np.random.default_rng(7)

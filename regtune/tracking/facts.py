@@ -1,4 +1,6 @@
-"""`StudyFacts`: what MLflow is told about a study besides its trials. Plain values, so that they cross processes."""
+"""`StudyFacts`: what MLflow is told about a study besides its trials. Plain values, so that they cross
+processes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The data set of a study. digest: SHA-256 of the whole, its test part included. train, validation: images in them."""
+    """The data set of a study. digest: SHA-256 of the whole, its test part included. train, validation:
+    images in them.
+    """
 
     name: str
     source: str
@@ -34,9 +38,10 @@ class DataFacts:
 class StudyFacts:
     """A study as MLflow shows it.
 
-    uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that of the MLflow
-    experiment. parameters: the searched parameters, each a param of every run. metric, goal: what is optimized.
-    versions: of Python and the libraries. created_ms: Unix milliseconds, None when unknown.
+    uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that
+    of the MLflow experiment. parameters: the searched parameters, each a param of every run. metric, goal:
+    what is optimized. versions: of Python and the libraries. created_ms: Unix milliseconds, None when
+    unknown.
     """
 
     uid: str
@@ -74,7 +79,9 @@ class StudyFacts:
 
 
 def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
-    """The params of a trial's run: every searched parameter, off being 0; a control's are read from its configuration."""
+    """The params of a trial's run: every searched parameter, off being 0; a control's are read from its
+    configuration.
+    """
     shown = dict(record.parameters)
     for name in facts.parameters:
         if name not in shown and (value := _from_config(name, record.config)) is not None:

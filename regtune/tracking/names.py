@@ -42,7 +42,9 @@ VERSION: Final = "regtune.version."
 BEST_RUN: Final = "regtune.best_run_id"
 BEST_NUMBER: Final = "regtune.best_number"
 ARTIFACT: Final = "regtune.sha256."
-"""Prefix of the tags that say which artifacts a run has, and their SHA-256; written after the artifact itself."""
+"""Prefix of the tags that say which artifacts a run has, and their SHA-256; written after the artifact
+itself.
+"""
 NOTE_DIGEST: Final = "regtune.note_sha256"
 """Of the description as regtune wrote it: one that a person has changed since stays as it is."""
 

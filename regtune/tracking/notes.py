@@ -1,4 +1,6 @@
-"""Descriptions for people who open the MLflow page without knowing regtune: what the rows are and how to read them."""
+"""Descriptions for people who open the MLflow page without knowing regtune: what the rows are and how to
+read them.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The projection of a study into MLflow: makes the runs say what the study's records say, and nothing twice.
 
-One experiment a sweep name, one parent run a study, one child run a trial. Every run is found by its tag before it is made,
-and only what MLflow lacks is written, with the recorded times; so writing while trials run, catching up and rebuilding
-from nothing are the same calls. What has been read or written is remembered for each run and forgotten on any error.
+One experiment a sweep name, one parent run a study, one child run a trial. Every run is found by its tag
+before it is made, and only what MLflow lacks is written, with the recorded times; so writing while trials
+run, catching up and rebuilding from nothing are the same calls. What has been read or written is remembered
+for each run and forgotten on any error.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def trial_folder(artifacts: Path, uid: str) -> Path:
 class _Run:
     """What MLflow has for one run, as far as it was read or written. last: each metric's newest point.
 
-    RunData shows only the newest values through its public face; equal values of two epochs need the steps beside them.
+    RunData shows only the newest values through its public face; equal values of two epochs need the steps
+    beside them.
     """
 
     run_id: str
@@ -62,7 +64,8 @@ class _Run:
 class Projection:
     """One study in one MLflow store. `client` is a MlflowClient; artifacts is regtune's artifact folder.
 
-    Every method raises what MLflow raises, and may be called again after that. Not to be shared between threads.
+    Every method raises what MLflow raises, and may be called again after that. Not to be shared between
+    threads.
     """
 
     def __init__(self, client: Any, facts: StudyFacts, artifacts: Path) -> None:
@@ -246,8 +249,8 @@ class Projection:
     def _missing_points(self, run: _Run, wanted: Mapping[str, Sequence[Metric]]) -> list[Metric]:
         """The points that MLflow lacks, oldest first.
 
-        A metric's points are written in order, so its newest tells how many there are; the whole history is read
-        only when the newest is none of those wanted.
+        A metric's points are written in order, so its newest tells how many there are; the whole history is
+        read only when the newest is none of those wanted.
         """
         missing: list[Metric] = []
         for name, points in wanted.items():
@@ -298,7 +301,9 @@ class Projection:
             self._tag(run, {names.ARTIFACT + name: digest})
 
     def _model(self, run: _Run, record: TrialRecord) -> None:
-        """Bring `model.keras` where the record says: into the run, or, when a better one took its place, out of it."""
+        """Bring `model.keras` where the record says: into the run, or, when a better one took its place,
+        out of it.
+        """
         tag = names.ARTIFACT + names.MODEL
         wanted, present = record.artifacts.get(names.MODEL), run.tags.get(tag)
         if wanted == present:
@@ -379,7 +384,9 @@ def _read(run: Any) -> _Run:
 
 
 def _points(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Metric]]:
-    """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its end."""
+    """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its
+    end.
+    """
     points: dict[str, list[Metric]] = {
         name: [
             Metric(name, float(value), at_ms, epoch)
@@ -441,7 +448,9 @@ def _source(facts: StudyFacts) -> dict[str, str]:
 
 
 def _dataset(facts: StudyFacts, part: str, count: int) -> DatasetInput:
-    """One part of the data as MLflow's input. MLflow keeps 36 characters of a digest, so the whole is a tag and in the source."""
+    """One part of the data as MLflow's input. MLflow keeps 36 characters of a digest, so the whole is a tag
+    and in the source.
+    """
     data = facts.data
     where = {
         "name": data.name,

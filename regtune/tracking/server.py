@@ -1,6 +1,8 @@
-"""The MLflow page over the store in use: a server of its own where the store is a database, its address where it is a server.
+"""The MLflow page over the store in use: a server of its own where the store is a database, its address
+where it is a server.
 
-The server's processes are one process group, ended as a whole: MLflow's command leaves its child serving when it alone ends.
+The server's processes are one process group, ended as a whole: MLflow's command leaves its child serving
+when it alone ends.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ HARDENING = {
 
 
 class Server:
-    """An MLflow server as a context: it answers when the block begins, and no process of it is left when it ends.
+    """An MLflow server as a context: it answers when the block begins, and no process of it is left when it
+    ends.
 
-    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the port is
-    taken, naming by what, or when the server does not come up.
+    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the
+    port is taken, naming by what, or when the server does not come up.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers."""
-        host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(self._host, self._host)
+        host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(self._host, self._host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     @property
@@ -148,7 +151,7 @@ class Server:
             if not self.running:
                 raise TrackingError(f"the MLflow server could not start: {self.last_words()}")
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):  # noqa: S310
                     return
             except OSError:  # not listening yet, or not answering with 200
                 time.sleep(0.1)
@@ -166,8 +169,8 @@ def serve_ui(
 ) -> None:
     """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
 
-    port: 5000 by default. A store that is a server already is only named and opened. To be called from the main thread.
-    Raises TrackingError.
+    port: 5000 by default. A store that is a server already is only named and opened. To be called from the
+    main thread. Raises TrackingError.
     """
     uri = settings.mlflow_uri
     check_uri(uri)

@@ -1,6 +1,7 @@
 """The MLflow store in use: its client, the first creation of a database, and how patient the client is.
 
-MLflow reads its settings from the environment when it is imported; so it is imported only in here, once they are settled.
+MLflow reads its settings from the environment when it is imported; so it is imported only in here, once
+they are settled.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def sqlite_path(uri: str) -> Path | None:
 def connect(uri: str, artifacts: Path) -> Any:
     """A `MlflowClient` on the store; a database is made first where there is none.
 
-    artifacts: regtune's artifact folder, beside which the lock lies. Raises what MLflow, SQLite and the file system raise.
+    artifacts: regtune's artifact folder, beside which the lock lies. Raises what MLflow, SQLite and the
+    file system raise.
     """
     prepare(uri, artifacts)
     from mlflow import MlflowClient
@@ -70,7 +72,8 @@ def connect(uri: str, artifacts: Path) -> Any:
 
 
 def prepare(uri: str, artifacts: Path) -> None:
-    """Settle the environment and see that a database has its schema; imports MLflow only if it has to make one.
+    """Settle the environment and see that a database has its schema; imports MLflow only if it has to make
+    one.
 
     It is made under a lock: processes that open an empty database at the same moment trip over each other.
     """
@@ -86,7 +89,9 @@ def prepare(uri: str, artifacts: Path) -> None:
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        SqlAlchemyStore._get_or_create_engine(uri).dispose()  # kept for a process' life, also on a file that is gone
+        SqlAlchemyStore._get_or_create_engine(
+            uri
+        ).dispose()  # kept for a process' life, also on a file that is gone
         if path is None or (path.exists() and path.stat().st_size > 0):
             open_sql(uri, artifacts).engine.dispose()
         else:
@@ -94,7 +99,9 @@ def prepare(uri: str, artifacts: Path) -> None:
 
 
 def _create(path: Path, artifacts: Path) -> None:
-    """Make a SQLite store in WAL mode: beside its place, and then there as a whole, so that none is ever half made."""
+    """Make a SQLite store in WAL mode: beside its place, and then there as a whole, so that none is ever
+    half made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)

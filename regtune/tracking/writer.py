@@ -1,8 +1,10 @@
-"""`TrackingWriter`: the projection in a process of its own, so that MLflow can delay neither a sweep nor its training.
+"""`TrackingWriter`: the projection in a process of its own, so that MLflow can delay neither a sweep nor
+its training.
 
-The coordinator hands over each trial's latest record and goes on. Of every trial only the newest record is kept until the
-process says that MLflow has it; a store that is away is tried again, calmly, for as long as the sweep runs, and what is
-still missing then is caught up from the study at the next start. The process ends with its coordinator, however that ends.
+The coordinator hands over each trial's latest record and goes on. Of every trial only the newest record is
+kept until the process says that MLflow has it; a store that is away is tried again, calmly, for as long as
+the sweep runs, and what is still missing then is caught up from the study at the next start. The process
+ends with its coordinator, however that ends.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ STUDY = -1
 
 @dataclass(frozen=True)
 class _Item:
-    """The newest word on one trial, or on the study. version: counts what was put, so that an answer names what it means."""
+    """The newest word on one trial, or on the study. version: counts what was put, so that an answer names
+    what it means.
+    """
 
     version: int
     state: Any
@@ -58,10 +62,11 @@ class TrackingWriter:
     """Writes one study into MLflow, in the background.
 
     **Nothing blocks.** `put`, `finish` and `status` return at once; only `close` waits.
-    **The newest counts.** A record that is put before an earlier one of the same trial was written takes its place.
+    **The newest counts.** A record that is put before an earlier one of the same trial was written takes
+    its place.
 
-    uri: the MLflow store or server. artifacts: regtune's artifact folder. facts: the study. Raises TrackingError for a URI
-    that MLflow cannot use.
+    uri: the MLflow store or server. artifacts: regtune's artifact folder. facts: the study. Raises
+    TrackingError for a URI that MLflow cannot use.
     """
 
     def __init__(self, uri: str, artifacts: Path, facts: StudyFacts) -> None:
@@ -107,7 +112,9 @@ class TrackingWriter:
 
     @property
     def experiment_url(self) -> str | None:
-        """Address of the experiment's page on a tracking server; None before it is known and for a local store."""
+        """Address of the experiment's page on a tracking server; None before it is known and for a local
+        store.
+        """
         uri = self._arguments[0]
         if not self._experiment_id or not uri.startswith(("http://", "https://")):
             return None
@@ -124,7 +131,9 @@ class TrackingWriter:
         return self._child.pid
 
     def close(self, timeout_seconds: float) -> int:
-        """Write what is left, for at most `timeout_seconds`, end the process, and return how many trials are unwritten."""
+        """Write what is left, for at most `timeout_seconds`, end the process, and return how many trials
+        are unwritten.
+        """
         with self._lock:
             self._closing = True
         self._wake()
@@ -198,7 +207,9 @@ class TrackingWriter:
                 self._child.connection.send((key, item))
 
     def _restart(self) -> bool:
-        """After the process died by itself: another one, with all that is unwritten. Returns whether there is one."""
+        """After the process died by itself: another one, with all that is unwritten. Returns whether there
+        is one.
+        """
         with self._lock:
             if self._given_up or self._restarts == 0:
                 self._trouble = "the MLflow writer died; the next sweep catches up"
@@ -233,7 +244,9 @@ class _Inbox:
         self.closing = False
 
     def read(self) -> None:
-        """Take in what is sent. Ends the process at once when the coordinator is gone: the study has it all."""
+        """Take in what is sent. Ends the process at once when the coordinator is gone: the study has it
+        all.
+        """
         while True:
             try:
                 message = self._link.recv()
@@ -290,7 +303,9 @@ class _Scribe:
                 time.sleep(PACE_SECONDS)
 
     def _rest(self, seconds: float) -> None:
-        """Wait, but not beyond the moment at which the coordinator wants to close: then try once more a second."""
+        """Wait, but not beyond the moment at which the coordinator wants to close: then try once more a
+        second.
+        """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(1.0, max(0.0, until - time.monotonic())))

@@ -1,0 +1,120 @@
+"""The MLflow page: hardened, named, and gone with everything it started when it is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from test_tracking_writer import ROOT, free_port
+
+from regtune.errors import TrackingError
+from regtune.settings import Settings
+from regtune.tracking.server import HARDENING, Server, check_port, group_members, serve_ui
+
+UI = """
+import sys
+from pathlib import Path
+from regtune.settings import Settings
+from regtune.tracking.server import serve_ui
+serve_ui(Settings(REGTUNE_HOME=Path(sys.argv[1])), port=int(sys.argv[2]), open_browser=False,
+         tell=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(REGTUNE_HOME=tmp_path / "home")
+
+
+def ui(settings: Settings, port: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", UI, str(settings.home), str(port)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings, presses: int) -> None:
+    port = free_port()
+    page = ui(settings, port)
+    assert page.stdout is not None
+    assert page.stderr is not None
+    assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)\n"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+        assert answer.read() == b"OK"
+    children = psutil.Process(page.pid).children(recursive=True)
+    assert children
+    for child in children:
+        found = child.environ()
+        assert {name: found.get(name) for name in HARDENING} == HARDENING
+        assert found["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        assert "mlflow.db" not in " ".join(child.cmdline())
+    assert len([child for child in children if "uvicorn" in child.cmdline()]) == 1
+    for _ in range(presses):
+        page.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert page.wait(timeout=20) == 0
+    assert page.stderr.read() == ""
+    assert not any(child.is_running() for child in children)
+    check_port("127.0.0.1", port)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_leaves_nothing(settings: Settings) -> None:
+    page = ui(settings, free_port())
+    deadline = time.monotonic() + 30
+    while not (children := psutil.Process(page.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    page.send_signal(signal.SIGINT)
+    assert page.wait(timeout=20) == 0
+    assert children
+    assert not group_members(children[0].pid)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_is_reported(settings: Settings) -> None:
+    page = ui(settings, free_port())
+    assert page.stdout is not None
+    assert page.stderr is not None
+    page.stdout.readline()
+    os.killpg(psutil.Process(page.pid).children()[0].pid, signal.SIGKILL)
+    assert page.wait(timeout=20) == 1
+    assert "TrackingError: the MLflow server has ended by itself" in page.stderr.read()
+
+
+def test_a_taken_port_is_said_with_who_has_it_and_what_to_try(settings: Settings) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(TrackingError) as caught, Server(settings, port=port):
+            pass
+    assert str(caught.value).startswith(f"port {port} is taken by process {os.getpid()} (")
+    suggested = int(str(caught.value).rsplit("--port ", 1)[1])
+    check_port("127.0.0.1", suggested)
+
+
+def test_a_host_that_is_not_ours_is_refused(settings: Settings) -> None:
+    with (
+        pytest.raises(TrackingError, match="cannot be listened at"),
+        Server(settings, port=free_port(), host="192.0.2.1"),
+    ):
+        pass
+
+
+def test_a_store_that_is_a_server_is_only_named(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = Settings(REGTUNE_HOME=tmp_path / "home", MLFLOW_TRACKING_URI="http://mlflow.example:5000")
+    serve_ui(settings, open_browser=False, tell=said.append)
+    assert said == ["MLflow: http://mlflow.example:5000"]
+    assert not (tmp_path / "home").exists()

@@ -1,0 +1,124 @@
+"""Catching up, rebuilding and deleting, on real SQLite stores and a real server."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tracking_records as records
+from mlflow import MlflowClient
+
+from regtune.errors import TrackingError
+from regtune.settings import Settings
+from regtune.tracking import names
+from regtune.tracking.server import Server
+from regtune.tracking.sync import catch_up, delete_study, tracked_studies
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(REGTUNE_HOME=tmp_path / "home")
+
+
+def rows(settings: Settings) -> dict[str, int]:
+    """How many rows each table of a study's runs has."""
+    tables = (
+        "runs",
+        "metrics",
+        "latest_metrics",
+        "params",
+        "tags",
+        "inputs",
+        "input_tags",
+        "experiments",
+        "experiment_tags",
+        "datasets",
+    )
+    with sqlite3.connect(settings.home / "mlflow.db") as database:
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def test_catching_up_writes_what_is_missing_and_then_nothing(settings: Settings) -> None:
+    trials = [*records.study(8), records.failed(8, "pruned")]
+    assert catch_up(settings, records.facts(), trials[:3]) == 3
+    assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 6
+    before = rows(settings)
+    assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 0
+    assert rows(settings) == before
+    assert before["runs"] == 10
+
+
+def test_a_lost_database_is_rebuilt_from_the_study(settings: Settings) -> None:
+    trials = records.study(8)
+    catch_up(settings, records.facts(), trials, "FINISHED", 5)
+    before = rows(settings)
+    for file in settings.home.glob("mlflow.db*"):
+        file.unlink()
+    assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 8
+    assert rows(settings) == before
+
+
+def test_the_database_is_in_wal_mode(settings: Settings) -> None:
+    catch_up(settings, records.facts(), [])
+    with sqlite3.connect(settings.home / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_deleted_study_leaves_no_row_and_no_file(settings: Settings) -> None:
+    catch_up(
+        settings,
+        records.facts("other", "study-2"),
+        [(0, "COMPLETE", replace(records.complete(0)[2], uid="x"))],
+    )
+    before = rows(settings)
+    files = sorted((settings.artifacts / "runs").rglob("*"))
+    trials = [records.with_model(records.complete(0), settings.artifacts), *records.study(3)[1:]]
+    catch_up(settings, records.facts(), trials, "FINISHED", 0)
+    assert tracked_studies(settings) == {"study-1": 4, "study-2": 2}
+    assert delete_study(settings, "study-1") == 4
+    assert rows(settings) == before
+    assert sorted((settings.artifacts / "runs").rglob("*")) == files
+    assert tracked_studies(settings) == {"study-2": 2}
+
+
+def test_a_study_in_mlflows_bin_is_deleted_too(settings: Settings) -> None:
+    catch_up(settings, records.facts(), records.study(2))
+    client = MlflowClient(settings.mlflow_uri)
+    (experiment,) = [found for found in client.search_experiments() if names.SWEEP in found.tags]
+    client.delete_experiment(experiment.experiment_id)
+    assert delete_study(settings, "study-1") == 3
+    assert rows(settings)["runs"] == 0
+
+
+def test_deleting_what_is_not_there_deletes_nothing(settings: Settings) -> None:
+    catch_up(settings, records.facts(), records.study(2))
+    assert delete_study(settings, "study-9") == 0
+    assert rows(settings)["runs"] == 3
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is not a database, it only looks like a file" * 50)
+    with pytest.raises(TrackingError, match=r"mlflow\.db.*not a database"):
+        catch_up(Settings(REGTUNE_HOME=tmp_path), records.facts(), [])
+
+
+@pytest.mark.slow
+def test_through_a_server_the_same_calls_do_the_same(settings: Settings, tmp_path: Path) -> None:
+    from test_tracking_writer import free_port
+
+    trials = [records.with_model(records.complete(0), settings.artifacts), *records.study(3)[1:]]
+    with Server(settings, port=free_port()) as server:
+        client_side = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=server.url)
+        assert catch_up(client_side, records.facts(), trials, "FINISHED", 0) == 3
+        assert catch_up(client_side, records.facts(), trials, "FINISHED", 0) == 0
+        client = MlflowClient(server.url)
+        (run,) = client.search_runs(["1"], f"tags.`{names.NUMBER}` = '0'")
+        copy = Path(client.download_artifacts(run.info.run_id, "model.keras", str(tmp_path)))
+        assert copy.read_bytes() == b"weights"
+        gone = replace(trials[0][2], artifacts={})
+        assert catch_up(client_side, records.facts(), [(0, "COMPLETE", gone)]) == 1
+        assert [entry.path for entry in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+        assert delete_study(client_side, "study-1") == 4
+        assert not client.search_runs(["1"])
