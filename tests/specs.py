@@ -60,10 +60,9 @@ def parameters(draw: st.DrawFn, target: Target, *, discrete: bool = False) -> di
     if form == "value":
         return {"value": draw(values_of(target))}
     if form == "values":
-        unique = lambda value: tuple(value) if isinstance(value, list) else value
         most = len(target.choices) or (2 if target.kind == "switch" else 4)
         found: dict[str, Any] = {
-            "values": draw(st.lists(values_of(target), min_size=2, max_size=max(2, most), unique_by=unique))
+            "values": draw(st.lists(values_of(target), min_size=2, max_size=max(2, most), unique_by=str))
         }
     else:
         smallest = (1 if target.kind == "whole" else 1e-9) if "log" in form else None

@@ -736,8 +736,8 @@ def test_a_value_from_the_command_line_mends_what_the_file_has_wrong(write):
         (
             {"metric": {"name": "val_loss"}},
             {"l1": {"values": [0, 0.1]}, "l2": {"values": [0, 0.1]}},
-            "metric.name: val_loss contains the penalty of l1 and l2, which is searched, so it cannot compare strengths; "
-            "use val_cross_entropy",
+            "metric.name: val_loss contains the penalty of l1 and l2, which is searched, so it cannot compare "
+            "strengths; use val_cross_entropy",
         ),
         (
             {"early_stopping": {"monitor": "val_loss"}},
@@ -763,14 +763,14 @@ def test_a_value_from_the_command_line_mends_what_the_file_has_wrong(write):
         (
             {"run_cap": 7},
             {"dropout": {"min": 0, "max": 0.5}},
-            "run_cap: 7 leaves nothing for the search, because 7 controls run first; raise it above 7, or set controls: "
-            "false",
+            "run_cap: 7 leaves nothing for the search, because 7 controls run first; raise it above 7, or set "
+            "controls: false",
         ),
         (
             {"run_cap": 37, "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 3}},
             {"dropout": {"min": 0, "max": 0.5}},
-            "early_terminate: hyperband has 3 brackets for 30 trials; expected more than 10 a bracket: run_cap above 37, "
-            "a larger min_iter, or type: median",
+            "early_terminate: hyperband has 3 brackets for 30 trials; expected more than 10 a bracket: run_cap above "
+            "37, a larger min_iter, or type: median",
         ),
         (
             {"early_terminate": {"type": "median", "min_iter": 30}},

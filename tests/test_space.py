@@ -1,0 +1,367 @@
+"""The search space: what people see and what Optuna samples are the same thing, said twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from specs import spec_of, specs
+
+from regtune.config import DataConfig, EarlyStoppingConfig, ModelConfig, RegularizationConfig, TrialConfig
+from regtune.errors import ParameterError, SpecError
+from regtune.space import Row, Space
+from regtune.spec import SweepSpec
+
+DATA = DataConfig(name="mnist-5k")
+MIXED = {
+    "dropout": {"min": 0.0, "max": 0.6},
+    "l1": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True},
+    "batchnorm": {"values": ["none", "before_activation"]},
+    "l2": {"min": 0.1, "max": 0.5, "q": 0.1, "when": {"batchnorm": "none"}},
+    "hidden": {"values": [[128, 64], [32, 16]]},
+    "batch_size": {"min": 16, "max": 64, "q": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def sampled(space: Space, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What people see, and what Optuna has stored, of one random trial."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trial = study.ask()
+    shown = space.suggest(trial)
+    return shown, trial.params
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs(), st.integers(0, 2**32 - 1))
+def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
+    space = Space(spec)
+    shown, params = sampled(space, seed)
+    assert tuple(shown) == space.names
+    again = space.to_optuna(shown)
+    assert again.keys() == params.keys()
+    fixed = optuna.trial.FixedTrial(again)
+    assert space.suggest(fixed) == shown
+    assert space.roots <= params.keys() <= space.distributions.keys()
+    assert space.static == (space.roots == space.distributions.keys())
+    for name, value in again.items():
+        distribution = space.distributions[name]
+        assert distribution._contains(distribution.to_internal_repr(value))
+
+
+@settings(max_examples=100, deadline=None)
+@given(specs(), st.integers(0, 2**32 - 1))
+def test_every_proposal_is_a_configuration_that_comes_back_from_yaml(spec, seed):
+    space = Space(spec)
+    shown, _ = sampled(space, seed)
+    config = space.config(shown, seed=7, data=DATA)
+    assert (config.seed, config.data) == (7, DATA)
+    assert TrialConfig.from_yaml(config.to_yaml()) == config
+    assert space.config(shown, seed=7, data=DATA).digest == config.digest
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs(discrete=True))
+def test_a_grid_has_every_assignment_once_and_as_many_as_its_size_says(spec):
+    space = Space(spec)
+    assert space.size is not None
+    first = list(islice(space.grid(), 3000))
+    assert first == list(islice(space.grid(), 3000))
+    assert len({tuple(found.items()) for found in first}) == len(first) == min(space.size, 3000)
+    for found in first[:50]:
+        assert space.suggest(optuna.trial.FixedTrial(space.to_optuna(found))) == found
+
+
+@settings(max_examples=40, deadline=None)
+@given(specs(discrete=True), st.integers(0, 2**32 - 1))
+def test_what_a_grid_lists_is_what_can_be_sampled(spec, seed):
+    space = Space(spec)
+    if space.size is None or space.size > 2000:
+        return
+    shown, _ = sampled(space, seed)
+    assert shown in list(space.grid())
+
+
+def test_names_are_those_that_people_see():
+    space = Space(spec_of({**MIXED, "dropout": {"min": 0.0, "max": 0.6, "per_layer": True}}))
+    assert space.names == ("dropout.1", "dropout.2", "l1", "l2", "batchnorm", "hidden", "batch_size")
+
+
+def test_optuna_samples_under_the_same_names_and_a_switch_beside_what_is_optional():
+    distributions = Space(spec_of(MIXED)).distributions
+    assert distributions == {
+        "dropout": FloatDistribution(0.0, 0.6),
+        "l1.on": CategoricalDistribution([False, True]),
+        "l1": FloatDistribution(1e-7, 1e-3, log=True),
+        "batchnorm": CategoricalDistribution(["none", "before_activation"]),
+        "l2": FloatDistribution(0.1, 0.5, step=0.1),
+        "hidden": CategoricalDistribution(["128-64", "32-16"]),
+        "batch_size": IntDistribution(16, 64, step=16),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "points"),
+    [
+        ("dropout", {"min": 0.0, "max": 0.5, "q": 0.1}, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+        ("dropout", {"min": 0.05, "max": 0.35, "q": 0.1}, (0.1, 0.2, 0.3)),
+        ("batch_size", {"min": 10, "max": 40, "q": 16}, (16, 32)),
+        ("batch_size", {"min": 3, "max": 6}, (3, 4, 5, 6)),
+        (
+            "batch_size",
+            {"distribution": "q_log_uniform_values", "min": 8, "max": 33, "q": 8},
+            (8, 16, 24, 32),
+        ),
+        (
+            "l1",
+            {"distribution": "q_log_uniform_values", "min": 1e-3, "max": 3.5e-3, "q": 1e-3},
+            (1e-3, 2e-3, 3e-3),
+        ),
+        ("l1", {"values": [0.1, 0.01], "optional": True}, (0.0, 0.1, 0.01)),
+        ("l1", {"values": [0, 0.01], "optional": True}, (0.0, 0.01)),
+        ("patience", {"min": 2, "max": 4, "optional": True}, (0, 2, 3, 4)),
+        ("fused", {"values": [True, False]}, (True, False)),
+    ],
+)
+def test_steps_are_exact_multiples_that_random_sampling_reaches_and_never_leaves(name, given, points):
+    space = Space(spec_of({name: given}))
+    assert tuple(found[name] for found in space.grid()) == points
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = Counter(space.suggest(study.ask())[name] for _ in range(400))
+    assert set(seen) == set(points)
+    assert [type(value) for value in seen] == [type(points[0])] * len(seen)
+
+
+def test_a_conditional_parameter_has_its_base_value_where_its_condition_is_not_met():
+    spec = spec_of(
+        {
+            "optimizer": {"values": ["adam", "sgd"]},
+            "momentum": {"min": 0.5, "max": 0.9, "when": {"optimizer": "sgd"}},
+        },
+        training={"momentum": 0.3},
+    )
+    space = Space(spec)
+    for seed in range(20):
+        shown, params = sampled(space, seed)
+        assert ("momentum" in params) == (shown["optimizer"] == "sgd")
+        if shown["optimizer"] == "adam":
+            assert shown["momentum"] == 0.3
+            assert space.config(shown, seed=0, data=DATA).training.momentum == 0.3
+
+
+def test_conditions_may_follow_from_one_another_in_any_order_of_the_file():
+    spec = spec_of(
+        {
+            "dropout": {"values": [0.1, 0.2], "when": {"l1": 0.1}},
+            "l1": {"values": [0.1, 0.2], "when": {"batchnorm": "none"}},
+            "batchnorm": {"values": ["none", "after_activation"]},
+        }
+    )
+    assert list(Space(spec).grid()) == [
+        {"dropout": 0.1, "l1": 0.1, "batchnorm": "none"},
+        {"dropout": 0.2, "l1": 0.1, "batchnorm": "none"},
+        {"dropout": 0.0, "l1": 0.2, "batchnorm": "none"},
+        {"dropout": 0.0, "l1": 0.0, "batchnorm": "after_activation"},
+    ]
+    assert Space(spec).size == 4
+
+
+def test_per_layer_conditions_hold_for_the_same_layer():
+    spec = spec_of(
+        {
+            "batchnorm": {"values": ["none", "after_activation"], "per_layer": True},
+            "dropout": {"values": [0.1, 0.2], "per_layer": True, "when": {"batchnorm": "none"}},
+        }
+    )
+    space = Space(spec)
+    assert space.size == 9  # each layer: two rates without batch norm, or batch norm
+    for found in space.grid():
+        for layer in (1, 2):
+            assert (found[f"dropout.{layer}"] > 0) == (found[f"batchnorm.{layer}"] == "none")
+
+
+def test_the_size_of_a_huge_grid_is_counted_without_walking_it():
+    parameters = {
+        name: {"min": 0.0, "max": 0.5, "q": 0.001, "per_layer": True} for name in ("dropout", "l1", "l2")
+    }
+    assert Space(spec_of(parameters, model={"hidden": [8] * 8})).size == 501**24
+
+
+def test_a_continuous_space_has_no_size_and_no_grid():
+    space = Space(spec_of(MIXED))
+    assert space.size is None
+    with pytest.raises(SpecError, match="dropout: continuous; a grid needs values or q"):
+        space.grid()
+
+
+def test_a_configuration_holds_what_is_searched_what_is_fixed_and_the_rest():
+    spec = spec_of(
+        {
+            "dropout": {"values": [0.1, 0.2], "per_layer": True},
+            "l1": {"value": [1e-5, 0]},
+            "hidden": {"values": [[32, 16], [8, 4]]},
+            "activation": {"value": "tanh"},
+            "patience": {"min": 1, "max": 3},
+            "max_epochs": {"value": 7},
+        },
+        training={"batch_size": 64, "max_epochs": 30},
+    )
+    config = Space(spec).config(
+        {"dropout.1": 0.1, "dropout.2": 0.2, "hidden": "8-4", "patience": 2}, seed=3, data=DATA
+    )
+    assert config.regularization == RegularizationConfig(
+        dropout=(0.1, 0.2), l1=(1e-5, 0.0), l2=(0.0, 0.0), batchnorm=("none", "none")
+    )
+    assert config.model == ModelConfig(hidden=(8, 4), activation="tanh")
+    assert (config.training.batch_size, config.training.max_epochs) == (64, 7)
+    assert config.early_stopping == EarlyStoppingConfig(patience=2)
+
+
+def test_a_sweep_without_early_stopping_trains_without_it():
+    spec = spec_of({"dropout": {"values": [0.1, 0.2]}}, early_stopping=None)
+    assert Space(spec).config({"dropout": 0.1}, seed=0, data=DATA).early_stopping is None
+
+
+COMPLETE = {"dropout": 0.1, "l1": 0.0, "l2": 0.2, "batchnorm": "none", "hidden": "32-16", "batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"drop_out": 0.1}, 'drop_out: unknown parameter; did you mean "dropout"?'),
+        (
+            {"learning_rate": 0.1},
+            "learning_rate: is not searched in this sweep; expected one of dropout, l1, l2, "
+            "batchnorm, hidden, batch_size",
+        ),
+        ({"dropout": 0.7}, "dropout: expected 0 to 0.6; found 0.7"),
+        ({"dropout": float("nan")}, "dropout: expected 0 to 0.6; found nan"),
+        ({"dropout": "a"}, "dropout: expected 0 to 0.6; found a"),
+        ({"dropout": True}, "dropout: expected 0 to 0.6; found True"),
+        ({"l1": 0.5}, "l1: expected 1e-7 to 0.001, log, or 0 (off); found 0.5"),
+        ({"l1": False}, "l1: expected 1e-7 to 0.001, log, or 0 (off); found False"),
+        ({"l2": 0.25}, "l2: expected 0.1 to 0.5, multiples of 0.1; found 0.25"),
+        (
+            {"batchnorm": "before_activation"},
+            "l2: applies only when batchnorm is none; otherwise it is 0.0, found 0.2",
+        ),
+        ({"batch_size": 17}, "batch_size: expected 16 to 64, multiples of 16; found 17"),
+        ({"hidden": "64-64"}, "hidden: expected 128-64, 32-16; found 64-64"),
+        (
+            {"dropout": 9, "hidden": "1"},
+            "dropout: expected 0 to 0.6; found 9.0\nhidden: expected 128-64, 32-16; found 1",
+        ),
+    ],
+)
+def test_what_lies_outside_the_space_is_refused_with_what_was_expected(changes, problem):
+    with pytest.raises(ParameterError) as refused:
+        Space(spec_of(MIXED)).to_optuna({**COMPLETE, **changes})
+    assert str(refused.value) == problem
+
+
+def test_a_missing_value_is_named():
+    space = Space(spec_of(MIXED))
+    with pytest.raises(ParameterError, match="missing: hidden, batch_size"):
+        space.to_optuna({name: COMPLETE[name] for name in ("dropout", "l1", "l2", "batchnorm")})
+    with pytest.raises(ParameterError, match="missing: hidden, batch_size"):
+        space.config(
+            {name: COMPLETE[name] for name in ("dropout", "l1", "l2", "batchnorm")}, seed=0, data=DATA
+        )
+
+
+def test_off_may_be_written_as_a_whole_or_a_real_zero():
+    space = Space(spec_of(MIXED))
+    assert space.to_optuna({**COMPLETE, "l1": 0}) == space.to_optuna({**COMPLETE, "l1": 0.0})
+    assert space.to_optuna(COMPLETE)["l1.on"] is False
+
+
+# -- enqueue key=value
+
+
+def test_assignments_typed_by_a_person_are_completed_with_base_values():
+    space = Space(spec_of(MIXED))
+    found = space.parse(["dropout=0.3", "l2=0.2", "hidden=32-16", "batch_size=16"])
+    assert found == {
+        "dropout": 0.3,
+        "l1": 0.0,
+        "l2": 0.2,
+        "batchnorm": "none",
+        "hidden": "32-16",
+        "batch_size": 16,
+    }
+    assert space.parse(["l1=1e-4", "l2=0.2", "hidden=[32, 16]"]) == {
+        "dropout": 0.0,
+        "l1": 1e-4,
+        "l2": 0.2,
+        "batchnorm": "none",
+        "hidden": "32-16",
+        "batch_size": 32,
+    }
+    assert space.parse(["batchnorm = before_activation"])["l2"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "missing: l2 (its base value 0.0 is not in 0.1 to 0.5, multiples of 0.1)"),
+        (["l2"], "l2: expected key=value, for example dropout=VALUE"),
+        (["l2=0.2", "l2=0.3"], "l2: given twice"),
+        (
+            ["dropuot=0.2", "lr=1"],
+            'dropuot: unknown parameter; did you mean "dropout"?\nlr: unknown parameter; expected one of dropout',
+        ),
+        (["l2=.nan"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '.nan'"),
+        (["l2={a"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '{a'"),
+        (["l2="], "l2: expected 0.1 to 0.5, multiples of 0.1; found ''"),
+        (["l2=[1]"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '[1]'"),
+        (["l2=0.2", "batchnorm=nne"], "batchnorm: expected none, before_activation; found nne"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_in_words(words, problem):
+    with pytest.raises(ParameterError) as refused:
+        Space(spec_of(MIXED)).parse(words)
+    assert str(refused.value).startswith(problem)
+
+
+def test_a_per_layer_parameter_is_assigned_by_layer():
+    space = Space(spec_of({"dropout": {"min": 0.0, "max": 0.6, "per_layer": True}}))
+    assert space.parse(["dropout.2=0.3"]) == {"dropout.1": 0.0, "dropout.2": 0.3}
+    with pytest.raises(
+        ParameterError, match=r"dropout: is searched per layer; expected dropout\.1 and dropout\.2"
+    ):
+        space.parse(["dropout=0.3"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs(), st.integers(0, 2**32 - 1))
+def test_every_assignment_can_be_typed(spec: SweepSpec, seed: int):
+    space = Space(spec)
+    shown, _ = sampled(space, seed)
+    words = [
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in shown.items()
+    ]
+    assert space.parse(words) == shown
+
+
+# -- the table of `plan`
+
+
+def test_the_space_as_a_table():
+    assert Space(spec_of(MIXED)).rows == (
+        Row("dropout", "real number", "0 to 0.6", "", None),
+        Row("l1", "real number", "1e-7 to 0.001, log, or 0 (off)", "", None),
+        Row("l2", "real number", "0.1 to 0.5, multiples of 0.1", "batchnorm is none", 5),
+        Row("batchnorm", "values", "none, before_activation", "", 2),
+        Row("hidden", "values", "128-64, 32-16", "", 2),
+        Row("batch_size", "whole number", "16 to 64, multiples of 16", "", 4),
+    )

@@ -1,0 +1,74 @@
+"""The sweeps of the repository: each says what it asks, each can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from specs import SWEEPS
+
+from regtune.space import Space
+from regtune.spec import Constant, SweepSpec
+
+EACH = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+
+
+def test_there_is_a_sweep_for_each_question():
+    assert {path.stem for path in SWEEPS} == {
+        "batchnorm",
+        "dropout",
+        "early_stopping",
+        "l1_l2",
+        "mnist",
+        "notebook",
+        "per_layer",
+        "quickstart",
+        "sparse",
+    }
+
+
+@EACH
+def test_a_sweep_begins_with_the_question_it_answers(path: Path):
+    first = path.read_text(encoding="utf-8").split("\n\n", 1)[0]
+    assert all(line.startswith("# ") for line in first.splitlines())
+    assert "?" in first
+
+
+@EACH
+def test_a_grid_has_room_for_each_of_its_configurations(path: Path):
+    spec = SweepSpec.load(path)
+    if spec.method == "grid":
+        from regtune.config import DataConfig
+        from regtune.space import controls
+
+        size = Space(spec).size
+        assert size is not None
+        assert spec.run_cap == size + len(controls(spec, DataConfig()))
+
+
+def test_the_notebook_is_repeated_with_dropout_and_without():
+    spec = SweepSpec.load(next(path for path in SWEEPS if path.stem == "notebook"))
+    assert [found["dropout"] for found in Space(spec).grid()] == [0.0, 0.2]
+    assert spec.model.hidden == (128, 64)
+    assert (spec.training.optimizer, spec.training.learning_rate) == ("adam", 0.001)
+    assert (spec.training.batch_size, spec.training.max_epochs, spec.training.fused) == (32, 10, False)
+    assert (spec.split.validation, spec.split.seed) == (0.2, 42)
+    assert (spec.early_stopping, spec.controls, spec.dataset) == (None, False, "mnist")
+    assert not any(isinstance(found, Constant) for found in spec.parameters.values())
+
+
+@pytest.mark.slow
+@EACH
+def test_a_sweep_runs(path: Path):
+    from regtune.settings import load_settings
+    from regtune.sweep import run_sweep
+
+    spec = SweepSpec.load(
+        path, ["dataset=mnist-5k", "training.max_epochs=2", "controls=false", "run_cap=2", "timeout=null"]
+    )
+    settings = load_settings()
+    run_sweep(spec, settings=settings, workers=1)
+    study = optuna.load_study(study_name=spec.name, storage=settings.storage_url)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    assert len(study.trials[0].params) >= 1
