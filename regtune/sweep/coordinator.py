@@ -101,7 +101,7 @@ class Coordinator:
         self._requests_read = 0.0
         self._exhausted = False
         self._reason = ""
-        study.optuna.pruner = make_pruner(spec, spec.training.max_epochs) or optuna.pruners.NopPruner()
+        study.optuna.pruner = make_pruner(spec)
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
         """Settle what a dead coordinator left, queue what is decided beforehand, and catch MLflow up."""
