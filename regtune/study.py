@@ -351,10 +351,10 @@ def delete(settings: Settings, name: str) -> str:
     """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
     storage = open_storage(settings)
     with understood(database_path(settings.storage_url)):
-        study = load(storage, name)
+        uid = str(load(storage, name).user_attrs.get(STUDY_UID, ""))
         with hold(settings, name):
             optuna.delete_study(study_name=name, storage=storage)
-    return str(study.user_attrs.get(STUDY_UID, ""))
+    return uid
 
 
 def _set_aside(storage: optuna.storages.RDBStorage, name: str) -> None:

@@ -70,7 +70,7 @@ def spent_seconds(trials: Sequence[FrozenTrial]) -> float:
 def finished_trial(trial: FrozenTrial) -> FinishedTrial:
     """A finished trial as it is shown."""
     record = record_of(trial)
-    state = (
+    state: State = (
         "FAIL"
         if trial.state is TrialState.FAIL
         else "PRUNED"

@@ -1,0 +1,141 @@
+"""Data sets: found, checked, split; and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import full_mnist
+from sklearn.model_selection import train_test_split
+
+from regtune.config import DataConfig
+from regtune.data import DIGESTS, load_arrays, load_data
+from regtune.errors import DataError
+
+
+def arrays(count: int = 20) -> dict[str, Any]:
+    dice = np.random.default_rng(0)
+    images = dice.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    return {"x_train": images, "y_train": labels, "x_test": images[:10], "y_test": labels[:10]}
+
+
+def save(path: Path, **changes: Any) -> str:
+    found = {**arrays(), **changes}
+    np.savez(path, **{name: values for name, values in found.items() if values is not None})
+    return str(path)
+
+
+def test_the_embedded_digits_are_split_into_three_parts() -> None:
+    data = load_data(DataConfig(name="mnist-5k"))
+    assert data.x_train.shape == (3200, 784)
+    assert data.x_val.shape == (800, 784)
+    assert (data.x_train.dtype, data.y_train.dtype) == (np.float32, np.int32)
+    assert data.x_train.min() == 0.0
+    assert data.x_train.max() == 1.0
+    found = load_arrays("mnist-5k")
+    assert np.bincount(found.y_test).tolist() == [100] * 10
+    assert np.bincount(found.y_train).tolist() == [400] * 10
+
+
+def test_the_split_is_scikit_learns() -> None:
+    found = load_arrays("mnist-5k")
+    data = load_data(DataConfig(name="mnist-5k", validation=0.2, split_seed=42))
+    x_train, x_val, y_train, y_val = train_test_split(
+        found.x_train / np.float32(255), found.y_train, test_size=0.2, random_state=42
+    )
+    np.testing.assert_array_equal(data.x_train, x_train)
+    np.testing.assert_array_equal(data.x_val, x_val)
+    np.testing.assert_array_equal(data.y_train, y_train)
+    np.testing.assert_array_equal(data.y_val, y_val)
+
+
+@pytest.mark.full_mnist
+def test_the_full_mnist_is_known_by_its_arrays() -> None:
+    found = load_arrays("mnist", full_mnist())
+    assert dict(found.digests) == dict(DIGESTS["mnist"])
+    assert load_data(DataConfig(name="mnist"), full_mnist()).x_train.shape == (48_000, 784)
+
+
+def test_other_data_under_mnists_name_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "mnist.npz")
+    with pytest.raises(
+        DataError, match=r"mnist: x_train has digest .* expected 741c988805d0.*regtune data fetch mnist"
+    ):
+        load_arrays("mnist", tmp_path)
+
+
+def test_a_configuration_made_with_other_data_is_refused(tmp_path: Path) -> None:
+    name = save(tmp_path / "a.npz")
+    digest = load_data(DataConfig(name=name)).digest
+    assert load_data(DataConfig(name=name, digest=digest)).digest == digest
+    with pytest.raises(DataError, match="the configuration was made with 000000000000"):
+        load_data(DataConfig(name=name, digest="0" * 64))
+
+
+def test_idx_files_are_read_as_npz_are(tmp_path: Path) -> None:
+    found = arrays()
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    for name, key in zip(names, ("x_train", "y_train", "x_test", "y_test"), strict=True):
+        values = found[key]
+        header = struct.pack(f">I{values.ndim}I", 0x800 + values.ndim, *values.shape)
+        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
+    read = load_arrays("fashion-mnist", tmp_path)
+    np.testing.assert_array_equal(read.x_train, found["x_train"].reshape(-1, 784))
+    assert read.digest == load_arrays(save(tmp_path / "same.npz")).digest
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"x_train": None}, "missing: x_train"),
+        ({"x_train": np.zeros((20, 28, 27), np.uint8)}, r"x_train: expected uint8 of shape"),
+        ({"x_train": np.zeros((20, 28, 28), np.float32)}, r"found float32 \(20, 28, 28\)"),
+        ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test: expected uint8"),
+        ({"y_train": np.zeros(19, np.uint8)}, "y_train: expected 20 integer labels"),
+        ({"y_train": np.zeros(20, np.float64)}, "y_train: expected 20 integer labels"),
+        ({"y_train": np.full(20, -1)}, "labels from 0 to 999, found -1"),
+        ({"y_train": np.full(20, 5000)}, "labels from 0 to 999"),
+        ({"y_train": np.zeros(20, np.uint8)}, "at least two classes"),
+        ({"y_test": np.full(10, 99)}, "y_test has label 99, which y_train has not"),
+        ({"x_train": np.array([Bomb()] * 20, dtype=object)}, "four numeric arrays"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    name = save(tmp_path / "wrong.npz", **changes)
+    with pytest.raises(DataError, match=complaint) as refused:
+        load_arrays(name)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", pickle.dumps({"x_train": 1})])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"expected a \.npz with four numeric arrays"):
+        load_arrays(str(path))
+
+
+def test_what_is_missing_is_said_with_the_places_and_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regtune.data.KERAS_CACHE", tmp_path / "keras")
+    with pytest.raises(
+        DataError, match=r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
+    ):
+        load_arrays("mnist", tmp_path)
+    with pytest.raises(DataError, match=r"dataset 'mnits': expected mnist, mnist-5k"):
+        load_arrays("mnits", tmp_path)

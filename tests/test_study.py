@@ -1,0 +1,205 @@
+"""Studies on real SQLite files: made once, held by one, refused when they are something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from scipy import stats
+
+from regtune.config import TrialConfig
+from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
+from regtune.record import TrialRecord
+from regtune.settings import load_settings
+from regtune.spec import SweepSpec
+from regtune.storage import database_path, open_engine, open_storage, redact
+from regtune.study import Origin, Study, delete, derive_seed, hold, holder, record_of
+
+SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
+
+
+def opened(**changes: Any) -> Study:
+    return Study.open(load_settings(), SweepSpec.from_dict({**SPEC, **changes}))
+
+
+def record(study: Study, number: int, **changes: Any) -> TrialRecord:
+    return TrialRecord(
+        uid=f"{study.uid}-{number}", config=TrialConfig(), parameters={"dropout": 0.1}, **changes
+    )
+
+
+def test_a_database_is_made_once_however_many_open_it() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: open_storage(load_settings()), range(8)))
+    script = (
+        "from regtune.storage import open_storage; from regtune.settings import load_settings; "
+        "open_storage(load_settings())"
+    )
+    environment = {**os.environ, "REGTUNE_HOME": "many", "PYTHONPATH": str(Path(__file__).parents[1])}
+    processes = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(8)]
+    assert [process.wait() for process in processes] == [0] * 8
+
+
+def test_a_new_database_is_in_wal_mode() -> None:
+    opened()
+    engine = open_engine(load_settings().storage_url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_stock_optuna_opens_the_study() -> None:
+    opened()
+    found = optuna.load_study(study_name="s", storage=load_settings().storage_url)
+    assert found.direction is optuna.study.StudyDirection.MINIMIZE
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"not a database at all, but long enough to be taken for one" * 30, "damaged"),
+        (b"SQLite format 3\0" + b"x" * 5000, "studies.db"),
+    ],
+)
+def test_a_damaged_database_is_refused_and_left_as_it_is(content: bytes, complaint: str) -> None:
+    path = database_path(load_settings().storage_url)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=complaint):
+        opened()
+    assert path.read_bytes() == content
+
+
+def test_a_foreign_database_is_refused() -> None:
+    import sqlite3
+
+    path = database_path(load_settings().storage_url)
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE experiments (id INTEGER)")
+    with pytest.raises(StorageError, match="not a database of Optuna studies"):
+        opened()
+
+
+def test_a_study_of_somebody_else_is_refused() -> None:
+    open_storage(load_settings())
+    foreign = optuna.create_study(study_name="s", storage=load_settings().storage_url)
+    foreign.tell(foreign.ask(), 1.0)
+    with pytest.raises(SpecChanged, match="was not made by regtune"):
+        opened()
+
+
+def test_a_beginning_that_was_cut_off_is_begun_again() -> None:
+    open_storage(load_settings())
+    optuna.create_study(study_name="s", storage=load_settings().storage_url)
+    assert opened().uid
+
+
+def test_a_folder_that_cannot_be_written_is_said() -> None:
+    Path("mlruns").write_text("a file where the folder should be")
+    with pytest.raises(StorageError, match=r"cannot be written.*REGTUNE_HOME"):
+        opened()
+
+
+@pytest.mark.parametrize("url", ["postgresql://somebody:secret@host/db", "sqlite://", "nonsense"])
+def test_a_database_that_cannot_be_used_is_said_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    with pytest.raises(SettingsError) as refused:
+        opened()
+    assert "secret" not in str(refused.value)
+    assert "secret" not in redact(url)
+
+
+def test_a_lock_names_its_holder_and_ends_with_it() -> None:
+    settings = load_settings()
+    settings.home.mkdir()
+    code = (
+        "from regtune.study import hold; from regtune.settings import load_settings; import time\n"
+        "with hold(load_settings(), 's'):\n    print('held', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    found = holder(settings, "s")
+    assert found is not None
+    assert found.pid == other.pid
+    with pytest.raises(StudyBusy, match=f"process {other.pid} on .* since"), hold(settings, "s"):
+        pass
+    other.kill()
+    other.wait()
+    with hold(settings, "s"):
+        pass
+
+
+def test_an_interrupted_trial_goes_back_into_the_queue_under_its_number() -> None:
+    study = opened()
+    trial = study.optuna.ask()
+    trial.suggest_float("dropout", 0.0, 0.5)
+    study.write(trial, record(study, 0))
+    study.settle()
+    assert [found.state for found in study.trials()] == [TrialState.WAITING]
+    again = study.optuna.ask()
+    assert (again.number, again.suggest_float("dropout", 0.0, 0.5)) == (0, trial.params["dropout"])
+
+
+def test_a_trial_whose_end_was_recorded_is_ended() -> None:
+    study = opened()
+    for reason in ("worker_died", "pruned"):
+        trial = study.optuna.ask()
+        trial.report(0.5, 1)
+        study.write(trial, record(study, trial.number, end_reason=reason))
+    study.settle()
+    assert [found.state for found in study.trials()] == [TrialState.FAIL, TrialState.PRUNED]
+
+
+def test_what_is_queued_twice_is_queued_once() -> None:
+    study = opened()
+    for _ in range(2):
+        study.queue(Origin("request", "the same"), {"dropout": 0.2})
+    assert len(study.trials()) == 1
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    study = opened()
+    trial = study.optuna.ask()
+    figures = dict.fromkeys(
+        ("loss", "accuracy", "cross_entropy", "val_loss", "val_accuracy", "val_cross_entropy"), 1 / 3
+    )
+    written = record(study, 0, started_ms=5).with_epoch(figures, 0.25, 7)
+    study.write(trial, written)
+    assert record_of(opened().trials()[0]) == written
+    assert written.repeats(1, figures)
+    assert not written.repeats(1, {**figures, "loss": 0.3})
+    assert not written.repeats(2, figures)
+    assert written.until(0).epochs == 0
+
+
+def test_a_record_that_does_not_parse_is_refused_by_its_number() -> None:
+    with pytest.raises(StorageError, match="trial 7: its record cannot be read"):
+        TrialRecord.from_json(json.dumps({"uid": 1}), "trial 7")
+
+
+def test_a_deleted_study_is_gone_and_a_held_one_stays() -> None:
+    uid = opened().uid
+    with hold(load_settings(), "s"), pytest.raises(StudyBusy):
+        delete(load_settings(), "s")
+    assert delete(load_settings(), "s") == uid
+    assert opened().uid != uid
+
+
+def test_seeds_are_those_of_numpys_seed_sequence_and_look_uniform() -> None:
+    seeds = [derive_seed(1, number, "training") for number in range(2000)]
+    assert len(set(seeds)) == 2000
+    assert not set(seeds) & {derive_seed(1, number, "sampler") for number in range(2000)}
+    assert stats.kstest([seed / 2**31 for seed in seeds], "uniform").pvalue > 0.001
+    assert seeds[0] == derive_seed(1, 0, "training")
