@@ -1,0 +1,145 @@
+"""What a sweep costs: sweeps/mnist.yaml on the full MNIST, beside its configurations in the notebook's way.
+
+    python benchmarks/bench_sweep.py [--trials 30] [--notebook-trials 3] [--json FILE]
+
+The notebook's way has no pruning and no warm workers: one trial after another by stock `fit` on all cores. It is
+measured on evenly spaced trials of the sweep, whole, and its budget is their mean times the number of trials. Exits 1 if
+the best validation accuracy is below 0.979.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench_train import machine
+
+from regtune import SweepSpec, run_sweep
+from regtune.leaderboard import Row, read_board
+from regtune.settings import Settings, load_settings
+from regtune.storage import open_engine
+from regtune.training.runtime import ARITHMETIC
+
+HERE = Path(__file__).resolve().parent
+TARGET_ACCURACY = 0.979
+
+
+def main() -> int:
+    """Sweep, measure the notebook's way, show, write; 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--notebook-trials", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--home", type=Path, help="where the study is written; by default nowhere that stays")
+    parser.add_argument("--json", type=Path, help="where the result is written")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(home=arguments.home or Path(folder))
+        found = measure(settings, arguments.trials, arguments.workers, arguments.notebook_trials)
+    show(found)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if found["sweep"]["best_val_accuracy"] >= TARGET_ACCURACY else 1
+
+
+def measure(settings: Settings, trials: int, workers: int, notebook_trials: int) -> dict[str, Any]:
+    """Both ways, one after the other."""
+    load_before = os.getloadavg()[0]
+    spec = SweepSpec.load(HERE.parent / "sweeps" / "mnist.yaml", [f"run_cap={trials}"])
+    outcome = run_sweep(spec, settings=settings, workers=workers)
+    rows = read_board(open_engine(settings.storage_url), spec.name)
+    complete = [row for row in rows if row.state == "COMPLETE"]
+    notebook = measure_notebook(rows[:: max(1, len(rows) // notebook_trials)][:notebook_trials])
+    seconds = statistics.mean(seconds for seconds, _ in notebook)
+    return {
+        "machine": machine(),
+        "load_before": round(load_before, 2),
+        "sweep": {
+            "trials": outcome.complete + outcome.pruned,
+            "complete": outcome.complete,
+            "pruned": outcome.pruned,
+            "workers": workers,
+            "seconds": round(outcome.seconds, 1),
+            "trial_epochs": outcome.trial_epochs,
+            "trial_epochs_per_second": round(outcome.trial_epochs / outcome.seconds, 2),
+            "best_val_cross_entropy": complete[0].value,
+            "best_val_accuracy": accuracy(complete[0]),
+            "best_mix": complete[0].record.config.mix if complete[0].record else "",
+        },
+        "notebook": {
+            "measured_trials": len(notebook),
+            "measured_epochs": sum(epochs for _, epochs in notebook),
+            "seconds_a_trial": round(seconds, 1),
+            "epochs_per_second": round(
+                sum(epochs for _, epochs in notebook) / sum(s for s, _ in notebook), 3
+            ),
+            "seconds_for_the_budget": round(seconds * trials),
+        },
+        "ratio": round(seconds * trials / outcome.seconds, 1),
+    }
+
+
+def accuracy(row: Row) -> float:
+    """Validation accuracy of the kept weights."""
+    assert row.record is not None
+    assert row.record.kept is not None
+    return row.record.kept.figures["val_accuracy"]
+
+
+def measure_notebook(rows: list[Row]) -> list[tuple[float, int]]:
+    """Seconds and epochs of the rows' configurations, trained in the notebook's way in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key not in ARITHMETIC}
+    environment["PYTHONPATH"] = os.pathsep.join((str(HERE.parent), environment.get("PYTHONPATH", "")))
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "notebook_trials.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    found = []
+    try:
+        process.stdout.readline()
+        for row in rows:
+            assert row.record is not None
+            process.stdin.write(json.dumps(row.record.config.to_dict()) + "\n")
+            process.stdin.flush()
+            seconds, epochs = process.stdout.readline().split()
+            found.append((float(seconds), int(epochs)))
+    finally:
+        process.kill()
+        process.wait()
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    sweep, notebook = found["sweep"], found["notebook"]
+    described = found["machine"]
+    print(f"{described['cpu']}, {described['cores']} cores, load {found['load_before']} at the start\n")
+    print(f"{'':34}{'seconds':>10}{'epochs/s':>10}")
+    print(
+        f"{'regtune sweep, two workers':34}{sweep['seconds']:>10.0f}{sweep['trial_epochs_per_second']:>10.2f}"
+    )
+    print(
+        f"{'the notebook' + chr(39) + 's way':34}"
+        f"{notebook['seconds_for_the_budget']:>10.0f}{notebook['epochs_per_second']:>10.2f}"
+        f"   ({notebook['measured_trials']} of {sweep['trials']} trials measured)"
+    )
+    print(
+        f"\n{found['ratio']} times faster; best {sweep['best_val_accuracy']:.4f} validation accuracy: {sweep['best_mix']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
