@@ -199,7 +199,7 @@ def _studies(settings: Settings) -> Check:
     return Check(
         "studies",
         "ok",
-        f"{path}: {len(names)} studies" + (f"; running: {', '.join(running)}" if running else ""),
+        f"{path}, studies: {len(names)}" + (f"; running: {', '.join(running)}" if running else ""),
     )
 
 

@@ -59,7 +59,8 @@ class Plan:
 
     size: how many distinct configurations there are; None where a parameter is continuous. trials: how many
     would be run, of which `controls` come first; controls_fit: whether the budget has room for a searched
-    trial beside them. standing: whether the study exists, and how far it is. disk_bytes: what it writes,
+    trial beside them. standing: whether the study exists, and how far it is;
+    differences: why it cannot go on, one line a key. disk_bytes: what it writes,
     about.
     """
 
@@ -79,6 +80,7 @@ class Plan:
     data: str
     data_problem: str
     standing: str
+    differences: tuple[str, ...]
     disk_bytes: int | None
     writes: Mapping[str, str]
 
@@ -95,7 +97,7 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
     first = controls(spec, data) if spec.controls else []
     total = len(found.x_train) if found else IMAGES.get(spec.dataset)
     trials = _trials(spec, space.size, len(first))
-    rows, standing = _earlier(spec, settings)
+    rows, standing, differences = _earlier(spec, settings)
     workers = settings.workers or default_workers()
     duration = None
     if total is not None:
@@ -118,6 +120,7 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
         data=_data_text(spec, found),
         data_problem=problem,
         standing=standing,
+        differences=differences,
         disk_bytes=_disk(spec, trials, duration) if trials is not None else None,
         writes={
             "studies": str(database_path(settings.storage_url)),
@@ -149,15 +152,15 @@ def _trials(spec: SweepSpec, size: int | None, first: int) -> int | None:
     return min(limits, default=None)
 
 
-def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str]:
+def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str, tuple[str, ...]]:
     """Complete trials on the same data in this folder, and how the study of this name stands."""
     if not database_path(settings.storage_url).exists():
-        return [], "new"
+        return [], "new", ()
     try:
         engine = open_engine(settings.storage_url)
     except StorageError as error:
         if "no studies yet" in str(error):
-            return [], "new"
+            return [], "new", ()
         raise
     try:
         similar = [s.info for s in list_studies(engine) if s.info.data.get("name") == spec.dataset]
@@ -165,19 +168,19 @@ def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str]:
             row for info in similar[:STUDIES_READ] for row in read_board(engine, info.name, limit=TRIALS_READ)
         ]
         try:
-            standing = _standing(spec, read_study(engine, spec.name))
+            standing, differences = _standing(spec, read_study(engine, spec.name))
         except StudyNotFound:
-            standing = "new"
-        return [row for row in rows if row.state == "COMPLETE"], standing
+            standing, differences = "new", ()
+        return [row for row in rows if row.state == "COMPLETE"], standing, differences
     finally:
         engine.dispose()
 
 
-def _standing(spec: SweepSpec, info: StudyInfo) -> str:
+def _standing(spec: SweepSpec, info: StudyInfo) -> tuple[str, tuple[str, ...]]:
     differences = spec.differences(info.spec)
     if differences:
-        return "exists with another sweep file (" + "; ".join(differences) + "); take --name, or --fresh"
-    return f"goes on: {info.finished} trials are finished"
+        return "exists with another sweep file; take --name, or --fresh", tuple(differences)
+    return f"goes on after {info.finished} finished trials", ()
 
 
 def _duration(

@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from regtune.cli.drawing import MARKS, metric_text, percent, reason, sweep_view
+from regtune.cli.drawing import MARKS, metric_text, percent, reason, sweep_view, techniques
 from regtune.cli.terminal import console
 from regtune.progress import FinishedTrial, Progress
 
@@ -174,8 +174,7 @@ def finished_line(trial: FinishedTrial, progress: Progress) -> str:
     else:
         figures = f"failed: {reason(trial.end_reason, trial.message)}"
     best = " (best so far)" if progress.best is not None and progress.best.number == trial.number else ""
-    techniques = f"control: {trial.mix}" if trial.control else trial.mix
     return (
         f"[{of}] {MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
-        f"{trial.epochs} epochs in {trial.seconds:.1f} s; {techniques}{best}"
+        f"{trial.epochs} epochs in {trial.seconds:.1f} s; {techniques(trial)}{best}"
     )

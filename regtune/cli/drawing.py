@@ -170,7 +170,7 @@ def _head(progress: Progress, width: int, seconds_since: float) -> list[Renderab
     bar = budget_bar(progress, max(4, width - cell_len(tail)))
     bar.append(tail, style="bold")
     lines.append(bar)
-    clockface = Text(elapsed, style="cyan")
+    clockface = Text().append(elapsed, style="cyan")
     if left:
         clockface.append(f"  {left}", style="dim")
     if width >= NARROW:
@@ -184,19 +184,19 @@ def _best(progress: Progress, width: int) -> list[RenderableType]:
     best = progress.best
     if best is None:
         return [Text("best    none yet", style="dim")]
-    first = Text("best    ", style="dim")
+    first = Text().append("best    ", style="dim")
     first.append(metric_text(best.value), style="bold green")
     first.append(f" {progress.metric}", style="dim")
     first.append(f"   {percent(best.accuracy)}", style="bold")
     first.append(" accuracy", style="dim")
-    second = Text(f"        trial {best.number}   ", style="dim")
-    second.append(best.mix, style="default")
+    second = Text().append(f"        trial {best.number}   ", style="dim")
+    second.append(techniques(best))
     if width < NARROW:
-        first = Text("best ", style="dim").append(metric_text(best.value), style="bold green")
+        first = Text().append("best ", style="dim").append(metric_text(best.value), style="bold green")
         first.append(f"  {percent(best.accuracy)}", style="bold").append(
             f"  trial {best.number}", style="dim"
         )
-        second = Text(f"     {best.mix}")
+        second = Text(f"     {techniques(best)}")
     return [_cut(first, width), _cut(second, width)]
 
 
@@ -207,7 +207,7 @@ def _workers(running: Sequence[RunningTrial], metric: str, width: int) -> list[R
     if width < NARROW:
         lines: list[RenderableType] = []
         for trial in running:
-            line = Text(f"{trial.number} ", style="cyan")
+            line = Text().append(f"{trial.number} ", style="cyan")
             line.append(f"{trial.epoch}/{trial.max_epochs} ", style="dim")
             line.append(sparkline(trial.curve, max(4, width - 20), accuracy=rising), style="cyan")
             line.append(f" {metric_text(trial.curve[-1])}" if trial.curve else "")
@@ -219,7 +219,7 @@ def _workers(running: Sequence[RunningTrial], metric: str, width: int) -> list[R
     head = f"worker  trial   epoch  {heads[0]:<{spark}}  {heads[1]:>{figure}}  techniques"
     rows: list[RenderableType] = [_cut(Text(head, style="dim"), width)]
     for trial in running:
-        row = Text(f"{trial.worker:>6}  ")
+        row = Text(f"{trial.worker if trial.worker >= 0 else '–':>6}  ")
         row.append(f"{trial.number:>5}", style="cyan")
         row.append(f"  {f'{trial.epoch}/{trial.max_epochs}':>6}  ")
         row.append(f"{sparkline(trial.curve, spark, accuracy=rising):<{spark}}", style="cyan")
@@ -229,20 +229,25 @@ def _workers(running: Sequence[RunningTrial], metric: str, width: int) -> list[R
     return rows
 
 
+def techniques(trial: RunningTrial | FinishedTrial) -> str:
+    """The techniques in use; a control is named as one."""
+    if trial.control is None:
+        return trial.mix
+    return f"control: {trial.mix if trial.mix != 'none' else trial.control.replace('_', ' ')}"
+
+
 def _named(trial: RunningTrial) -> str:
     """The techniques, and every other parameter that is searched."""
-    techniques = {"dropout", "l1", "l2", "batchnorm"}
     others = [
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in trial.parameters.items()
-        if name.split(".")[0] not in techniques
+        if name.split(".")[0] not in ("dropout", "l1", "l2", "batchnorm")
     ]
-    head = f"control: {trial.mix}" if trial.control else trial.mix
-    return "  ".join((head, *others))
+    return "  ".join((techniques(trial), *others))
 
 
 def _ended(trial: FinishedTrial) -> Text:
-    line = Text(f"{MARKS.get(trial.state, ' ')} ", style=STYLES[trial.state])
+    line = Text().append(f"{MARKS.get(trial.state, ' ')} ", style=STYLES[trial.state])
     line.append(f"{trial.number:>4}  ", style="dim")
     if trial.state == "COMPLETE":
         line.append(f"{metric_text(trial.value)}  {percent(trial.accuracy)}")
@@ -250,7 +255,7 @@ def _ended(trial: FinishedTrial) -> Text:
         line.append(f"pruned after {trial.epochs} epochs", style="yellow")
     else:
         line.append(f"failed: {reason(trial.end_reason, trial.message)}", style="red")
-    line.append(f"  {trial.mix}", style="dim")
+    line.append(f"  {techniques(trial)}", style="dim")
     return line
 
 
@@ -317,7 +322,7 @@ def learning_curve(
     ]
     for row in range(rows):
         label = {0: labels[0], rows // 2: labels[1], rows - 1: labels[2]}.get(row, "")
-        line = Text(f"{label:>{left}} ┤" if label else f"{'':>{left}} │", style="dim")
+        line = Text().append(f"{label:>{left}} ┤" if label else f"{'':>{left}} │", style="dim")
         for dots, solid in zip(
             _padded(layers[0][row], columns), _padded(layers[1][row], columns), strict=True
         ):

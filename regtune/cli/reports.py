@@ -38,14 +38,14 @@ def plan_view(plan: Plan) -> RenderableType:
         "controls": _controls(plan),
         "time": _time(plan.duration, plan.workers),
         "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
-        **{
-            f"{'writes' if place == 0 else ''} {name}".strip(): path
-            for place, (name, path) in enumerate(plan.writes.items())
-        },
+        **{f"{name} in": path for name, path in plan.writes.items()},
     }
     parts: list[RenderableType] = [facts_table(facts), Text(), space]
     if plan.data_problem:
         parts += [Text(), Text(f"missing: {plan.data_problem}", style="bold red")]
+    if plan.differences:
+        differ = [Text(f"  {line}") for line in plan.differences]
+        parts += [Text(), Text("What differs from the study of this name:", style="yellow"), *differ]
     if not plan.controls_fit:
         wanted = len(plan.controls) + 1
         parts += [

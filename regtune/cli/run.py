@@ -136,12 +136,18 @@ def watch(
 
 def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Ask a running study to stop at the end of the epoch."""
+    from regtune.leaderboard import read_study
     from regtune.study import holder, request
 
     settings = settings_of(home)
-    request(settings, study, "stop", {})
+    with opened(settings) as engine:
+        read_study(engine, study)
     who = holder(settings, study)
-    say(f"Asked {who} to stop {study}." if who else f"Nobody runs {study}.", quiet)
+    if who is None:
+        say(f"Nobody runs {study}; there is nothing to stop.", quiet)
+        return
+    request(settings, study, "stop", {})
+    say(f"Asked {who} to stop {study}.", quiet)
 
 
 def enqueue(
@@ -199,7 +205,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
         show("", comparison_text(info, found), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if outcome.reason and not outcome.stopped else ""
-    say(f"{counts} in {span(outcome.seconds)}, {outcome.trial_epochs} epochs{reason}", quiet)
+    say(f"{counts}, {outcome.trial_epochs} epochs; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
         say(f"MLflow lacks {outcome.unwritten} trials; they are written when the study goes on.", quiet)
     if settings.mlflow_uri.startswith("http"):

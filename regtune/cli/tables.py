@@ -241,8 +241,9 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
 def comparison_text(info: StudyInfo, found: Comparison) -> Text:
     """The winner against no technique, and how far to trust it."""
     winner = found.winner
-    text = Text("best  ", style="dim")
-    text.append(f"trial {winner.number}: {winner.mix}\n", style="bold")
+    text = Text().append("best  ", style="dim")
+    control = " (a control)" if winner.control else ""
+    text.append(f"trial {winner.number}: {winner.mix}{control}\n", style="bold")
     text.append(f"      {metric_text(winner.value)}", style="bold green")
     text.append(f" {info.metric}, {percent(winner.accuracy)} accuracy\n")
     text.append("      ")

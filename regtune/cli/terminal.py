@@ -85,8 +85,12 @@ def console(stream: IO[str] | None = None) -> Console:
 def show(*renderables: RenderableType) -> None:
     """Print a result."""
     out = console()
-    for renderable in renderables:
-        out.print(renderable, soft_wrap=isinstance(renderable, str) and not out.is_terminal)
+    if out.is_terminal:
+        out.print(*renderables, sep="\n")
+        return
+    with out.capture() as found:
+        out.print(*renderables, sep="\n")
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in found.get().splitlines()))
 
 
 def say(message: str, quiet: bool = False) -> None:

@@ -177,7 +177,7 @@ def _running(row: Row, metric: str) -> RunningTrial:
         control=row.control,
         mix=row.mix,
         parameters=row.parameters,
-        worker=record.worker if record and record.worker is not None else 0,
+        worker=record.worker if record and record.worker is not None else -1,
         epoch=row.epochs,
         max_epochs=record.config.training.max_epochs if record else 0,
         curve=tuple(record.history.get(metric, ())) if record else (),
