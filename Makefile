@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep lock clean
+.PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep readme lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +39,9 @@ bench-quick: .venv/.tested  ## The same, shortened
 
 bench-sweep: .venv/.tested  ## Thirty trials on the full MNIST, beside the notebook's way
 	$(BIN)/python benchmarks/bench_sweep.py
+
+readme: .venv/.tested  ## Bring the generated parts of README.md up to date
+	$(BIN)/python docs/readme.py
 
 lock:  ## Pin every package with its hashes (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
