@@ -118,34 +118,36 @@ def sweep_view(
     """
     framed = width >= NARROW
     inner = width - 4 if framed else width
-    head = _head(progress, inner, seconds_since)
-    best = _best(progress, inner)
-    foot: list[RenderableType] = []
-    if progress.tracking:
-        foot.append(_cut(Text(f"MLflow  {progress.tracking}", style="dim"), inner))
-    if notice:
-        foot.append(_cut(Text(notice, style="bold yellow"), inner))
-    lines_a_trial = 1 if inner >= NARROW else 2
-    room = height - len(head) - len(best) - len(foot) - (2 if framed else 0) - 3
-    shown = progress.running[: max(1, room // lines_a_trial)]
-    workers = [*_workers(shown, progress.metric, inner)]
-    if len(shown) < len(progress.running):
-        workers.append(Text(f"and {len(progress.running) - len(shown)} more", style="dim"))
-    room -= len(shown) * lines_a_trial
-    last = list(recent)[-min(3, max(0, room - 2)) :] if room > 2 else []
-    ended = [_cut(_ended(trial), inner) for trial in reversed(last)]
-    parts: list[RenderableType] = [*head, Text(), *best, Text(), *workers]
-    if ended:
-        parts += [Text(), *ended]
-    if foot:
-        parts += [Text(), *foot]
+    head, best, foot = (
+        _head(progress, inner, seconds_since),
+        _best(progress, inner),
+        _foot(progress, notice, inner),
+    )
+    each = 1 if inner >= NARROW else 2
+    room = height - len(head) - len(best) - len(foot) - 2 - (2 if framed else 0) - (1 if foot else 0)
+    workers = _workers(progress, inner, max(1, (room - 2) // each))
+    room -= len(workers) + 1
+    last = list(recent)[-min(3, room) :] if room > 0 else []
+    blocks = [head, best, workers, [_cut(_ended(trial), inner) for trial in reversed(last)], foot]
+    parts: list[RenderableType] = []
+    for block in filter(None, blocks):
+        parts += [Text(), *block] if parts else block
     body = Group(*parts)
     if not framed:
         return body
-    title = Text(f" {progress.study} ", style="bold")
+    title = Text(progress.study, style="bold")
     return Panel(
         body, title=title, title_align="left", box=box.ROUNDED, border_style="bright_black", width=width
     )
+
+
+def _foot(progress: Progress, notice: str, width: int) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    if progress.tracking:
+        lines.append(_cut(Text(f"MLflow  {progress.tracking}", style="dim"), width))
+    if notice:
+        lines.append(_cut(Text(notice, style="bold yellow"), width))
+    return lines
 
 
 def _head(progress: Progress, width: int, seconds_since: float) -> list[RenderableType]:
@@ -200,33 +202,49 @@ def _best(progress: Progress, width: int) -> list[RenderableType]:
     return [_cut(first, width), _cut(second, width)]
 
 
-def _workers(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
-    if not running:
+def _workers(progress: Progress, width: int, most: int) -> list[RenderableType]:
+    """At most `most` running trials, one or two lines each; how many more there are is said."""
+    running = progress.running if len(progress.running) <= most else progress.running[: most - 1]
+    if not progress.running:
         return [Text("no trial is running", style="dim")]
-    rising = metric.endswith("accuracy")
-    if width < NARROW:
-        lines: list[RenderableType] = []
-        for trial in running:
-            line = Text().append(f"{trial.number} ", style="cyan")
-            line.append(f"{trial.epoch}/{trial.max_epochs} ", style="dim")
-            line.append(sparkline(trial.curve, max(4, width - 20), accuracy=rising), style="cyan")
-            line.append(f" {metric_text(trial.curve[-1])}" if trial.curve else "")
-            lines += [_cut(line, width), _cut(Text(f"  {_named(trial)}", style="dim"), width)]
-        return lines
-    spark = max(10, min(24, width - 66))
-    figure = max(6, len(metric)) if width > 90 else 6
-    heads = ("validation curve" if spark >= 16 else "curve", metric if width > 90 else "now")
+    draw = _worker_rows if width >= NARROW else _worker_pairs
+    lines = draw(running, progress.metric, width)
+    if len(running) < len(progress.running):
+        lines.append(Text(f"and {len(progress.running) - len(running)} more", style="dim"))
+    return lines
+
+
+def _worker_pairs(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for trial in running:
+        line = Text().append(f"{trial.number} ", style="cyan")
+        line.append(f"{trial.epoch}/{trial.max_epochs} ", style="dim")
+        line.append(_spark(trial, metric, max(4, width - 20)), style="cyan")
+        line.append(f" {metric_text(trial.curve[-1])}" if trial.curve else "")
+        lines += [_cut(line, width), _cut(Text(f"  {_named(trial)}", style="dim"), width)]
+    return lines
+
+
+def _worker_rows(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
+    spark = max(10, min(18, width - 66))
+    wide = width > 110
+    figure = max(6, len(metric)) if wide else 6
+    heads = ("validation curve" if spark >= 16 else "curve", metric if wide else "now")
     head = f"worker  trial   epoch  {heads[0]:<{spark}}  {heads[1]:>{figure}}  techniques"
     rows: list[RenderableType] = [_cut(Text(head, style="dim"), width)]
     for trial in running:
         row = Text(f"{trial.worker if trial.worker >= 0 else '–':>6}  ")
         row.append(f"{trial.number:>5}", style="cyan")
         row.append(f"  {f'{trial.epoch}/{trial.max_epochs}':>6}  ")
-        row.append(f"{sparkline(trial.curve, spark, accuracy=rising):<{spark}}", style="cyan")
+        row.append(f"{_spark(trial, metric, spark):<{spark}}", style="cyan")
         row.append(f"  {metric_text(trial.curve[-1] if trial.curve else None):>{figure}}  ")
         row.append(_named(trial))
         rows.append(_cut(row, width))
     return rows
+
+
+def _spark(trial: RunningTrial, metric: str, width: int) -> str:
+    return sparkline(trial.curve, width, accuracy=metric.endswith("accuracy"))
 
 
 def techniques(trial: RunningTrial | FinishedTrial) -> str:

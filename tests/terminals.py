@@ -1,0 +1,97 @@
+"""Running the command line as a person does: as a process, on a terminal of a given size or in a pipe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pexpect
+import pyte
+
+ROOT = Path(__file__).resolve().parent.parent
+START = "import sys; sys.argv[0] = 'regtune'; from regtune.cli import main; main()"
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a fresh terminal, in which regtune can be imported."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | changes
+
+
+def regtune(*arguments: str, timeout: float = 120, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb in pipes."""
+    return subprocess.run(
+        [sys.executable, "-c", START, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**changes),
+        check=False,
+    )
+
+
+class Terminal:
+    """A verb on a terminal: what it draws is on `screen`, what has scrolled away is kept."""
+
+    def __init__(self, arguments: Sequence[str], *, columns: int, rows: int = 24, **changes: str) -> None:
+        self.columns = columns
+        self.screen = pyte.HistoryScreen(columns, rows, history=2000)
+        self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.process = pexpect.spawn(
+            sys.executable,
+            ["-c", START, *arguments],
+            dimensions=(rows, columns),
+            env=environment(**changes),
+            timeout=60,
+        )
+
+    def read(self, seconds: float) -> bool:
+        """Feed the screen for at most `seconds`; false when the process has ended."""
+        try:
+            found = self.process.read_nonblocking(65536, timeout=seconds)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += found
+        self.stream.feed(found)
+        return True
+
+    def until(self, text: str, seconds: float = 60) -> str:
+        """Read until `text` is on the screen; returns the screen."""
+        import time
+
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            alive = self.read(0.2)
+            if text in self.text:
+                return self.text
+            if not alive:
+                break
+        raise AssertionError(f"{text!r} never came; the terminal shows:\n{self.everything}")
+
+    def finish(self) -> int:
+        """Read to the end; returns the exit code."""
+        while self.read(60):
+            continue
+        self.process.close()
+        return int(
+            self.process.exitstatus if self.process.exitstatus is not None else -self.process.signalstatus
+        )
+
+    @property
+    def text(self) -> str:
+        """What the screen shows now."""
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    @property
+    def everything(self) -> str:
+        """What has scrolled away, and the screen."""
+        gone = [
+            "".join(line[i].data for i in range(self.columns)).rstrip() for line in self.screen.history.top
+        ]
+        return "\n".join([*gone, self.text])

@@ -1,0 +1,227 @@
+"""The command line as a whole: help at once, errors without tracebacks, pipes, completion, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import studies
+from terminals import START, Terminal, environment, regtune
+
+VERBS = (
+    ["sweep", "plan", "watch", "stop", "enqueue", "board", "show", "studies", "ui", "best", "train"]
+    + ["delete", "gc", "doctor", "schema", "data", "data list", "data fetch", "data verify"]
+)  # fmt: skip
+HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "sqlalchemy", "pydantic", "numpy", "yaml")
+NAME = "mnist-regularization"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    studies.fill(studies.create(tmp_path / "mlruns" / "studies.db"))
+    return NAME
+
+
+def test_help_of_every_verb_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from regtune.cli import app\n"
+        f"for verb in {['', *VERBS]!r}:\n"
+        "    found = CliRunner().invoke(app, [*verb.split(), '--help'])\n"
+        "    assert found.exit_code == 0, (verb, found.output)\n"
+        "    assert 'Usage' in found.output, verb\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert found.stdout.strip() == "[]", found.stdout + found.stderr
+
+
+def test_without_a_verb_the_verbs_are_shown_in_groups() -> None:
+    found = regtune()
+    for panel in ("Sweep", "Look", "Use", "Clean up", "Set up"):
+        assert f"─ {panel} ─" in found.stdout
+    for verb in VERBS:
+        assert verb.split()[0] in found.stdout
+
+
+def test_the_version_is_the_package_s() -> None:
+    from regtune import __version__
+
+    found = regtune("--version")
+    assert (found.returncode, found.stdout) == (0, f"regtune {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["board", "nope"], 2, 'no study "nope"'),
+        (["board", "mnist-regularisation"], 2, 'did you mean "mnist-regularization"?'),
+        (["board", NAME, "--sort", "dropuot"], 2, "--sort dropuot: expected one of rank"),
+        (["show", NAME, "99"], 2, "has no trial 99"),
+        (["watch", "nope"], 2, 'no study "nope"'),
+        (["stop", "nope"], 2, 'no study "nope"'),
+        (["best", "nope"], 2, 'no study "nope"'),
+        (["train", "absent.yaml"], 2, "absent.yaml: cannot be read"),
+        (["sweep", "absent.yaml"], 2, "absent.yaml"),
+        (["plan", "."], 2, "."),
+        (["delete", NAME], 2, "add --yes"),
+        (["data", "verify", "cifar"], 2, "expected mnist, mnist-5k, fashion-mnist or a path"),
+        (["data", "fetch", "mnist-5k"], 2, "nothing to fetch"),
+        (["board"], 2, "Missing argument"),
+        (["bord"], 2, "No such command"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    study: str, arguments: list[str], code: int, said: str
+) -> None:
+    found = regtune(*arguments)
+    assert found.returncode == code
+    assert said in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+def test_a_folder_without_studies_says_how_to_begin_and_stays_empty(tmp_path: Path) -> None:
+    found = regtune("studies")
+    assert found.returncode == 1
+    assert "no studies yet; try: regtune sweep sweeps/quickstart.yaml" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_mistake_of_a_sweep_file_is_told_at_once(tmp_path: Path) -> None:
+    Path("bad.yaml").write_text("run_cap: many\nparameters: {drop_out: {min: 0, max: 1}}\nmethd: tpe\n")
+    found = regtune("plan", "bad.yaml")
+    assert found.returncode == 2
+    for said in ("bad.yaml:1", "bad.yaml:2", "bad.yaml:3", "did you mean"):
+        assert said in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_setting_without_meaning_is_named() -> None:
+    found = regtune("studies", REGTUNE_WORKERS="many")
+    assert found.returncode == 2
+    assert "REGTUNE_WORKERS" in found.stderr
+
+
+def test_nothing_is_coloured_in_a_pipe(study: str) -> None:
+    for arguments in (
+        ["board", study],
+        ["show", study],
+        ["show", study, "3"],
+        ["studies"],
+        ["doctor"],
+        ["board", "x"],
+    ):
+        found = regtune(*arguments)
+        assert "\x1b" not in found.stdout + found.stderr
+
+
+def test_a_terminal_has_colour_unless_no_color_is_set(study: str) -> None:
+    for changes, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        terminal = Terminal(["board", study], columns=100, **changes)
+        assert terminal.finish() == 0
+        assert (b"\x1b[32m" in terminal.raw) is coloured
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    study = studies.create(tmp_path / "mlruns" / "studies.db", "long")
+    from optuna.trial import TrialState
+
+    for number in range(400):
+        studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
+    command = f'"{sys.executable}" -c "{START}" board long --json | head -n 1'
+    found = subprocess.run(
+        command, shell=True, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert found.stdout == "[\n"
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_for(shell: str) -> None:
+    found = regtune(
+        "--show-completion", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1", SHELL=f"/bin/{shell}"
+    )
+    assert found.returncode in (0, 2)
+    assert "Traceback" not in found.stderr
+
+
+def complete(words: str) -> str:
+    found = regtune(
+        _REGTUNE_COMPLETE="complete_bash",
+        COMP_WORDS=f"regtune {words}",
+        COMP_CWORD=str(len(words.split(" "))),
+    )
+    return found.stdout
+
+
+def test_study_names_are_completed(study: str) -> None:
+    assert complete("board mn").split() == [NAME]
+
+
+def test_sweep_files_are_completed() -> None:
+    Path("sweeps").mkdir()
+    for name in ("one.yaml", "two.yml", "three.txt"):
+        (Path("sweeps") / name).write_text("run_cap: 1\n")
+    assert sorted(complete("sweep sweeps/").split()) == ["sweeps/one.yaml", "sweeps/two.yml"]
+
+
+def test_completion_without_studies_is_silent() -> None:
+    assert complete("board mn") == ""
+
+
+def test_doctor_finds_nothing_to_mend_here() -> None:
+    found = regtune("doctor", "--json")
+    checks = json.loads(found.stdout)
+    assert found.returncode == 0, [check for check in checks if check["status"] == "mend"]
+    assert {"python", "packages", "processor", "memory", "folder", "disk", "studies", "MLflow"} <= {
+        check["name"] for check in checks
+    }
+
+
+def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
+    home = tmp_path / "mlruns"
+    home.mkdir()
+    (home / "studies.db").write_bytes(b"no database at all" * 400)
+    found = regtune("doctor", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert found.returncode == 1
+    assert "not a SQLite database" in found.stdout
+    assert "start the server, or unset MLFLOW_TRACKING_URI" in found.stdout
+    assert "2 to mend" in found.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_doctor_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        found = regtune("doctor")
+    finally:
+        tmp_path.chmod(0o700)
+    assert found.returncode == 1
+    assert "make it writable" in found.stdout
+
+
+def test_the_schema_is_json() -> None:
+    assert json.loads(regtune("schema").stdout)["type"] == "object"
+
+
+def test_data_sets_are_listed_and_verified() -> None:
+    listed = {entry["name"]: entry for entry in json.loads(regtune("data", "list", "--json").stdout)}
+    assert set(listed) == {"mnist", "mnist-5k", "fashion-mnist"}
+    found = regtune("data", "verify", "mnist-5k", "--json")
+    (entry,) = json.loads(found.stdout)
+    assert (entry["train"], entry["test"], entry["problem"]) == (4000, 1000, "")
+
+
+def test_a_damaged_data_set_fails_verification(tmp_path: Path) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"nothing")
+    found = regtune("data", "verify", "mnist", REGTUNE_DATA_DIR=str(tmp_path))
+    assert found.returncode == 1
+    assert "expected a .npz with four numeric arrays" in found.stdout

@@ -1,0 +1,287 @@
+"""The display: every size of terminal, nothing cut in silence, nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+
+import pytest
+import studies
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from regtune.cli.display import STOPPING, LineDisplay, LiveDisplay, finished_line
+from regtune.cli.drawing import (
+    BARS,
+    budget_bar,
+    clock,
+    learning_curve,
+    metric_text,
+    span,
+    sparkline,
+    sweep_view,
+)
+from regtune.progress import FinishedTrial, Progress, RunningTrial
+
+FINISHED = FinishedTrial(
+    number=17,
+    state="COMPLETE",
+    value=0.07123,
+    accuracy=0.97925,
+    epochs=14,
+    seconds=13.2,
+    mix="dropout 0.31 + batch norm after",
+    parameters={"dropout": 0.31},
+    control=None,
+    end_reason="early_stopping",
+)
+PRUNED = replace(FINISHED, number=18, state="PRUNED", value=None, end_reason="pruned", epochs=4)
+FAILED = replace(
+    FINISHED, number=19, state="FAIL", value=None, end_reason="non_finite", message="loss is NaN"
+)
+
+
+def running(number: int, epochs: int = 7, **changes: object) -> RunningTrial:
+    curve = tuple(point["val_cross_entropy"] for point in studies.curve(0.08, epochs))
+    made = RunningTrial(
+        number=number,
+        control=None,
+        mix="dropout 0.12 + L1 3.1e-6 + batch norm before",
+        parameters={"dropout": 0.12, "learning_rate": 0.0021},
+        worker=number % 8,
+        epoch=epochs,
+        max_epochs=30,
+        curve=curve,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def progress(workers: int = 2, **changes: object) -> Progress:
+    made = Progress(
+        study="mnist-regularization",
+        metric="val_cross_entropy",
+        goal="minimize",
+        run_cap=60,
+        timeout_seconds=None,
+        complete=18,
+        pruned=5,
+        failed=1,
+        waiting=0,
+        elapsed_seconds=192.0,
+        remaining_seconds=341.0,
+        trial_epochs=412,
+        best=FINISHED,
+        running=tuple(running(24 + worker) for worker in range(workers)),
+        tracking="the server is away; 3 trials wait",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def drawn(width: int, height: int, **changes: object) -> list[str]:
+    out = Console(width=width, height=height, file=io.StringIO(), highlight=False)
+    view = sweep_view(progress(**changes), (FINISHED, PRUNED, FAILED), width=width, height=height)  # type: ignore[arg-type]
+    with out.capture() as found:
+        out.print(view)
+    return found.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+@pytest.mark.parametrize("workers", [0, 1, 2, 16])
+@pytest.mark.parametrize("height", [16, 24, 50])
+def test_the_view_fits_every_terminal(width: int, workers: int, height: int) -> None:
+    lines = drawn(width, height, workers=workers)
+    assert max(len(line) for line in lines) <= width
+    assert len(lines) <= height
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_the_view_says_what_a_person_wants_to_know(width: int) -> None:
+    text = "\n".join(drawn(width, 30))
+    for wanted in (
+        "23 of 60",
+        "18 complete",
+        "5 pruned",
+        "1 failed",
+        "3:12",
+        "about 6 min left",
+        "0.0712",
+        "97.92 %",
+    ):
+        assert wanted in text
+    for wanted in (
+        "mnist-regularization",
+        "trial 17",
+        "dropout 0.31",
+        "7/30",
+        "24",
+        "25",
+        "MLflow",
+        "server is away",
+    ):
+        assert wanted in text
+
+
+def test_workers_that_do_not_fit_are_counted() -> None:
+    assert any("more" in line and "and" in line for line in drawn(80, 16, workers=16))
+
+
+def test_the_bar_is_as_long_as_its_width_and_full_at_the_end() -> None:
+    for complete, pruned in ((0, 0), (18, 5), (0, 60), (60, 0)):
+        bar = budget_bar(progress(complete=complete, pruned=pruned), 40)
+        assert bar.cell_len == 40
+        assert bar.plain.count("━") == round(40 * (complete + pruned) / 60)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300), st.integers(2, 60), st.booleans())
+def test_a_sparkline_is_never_wider_than_asked_and_puts_the_largest_highest(
+    values: list[float], width: int, accuracy: bool
+) -> None:
+    shown = [value / 1e7 for value in values] if accuracy else values
+    line = sparkline(shown, width, accuracy=accuracy)
+    assert len(line) == min(len(values), width)
+    if len(values) <= width:
+        heights = [BARS.index(mark) for mark in line]
+        order = sorted(range(len(values)), key=shown.__getitem__)
+        assert all(heights[a] <= heights[b] for a, b in zip(order, order[1:], strict=False))
+
+
+def test_the_last_epochs_of_a_learning_curve_stay_apart() -> None:
+    values = [point["val_cross_entropy"] for point in studies.curve(0.08, 24)]
+    line = sparkline(values, 24)
+    assert line[0] == BARS[-1]
+    least = values.index(min(values))
+    assert BARS.index(line[-1]) > BARS.index(line[least])
+
+
+def test_an_epoch_without_a_finite_figure_is_a_blank() -> None:
+    assert sparkline([0.5, math.nan, 0.1], 10)[1] == " "
+    assert sparkline([math.inf], 10) == " "
+    assert sparkline([], 10) == ""
+
+
+def test_values_that_are_all_alike_are_a_low_line() -> None:
+    assert sparkline([0.3, 0.3, 0.3], 10) == BARS[0] * 3
+
+
+def test_a_learning_curve_has_axes_the_kept_epoch_and_both_curves() -> None:
+    points = studies.curve(0.08, 20)
+    out = Console(width=80, file=io.StringIO())
+    with out.capture() as found:
+        out.print(
+            learning_curve(
+                [p["cross_entropy"] for p in points],
+                [p["val_cross_entropy"] for p in points],
+                width=72,
+                height=14,
+                kept=8,
+            )
+        )
+    lines = found.get().splitlines()
+    assert "validation" in lines[0]
+    assert "training" in lines[0]
+    assert "▲ 8 kept" in lines[-1]
+    assert lines[-1].rstrip().endswith("20")
+    assert max(len(line) for line in lines) <= 72
+    rows = [line for line in lines[1:-1] if "⠀" < max(line) <= "⣿"]
+    assert len(rows) >= 10
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [0.1], [0.1, 0.1], [5.0, math.inf, 4.0]])
+def test_a_learning_curve_of_few_or_odd_points_is_drawn_too(values: list[float]) -> None:
+    Console(width=40, file=io.StringIO()).print(learning_curve(values, values, width=40, height=8))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(7, "0:07"), (59.6, "1:00"), (750, "12:30"), (7500, "2:05:00"), (-3, "0:00")]
+)
+def test_a_clock(seconds: float, expected: str) -> None:
+    assert clock(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.2, "1 s"), (40, "40 s"), (360, "6 min"), (4800, "80 min"), (7200, "2 h"), (9000, "2 h 30 min")],
+)
+def test_a_duration_in_words(seconds: float, expected: str) -> None:
+    assert span(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.07123, "0.0712"), (None, "–"), (math.inf, "inf"), (1e-5, "1e-05")]
+)
+def test_a_metric_has_as_many_digits_as_a_run_can_tell_apart(value: float | None, expected: str) -> None:
+    assert metric_text(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        (
+            FINISHED,
+            "val_cross_entropy 0.0712, accuracy 97.92 %; 14 epochs in 13.2 s; dropout 0.31 + batch norm after",
+        ),
+        (PRUNED, "pruned; 4 epochs"),
+        (FAILED, "failed: the loss became infinite or not a number: loss is NaN"),
+    ],
+)
+def test_a_finished_trial_is_one_line(trial: FinishedTrial, expected: str) -> None:
+    line = finished_line(trial, progress())
+    assert expected in line
+    assert "\n" not in line
+    assert line.startswith("[23/60]")
+
+
+def test_the_best_so_far_is_named_in_its_line() -> None:
+    assert finished_line(FINISHED, progress()).endswith("(best so far)")
+    assert "best" not in finished_line(PRUNED, progress())
+
+
+def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
+    file = io.StringIO()
+    display = LineDisplay(Console(file=file, width=40, highlight=False))
+    with display:
+        display.progress(progress())
+        display.finished(FINISHED, progress())
+        display.note("worker 1 ended with signal SIGKILL; another takes its place")
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "\x1b" not in file.getvalue()
+
+
+class _Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_sweep() -> None:
+    with LineDisplay(Console(file=_Gone())) as display:
+        display.finished(FINISHED, progress())
+        display.note("still here")
+        display.stopping()
+
+
+def test_a_live_display_leaves_nothing_behind() -> None:
+    import pyte
+
+    file = io.StringIO()
+    out = Console(file=file, force_terminal=True, width=80, height=24, legacy_windows=False)
+    with LiveDisplay(out) as display:
+        display.progress(progress())
+        display.finished(FINISHED, progress())
+        display._live.refresh()
+        display.stopping()
+        display._live.refresh()
+    text = file.getvalue()
+    assert STOPPING in text
+    screen = pyte.Screen(80, 24)
+    pyte.Stream(screen).feed(text.replace("\n", "\r\n"))
+    assert "".join(screen.display).strip() == ""
+
+
+def test_the_clock_goes_on_between_two_events() -> None:
+    out = Console(width=80, height=24, file=io.StringIO())
+    with out.capture() as found:
+        out.print(sweep_view(progress(), width=80, height=24, seconds_since=10))
+    assert "3:22" in found.get()
