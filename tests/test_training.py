@@ -226,6 +226,15 @@ def test_keras_own_callbacks_work(data: Data, tmp_path: Path) -> None:
     assert len(stopped.epoch_seconds) == 2
 
 
+def test_a_checkpoint_is_a_plain_network(data: Data, tmp_path: Path) -> None:
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "kept.keras")
+    model = train(_config(epochs=2, dropout=0.2, l1=1e-5), data, callbacks=[checkpoint]).model
+    kept = keras.models.load_model(tmp_path / "kept.keras")
+    assert type(kept) is keras.Sequential
+    for ours, theirs in zip(kept.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 @BOTH_WAYS
 def test_the_trained_network_is_plain_and_loads_where_regtune_is_not_installed(
     data: Data, tmp_path: Path, fused: bool
@@ -314,7 +323,7 @@ def test_momentum_is_its_own_in_each_trial(data: Data, momentum: float, fused: b
 def test_graphs_are_shared_by_structure_and_bounded(data: Data) -> None:
     graphs = Graphs(max_graphs=2)
     first = graphs.get(_config(dropout=0.1, l1=1e-5), data)
-    assert graphs.get(_config(dropout=0.4, l1=1e-3, seed=9, training={"learning_rate": 0.5}), data) is first
+    assert graphs.get(_config(dropout=0.4, l2=1e-3, seed=9, training={"learning_rate": 0.5}), data) is first
     assert graphs.get(_config(dropout=0.4), data) is not first
     graphs.get(_config(batchnorm="before_activation"), data)
     assert len(graphs) == 2
@@ -372,15 +381,22 @@ def test_a_second_trial_of_a_structure_begins_within_200_ms(data: Data) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_trials_in_one_process_do_not_grow_it(data: Data) -> None:
-    memory, process = [], psutil.Process()
+def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(data: Data) -> None:
+    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random."""
+    random, memory, process = np.random.default_rng(0), [], psutil.Process()
     for trial in range(200):
-        changes = {
-            "batchnorm": ("none", "before_activation", "after_activation")[trial % 3],
-            "dropout": 0.1 + trial / 1000 if trial % 2 else 0.0,
-            "l1": 10.0 ** (-4 - trial % 3),
-            "early_stopping": EarlyStoppingConfig(patience=1),
-        }
-        train(_config(epochs=3, seed=trial, model=ModelConfig(), **changes), data)
+        config = _config(
+            epochs=3,
+            seed=trial,
+            model=ModelConfig(),
+            dropout=float(random.uniform(0.0, 0.6)),
+            l1=float(random.choice([0.0, 10.0 ** random.uniform(-7, -3)])),
+            l2=float(random.choice([0.0, 10.0 ** random.uniform(-7, -3)])),
+            batchnorm=str(random.choice(["none", "before_activation", "after_activation"])),
+            training={"learning_rate": float(10.0 ** random.uniform(-4, -2))},
+            early_stopping=EarlyStoppingConfig(patience=1),
+        )
+        train(config, data)
         memory.append(process.memory_info().rss)
+    print(f"{memory[19] / 2**20:.0f} MiB after 20 trials, at most {max(memory[20:]) / 2**20:.0f} afterwards")
     assert max(memory[20:]) < 1.05 * memory[19]

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from regtune.config import METRICS, TrialConfig
 from regtune.data import Data
-from regtune.model import Seeds, layers_of
+from regtune.model import Seeds, build_model, layers_of
 
 EVALUATION_BATCH = 1000
 """Images at once where they are only looked at."""
@@ -67,38 +67,27 @@ class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
 
 
 class VariablePenalty:
-    """Keras' L1L2, with strengths as variables; a strength that is off is no part of the graph."""
+    """Keras' L1L2, bit for bit, with strengths as variables; adding a strength of 0 changes no bit."""
 
-    def __init__(self, has_l1: bool, has_l2: bool) -> None:
-        self.l1 = tf.Variable(0.0, trainable=False) if has_l1 else None
-        self.l2 = tf.Variable(0.0, trainable=False) if has_l2 else None
+    def __init__(self) -> None:
+        self.l1 = tf.Variable(0.0, trainable=False)
+        self.l2 = tf.Variable(0.0, trainable=False)
 
     def set_amount(self, l1: float, l2: float) -> None:
         """Start a trial."""
-        if self.l1 is not None:
-            self.l1.assign(l1)
-        if self.l2 is not None:
-            self.l2.assign(l2)
-
-    def with_gradient(self, kernel: Any) -> tuple[Any, Any]:
-        """The penalty and its gradient with respect to `kernel`; at 0, that of the absolute value is 0, as in
-        Keras."""
-        weights, amounts, slopes = tf.convert_to_tensor(kernel), [], []
-        if self.l1 is not None:
-            amounts.append(self.l1 * tf.reduce_sum(tf.abs(weights)))
-            slopes.append(tf.sign(weights) * self.l1)
-        if self.l2 is not None:
-            amounts.append((2 * self.l2) * tf.nn.l2_loss(weights))
-            slopes.append(weights * (2 * self.l2))
-        return tf.add_n(amounts), tf.add_n(slopes)
+        self.l1.assign(l1)
+        self.l2.assign(l2)
 
     def __call__(self, kernel: Any) -> Any:
-        penalty = keras.ops.convert_to_tensor(0.0, dtype=kernel.dtype)
-        if self.l1 is not None:
-            penalty += self.l1 * keras.ops.sum(keras.ops.absolute(kernel))
-        if self.l2 is not None:
-            penalty += self.l2 * keras.ops.sum(keras.ops.square(kernel))
-        return penalty
+        absolute = self.l1 * keras.ops.sum(keras.ops.absolute(kernel))
+        return absolute + self.l2 * keras.ops.sum(keras.ops.square(kernel))
+
+    def with_gradient(self, kernel: Any) -> tuple[Any, Any]:
+        """The penalty and its gradient with respect to `kernel`; where that is 0, the L1 part's is 0, as in
+        Keras."""
+        weights = tf.convert_to_tensor(kernel)
+        amount = self.l1 * tf.reduce_sum(tf.abs(weights)) + (2 * self.l2) * tf.nn.l2_loss(weights)
+        return amount, tf.sign(weights) * self.l1 + weights * (2 * self.l2)
 
 
 class EpochModel(keras.Sequential):  # type: ignore[misc]
@@ -115,7 +104,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
             return dropouts[-1][1]
 
         def penalty(layer: int, l1: float, l2: float) -> VariablePenalty:
-            penalties.append((layer, VariablePenalty(l1 > 0, l2 > 0)))
+            penalties.append((layer, VariablePenalty()))
             return penalties[-1][1]
 
         layers = layers_of(config, data.classes, dropout, penalty)
@@ -123,11 +112,13 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._resident = resident
         self._dropouts = tuple(dropouts)
         self._penalties = tuple(penalties)
-        self._batch_size = min(config.training.batch_size, len(data.x_train))
+        self._batch_size = config.training.batch_size
+        self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
         self._epochs = tf.data.Dataset.range(10**9)
         optimizer = make_optimizer(config)
-        self.compile(optimizer=optimizer, loss=keras.losses.SparseCategoricalCrossentropy())
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        self.compile(optimizer=optimizer, loss=loss, jit_compile=False)
         optimizer.build(self.trainable_variables)
         self._amounts = {name: tf.Variable(0.0, trainable=False) for name in self._optimizer_amounts(config)}
         for name, amount in self._amounts.items():
@@ -145,6 +136,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
     def start(self, config: TrialConfig) -> None:
         """Take a configuration's initial weights, amounts and seeds; forget everything of the one before."""
+        self._config = config
         found, seeds = config.regularization, Seeds.of(config)
         kernel_seeds = iter(seeds.kernels)
         for layer in self.layers:
@@ -170,6 +162,16 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         for name, amount in self._amounts.items():
             amount.assign(getattr(config.training, name))
         self._order_seed.assign(seeds.order)
+
+    def plain(self) -> keras.Sequential:
+        """A network of stock layers with these weights: this class would not load where regtune is missing."""
+        found = build_model(self._config, self.input_shape[-1], self.output_shape[-1])
+        found.set_weights(self.get_weights())
+        return found
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the plain network, for callbacks such as ModelCheckpoint."""
+        self.plain().save(*args, **kwargs)
 
     def train_step(self, epoch: Any) -> dict[str, Any]:
         """One epoch. `epoch` counts from 0."""
@@ -252,6 +254,7 @@ def over_batches(count: int, size: int, batch: Any) -> Figures:
     The images are counted along the way: by a constant, TensorFlow would multiply with its rounded
     reciprocal.
     """
+    size = min(size, count)
     full = count // size
 
     def body(step: Any, seen: Any, sums: Sums) -> tuple[Any, Any, Sums]:

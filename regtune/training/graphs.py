@@ -7,6 +7,7 @@ and seeds are values.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import OrderedDict
 from typing import Any
@@ -18,7 +19,8 @@ from regtune.data import Data
 from regtune.training.epoch import EpochModel, Resident
 from regtune.training.fused import FusedModel
 
-MAX_GRAPHS = 32
+MAX_GRAPHS = 16
+"""Of about 10 MB each."""
 MAX_DATA = 2
 
 
@@ -42,8 +44,9 @@ class Graphs:
             kind = FusedModel if config.training.fused else EpochModel
             self._models[key] = kind(config, resident)
         self._models.move_to_end(key)
-        while len(self._models) > self._max_graphs:
+        if len(self._models) > self._max_graphs:
             self._models.popitem(last=False)
+            gc.collect()
         return self._models[key]
 
     def _resident(self, data: Data) -> tuple[str, Resident]:
@@ -66,7 +69,7 @@ def structure(config: TrialConfig) -> tuple[Any, ...]:
     """What two configurations must share to share a graph, their data aside."""
     found, training = config.regularization, config.training
     present = tuple(
-        (rate > 0, l1 > 0, l2 > 0, placement)
+        (rate > 0, l1 > 0 or l2 > 0, placement)
         for rate, l1, l2, placement in zip(found.dropout, found.l1, found.l2, found.batchnorm, strict=True)
     )
     momentum = training.momentum if training.optimizer == "sgd" else 0.0

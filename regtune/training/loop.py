@@ -12,7 +12,6 @@ import numpy as np
 
 from regtune.config import METRICS, TrialConfig, higher_is_better
 from regtune.data import Data
-from regtune.model import build_model
 from regtune.training.epoch import EpochModel
 from regtune.training.graphs import Graphs
 from regtune.training.result import OnEpoch, TrialResult
@@ -63,7 +62,7 @@ def train(
     whole = reporter.epochs == config.training.max_epochs
     end = reporter.end or ("max_epochs" if whole else "early_stopping")
     kept_epoch = stopping[0].best_epoch + 1 if stopping else reporter.epochs
-    return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch, config)
+    return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch)
 
 
 class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
@@ -126,9 +125,7 @@ def _early_stopping(config: TrialConfig) -> list[keras.callbacks.EarlyStopping]:
     ]
 
 
-def _result(
-    model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int, config: TrialConfig
-) -> TrialResult:
+def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -> TrialResult:
     history = {name: tuple(values) for name, values in reporter.history.items()}
     figures = {name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {}
     cross_entropy, accuracy, gap, sparsity, l2_norm = None, None, None, None, None
@@ -150,13 +147,5 @@ def _result(
         generalization_gap=gap,
         sparsity=sparsity,
         l2_norm=l2_norm,
-        model=_plain(model, config) if kept_epoch else None,
+        model=model.plain() if kept_epoch else None,
     )
-
-
-def _plain(model: EpochModel, config: TrialConfig) -> keras.Sequential:
-    """A network of stock layers with the model's weights: a subclass would not load where regtune is not
-    installed."""
-    plain = build_model(config, model.input_shape[-1], model.output_shape[-1])
-    plain.set_weights(model.get_weights())
-    return plain
