@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import studies
@@ -144,7 +145,7 @@ def test_a_sparkline_is_never_wider_than_asked_and_puts_the_largest_highest(
     if len(values) <= width:
         heights = [BARS.index(mark) for mark in line]
         order = sorted(range(len(values)), key=shown.__getitem__)
-        assert all(heights[a] <= heights[b] for a, b in zip(order, order[1:], strict=False))
+        assert all(heights[a] <= heights[b] for a, b in pairwise(order))
 
 
 def test_the_last_epochs_of_a_learning_curve_stay_apart() -> None:

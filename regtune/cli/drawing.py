@@ -118,20 +118,17 @@ def sweep_view(
     """
     framed = width >= NARROW
     inner = width - 4 if framed else width
-    head, best, foot = (
-        _head(progress, inner, seconds_since),
-        _best(progress, inner),
-        _foot(progress, notice, inner),
-    )
+    head, best = _head(progress, inner, seconds_since), _best(progress, inner)
+    foot = _foot(progress, notice, inner)
     each = 1 if inner >= NARROW else 2
     room = height - len(head) - len(best) - len(foot) - 2 - (2 if framed else 0) - (1 if foot else 0)
     workers = _workers(progress, inner, max(1, (room - 2) // each))
     room -= len(workers) + 1
     last = list(recent)[-min(3, room) :] if room > 0 else []
-    blocks = [head, best, workers, [_cut(_ended(trial), inner) for trial in reversed(last)], foot]
-    parts: list[RenderableType] = []
-    for block in filter(None, blocks):
-        parts += [Text(), *block] if parts else block
+    ended: list[RenderableType] = [_cut(_ended(trial), inner) for trial in reversed(last)]
+    parts: list[RenderableType] = [*head]
+    for block in (best, workers, ended, foot):
+        parts += [Text(), *block] if block else []
     body = Group(*parts)
     if not framed:
         return body

@@ -42,12 +42,11 @@ def _study_names(incomplete: str) -> list[str]:
 
 
 def _sweep_files(incomplete: str) -> list[str]:
-    folders = (
-        {Path(incomplete).parent, Path("sweeps")} if "/" not in incomplete else {Path(incomplete).parent}
-    )
+    typed = Path(incomplete.rpartition("/")[0])
+    folders = {typed} if "/" in incomplete else {typed, Path("sweeps")}
     found = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
     return sorted(
-        path for path in found if path.startswith(incomplete) or Path(path).name.startswith(incomplete)
+        path for path in found if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)])
     )
 
 
