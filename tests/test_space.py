@@ -128,7 +128,7 @@ def test_optuna_samples_under_the_same_names_and_a_switch_beside_what_is_optiona
             (1e-3, 2e-3, 3e-3),
         ),
         ("l1", {"values": [0.1, 0.01], "optional": True}, (0.0, 0.1, 0.01)),
-        ("l1", {"values": [0, 0.01], "optional": True}, (0.0, 0.01)),
+        ("l1", {"values": [0.01], "optional": True}, (0.0, 0.01)),
         ("patience", {"min": 2, "max": 4, "optional": True}, (0, 2, 3, 4)),
         ("fused", {"values": [True, False]}, (True, False)),
     ],

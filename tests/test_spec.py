@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from specs import spec_of, specs
 
@@ -419,6 +420,16 @@ def test_a_mistake_at_the_top_is_one_line_that_says_what_was_expected(write, tex
             "dropout",
             {"distribution": "int_uniform", "min": 0, "max": 1},
             "distribution: dropout is a real number; use uniform, or q_uniform with q: 1",
+        ),
+        (
+            "dropout",
+            {"values": [0.1, 0], "optional": True},
+            "optional: adds 0, which is among the values already; drop one of the two",
+        ),
+        (
+            "patience",
+            {"min": 0, "max": 4, "optional": True},
+            "optional: adds 0, which is among the values already; drop one of the two",
         ),
         ("dropout", {"mn": 0, "max": 1}, 'mn: unknown key; did you mean "min"?'),
         (
@@ -860,3 +871,40 @@ def test_differences_say_what_was_and_what_is(write):
         "parameters.dropout.max: 0.6 → 0.5",
         'parameters.l2: nothing → {"values": [0.0, 0.0001]}',
     ]
+
+
+# -- whatever it says
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["none", "uniform", "val_loss", "hyperband", "dropout", 10**400, -(10**30), "l1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["value", "values", "distribution", "min", "max", "q", "optional", "per_layer", "when", "mu"]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*SweepSpec.model_fields, "program", "metrics"]), JSON, max_size=4),
+    st.dictionaries(
+        st.sampled_from(sorted(TARGETS)), st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=3
+    ),
+)
+def test_nothing_that_can_be_written_does_more_than_be_refused_or_read(keys, parameters):
+    try:
+        spec = SweepSpec.from_dict({"run_cap": 9, "parameters": parameters, **keys})
+    except SpecError as error:
+        assert error.problems
+        assert all(line.startswith("spec: ") and "\n" not in line for line in error.problems)
+        assert len(set(error.problems)) == len(error.problems)
+    else:
+        assert SweepSpec.from_dict(spec.to_dict()) == spec
+        assert spec.warnings is not None

@@ -76,24 +76,30 @@ def read_parameter(name: str, given: Any) -> Parameter:
     if kind == "constant":
         return _constant(target, given)
     extras = _extras(target, given)
-    if kind == "categorical":
+    if kind != "categorical":
+        found: Categorical | Range = _range(target, given, str(kind), extras)
+    else:
         values = _values(target, given)
-        if len(values) > 1 or extras["optional"]:
-            return Categorical(values=values, **extras)
-        if extras["per_layer"] or extras["when"]:
-            raise RejectedError((("values",), "expected at least two values"))
-        return Constant(value=values[0])
-    return _range(target, given, str(kind), extras)
+        if len(values) == 1 and not extras["optional"]:
+            if extras["per_layer"] or extras["when"]:
+                raise RejectedError((("values",), "expected at least two values"))
+            return Constant(value=values[0])
+        found = Categorical(values=values, **extras)
+    points = found.values if isinstance(found, Categorical) else found.points or ()
+    if found.optional and 0 in points:
+        raise RejectedError((("optional",), "adds 0, which is among the values already; drop one of the two"))
+    return found
 
 
 def _unknown(given: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
+    kind = given.get("distribution")
     for key in given:
         if key in _KEYS:
             continue
         if key == "probabilities":
             problems.append(((key,), f"{REFUSED['categorical_w_probabilities']}"))
-        elif key in ("mu", "sigma", "a", "b") and given.get("distribution") in REFUSED:
+        elif key in ("mu", "sigma", "a", "b") and isinstance(kind, str) and kind in REFUSED:
             pass  # the distribution itself is refused below, with what to use
         elif key == "parameters":
             problems.append(

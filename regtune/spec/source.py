@@ -56,7 +56,8 @@ class Source:
             self.label,
         )
         key = ".".join(str(part) for part in where)
-        return f"{place}: {key}: {what}" if key and key != place else f"{place}: {what}"
+        line = f"{place}: {key}: {what}" if key and key != place else f"{place}: {what}"
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
     def set(self, assignment: str) -> None:
         """Apply one `--set key=value`; a dot in the key goes one level down, the value is YAML."""
