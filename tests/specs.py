@@ -84,7 +84,9 @@ def parameters(draw: st.DrawFn, target: Target, *, discrete: bool = False) -> di
             found |= {"q": step, "distribution": "q_log_uniform_values" if form == "q_log" else "q_uniform"}
     if target.layered:
         found["per_layer"] = draw(st.booleans())
-    zero = 0 in found.get("values", ()) or ("q" in found or target.kind == "whole") and found.get("min") == 0
+    zero = 0 in found.get("values", ()) or (
+        ("q" in found or target.kind == "whole") and found.get("min") == 0
+    )
     if target.refusal(0) is None and not zero:
         found["optional"] = draw(st.booleans())
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 import subprocess
 import sys
@@ -902,9 +904,17 @@ def test_nothing_that_can_be_written_does_more_than_be_refused_or_read(keys, par
     try:
         spec = SweepSpec.from_dict({"run_cap": 9, "parameters": parameters, **keys})
     except SpecError as error:
-        assert error.problems
-        assert all(line.startswith("spec: ") and "\n" not in line for line in error.problems)
-        assert len(set(error.problems)) == len(error.problems)
+        problems = error.problems
     else:
         assert SweepSpec.from_dict(spec.to_dict()) == spec
-        assert spec.warnings is not None
+        problems = tuple(f"spec: {warning}" for warning in spec.warnings) or ("spec: fine",)
+    assert problems
+    assert all(line.startswith("spec: ") and "\n" not in line for line in problems)
+    assert len(set(problems)) == len(problems)
+
+
+@pytest.mark.parametrize("module", ["regtune.config", "regtune.spec.specification", "regtune.space.space"])
+def test_the_examples_of_the_docstrings_are_true(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted > 0
+    assert found.failed == 0
