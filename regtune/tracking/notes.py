@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from regtune.config import format_number
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
+from regtune.tracking.views import TITLE
 
 
 def experiment_note(facts: StudyFacts) -> str:
@@ -19,18 +20,19 @@ def experiment_note(facts: StudyFacts) -> str:
     lines = [
         f"Which regularization makes this network generalize best? {facts.description}".strip(),
         "",
-        f"**Rows.** Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named by "
-        "number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat.",
+        f"**Rows.** Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named "
+        "by number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat. "
+        f"*Views*, then *{TITLE}*, lists all trials with their parameters.",
         "",
-        f"**Figures.** `{metric}` is what the sweep {facts.goal}s ({better} is better). All `best/` figures are those of "
-        "the weights a trial keeps. Cross-entropy here never contains the L1 or L2 penalty, so it compares across "
+        f"**Figures.** `{metric}` is what the sweep {facts.goal}s ({better} is better). All `best/` figures are those "
+        "of the weights a trial keeps. Cross-entropy here never contains the L1 or L2 penalty, so it compares across "
         "strengths. `best/generalization_gap` is validation minus training cross-entropy: near 0 is good.",
         "",
-        "**Status.** Finished: trained to its end. Killed: pruned because others did better (`regtune.state` says PRUNED), "
-        "or stopped. Failed: diverged or broke; `regtune.end_reason` says how.",
+        "**Status.** Finished: trained to its end. Killed: pruned because others did better (`regtune.state` says "
+        "PRUNED), or stopped. Failed: diverged or broke; `regtune.end_reason` says how.",
         "",
-        "**Compare.** Select the trials of a study, press *Compare*, and choose *Parallel Coordinates Plot*: each line is a "
-        "trial, from its parameters to its figures.",
+        "**Compare.** The chart symbol above the table draws every trial from its parameters to its accuracy, and all "
+        "curves. Or select trials and press *Compare*.",
     ]
     return "\n".join(lines)
 
@@ -43,33 +45,44 @@ def study_note(
     figures: Mapping[str, float],
 ) -> str:
     """Markdown for the parent run's page. winner: number of the best trial; tags and figures: of its run."""
-    data = facts.data
+    data, size = facts.data, "small" if facts.goal == "minimize" else "large"
     verb = {
         "RUNNING": "is running",
         "FINISHED": "has ended",
         "KILLED": "was interrupted",
         "FAILED": "broke off",
-    }[state]
-    lines = [
-        f"The study **{facts.name}** {verb}. Its trials are the runs nested under this one; `{facts.method}` proposes them, "
-        f"and `{facts.metric}` is to be as {'small' if facts.goal == 'minimize' else 'large'} as possible.",
-        "",
-        f"Data: {data.name}, {data.train:,} training and {data.validation:,} validation images, digest `{data.digest[:12]}`.",
-    ]
+    }
+    lines = []
     if winner is not None and figures:
-        shown = [names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP]
+        wanted = dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP))
         said = ", ".join(
             f"{name.removeprefix('best/')} {_figure(name, figures[name])}"
-            for name in dict.fromkeys(shown)
+            for name in wanted
             if name in figures
         )
         label = "Best trial" if state == "FINISHED" else "Best so far"
         lines += [
+            f"**{label}: #{winner:03d} {tags.get(names.MIX, '')}** with {said}. "
+            "The metrics of this page are that trial's.",
             "",
-            f"**{label}: #{winner:03d} {tags.get(names.MIX, '')}** with {said}. The metrics of this page are that trial's.",
         ]
-    lines += ["", f"In a terminal: `regtune board {facts.name}`, `regtune best {facts.name} -o best.yaml`."]
+    lines += [
+        f"The study **{facts.name}** {verb[state]}. Its trials are the runs nested under this one; `{facts.method}` "
+        f"proposes them, and `{facts.metric}` is to be as {size} as possible.",
+        "",
+        f"Data: {data.name}, {data.train:,} training and {data.validation:,} validation images, "
+        f"digest `{data.digest[:12]}`.",
+        "",
+        f"In a terminal: `regtune board {facts.name}`, `regtune best {facts.name} -o best.yaml`.",
+    ]
     return "\n".join(lines)
+
+
+def trial_note(facts: StudyFacts, number: int) -> str:
+    """Markdown for a trial's page."""
+    return (
+        f"Trial {number} of the study **{facts.name}**. In a terminal: `regtune show {facts.name} {number}`."
+    )
 
 
 def _figure(name: str, value: float) -> str:

@@ -9,30 +9,35 @@ for each run and forgotten on any error.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from regtune.record import State, TrialRecord
 from regtune.tracking import names
+from regtune.tracking.contents import (
+    dataset_input,
+    experiment_tags,
+    points_of,
+    run_name,
+    source_tags,
+    study_tags,
+    trial_tags,
+)
 from regtune.tracking.facts import ParentState, StudyFacts, params
-from regtune.tracking.notes import experiment_note, study_note
+from regtune.tracking.notes import experiment_note, study_note, trial_note
 from regtune.tracking.store import is_server
 
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 TAGS_A_BATCH = 100
-TAG_LENGTH = 5000
 PAGE = 1000
-SHORT_DIGEST = 12
 
 Point = tuple[int, float]
 """Step and value: a point with both is the same point, whenever it was written."""
@@ -119,8 +124,8 @@ class Projection:
             if record.uid in self._hidden:
                 return False
             run = self._trials.get(record.uid) or self._create_trial(number, state, record)
-            self._batch(run, self._missing_points(run, _points(self._facts, record)), record)
-            self._tag(run, _tags(number, state, record))
+            self._batch(run, self._missing_points(run, points_of(self._facts, record)), record)
+            self._tag(run, trial_tags(number, state, record))
             self._inputs(run)
             self._text(run, names.CONFIG, record.config.to_yaml())
             self._model(run, record)
@@ -173,16 +178,18 @@ class Projection:
         )
         found = tagged[0] if tagged else self._client.get_experiment_by_name(facts.sweep)
         if found is None:
-            note = experiment_note(facts)
-            tags = {**_experiment_tags(facts), names.NOTE: note}
+            tags = experiment_tags(facts) | {names.NOTE: experiment_note(facts)}
             place = None if is_server(self._client.tracking_uri) else (self._artifacts / "runs").as_uri()
             self.writes += 1
             return str(self._client.create_experiment(facts.sweep, artifact_location=place, tags=tags))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
             self.writes += 1
-        for name, value in {names.NOTE: experiment_note(facts), **_experiment_tags(facts)}.items():
-            if name not in found.tags:
+        wanted = experiment_tags(facts)
+        if names.NOTE not in found.tags:  # a person's own words stay
+            wanted[names.NOTE] = experiment_note(facts)
+        for name, value in wanted.items():
+            if found.tags.get(name) != value:
                 self._client.set_experiment_tag(found.experiment_id, name, value)
                 self.writes += 1
         return str(found.experiment_id)
@@ -212,18 +219,9 @@ class Projection:
             return _read(first)
         facts = self._facts
         started = facts.created_ms or int(time.time() * 1000)
-        tags = {
-            names.KIND: names.STUDY,
-            names.STUDY_UID: facts.uid,
-            names.STATE: names.RUNNING,
-            names.DATA: facts.data.digest,
-            names.METRIC: facts.metric,
-            names.GOAL: facts.goal,
-            **{f"{names.VERSION}{library}": version for library, version in facts.versions.items()},
-            **_source(facts),
-        }
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
-        run = self._create(f"study {facts.name} of {day}", started, tags)
+        name = "study" if facts.name == facts.sweep else f"study {facts.name}"
+        run = self._create(f"{name} of {day}", started, study_tags(facts) | source_tags(facts))
         self._inputs(run)
         return run
 
@@ -232,8 +230,9 @@ class Projection:
         tags = {
             names.PARENT: self._parent.run_id,
             names.STUDY_UID: self._facts.uid,
-            **_tags(number, state, record),
-            **_source(self._facts),
+            names.NOTE: trial_note(self._facts, number),
+            **trial_tags(number, state, record),
+            **source_tags(self._facts),
         }
         run = self._create(run_name(number, record), record.started_ms, tags)
         self._trials[record.uid] = run
@@ -289,7 +288,9 @@ class Projection:
             return
         data = self._facts.data
         parts = (("training", data.train), ("validation", data.validation))
-        self._client.log_inputs(run.run_id, [_dataset(self._facts, part, count) for part, count in parts])
+        self._client.log_inputs(
+            run.run_id, [dataset_input(self._facts, part, count) for part, count in parts]
+        )
         self.writes += 1
         run.inputs = True
 
@@ -355,16 +356,6 @@ class Projection:
         self._parent = None
 
 
-def run_name(number: int, record: TrialRecord) -> str:
-    """The run's name: number and technique mix, and what else sets this trial apart."""
-    parts = [f"#{number:03d}", record.config.mix]
-    if record.control is not None:
-        parts.append("(control)" if record.control != "early_stopping" else "(control, early stopping)")
-    if record.retry_of is not None:
-        parts.append(f"(retry of #{record.retry_of:03d})")
-    return " ".join(parts)
-
-
 def best_values(run: _Run | None) -> dict[str, float]:
     """The single points of a run that is at its end."""
     return {} if run is None else {name: point[1] for name, point in run.last.items() if "/" in name}
@@ -381,94 +372,6 @@ def _read(run: Any) -> _Run:
         last={metric.key: (metric.step, metric.value) for metric in run.data._metric_objs},
         inputs=bool(run.inputs and run.inputs.dataset_inputs),
     )
-
-
-def _points(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Metric]]:
-    """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its
-    end.
-    """
-    points: dict[str, list[Metric]] = {
-        name: [
-            Metric(name, float(value), at_ms, epoch)
-            for epoch, (value, at_ms) in enumerate(
-                zip(record.history.get(name, ()), record.epoch_ended_ms, strict=False), start=1
-            )
-            if math.isfinite(value)
-        ]
-        for name in names.EPOCH_METRICS
-    }
-    if record.kept is not None and record.ended_ms is not None:
-        kept = record.kept
-        wanted = dict.fromkeys(("val_cross_entropy", "val_accuracy", facts.metric))
-        single = {names.best(name): kept.figures[name] for name in wanted} | {
-            names.BEST_EPOCH: float(kept.epoch),
-            names.BEST_GAP: kept.generalization_gap,
-            names.SPARSITY: kept.sparsity,
-            names.L2_NORM: kept.l2_norm,
-        }
-        for name, value in single.items():
-            if math.isfinite(value):
-                points[name] = [Metric(name, float(value), record.ended_ms, 0)]
-    return points
-
-
-def _tags(number: int, state: State, record: TrialRecord) -> dict[str, str]:
-    tags = {
-        names.KIND: names.TRIAL,
-        names.TRIAL_UID: record.uid,
-        names.NUMBER: str(number),
-        names.STATE: state,
-        names.MIX: record.config.mix,
-        names.SEED: str(record.config.seed),
-        names.CONFIG_DIGEST: record.config.digest,
-        names.ATTEMPT: str(record.attempt),
-    }
-    optional = {
-        names.END_REASON: record.end_reason,
-        names.CONTROL: record.control,
-        names.REQUESTED: "true" if record.requested else None,
-        names.RETRY_OF: record.retry_of,
-        names.WORKER: record.worker,
-        names.MESSAGE: record.message[:TAG_LENGTH] if record.message else None,
-    }
-    return tags | {name: str(value) for name, value in optional.items() if value is not None}
-
-
-def _experiment_tags(facts: StudyFacts) -> dict[str, str]:
-    return {
-        names.SWEEP: facts.sweep,
-        names.EXPERIMENT_KIND: "custom_model_development",
-        names.PRIMARY_METRIC: names.best(facts.metric),
-        names.PRIMARY_METRIC_GREATER: str(facts.goal == "maximize"),
-    }
-
-
-def _source(facts: StudyFacts) -> dict[str, str]:
-    return {names.SOURCE_NAME: f"regtune sweep ({facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
-
-
-def _dataset(facts: StudyFacts, part: str, count: int) -> DatasetInput:
-    """One part of the data as MLflow's input. MLflow keeps 36 characters of a digest, so the whole is a tag
-    and in the source.
-    """
-    data = facts.data
-    where = {
-        "name": data.name,
-        "source": data.source,
-        "sha256": data.digest,
-        "split_seed": data.split_seed,
-        "part": part,
-    }
-    shape = {"images": count, "features": data.features, "classes": data.classes}
-    dataset = Dataset(
-        name=f"{data.name} {part}",
-        digest=data.digest[:SHORT_DIGEST],
-        source_type="regtune",
-        source=json.dumps(where),
-        schema=json.dumps({"images": f"({count}, {data.features}) float32", "labels": f"({count},) int32"}),
-        profile=json.dumps(shape),
-    )
-    return DatasetInput(dataset, [InputTag(names.DATA_CONTEXT, part), InputTag(names.DATA, data.digest)])
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[list[Any]]:

@@ -8,6 +8,7 @@ when it alone ends.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -27,7 +28,9 @@ import psutil
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
+from regtune.tracking import names
 from regtune.tracking.store import SILENCE, check_uri, is_server, prepare
+from regtune.tracking.views import runs_path
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -184,7 +187,10 @@ def serve_ui(
     try:
         with suppress(KeyboardInterrupt), Server(settings, port or DEFAULT_PORT, host, stop) as server:
             tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
-            _browse(server.url, open_browser)
+            newest = _newest_sweep(server.url)
+            if newest is not None:
+                tell(f"The newest sweep's trials, best first: {newest}")
+            _browse(newest or server.url, open_browser)
             while server.running and not stop.wait(0.5):
                 pass
             if not stop.is_set():
@@ -192,6 +198,22 @@ def serve_ui(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _newest_sweep(url: str) -> str | None:
+    """The page of the sweep that was begun last, or None when there is no sweep."""
+    asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
+    request = urllib.request.Request(  # noqa: S310
+        f"{url}/api/2.0/mlflow/experiments/search",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            found = json.load(answer).get("experiments", [])
+    except (OSError, ValueError):  # the page itself will say what is wrong with the store
+        return None
+    return url + runs_path(found[0]["experiment_id"]) if found else None
 
 
 def check_port(host: str, port: int) -> None:

@@ -22,6 +22,7 @@ from regtune.processes import Child
 from regtune.record import State, TrialRecord
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.store import check_uri, connect, sqlite_path
+from regtune.tracking.views import runs_path
 
 PACE_SECONDS = 1.0
 """How often MLflow is told of progress: the lag of a live curve."""
@@ -112,13 +113,13 @@ class TrackingWriter:
 
     @property
     def experiment_url(self) -> str | None:
-        """Address of the experiment's page on a tracking server; None before it is known and for a local
+        """Address of the trials' page on a tracking server; None before it is known and for a local
         store.
         """
         uri = self._arguments[0]
         if not self._experiment_id or not uri.startswith(("http://", "https://")):
             return None
-        return f"{uri.rstrip('/')}/#/experiments/{self._experiment_id}"
+        return uri.rstrip("/") + runs_path(self._experiment_id)
 
     @property
     def experiment_id(self) -> str | None:
@@ -216,7 +217,11 @@ class TrackingWriter:
                 return False
             self._restarts -= 1
             self._unsent = set(self._unwritten)
-            self._child = self._start()
+            try:
+                self._child = self._start()
+            except OSError as error:
+                self._trouble = f"the MLflow writer died and cannot be started ({error.strerror})"
+                return False
         self._wake()
         return True
 
