@@ -1,8 +1,8 @@
 """`TrialConfig`: one decided configuration, everything that training depends on and nothing else.
 
-A configuration is frozen, has one canonical form (JSON with sorted keys, one value a hidden layer) and with it one
-digest. It goes to YAML and back without loss: `best.yaml` and every run's `config.yaml` are this and nothing more
-(`best.yaml` adds a `provenance` block, which training does not read).
+A configuration is frozen, has one canonical form (JSON with sorted keys, one value a hidden layer) and with
+it one digest. It goes to YAML and back without loss: `best.yaml` and every run's `config.yaml` are this and
+nothing more (`best.yaml` adds a `provenance` block, which training does not read).
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class ModelConfig(Frozen):
 
 
 class RegularizationConfig(Frozen):
-    """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means all."""
+    """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means
+    all."""
 
     dropout: tuple[Rate, ...] = (0.0,)
     l1: tuple[Strength, ...] = (0.0,)
@@ -86,7 +87,8 @@ class RegularizationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for bit."""
+    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for
+    bit."""
 
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=0.001, gt=0.0, le=10.0)
@@ -244,7 +246,8 @@ def _placement(values: tuple[BatchNorm, ...]) -> str:
 
 
 def format_number(value: float) -> str:
-    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``, ``2048``."""
+    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``,
+    ``2048``."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if isinstance(value, int) or 999.5 <= abs(value) < 1e6:
