@@ -11,12 +11,12 @@ from typing import Any
 from regtune.best import Best, Provenance
 from regtune.config import METRICS, DataConfig
 from regtune.data import load_data
-from regtune.errors import WorkerError
-from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed
+from regtune.errors import StorageError, WorkerError
+from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed
 from regtune.executors.local import LocalExecutor
 from regtune.record import Kept, TrialRecord
 from regtune.settings import Settings
-from regtune.storage import writable_folder
+from regtune.storage import DISK_FULL, writable_folder
 from regtune.study import now_ms, versions
 from regtune.tracking import DataFacts, StudyFacts, TrackingWriter
 from regtune.training.result import TrialResult
@@ -148,6 +148,8 @@ def _follow(
                     tracker.finish("FAILED", None)
                     tracker.close(DRAIN_SECONDS)
                     raise WorkerError(f"training failed: {event.message}")
+                case NoRoom():
+                    raise StorageError(f"{event.folder}: {DISK_FULL}")
                 case _:
                     pass
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regtune.settings import Settings
 
 BUSY_SECONDS = 30
+DISK_FULL = "the disk is full; make room and give the same command again: nothing recorded is lost"
 
 
 def redact(url: str) -> str:

@@ -17,8 +17,16 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from parts import missing
 
-from regtune.errors import DataError, SpecChanged, StudyBusy, StudyNotFound, TooManyFailures
+from regtune.errors import (
+    DataError,
+    SpecChanged,
+    StorageError,
+    StudyBusy,
+    StudyNotFound,
+    TooManyFailures,
+)
 from regtune.executors.local import LocalExecutor
 from regtune.progress import FinishedTrial, Progress
 from regtune.record import TrialRecord
@@ -383,3 +391,24 @@ def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(
         break
     assert kills >= 3
     assert what_repeats("killed") == what_repeats()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or sys.platform != "linux":
+        missing("a small file system needs root on Linux")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "none", str(small)], check=True)
+    try:
+        os.environ["REGTUNE_HOME"] = str(small)
+        with pytest.raises(StorageError, match="the disk is full; make room"):
+            run(run_cap=30, workers=1, keep_models=30)
+        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
+        run(run_cap=30, keep_models=30)
+        again = what_repeats(str(small))
+    finally:
+        os.environ.pop("REGTUNE_HOME")
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+    run(run_cap=30, keep_models=30)
+    assert again == what_repeats()

@@ -80,6 +80,15 @@ class TrialFailed:
 
 
 @dataclass(frozen=True)
+class NoRoom:
+    """A task was trained, but the disk has no room for its model. The task is over; nothing is wrong with it."""
+
+    uid: str
+    worker: int
+    folder: Path
+
+
+@dataclass(frozen=True)
 class WorkerDied:
     """A worker without a task is gone; it is being replaced."""
 
@@ -87,7 +96,7 @@ class WorkerDied:
     message: str
 
 
-Event = WorkerReady | TrialStarted | EpochEnded | TrialEnded | TrialFailed | WorkerDied
+Event = WorkerReady | TrialStarted | EpochEnded | TrialEnded | TrialFailed | NoRoom | WorkerDied
 
 
 class Executor(Protocol):
@@ -119,6 +128,7 @@ __all__ = [
     "EpochEnded",
     "Event",
     "Executor",
+    "NoRoom",
     "Task",
     "TrialEnded",
     "TrialFailed",

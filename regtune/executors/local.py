@@ -16,6 +16,7 @@ from regtune.errors import WorkerError
 from regtune.executors import (
     EpochEnded,
     Event,
+    NoRoom,
     Task,
     TrialEnded,
     TrialFailed,
@@ -144,7 +145,7 @@ class LocalExecutor:
                 self._stillborn = 0
             case TrialStarted():
                 worker.started = time.monotonic()
-            case TrialEnded() | TrialFailed():
+            case TrialEnded() | TrialFailed() | NoRoom():
                 worker.task = worker.started = None
             case EpochEnded() | WorkerDied():
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from regtune.config import higher_is_better
-from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
@@ -77,8 +78,10 @@ def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
     return digest
 
 
-def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
+def _failure(task: Task, worker: int, error: Exception) -> TrialFailed | NoRoom:
     name, text = type(error).__name__, str(error).strip()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(task.uid, worker, task.folder)
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last

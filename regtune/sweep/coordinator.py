@@ -17,11 +17,12 @@ import optuna
 from optuna.trial import TrialState
 
 from regtune.config import DataConfig
-from regtune.errors import TooManyFailures
+from regtune.errors import StorageError, TooManyFailures
 from regtune.executors import (
     EpochEnded,
     Event,
     Executor,
+    NoRoom,
     Task,
     TrialEnded,
     TrialFailed,
@@ -32,6 +33,7 @@ from regtune.progress import Observer, Progress, RunningTrial
 from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
+from regtune.storage import DISK_FULL
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Tally, finished_trial, ranked, spent_seconds
@@ -191,6 +193,8 @@ class Coordinator:
                 self._epoch_ended(event)
             case TrialEnded():
                 self._trial_ended(event)
+            case NoRoom():  # the trial goes back into the queue, with all that run, and the sweep ends
+                raise StorageError(f"{event.folder}: {DISK_FULL}")
             case TrialFailed():
                 self._finish(self._running.pop(event.uid), event.reason, event.message)
             case TrialStarted():
