@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ def train(
     Returns:
         The history, the kept weights' figures, and the network itself.
     """
+    gc.collect(
+        1
+    )  # networks are cycles: the last trial's would stay until a full collection, which takes 0.3 s
     model = _graphs.get(config, data)
     model.start(config)
     reporter = _Reporter(on_epoch)
