@@ -59,8 +59,7 @@ class ModelConfig(Frozen):
 
 
 class RegularizationConfig(Frozen):
-    """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means
-    all."""
+    """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means all."""
 
     dropout: tuple[Rate, ...] = (0.0,)
     l1: tuple[Strength, ...] = (0.0,)
@@ -87,8 +86,7 @@ class RegularizationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for
-    bit."""
+    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for bit."""
 
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=0.001, gt=0.0, le=10.0)
@@ -246,8 +244,7 @@ def _placement(values: tuple[BatchNorm, ...]) -> str:
 
 
 def format_number(value: float) -> str:
-    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``,
-    ``2048``."""
+    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``, ``2048``."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if isinstance(value, int) or 999.5 <= abs(value) < 1e6:

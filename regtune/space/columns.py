@@ -63,8 +63,7 @@ class Column:
 
     @cached_property
     def distribution(self) -> BaseDistribution:
-        """What Optuna samples while it is on. A log range with steps is sampled without them and rounded by
-        `show`."""
+        """What Optuna samples while it is on. A log range with steps is sampled without them and rounded by `show`."""
         found = self.parameter
         if isinstance(found, Categorical):
             return CategoricalDistribution(self.points or ())

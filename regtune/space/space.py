@@ -27,8 +27,7 @@ from regtune.spec.source import parse
 
 @dataclass(frozen=True)
 class Row:
-    """A column in a table: how and over what it is searched, when it applies, its number of values if
-    countable."""
+    """A column in a table: how and over what it is searched, when it applies, its number of values if countable."""
 
     name: str
     kind: str
@@ -108,8 +107,7 @@ class Space:
         return self._in_order(found)
 
     def to_optuna(self, parameters: Mapping[str, Value]) -> dict[str, Any]:
-        """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a
-        mistake."""
+        """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a mistake."""
         self._complete(parameters)
         given = {column.name: column.target.convert(parameters[column.name]) for column in self.columns}
         found: dict[str, Any] = {}
@@ -134,8 +132,7 @@ class Space:
         return found
 
     def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
-        """An assignment from ``key=value`` words; keys not given take their base values. Raises
-        ParameterError."""
+        """An assignment from ``key=value`` words; keys not given take their base values. Raises ParameterError."""
         given = self._given(assignments)
         found: dict[str, Value] = {}
         missing: list[str] = []
@@ -188,8 +185,7 @@ class Space:
         return count(0, ())
 
     def grid(self) -> Iterator[dict[str, Value]]:
-        """All distinct assignments in a fixed order, the last column fastest. Raises SpecError for a
-        continuous one."""
+        """All distinct assignments in a fixed order, the last column fastest. Raises SpecError for a continuous one."""
         continuous = [column.name for column in self.columns if column.choices is None]
         if continuous:
             raise SpecError([f"{name}: continuous; a grid needs values or q" for name in continuous])

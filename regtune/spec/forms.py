@@ -111,8 +111,7 @@ def _unknown(given: Mapping[str, Any]) -> list[Problem]:
 
 
 def _implied(target: Target, given: Mapping[str, Any]) -> str:
-    """W&B's rule for a parameter without `distribution`, but that the key's type decides between real and
-    whole."""
+    """W&B's rule for a parameter without `distribution`, but that the key's type decides between real and whole."""
     forms = [form for form in ("value", "values", "min", "max") if form in given]
     if forms == ["value"]:
         return "constant"

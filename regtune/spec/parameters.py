@@ -17,8 +17,7 @@ Distribution = Literal["uniform", "q_uniform", "int_uniform", "log_uniform_value
 
 
 class Constant(Frozen):
-    """A value that applies to every trial and is not searched. A list under a technique gives one value a
-    layer."""
+    """A value that applies to every trial and is not searched. A list under a technique gives one value a layer."""
 
     value: Scalar | tuple[Scalar, ...]
 
@@ -67,8 +66,7 @@ class Range(_Searched):
 
     @property
     def steps(self) -> tuple[int, int] | None:
-        """First and last multiple of `step` that lie in the range, as factors; None where it is
-        continuous."""
+        """First and last multiple of `step` that lie in the range, as factors; None where it is continuous."""
         if self.step is None:
             return None
         step = Decimal(str(self.step))

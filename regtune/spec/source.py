@@ -124,8 +124,7 @@ def read(path: Path) -> Source:
 
 
 def parse(text: str, label: str, *, with_lines: bool = False) -> Source:
-    """Values of a YAML text. Raises SpecError when it is not YAML; other mistakes are in the result's
-    `problems`."""
+    """Values of a YAML text. Raises SpecError when it is not YAML; other mistakes are in the result's `problems`."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

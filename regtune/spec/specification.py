@@ -202,8 +202,7 @@ class SweepSpec(Frozen):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
-        """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by
-        `source`."""
+        """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by `source`."""
         from regtune.spec.reading import spec_from
 
         return spec_from(Source(dict(values), source))

@@ -1,5 +1,4 @@
-"""What a sweep may search: every key of a configuration, with the type and the limits that `config` gives
-it."""
+"""What a sweep may search: every key of a configuration, with the type and the limits that `config` gives it."""
 
 from __future__ import annotations
 
@@ -129,8 +128,7 @@ def suggestion(word: str, known: tuple[str, ...]) -> str:
 
 
 def unknown_key(name: str, known: tuple[str, ...], homes: Mapping[str, str]) -> str:
-    """What to say about a key that means nothing where it stands. homes: where a known key belongs
-    instead."""
+    """What to say about a key that means nothing where it stands. homes: where a known key belongs instead."""
     if name in UNSUPPORTED:
         return UNSUPPORTED[name]
     if name in homes:
