@@ -157,7 +157,7 @@ def locate(name: str, data_dir: Path | None) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Download `name` through Keras into its cache. Raises DataError when the network or the data is not as expected."""
+    """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
     if name == "mnist-5k":
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
     if name not in NAMES:
@@ -246,7 +246,8 @@ def _checked(name: str, source: str, arrays: Mapping[str, npt.NDArray[np.generic
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if images.dtype != np.uint8 or images.ndim not in (2, 3) or len(images) == 0 or images[0].size != 784:
             raise DataError(
-                f"{source}: x_{part}: expected uint8 of shape (n, 28, 28) or (n, 784), found {images.dtype} {images.shape}"
+                f"{source}: x_{part}: expected uint8 of shape (n, 28, 28) or (n, 784), "
+                f"found {images.dtype} {images.shape}"
             )
         if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(

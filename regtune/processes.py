@@ -1,10 +1,11 @@
 """Child processes that work for this one: workers and the tracking writer.
 
-They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the caller's
-main module is not run again in them, no helper process is left over, and what they are told is in no argument list.
+They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the
+caller's main module is not run again in them, no helper process is left over, and what they are told is in no argument
+list.
 
-A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only the
-parent holds. Ctrl-C and a closed terminal are the parent's to decide about; a child does not hear them.
+A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only
+the parent holds. Ctrl-C and a closed terminal are the parent's to decide about; a child does not hear them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LOG_BYTES = 4096
 
 
 class Child:
-    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot be started."""
+    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start."""
 
     def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()

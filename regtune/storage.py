@@ -1,7 +1,7 @@
 """Databases: engines, the schema's first creation, locks, and URLs that can be shown.
 
-Optuna's database is opened here and nowhere else. A SQLite file is put into WAL mode when it is made; its schema is made
-once, under a lock, because several processes that open an empty database at once trip over each other.
+Optuna's database is opened here and nowhere else. A SQLite file is put into WAL mode when it is made; its schema is
+made once, under a lock, because several processes that open an empty database at once trip over each other.
 """
 
 from __future__ import annotations

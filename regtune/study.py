@@ -61,8 +61,8 @@ class Holder:
 class Origin:
     """Why a queued trial exists, when the sampler did not propose it.
 
-    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another terminal,
-    or `earlier` (another study's best). key: unique; what is queued under it is queued once.
+    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another
+    terminal, or `earlier` (another study's best). key: unique; what is queued under it is queued once.
     config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
     """
 
