@@ -180,7 +180,7 @@ def _standing(spec: SweepSpec, info: StudyInfo) -> tuple[str, tuple[str, ...]]:
     differences = spec.differences(info.spec)
     if differences:
         return "exists with another sweep file; take --name, or --fresh", tuple(differences)
-    return f"goes on after {info.finished} finished trials", ()
+    return f"goes on; finished trials: {info.finished}", ()
 
 
 def _duration(

@@ -13,11 +13,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from regtune.progress import FinishedTrial, Progress, RunningTrial
+from regtune.record import State
 
 BARS = "▁▂▃▄▅▆▇█"
 BRAILLE_START = 0x2800
 NARROW = 60
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"}
+ORDER: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
 WORDS = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",

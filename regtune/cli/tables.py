@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regtune.cli.drawing import STYLES, WORDS, learning_curve, metric_text, percent, reason, span
+from regtune.cli.drawing import ORDER, STYLES, WORDS, learning_curve, metric_text, percent, reason, span
 
 if TYPE_CHECKING:
     from regtune.leaderboard import Comparison, Row, StudyInfo, StudySummary
@@ -165,7 +165,7 @@ def study_view(info: StudyInfo, best: Row | None, controls: Sequence[Row], width
         "method": str(info.spec.get("method", "")),
         "metric": f"{info.metric} ({info.goal})",
         "budget": _budget_text(info),
-        "trials": ", ".join(f"{count} {WORDS[state]}" for state, count in info.counts.items() if count)
+        "trials": ", ".join(f"{info.counts[state]} {WORDS[state]}" for state in ORDER if info.counts[state])
         or "none yet",
         "begun": when(info.started),
         "last active": when(info.last_active),

@@ -1,0 +1,81 @@
+"""best.yaml: complete, exact, and refused when it is not what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import studies
+
+from regtune.best import Best, best_of, load_best, parse_best
+from regtune.config import TrialConfig
+from regtune.errors import ConfigError, StorageError, StudyNotFound
+from regtune.storage import open_engine
+
+NAME = "mnist-regularization"
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Best:
+    studies.fill(studies.create(tmp_path / "studies.db"))
+    return best_of(open_engine(f"sqlite:///{tmp_path / 'studies.db'}"), NAME)
+
+
+def test_it_is_read_back_exactly(best: Best) -> None:
+    again = parse_best(best.to_yaml())
+    assert again == best
+    assert again.provenance is not None
+    kept = min(studies.curve(0.0742, 12), key=lambda point: point["val_cross_entropy"])
+    assert again.provenance.figures == kept
+    assert again.provenance.value == kept["val_cross_entropy"]
+
+
+def test_what_is_not_provenance_is_a_configuration(best: Best) -> None:
+    text = best.to_yaml()
+    assert TrialConfig.from_yaml(text[: text.index("provenance:")]) == best.config
+
+
+def test_a_bare_configuration_is_read_too() -> None:
+    assert parse_best(TrialConfig().to_yaml()) == Best(TrialConfig(), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected a configuration"),
+        ("- 1\n", "expected a configuration"),
+        ("a: [", "not YAML"),
+        ("modell: {}\n", "modell"),
+        ("provenance: {trial: -1}\n", "provenance.trial"),
+        ("provenance: 3\n", "provenance"),
+    ],
+)
+def test_what_is_not_one_is_refused_with_its_name(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as found:
+        parse_best(text, "mine.yaml")
+    assert all(line.startswith("mine.yaml: ") for line in str(found.value).splitlines())
+
+
+def test_a_file_that_is_not_there_says_how_to_make_one() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read .*try: regtune best STUDY -o best.yaml"):
+        load_best(Path("best.yaml"))
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    Path("best.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="expected YAML text"):
+        load_best(Path("best.yaml"))
+
+
+def test_it_is_written_whole_or_not_at_all(best: Best, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        best.write(tmp_path / "absent" / "best.yaml")
+    best.write(tmp_path / "best.yaml")
+    assert load_best(tmp_path / "best.yaml") == best
+    assert not list(tmp_path.glob(".best*"))
+
+
+def test_a_study_without_a_complete_trial_has_none(tmp_path: Path) -> None:
+    studies.create(tmp_path / "empty.db", "empty")
+    with pytest.raises(StudyNotFound, match="no complete trial"):
+        best_of(open_engine(f"sqlite:///{tmp_path / 'empty.db'}"), "empty")

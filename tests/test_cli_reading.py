@@ -1,0 +1,239 @@
+"""The verbs that look: what they print is what the study says, in every width and as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import studies
+from optuna.trial import TrialState
+from terminals import Terminal, regtune
+from typer.testing import CliRunner
+
+from regtune.cli import app
+from regtune.settings import load_settings
+from regtune.study import hold
+
+NAME = "mnist-regularization"
+HOME = Path("mlruns")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "studies.db"
+    studies.fill(studies.create(path), floors=[0.08 + 0.001 * i for i in range(10)])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def study(made: Path) -> None:
+    HOME.mkdir()
+    shutil.copy(made, HOME / "studies.db")
+
+
+def run(*arguments: str, columns: int | None = None) -> str:
+    found = CliRunner().invoke(
+        app, arguments, env={"COLUMNS": str(columns) if columns else None}, catch_exceptions=False
+    )
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def test_csv_has_every_column_in_full_precision() -> None:
+    rows = list(csv.DictReader(io.StringIO(run("board", NAME, "--csv"))))
+    assert [row["number"] for row in rows[:3]] == ["2", "3", "4"]
+    assert list(rows[0]) == [
+        *(
+            "rank",
+            "number",
+            "state",
+            "val_cross_entropy",
+            "val_accuracy",
+            "gap",
+            "epochs",
+            "seconds",
+            "control",
+        ),
+        *("dropout", "batchnorm"),
+    ]
+    expected = min(point["val_cross_entropy"] for point in studies.curve(0.08, 12))
+    assert float(rows[0]["val_cross_entropy"]) == expected
+
+
+def test_json_and_csv_say_the_same() -> None:
+    rows = list(csv.DictReader(io.StringIO(run("board", NAME, "--csv", "--sort", "-number"))))
+    cells = json.loads(run("board", NAME, "--json", "--sort", "-number"))
+    assert [
+        {key: "" if value is None else str(value) for key, value in cell.items()} for cell in cells
+    ] == rows
+
+
+def test_an_empty_board_still_has_its_csv_header() -> None:
+    studies.create(HOME / "studies.db", "empty")
+    assert run("board", "empty", "--csv").startswith("rank,number,state,val_cross_entropy,val_accuracy")
+    assert json.loads(run("board", "empty", "--json")) == []
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 160])
+@pytest.mark.parametrize("arguments", [("board", NAME), ("show", NAME), ("show", NAME, "3"), ("studies",)])
+def test_nothing_is_wider_than_the_terminal(arguments: tuple[str, ...], columns: int) -> None:
+    assert max(len(line) for line in run(*arguments, columns=columns).splitlines()) <= columns
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_columns_without_room_are_named_and_rank_trial_and_metric_stay(columns: int) -> None:
+    text = run("board", NAME, columns=columns)
+    said = " ".join(text[text.index("no room for:") :].split()) if "no room for:" in text else ""
+    head = text.splitlines()[:2]
+    for wanted in ("state", "gap", "epochs", "seconds", "control", "dropout", "batchnorm"):
+        assert (wanted in said) != any(wanted in line for line in head)
+    assert any("rank" in line and "trial" in line for line in head)
+
+
+def test_a_wide_pipe_has_every_column() -> None:
+    head = run("board", NAME).splitlines()[0].split()
+    assert head == [
+        *(
+            "rank",
+            "trial",
+            "state",
+            "val_cross_entropy",
+            "val_accuracy",
+            "gap",
+            "epochs",
+            "seconds",
+            "control",
+        ),
+        *("dropout", "batchnorm"),
+    ]
+
+
+def test_a_limit_is_kept() -> None:
+    assert len(json.loads(run("board", NAME, "--limit", "3", "--json"))) == 3
+
+
+def test_a_study_is_shown_with_its_best_and_its_controls() -> None:
+    text = run("show", NAME)
+    for wanted in (
+        NAME,
+        "12 complete, 1 pruned, 1 failed, 1 running, 1 waiting",
+        "20 trials",
+        "best  trial 2: dropout 0.1",
+    ):
+        assert wanted in " ".join(text.split(" ")) or wanted in text
+    assert json.loads(run("show", NAME, "--json"))["best"] == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "every epoch was trained"),
+        (2, "early stopping"),
+        (12, "pruned: others were better at this epoch"),
+        (13, "the loss became infinite or not a number: loss is NaN"),
+        (14, "still running"),
+        (15, "waits to be taken up"),
+    ],
+)
+def test_how_and_why_a_trial_ended_is_said(number: int, expected: str) -> None:
+    assert expected in run("show", NAME, str(number))
+
+
+def test_a_trial_is_shown_with_its_learning_curve_and_its_figures() -> None:
+    text = run("show", NAME, "0")
+    assert "⠒⠒ validation   ⠂⠂ training" in text
+    assert "kept" in text
+    points = studies.curve(0.095, 30)
+    kept = min(points, key=lambda point: point["val_cross_entropy"])
+    assert f"{kept['val_cross_entropy']:.4f}" in text
+    record = json.loads(run("show", NAME, "0", "--json"))["record"]
+    assert record["history"]["val_cross_entropy"] == [point["val_cross_entropy"] for point in points]
+
+
+def test_studies_are_listed_the_last_active_first() -> None:
+    later = studies.create(HOME / "studies.db", "later")
+    studies.add(later, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
+    listed = json.loads(run("studies", "--json"))
+    assert [found["study"] for found in listed] == ["later", NAME]
+    assert listed[0]["best"]["number"] == 0
+
+
+def test_best_prints_what_train_reads() -> None:
+    from regtune.best import parse_best
+
+    found = parse_best(run("best", NAME))
+    assert found.provenance is not None
+    assert (found.provenance.trial, found.provenance.study) == (2, NAME)
+    assert found.config.regularization.dropout == (0.1, 0.1)
+
+
+def test_best_writes_a_file() -> None:
+    run("best", NAME, "-o", "best.yaml")
+    assert Path("best.yaml").read_text().startswith("model:")
+    assert [path.name for path in Path().iterdir() if "best" in path.name] == ["best.yaml"]
+
+
+def test_watch_prints_one_snapshot_as_json() -> None:
+    found = json.loads(run("watch", NAME, "--json"))
+    assert (found["complete"], found["pruned"], found["failed"]) == (12, 1, 1)
+    assert found["running"][0]["number"] == 14
+
+
+def test_stop_leaves_no_request_where_nobody_runs() -> None:
+    found = regtune("stop", NAME)
+    assert "Nobody runs" in found.stderr
+    from regtune.storage import open_storage
+    from regtune.study import load
+
+    attributes = load(open_storage(load_settings()), NAME).user_attrs
+    assert not [key for key in attributes if key.startswith("regtune.request.")]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
+    """The test is the other process: it holds the study's lock and adds a trial."""
+    done = threading.Event()
+
+    def coordinator() -> None:
+        with hold(load_settings(), NAME):
+            done.wait(60)
+
+    thread = threading.Thread(target=coordinator)
+    thread.start()
+    try:
+        while not (HOME / "locks").exists():
+            time.sleep(0.01)
+        terminal = Terminal(["watch", NAME], columns=columns)
+        text = terminal.until("13 of 20")
+        assert "5/30" in text
+        import optuna
+
+        study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{HOME / 'studies.db'}")
+        studies.add(study, studies.record(16, {"dropout": 0.44}, floor=0.05), TrialState.COMPLETE)
+        text = terminal.until("14 of 20")
+        assert "trial 16" in text
+        assert max(len(line) for line in text.splitlines()) <= columns
+    finally:
+        done.set()
+        thread.join()
+    assert terminal.finish() == 0
+    assert f"Nobody runs {NAME} now." in terminal.everything
+    assert "of 20" not in terminal.everything
+    assert b"\x1b[?25h" in terminal.raw[terminal.raw.rindex(b"\x1b[?25l") :]
+
+
+def test_ctrl_c_ends_the_looking_and_leaves_the_terminal_as_it_was() -> None:
+    with hold(load_settings(), NAME):
+        terminal = Terminal(["watch", NAME], columns=80)
+        terminal.until("13 of 20")
+        terminal.process.sendintr()
+        assert terminal.finish() == 130
+    assert "Traceback" not in terminal.everything
+    assert "of 20" not in terminal.everything
+    assert terminal.raw.count(b"\x1b[?25h") >= 1
