@@ -187,7 +187,7 @@ def serve_ui(
     try:
         with suppress(KeyboardInterrupt), Server(settings, port or DEFAULT_PORT, host, stop) as server:
             tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
-            newest = _newest_sweep(server.url)
+            newest = newest_sweep(server.url)
             if newest is not None:
                 tell(f"The newest sweep's trials, best first: {newest}")
             _browse(newest or server.url, open_browser)
@@ -200,7 +200,7 @@ def serve_ui(
             signal.signal(number, handler)
 
 
-def _newest_sweep(url: str) -> str | None:
+def newest_sweep(url: str) -> str | None:
     """The page of the sweep that was begun last, or None when there is no sweep."""
     asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
     request = urllib.request.Request(  # noqa: S310

@@ -1,0 +1,178 @@
+"""The MLflow page in a real Chromium: a person who opens it sees trials, curves and the compare view, and no error.
+
+With REGTUNE_SCREENSHOTS set, the pictures go to that folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from parts import chromium
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from test_tracking_writer import ROOT, free_port
+
+from regtune import SweepSpec, run_sweep
+from regtune.settings import Settings
+from regtune.tracking import names
+from regtune.tracking.server import Server, newest_sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+TRIALS = 24
+COLUMNS = ("dropout", "l1", "l2", "batchnorm")
+SETTLING_MS = 1500
+"""For a picture only: until charts have stopped moving."""
+CLOSED = ("net::ERR_NAME_NOT_RESOLVED", "net::ERR_INTERNET_DISCONNECTED", "net::ERR_PROXY_CONNECTION_FAILED")
+"""What the console says of requests to the internet, where there is none. Requests to the server itself never say these."""
+LAYOUT = "ResizeObserver loop completed with undelivered notifications"
+"""Chromium's note that a page lays itself out in two steps; MLflow's table does."""
+ACCOUNTS = "/mlflow/users/current"
+"""MLflow's page asks at its start who is logged in; a server without accounts answers 404, as it should."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = os.environ.get("REGTUNE_SCREENSHOTS")
+    folder = Path(found) if found else tmp_path_factory.mktemp("pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page over a sweep of 24 trials on real images, as `regtune ui` shows it."""
+    settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
+    spec = SweepSpec.load(ROOT / "sweeps" / "quickstart.yaml", overrides=[f"run_cap={TRIALS}"])
+    run_sweep(spec, settings=settings, workers=1)
+    with Server(settings, port=free_port()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def trials(server: Server) -> list[Run]:
+    """The trials' runs, best first, those without a figure last."""
+    client = MlflowClient(server.url)
+    (found,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
+    order = ["metrics.`best/val_cross_entropy` ASC"]
+    return list(client.search_runs([found.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page, 1440 pixels wide, whose console is empty when it is closed."""
+    said: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.location.get("url", "").endswith(ACCOUNTS):
+            return
+        if message.type == "error" and not any(known in message.text for known in (*CLOSED, LAYOUT)):
+            said.append(f"{message.text} ({message.location.get('url')})")
+
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    found = context.new_page()
+    found.on("console", listen)
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.set_default_timeout(30_000)
+    yield found
+    context.close()
+    assert said == []
+
+
+@pytest.fixture
+def experiment(page: Page, server: Server, trials: list[Run]) -> str:
+    """The address of the trials, best first, as `regtune ui` opens it. MLflow's assistant is sent away once."""
+    address = newest_sweep(server.url)
+    assert address is not None
+    page.goto(address)
+    page.get_by_role("button", name="Close").first.click()
+    expect(page.get_by_text(f"{len(trials)} matching runs")).to_be_visible()
+    return address
+
+
+def test_the_table_shows_trials_best_first_with_parameters_and_figures(
+    page: Page, experiment: str, trials: list[Run], pictures: Path
+) -> None:
+    for column in ("best/val_cross_entropy", "best/val_accuracy", *COLUMNS):
+        expect(page.get_by_role("columnheader", name=column, exact=True).first).to_be_visible()
+    shown = page.locator(".ag-pinned-left-cols-container").get_by_role("link")
+    expect(shown.nth(0)).to_have_text(trials[0].info.run_name)
+    expect(shown.nth(1)).to_have_text(trials[1].info.run_name)
+    expect(page.get_by_text(f"{trials[0].data.metrics['best/val_accuracy']}"[:6]).first).to_be_visible()
+    expect(page.get_by_text("Which regularization makes this network generalize best?")).to_be_visible()
+    page.screenshot(path=pictures / "mlflow-runs.png")
+
+
+def test_the_charts_draw_every_trial_from_its_parameters_to_its_accuracy(
+    page: Page, experiment: str, pictures: Path
+) -> None:
+    page.goto(f"{experiment}&compareRunsMode=CHART")
+    plot = page.locator("svg .parcoords, .js-plotly-plot").first
+    expect(plot).to_be_visible()
+    for name in (*COLUMNS, "best/val_accuracy"):
+        expect(
+            page.locator(".axis-title, .parcoords text").get_by_text(name, exact=True).first
+        ).to_be_visible()
+    page.wait_for_timeout(SETTLING_MS)
+    page.screenshot(path=pictures / "mlflow-charts.png")
+
+
+def test_a_run_shows_its_curves(
+    page: Page, experiment: str, trials: list[Run], server: Server, pictures: Path
+) -> None:
+    best = trials[0]
+    page.goto(f"{server.url}/#/experiments/{best.info.experiment_id}/runs/{best.info.run_id}/model-metrics")
+    expect(page.get_by_role("heading", name=best.info.run_name)).to_be_visible()
+    page.get_by_placeholder("Search metric charts").fill("^val_")
+    for name in ("val_accuracy", "val_cross_entropy", "val_loss"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    expect(page.locator(".js-plotly-plot .scatterlayer path.js-line").first).to_be_attached()
+    page.wait_for_timeout(SETTLING_MS)
+    page.screenshot(path=pictures / "mlflow-curves.png")
+
+
+def test_selected_trials_are_compared_in_parallel_coordinates(
+    page: Page, experiment: str, pictures: Path
+) -> None:
+    for row in range(8):
+        page.locator(".ag-pinned-left-cols-container .ag-row").nth(row).get_by_role("checkbox").check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_text("Comparing 8 Runs from 1 Experiment")).to_be_visible()
+    for box, name in ((0, "l2"), (1, "best/val_accuracy")):
+        page.get_by_role("combobox").nth(box).click()
+        page.get_by_role("combobox").nth(box).fill(name)
+        page.keyboard.press("Enter")
+        page.keyboard.press("Escape")
+    for name in (*COLUMNS, "best/val_accuracy"):
+        expect(page.locator(".parcoords .axis-title").get_by_text(name, exact=True).first).to_be_visible()
+    page.wait_for_timeout(SETTLING_MS)
+    page.screenshot(path=pictures / "mlflow-compare.png")
+
+
+def test_the_study_says_in_words_who_won(
+    page: Page, experiment: str, trials: list[Run], server: Server
+) -> None:
+    parent = trials[0].data.tags[names.PARENT]
+    page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
+    expect(page.get_by_text(f"Best trial: {trials[0].info.run_name}")).to_be_visible()
