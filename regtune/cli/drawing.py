@@ -134,7 +134,7 @@ def sweep_view(
     body = Group(*parts)
     if not framed:
         return body
-    title = Text(progress.study, style="bold")
+    title = Text(progress.study, style="bold default")
     return Panel(
         body, title=title, title_align="left", box=box.ROUNDED, border_style="bright_black", width=width
     )
@@ -203,7 +203,8 @@ def _best(progress: Progress, width: int) -> list[RenderableType]:
 
 def _workers(progress: Progress, width: int, most: int) -> list[RenderableType]:
     """At most `most` running trials, one or two lines each; how many more there are is said."""
-    running = progress.running if len(progress.running) <= most else progress.running[: most - 1]
+    ordered = sorted(progress.running, key=lambda trial: (trial.worker, trial.number))
+    running = ordered if len(ordered) <= most else ordered[: most - 1]
     if not progress.running:
         return [Text("no trial is running", style="dim")]
     draw = _worker_rows if width >= NARROW else _worker_pairs
