@@ -25,7 +25,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial at its end. `value` and validation `accuracy` are those of the kept weights, None where there are none."""
+    """A trial at its end. `value` and validation `accuracy`: those of the kept weights, None where there are none."""
 
     number: int
     state: State

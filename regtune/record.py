@@ -72,7 +72,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch for each metric."""
+    """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch a metric."""
 
     uid: str
     config: TrialConfig

@@ -103,7 +103,7 @@ def test_a_byte_order_mark_is_no_mistake():
 
 
 def test_a_file_that_is_too_large_is_not_parsed():
-    assert refusal(write(b"#" * (MAX_BYTES + 1))) == "s.yaml: larger than 1 MiB; expected a sweep file"
+    assert refusal(write(b"#" * (MAX_BYTES + 1))) == "s.yaml: larger than 256 KiB; expected a sweep file"
 
 
 @pytest.mark.parametrize(

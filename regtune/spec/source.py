@@ -19,7 +19,7 @@ import yaml
 
 from regtune.errors import SpecError
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**18
 MAX_NODES = 20_000
 MAX_DEPTH = 32
 
@@ -105,7 +105,7 @@ def read(path: Path) -> Source:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpecError([f"{label}: cannot be read ({reason})"]) from None
     if len(raw) > MAX_BYTES:
-        raise SpecError([f"{label}: larger than {MAX_BYTES // 2**20} MiB; expected a sweep file"])
+        raise SpecError([f"{label}: larger than {MAX_BYTES // 2**10} KiB; expected a sweep file"])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
