@@ -37,7 +37,7 @@ COLUMNS = ("dropout", "l1", "l2", "batchnorm")
 SETTLING_MS = 1500
 """For a picture only: until charts have stopped moving."""
 CLOSED = ("net::ERR_NAME_NOT_RESOLVED", "net::ERR_INTERNET_DISCONNECTED", "net::ERR_PROXY_CONNECTION_FAILED")
-"""What the console says of requests to the internet, where there is none. Requests to the server itself never say these."""
+"""What the console says of requests to the internet, where there is none; requests to the server itself never do."""
 LAYOUT = "ResizeObserver loop completed with undelivered notifications"
 """Chromium's note that a page lays itself out in two steps; MLflow's table does."""
 ACCOUNTS = "/mlflow/users/current"

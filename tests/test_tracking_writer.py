@@ -167,8 +167,9 @@ def test_it_ends_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
 
             if __name__ == "__main__":
                 home = Path(sys.argv[1])
-                writer = TrackingWriter(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts",
-                records.facts()) for number in range(40):
+                uri = f"sqlite:///{home / 'mlflow.db'}"
+                writer = TrackingWriter(uri, home / "artifacts", records.facts())
+                for number in range(40):
                     writer.put(*records.complete(number))
                 while writer.unwritten > 30:
                     time.sleep(0.05)
