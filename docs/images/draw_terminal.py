@@ -92,7 +92,9 @@ def draw(name: str, width: int, command: str, *parts: RenderableType) -> None:
     """Write one picture."""
     out = Console(width=width, force_terminal=True, color_system="truecolor", record=True, file=io.StringIO())
     out.print(*parts, sep="\n")
-    text = re.sub(r"@font-face \{.*?\}\s*", "", out.export_svg(title=command, unique_id=name), flags=re.DOTALL)
+    text = re.sub(
+        r"@font-face \{.*?\}\s*", "", out.export_svg(title=command, unique_id=name), flags=re.DOTALL
+    )
     (FOLDER / f"{name}.svg").write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
 
