@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -198,17 +197,17 @@ def test_stop_leaves_no_request_where_nobody_runs() -> None:
 @pytest.mark.parametrize("columns", [40, 80, 100])
 def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
     """The test is the other process: it holds the study's lock and adds a trial."""
-    done = threading.Event()
+    held, done = threading.Event(), threading.Event()
 
     def coordinator() -> None:
         with hold(load_settings(), NAME):
+            held.set()
             done.wait(60)
 
     thread = threading.Thread(target=coordinator)
     thread.start()
     try:
-        while not (HOME / "locks").exists():
-            time.sleep(0.01)
+        assert held.wait(10)
         terminal = Terminal(["watch", NAME], columns=columns)
         text = terminal.until("13 of 20")
         assert "5/30" in text

@@ -13,6 +13,7 @@ import pytest
 import studies
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
+from terminals import environment
 
 from regtune.errors import InputError, StorageError, StudyNotFound
 from regtune.leaderboard import (
@@ -179,7 +180,9 @@ def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine
         "import sys; from regtune.leaderboard import read_board; "
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'optuna'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
     assert found.stdout.strip() == "[]"
 
 
