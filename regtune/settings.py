@@ -49,7 +49,7 @@ class Settings(BaseSettings):
 
     @property
     def artifacts(self) -> Path:
-        """Folder of all artifacts: `runs/` is MLflow's, `trials/STUDY_UID/NUMBER/` are the trials' own."""
+        """Folder of all artifacts: `runs/` is MLflow's, `trials/UID/` are the trials' own."""
         return self.home.resolve() / "artifacts"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 from parts import missing
 
@@ -259,6 +260,24 @@ def test_a_killed_worker_costs_one_attempt() -> None:
     assert after.config == before.config
     epochs = before.epochs
     assert all(after.history[name][:epochs] == values for name, values in before.history.items())
+
+
+def test_the_models_of_the_best_trials_are_kept_and_no_others() -> None:
+    run(run_cap=8, keep_models=2)
+    best = sorted(finished(), key=lambda trial: trial.value or 0.0)[:2]
+    kept = {folder.name for folder in Path("mlruns/artifacts/trials").iterdir()}
+    assert kept == {record.uid for record in records(best)}
+    client = MlflowClient(f"sqlite:///{Path('mlruns').resolve()}/mlflow.db")
+    found = client.search_runs(
+        [client.get_experiment_by_name("small").experiment_id], "tags.`regtune.kind` = 'trial'"
+    )
+    models = {
+        found_run.data.tags["regtune.trial_uid"]
+        for found_run in found
+        if "model.keras" in {artifact.path for artifact in client.list_artifacts(found_run.info.run_id)}
+    }
+    assert len(found) == 8
+    assert models == kept
 
 
 def test_a_second_coordinator_is_refused_by_name() -> None:

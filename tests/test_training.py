@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -25,6 +25,7 @@ from test_model import load_elsewhere  # noqa: E402
 
 from regtune.config import (  # noqa: E402
     METRICS,
+    Activation,
     DataConfig,
     EarlyStoppingConfig,
     ModelConfig,
@@ -340,6 +341,13 @@ def test_graphs_know_data_by_its_contents_and_keep_two(data: Data) -> None:
     assert graphs.get(_config(), replace(data, x_train=changed)) is not first
     graphs.get(_config(), replace(data, y_val=data.y_val[::-1].copy()))
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_every_activation_learns(few: Data, activation: Any) -> None:
+    learner = ModelConfig(hidden=(16,), activation=activation)
+    result = train(_config(epochs=8, model=learner, training={"learning_rate": 0.01}), few)
+    assert result.history["cross_entropy"][-1] < result.history["cross_entropy"][0]
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(few: Data) -> None:

@@ -7,6 +7,7 @@ read from the study whenever it is needed, so a coordinator that takes over afte
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -117,7 +118,8 @@ class Coordinator:
         for trial in trials:
             record = record_of(trial)
             if record is not None:
-                self._tracker.put(trial.number, trial.state.name, record)
+                self._tracker.put(trial.number, trial.state.name, self._present(record))
+        self._drop_models()
         self._tracker.finish("RUNNING", None)
         self._tally = Tally.of(trials)
         self._finished_before = self._tally.finished
@@ -242,6 +244,7 @@ class Coordinator:
         self._study.write(running.trial, record)
         state = self._study.tell(number, record)
         self._tracker.put(number, state.name, record)
+        self._drop_models()
         trial = self._study.trials()[number]
         if state is TrialState.FAIL:
             self._proposals.queue_retry(trial)
@@ -251,6 +254,23 @@ class Coordinator:
             self._reason = f"{self._tally.failed} trials failed, {limit}; the last: {message or reason}"
             self._stop.set()
         self._observer.finished(finished_trial(trial), self.progress())
+
+    def _present(self, record: TrialRecord) -> TrialRecord:
+        """The record with those of its artifacts that are still there."""
+        found = {
+            name: sha for name, sha in record.artifacts.items() if (self._folder / record.uid / name).exists()
+        }
+        return replace(record, artifacts=found)
+
+    def _drop_models(self) -> None:
+        """Remove the models of trials that are no longer among the best `keep_models`."""
+        for trial in ranked(self._study.trials(), self._spec.metric.name)[self._spec.keep_models :]:
+            folder = self._folder / f"{self._study.uid}-{trial.number}"
+            if folder.exists():
+                shutil.rmtree(folder)
+                record = record_of(trial)
+                assert record is not None
+                self._tracker.put(trial.number, trial.state.name, self._present(record))
 
     def _put_back(self, running: _Running) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""

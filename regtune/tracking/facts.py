@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from regtune.config import TrialConfig
-from regtune.record import DATA, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value
-
-CREATED = "regtune.created_ms"
-"""Study attribute: when the study began, in Unix milliseconds."""
+from regtune.record import CREATED, DATA, DESCRIPTION, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value
 
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
@@ -74,7 +71,7 @@ class StudyFacts:
             method=str(spec["method"]),
             versions=dict(attributes.get(VERSIONS, {})),
             created_ms=attributes.get(CREATED),
-            description=str(spec.get("description", "")),
+            description=str(attributes.get(DESCRIPTION, "")),
         )
 
 

@@ -1,5 +1,4 @@
-"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph, over data that is
-already there.
+"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph over resident data.
 
 `fit` gives it one number a step, the epoch's; the graph shuffles, goes through all batches of the resident
 training images, evaluates the resident validation images and returns the six METRICS. Keras' callbacks see an
@@ -51,8 +50,7 @@ class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def set_amount(self, rate: float, seed: int) -> None:
-        """Start a trial: Keras computes 1 / (1 - rate) in double precision and rounds once, and so does
-        this."""
+        """Start a trial. 1 / (1 - rate) is taken in double precision and rounded once, as Keras does."""
         self.rate.assign(rate)
         self.scale.assign(1 / (1 - rate))
         self.seed_generator.state.assign([seed, 0])
@@ -83,16 +81,14 @@ class VariablePenalty:
         return absolute + self.l2 * keras.ops.sum(keras.ops.square(kernel))
 
     def with_gradient(self, kernel: Any) -> tuple[Any, Any]:
-        """The penalty and its gradient with respect to `kernel`; where that is 0, the L1 part's is 0, as in
-        Keras."""
+        """The penalty and its gradient with respect to `kernel`; that of the absolute value is 0 at 0."""
         weights = tf.convert_to_tensor(kernel)
         amount = self.l1 * tf.reduce_sum(tf.abs(weights)) + (2 * self.l2) * tf.nn.l2_loss(weights)
         return amount, tf.sign(weights) * self.l1 + weights * (2 * self.l2)
 
 
 class EpochModel(keras.Sequential):  # type: ignore[misc]
-    """The network of a structure, over resident data. `start` makes it a configuration's; `fit` it on
-    `epochs()`."""
+    """The network of a structure over resident data: `start` it with a configuration, `fit` it on `epochs()`."""
 
     def __init__(self, config: TrialConfig, resident: Resident) -> None:
         data = resident.data
@@ -188,15 +184,13 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         return dict(zip(METRICS, figures, strict=True))
 
     def training_figures(self) -> tuple[float, float]:
-        """Cross-entropy without penalty, and accuracy, of the weights as they are over all training
-        images."""
+        """Cross-entropy without penalty and accuracy over all training images, of the weights as they are."""
         _, cross_entropy, accuracy = self._training_figures()
         return float(cross_entropy), float(accuracy)
 
     @staticmethod
     def _optimizer_amounts(config: TrialConfig) -> tuple[str, ...]:
-        """Which of the optimizer's numbers become variables. Keras' SGD compares its momentum with 0 in
-        Python."""
+        """Which of the optimizer's numbers become variables: not momentum, which Keras' SGD compares with 0."""
         return ("weight_decay",) if config.training.optimizer == "adamw" else ()
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Graphs that are built once: an `EpochModel` for each structure, the least recently used given up.
 
-A structure is what cannot be a value in a graph: layers, batch norm's placement, which layers have dropout,
-L1 or L2 at all, the optimizer, the batch size, the arithmetic, the data. Rates, strengths, the learning rate
-and seeds are values.
+A structure is what cannot be a value in a graph: layers, batch norm's placement, which layers have dropout
+or a penalty at all, the optimizer, the batch size, the arithmetic, the data. Rates, strengths, the learning
+rate and seeds are values.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ MAX_DATA = 2
 
 
 class Graphs:
-    """A bounded cache. It keeps the data of at most two data sets, each once, whatever the number of
-    graphs."""
+    """A bounded cache of graphs, and of the data of two data sets, each once for all its graphs."""
 
     def __init__(self, max_graphs: int = MAX_GRAPHS) -> None:
         self._max_graphs = max_graphs
@@ -57,6 +56,7 @@ class Graphs:
         contents = _contents(data)
         if contents not in self._residents:
             self._residents[contents] = Resident(data)
+        self._residents[contents].data = data
         self._residents.move_to_end(contents)
         while len(self._residents) > MAX_DATA:
             gone, _ = self._residents.popitem(last=False)
