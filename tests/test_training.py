@@ -71,6 +71,9 @@ def _by_hand(model: keras.Sequential, images: Any, labels: Any) -> tuple[float, 
 
 
 BOTH_WAYS = pytest.mark.parametrize("fused", [True, False], ids=["fused", "exact"])
+EXACT_IS_SLOW = pytest.mark.parametrize(
+    "fused", [pytest.param(True, id="fused"), pytest.param(False, id="exact", marks=pytest.mark.slow)]
+)
 
 
 @BOTH_WAYS
@@ -236,7 +239,7 @@ def test_a_checkpoint_is_a_plain_network(data: Data, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-@BOTH_WAYS
+@EXACT_IS_SLOW
 def test_the_trained_network_is_plain_and_loads_where_regtune_is_not_installed(
     data: Data, tmp_path: Path, fused: bool
 ) -> None:
@@ -282,7 +285,7 @@ def _listed(result: TrialResult) -> dict[str, list[float]]:
     return {name: list(values) for name, values in result.history.items()}
 
 
-@BOTH_WAYS
+@EXACT_IS_SLOW
 def test_a_used_graph_repeats_two_fresh_processes_bit_for_bit(data: Data, fused: bool) -> None:
     """The trials before differ from it in every value a graph can hold, and one of them diverges."""
     config = _config(
