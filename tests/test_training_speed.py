@@ -10,10 +10,10 @@ from parts import full_mnist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from bench_train import TARGETS, measure_epochs  # noqa: E402
+from bench_train import TARGETS, measure_epochs
 
-from regtune.config import DataConfig  # noqa: E402
-from regtune.data import load_data  # noqa: E402
+from regtune.config import DataConfig
+from regtune.data import load_data
 
 
 @pytest.mark.full_mnist
