@@ -119,7 +119,9 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._amounts = {name: tf.Variable(0.0, trainable=False) for name in self._optimizer_amounts(config)}
         for name, amount in self._amounts.items():
             setattr(optimizer, name, amount)
-        self._training_figures = tf.function(lambda: self._evaluate(resident.x_train, resident.y_train))
+        self._training_figures = tf.function(
+            lambda: self._evaluate(resident.x_train, resident.y_train), autograph=False
+        )
 
     @property
     def metrics(self) -> list[Any]:
