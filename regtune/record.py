@@ -8,12 +8,14 @@ artifact folder all that MLflow shows can be derived; MLflow is a projection.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from regtune.config import METRICS, TrialConfig
 from regtune.errors import StorageError
+from regtune.training.result import TrialResult
 
 RECORD = "regtune.record"
 """Trial attribute: the record as JSON."""
@@ -68,6 +70,21 @@ class Kept:
     generalization_gap: float
     sparsity: float
     l2_norm: float
+
+    @classmethod
+    def of(cls, result: TrialResult) -> Kept | None:
+        """The figures of a trial that came to its own end, None for one that was ended."""
+        if result.end not in ("max_epochs", "early_stopping"):
+            return None
+        measured = {name: getattr(result, name) for name in MEASURED}
+        wrong = {name: value for name, value in measured.items() if value is None or not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"figures of kept weights are finite, found {wrong}")
+        return cls(epoch=result.kept_epoch, figures=dict(result.figures), **measured)
+
+
+MEASURED = ("train_cross_entropy", "train_accuracy", "generalization_gap", "sparsity", "l2_norm")
+"""What is measured on the kept weights once training has ended."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,13 @@ def retrain(
         metric = best.provenance.metric if best.provenance else "val_cross_entropy"
         executor.submit(Task(uid=record.uid, config=config, metric=metric, folder=folder))
         ended, record = _follow(executor, tracker, record, on_epoch)
-        record = _closed(record, ended)
+        record = replace(
+            record,
+            kept=Kept.of(ended.result),
+            artifacts=dict(ended.artifacts),
+            ended_ms=now_ms(),
+            end_reason=ended.result.end,
+        )
         tracker.put(0, "COMPLETE" if record.kept else "FAIL", record)
         tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
         unwritten = tracker.close(DRAIN_SECONDS) > 0
@@ -152,28 +158,6 @@ def _follow(
                     raise StorageError(f"{event.folder}: {DISK_FULL}")
                 case _:
                     pass
-
-
-def _closed(record: TrialRecord, ended: TrialEnded) -> TrialRecord:
-    result = ended.result
-    kept = None
-    if result.end in ("max_epochs", "early_stopping"):
-        assert result.train_cross_entropy is not None
-        assert result.train_accuracy is not None
-        assert result.generalization_gap is not None
-        assert result.sparsity is not None
-        assert result.l2_norm is not None
-        kept = Kept(
-            epoch=result.kept_epoch,
-            figures=dict(result.figures),
-            train_cross_entropy=result.train_cross_entropy,
-            train_accuracy=result.train_accuracy,
-            generalization_gap=result.generalization_gap,
-            sparsity=result.sparsity,
-            l2_norm=result.l2_norm,
-        )
-    closed = replace(record, kept=kept, artifacts=dict(ended.artifacts))
-    return replace(closed, ended_ms=now_ms(), end_reason=result.end)
 
 
 def _compared(

@@ -45,11 +45,11 @@ def parse_url(url: str) -> URL:
         found = make_url(url)
     except ArgumentError:
         raise SettingsError(
-            f"OPTUNA_STORAGE: expected a database URL such as sqlite:///studies.db, found {redact(url)!r}"
+            f"OPTUNA_STORAGE: expected a database URL such as sqlite:///studies.db, found {redact(url)}"
         ) from None
     if found.get_backend_name() != "sqlite":
         raise SettingsError(
-            f"OPTUNA_STORAGE: expected sqlite:///PATH, found {redact(url)!r}; this version keeps studies in SQLite"
+            f"OPTUNA_STORAGE: expected sqlite:///PATH, found {redact(url)}; this version keeps studies in SQLite"
         )
     if not found.database or found.database == ":memory:":
         raise SettingsError("OPTUNA_STORAGE: expected sqlite:///PATH; a study in memory would be lost")
@@ -125,16 +125,16 @@ def writable_folder(folder: Path) -> Path:
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
     """Turn what a database throws into a StorageError that says what to do."""
-    import optuna
-
     try:
         yield
-    except (sqlite3.Error, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (sqlite3.Error, SQLAlchemyError) as error:
         raise StorageError(explain(error, path)) from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
-    except RuntimeError as error:
-        if "version" not in str(error):
+    except Exception as error:
+        if type(error).__name__ == "StorageInternalError":  # Optuna's; readers do without importing Optuna
+            raise StorageError(explain(error, path)) from error
+        if not isinstance(error, RuntimeError) or "version" not in str(error):
             raise
         raise StorageError(f"{path}: its schema is of another Optuna version ({error})") from error
 

@@ -44,6 +44,9 @@ from regtune.settings import Settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, lock_path, open_storage, understood
 
+LOOK_SECONDS = 1.0
+"""`holder` takes the lock for a moment; that is no reason to refuse a coordinator."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -130,10 +133,10 @@ def hold(settings: Settings, name: str) -> Iterator[None]:
     path = _study_lock(settings, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        found = FileLock(path, timeout=0).acquire()
+        found = FileLock(path, timeout=LOOK_SECONDS).acquire()
     except Timeout:
         raise StudyBusy(
-            f"study {name!r} is being run by {_read_holder(path)}; look at it with: regtune watch {name}"
+            f'study "{name}" is being run by {_read_holder(path)}; look at it with: regtune watch {name}'
         ) from None
     with found:
         since = time.strftime("%H:%M")
@@ -174,7 +177,7 @@ class Study:
                 return cls._continue(storage, spec, path)
             elif spec.name in known and (known[spec.name].n_trials or known[spec.name].user_attrs):
                 raise SpecChanged(
-                    f"study {spec.name!r} in {path} was not made by regtune; take another name with --name"
+                    f'study "{spec.name}" in {path} was not made by regtune; take another name with --name'
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
@@ -201,7 +204,7 @@ class Study:
         differences = spec.differences(found._attributes[SPEC])
         if differences:
             raise SpecChanged(
-                f"study {spec.name!r} exists and was begun with another sweep file; take another name with --name, "
+                f'study "{spec.name}" exists and was begun with another sweep file; take another name with --name, '
                 f"or set the earlier one aside with --fresh. What differs:",
                 [f"  {line}" for line in differences],
             )
@@ -220,8 +223,9 @@ class Study:
         if known is None:
             self.set_attribute(DATA, dict(facts))
         elif known["digest"] != facts["digest"]:
+            known_name, known_digest = known["name"], known["digest"][:12]
             raise SpecChanged(
-                f"study {self.name!r} was begun on other data: {known['name']} with digest {known['digest'][:12]}..., "
+                f'study "{self.name}" was begun on other data: {known_name} with digest {known_digest}..., '
                 f"now {facts['digest'][:12]}...; take another name with --name"
             )
 
@@ -342,8 +346,8 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     names = optuna.get_all_study_names(storage=storage)
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; see: regtune studies"
-        raise StudyNotFound(f"no study {name!r}{hint}")
+        hint = f'; did you mean "{near[0]}"?' if near else "; see: regtune studies"
+        raise StudyNotFound(f'no study "{name}"{hint}')
     return optuna.load_study(storage=storage, study_name=name)
 
 

@@ -137,5 +137,5 @@ def test_what_is_missing_is_said_with_the_places_and_the_remedy(
         DataError, match=r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
     ):
         load_arrays("mnist", tmp_path)
-    with pytest.raises(DataError, match=r"dataset 'mnits': expected mnist, mnist-5k"):
+    with pytest.raises(DataError, match='dataset "mnits": expected mnist, mnist-5k'):
         load_arrays("mnits", tmp_path)

@@ -91,6 +91,12 @@ def test_a_budget_too_small_for_the_controls_is_said() -> None:
     assert make_plan(spec(run_cap=4, controls=False), load_settings()).controls == ()
 
 
+def test_what_a_budget_leaves_out_of_a_grid_is_said() -> None:
+    grid = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}}
+    assert make_plan(spec(**grid), load_settings()).untried == 0
+    assert make_plan(spec(**grid, run_cap=8), load_settings()).untried == 2
+
+
 def test_missing_data_is_said_and_does_not_prevent_the_plan(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

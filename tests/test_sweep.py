@@ -333,7 +333,7 @@ def test_stop_from_another_terminal_leaves_a_study_that_goes_on() -> None:
 
 def test_a_request_for_an_unknown_study_names_the_nearest() -> None:
     run(run_cap=1)
-    with pytest.raises(StudyNotFound, match="did you mean 'small'"):
+    with pytest.raises(StudyNotFound, match='did you mean "small"'):
         request(load_settings(), "smal", "stop")
 
 

@@ -52,6 +52,15 @@ def plan_view(plan: Plan) -> RenderableType:
             Text(),
             Text(f"The budget is too small for the controls: run_cap {wanted} or more.", style="yellow"),
         ]
+    elif plan.untried and plan.run_cap is not None:
+        enough = plan.run_cap + plan.untried
+        parts += [
+            Text(),
+            Text(
+                f"{plan.untried} configurations of the grid stay untried: run_cap {enough} has room.",
+                style="yellow",
+            ),
+        ]
     return Group(*parts)
 
 

@@ -20,6 +20,7 @@ from regtune.leaderboard.rows import (
     columns,
     finished_trial,
     parameter_names,
+    parameter_of,
 )
 from regtune.leaderboard.tables import (
     count_epochs,
@@ -45,6 +46,7 @@ __all__ = [
     "finished_trial",
     "list_studies",
     "parameter_names",
+    "parameter_of",
     "read_best",
     "read_board",
     "read_progress",

@@ -6,7 +6,6 @@ read from the study whenever it is needed, so a coordinator that takes over afte
 
 from __future__ import annotations
 
-import math
 import shutil
 import threading
 import time
@@ -39,7 +38,6 @@ from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Tally, finished_trial, ranked, spent_seconds
 from regtune.tracking import TrackingWriter
-from regtune.training.result import TrialResult
 
 TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
@@ -231,10 +229,7 @@ class Coordinator:
         if end == "stopped":
             self._put_back(running)
             return
-        if end in ("max_epochs", "early_stopping"):
-            running.record = replace(
-                running.record, kept=_kept(event.result), artifacts=dict(event.artifacts)
-            )
+        running.record = replace(running.record, kept=Kept.of(event.result), artifacts=dict(event.artifacts))
         message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
         self._finish(running, end, message)
 
@@ -365,23 +360,3 @@ class Coordinator:
             trial_epochs=self._tally.epochs,
             unwritten=unwritten,
         )
-
-
-def _kept(result: TrialResult) -> Kept:
-    """The figures of a trial that came to its own end."""
-
-    def measured(value: float | None) -> float:
-        assert value is not None, "a trial that ends by itself is measured"
-        if not math.isfinite(value):
-            raise ValueError(f"a kept figure is {value}")
-        return value
-
-    return Kept(
-        epoch=result.kept_epoch,
-        figures=dict(result.figures),
-        train_cross_entropy=measured(result.train_cross_entropy),
-        train_accuracy=measured(result.train_accuracy),
-        generalization_gap=measured(result.generalization_gap),
-        sparsity=measured(result.sparsity),
-        l2_norm=measured(result.l2_norm),
-    )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regtune.config import DataConfig
-from regtune.data import Arrays, load_arrays
+from regtune.data import Arrays, load_arrays, located
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.leaderboard import read_board
@@ -19,6 +19,7 @@ from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, understood, writable_folder
 from regtune.study import Study, hold
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
+from regtune.sweep.standing import Tally
 from regtune.tracking import StudyFacts, TrackingWriter
 
 EARLIER_BEST = 5
@@ -67,16 +68,16 @@ def run_sweep(
     writable_folder(settings.home.resolve())
     writable_folder(path.parent)
     with hold(settings, spec.name), understood(path):
-        # workers import TensorFlow while data and databases are opened
-        trainer = executor or LocalExecutor(
-            workers or settings.workers or default_workers(), settings.data_dir
-        )
+        earlier = _earlier(settings, from_study)
+        data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
+        located(data.name, settings.data_dir)
+        study = Study.open(settings, spec, fresh=fresh)
+        used = spec.run_cap is not None and Tally.of(study.trials()).finished >= spec.run_cap
+        count = 0 if used else workers or settings.workers or default_workers()
+        trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
         try:
-            earlier = _earlier(settings, from_study)
-            data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-            arrays = load_arrays(data.name, settings.data_dir)
-            study = Study.open(settings, spec, fresh=fresh)
+            arrays = load_arrays(data.name, settings.data_dir)  # while the workers import TensorFlow
             study.check_data(_facts(data, arrays))
             facts = StudyFacts.of(study.name, study.attributes)
             tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, facts)

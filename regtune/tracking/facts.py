@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from regtune.config import TrialConfig
+from regtune.leaderboard import parameter_of
 from regtune.record import CREATED, DATA, DESCRIPTION, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value
 
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
@@ -81,24 +81,6 @@ def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
     """
     shown = dict(record.parameters)
     for name in facts.parameters:
-        if name not in shown and (value := _from_config(name, record.config)) is not None:
+        if name not in shown and (value := parameter_of(record.config, name)) is not None:
             shown[name] = value
     return shown
-
-
-def _from_config(name: str, config: TrialConfig) -> Value | None:
-    """What `config` has for a searched parameter, or None where it has no one value for it."""
-    key, _, layer = name.partition(".")
-    values: Any = getattr(config.regularization, key, None)
-    if values is not None:
-        if layer.isdigit():
-            return values[int(layer) - 1] if 0 < int(layer) <= len(values) else None
-        return values[0] if len(set(values)) == 1 else None
-    leaf = name.rpartition(".")[2]
-    if leaf == "hidden":
-        return "-".join(str(width) for width in config.model.hidden)
-    for part in (config.model, config.training, config.early_stopping):
-        if part is not None and leaf in type(part).model_fields:
-            found: Value = getattr(part, leaf)
-            return found
-    return None

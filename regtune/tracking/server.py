@@ -224,7 +224,7 @@ def check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror:
-        raise TrackingError(f"host {host!r}: not an address of this machine; try 127.0.0.1") from None
+        raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise TrackingError(
