@@ -1,7 +1,7 @@
 """Writes the parts of README.md that come from the program and from committed results.
 
-    python docs/readme.py            rewrite README.md
-    python docs/readme.py --check    exit 1 when it is not up to date
+python docs/readme.py            rewrite README.md
+python docs/readme.py --check    exit 1 when it is not up to date
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ The notebook's way trains the same configurations one after another with stock `
 {board}
 ```
 
-What an epoch costs (`make bench-train`, medians of {train["rounds"]} interleaved rounds; the floor is its matrix products,
-one fused Adam pass and the gather, on one thread): plain {epoch["plain"]["to_floor"]["median"]:.2f} × the floor, with batch \
-norm, L1 and L2 {heavy:.2f} ×.
-The exact way (`fused: false`) costs {exact:.2f} × the fused one. Two workers together train \
-{workers["speed_up"]["median"]:.1f} × the trial-epochs a second of the notebook's `fit` on the same
-two cores. Between two trials of one structure {train["between_trials"]["median"] * 1000:.0f} ms pass."""
+What an epoch costs (`make bench-train`, medians of {train["rounds"]} interleaved rounds; the floor is its matrix \
+products, one fused Adam pass and the gather, on one thread):
+plain {epoch["plain"]["to_floor"]["median"]:.2f} × the floor, with batch norm, L1 and L2 {heavy:.2f} ×.
+The exact way (`fused: false`) costs {exact:.2f} × the fused one.
+Two workers together train {workers["speed_up"]["median"]:.1f} × the trial-epochs a second of the notebook's `fit` on \
+the same two cores.
+Between two trials of one structure {train["between_trials"]["median"] * 1000:.0f} ms pass."""
 
 
 def filled(text: str) -> str:

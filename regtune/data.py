@@ -122,7 +122,9 @@ def _split(found: Arrays, validation: float, seed: int) -> Data:
 
 
 def _scaled(images: Images) -> npt.NDArray[np.float32]:
-    return images.astype(np.float32) / np.float32(255)
+    scaled = images.astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
 
 
 @lru_cache(maxsize=2)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,3 +39,18 @@ def chromium() -> str:
     """The path of a Chromium."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     return found or missing("Chromium is not installed")
+
+
+@contextmanager
+def file_system(folder: Path, options: str) -> Iterator[None]:
+    """A small file system of its own at `folder`, mounted with `options`: to be full, or read-only."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, check=False, capture_output=True).returncode != 0
+    ):
+        missing("a file system of its own needs the right to mount one")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -54,7 +54,9 @@ def test_the_python_example_runs() -> None:
     assert Path("model.keras").exists()
 
 
-@pytest.mark.parametrize("name", sorted(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)))
+@pytest.mark.parametrize(
+    "name", sorted(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+)
 def test_every_make_target_is_known_to_make(name: str) -> None:
     subprocess.run(["make", "-n", "-C", str(ROOT), name], check=True, capture_output=True)
 

@@ -211,7 +211,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if settings.mlflow_uri.startswith("http"):
         say(f"compare the runs:  {settings.mlflow_uri}", quiet)
     else:
-        say("compare the runs:  regtune ui", quiet)
+        say("compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)", quiet)
     if found is not None:
         say(f"keep the best:     regtune best {_quoted(outcome.study)} -o best.yaml", quiet)
 
