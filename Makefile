@@ -32,13 +32,13 @@ lint: .venv/.tested  ## Check format, style, types and the walls between the mod
 	$(BIN)/lint-imports
 
 bench-train: .venv/.tested  ## Measure an epoch against its floor and against the notebook's way
-	$(BIN)/python benchmarks/bench_train.py
+	$(BIN)/python benchmarks/bench_train.py --json benchmarks/train.json
 
 bench-quick: .venv/.tested  ## The same, shortened
 	$(BIN)/python benchmarks/bench_train.py --quick
 
 bench-sweep: .venv/.tested  ## Thirty trials on the full MNIST, beside the notebook's way
-	$(BIN)/python benchmarks/bench_sweep.py
+	$(BIN)/python benchmarks/bench_sweep.py --json benchmarks/sweep.json --board benchmarks/board.txt
 
 readme: .venv/.tested  ## Bring the generated parts of README.md up to date
 	$(BIN)/python docs/readme.py

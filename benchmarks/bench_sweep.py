@@ -1,6 +1,6 @@
 """What a sweep costs: sweeps/mnist.yaml on the full MNIST, beside its configurations in the notebook's way.
 
-    python benchmarks/bench_sweep.py [--trials 30] [--notebook-trials 3] [--json FILE]
+    python benchmarks/bench_sweep.py [--trials 30] [--notebook-trials 3] [--json FILE] [--board FILE]
 
 The notebook's way has no pruning and no warm workers: one trial after another by stock `fit` on all cores. It is
 measured on evenly spaced trials of the sweep, whole, and its budget is their mean times the number of trials. Exits 1
@@ -10,6 +10,7 @@ if the best validation accuracy is below 0.979.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -20,15 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from bench_train import machine
+from rich.console import Console
 
 from regtune import SweepSpec, run_sweep
-from regtune.leaderboard import Row, read_board
+from regtune.cli.tables import board_table, comparison_text
+from regtune.leaderboard import Row, compare, parameter_names, read_board, read_study, top_and_controls
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
 from regtune.training.runtime import ARITHMETIC
 
 HERE = Path(__file__).resolve().parent
+SWEEP = HERE.parent / "sweeps" / "mnist.yaml"
 TARGET_ACCURACY = 0.979
+TOP = 10
 
 
 def main() -> int:
@@ -38,21 +43,39 @@ def main() -> int:
     parser.add_argument("--notebook-trials", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--home", type=Path, help="where the study is written; by default nowhere that stays")
+    parser.add_argument("--board", type=Path, help="where the best trials and the controls are written")
     parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(home=arguments.home or Path(folder))
         found = measure(settings, arguments.trials, arguments.workers, arguments.notebook_trials)
+        board = board_text(settings)
     show(found)
+    print(board)
+    if arguments.board:
+        arguments.board.write_text(board)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0 if found["sweep"]["best_val_accuracy"] >= TARGET_ACCURACY else 1
 
 
+def board_text(settings: Settings) -> str:
+    """The ten best trials and the controls, as `regtune sweep` shows them at its end, and what it says of the best."""
+    name = SweepSpec.load(SWEEP).name
+    engine = open_engine(settings.storage_url)
+    info, rows = read_study(engine, name), read_board(engine, name)
+    console = Console(width=118, file=io.StringIO(), color_system=None)
+    console.print(board_table(info, top_and_controls(rows, TOP), parameter_names(rows), console.width))
+    found = compare(info, rows)
+    assert found is not None
+    console.print("", comparison_text(info, found), sep="\n")
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
+
+
 def measure(settings: Settings, trials: int, workers: int, notebook_trials: int) -> dict[str, Any]:
     """Both ways, one after the other."""
     load_before = os.getloadavg()[0]
-    spec = SweepSpec.load(HERE.parent / "sweeps" / "mnist.yaml", [f"run_cap={trials}"])
+    spec = SweepSpec.load(SWEEP, [f"run_cap={trials}"])
     outcome = run_sweep(spec, settings=settings, workers=workers)
     rows = read_board(open_engine(settings.storage_url), spec.name)
     complete = [row for row in rows if row.state == "COMPLETE"]
@@ -137,7 +160,9 @@ def show(found: dict[str, Any]) -> None:
         f"   ({notebook['measured_trials']} of {sweep['trials']} trials measured)"
     )
     print(f"\n{found['ratio']} times faster")
-    print(f"best {sweep['best_val_accuracy']:.4f} validation accuracy: {sweep['best_mix']}")
+    print(
+        f"the best by val_cross_entropy has {sweep['best_val_accuracy']:.4f} validation accuracy: {sweep['best_mix']}"
+    )
 
 
 if __name__ == "__main__":

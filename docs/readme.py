@@ -45,7 +45,7 @@ def findings() -> str:
 {ours["trials"]} trials of `sweeps/mnist.yaml` on the full MNIST with {ours["workers"]} workers (`make bench-sweep`; \
 {machine["cpu"]}, {machine["cores"]} cores):
 
-| | time | trial-epochs a second | best validation accuracy |
+| | time | trial-epochs a second | validation accuracy of the best by cross-entropy |
 |---|---|---|---|
 | `regtune sweep`, {ours["trial_epochs"]} trial-epochs | {ours["seconds"] / 60:.1f} min | \
 {ours["trial_epochs_per_second"]:.2f} | {ours["best_val_accuracy"]:.4f} ({ours["best_mix"]}) |

@@ -57,13 +57,15 @@ def find_garbage(settings: Settings) -> Garbage:
     """
     if settings.storage:
         return Garbage((), 0, (), 0)
-    known = _known(settings)
-    folders = tuple(folder for folder in _trial_folders(settings) if _foreign(_owner(folder), known))
     tracked: dict[str, int] = {}
     if not settings.tracking_uri and database_path(settings.mlflow_uri).exists():
         from regtune.tracking.sync import tracked_studies
 
-        tracked = {uid: runs for uid, runs in tracked_studies(settings).items() if _foreign(uid, known)}
+        tracked = tracked_studies(settings)
+    found = _trial_folders(settings)
+    known = _known(settings)  # last: a study that begins meanwhile is known
+    tracked = {uid: runs for uid, runs in tracked.items() if _foreign(uid, known)}
+    folders = tuple(folder for folder in found if _foreign(_owner(folder), known))
     return Garbage(tuple(tracked), sum(tracked.values()), folders, _size(folders))
 
 

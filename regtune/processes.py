@@ -5,7 +5,7 @@ caller's main module is not run again in them, no helper process is left over, a
 list.
 
 A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only
-the parent holds. Ctrl-C and a closed terminal are the parent's to decide about; a child does not hear them.
+the parent holds. Ctrl-C, SIGTERM and a closed terminal are the parent's to decide about; a child does not hear them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO, Any
 
 _LOG_BYTES = 4096
@@ -34,10 +35,10 @@ class Child:
         lifeline, self._lifeline = os.pipe()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `bury`)
         code = f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
-        path = os.pathsep.join(entry for entry in sys.path if entry)
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-P", "-c", code],
                 pass_fds=(theirs.fileno(), lifeline),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -82,6 +83,7 @@ def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
     """The child's side: call `module.main` with the connection and the arguments that come first through it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     connection = Connection(connection_fd)
     try:

@@ -90,6 +90,10 @@ def retrain(
         tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
         unwritten = tracker.close(DRAIN_SECONDS) > 0
         tracker = None
+        if record.kept is None:
+            raise WorkerError(
+                f"the loss became non-finite in epoch {record.epochs + 1}: there are no figures to compare"
+            )
     finally:
         executor.close()
         if tracker is not None:

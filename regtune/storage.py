@@ -130,7 +130,7 @@ def understood(path: Path) -> Iterator[None]:
     except (sqlite3.Error, SQLAlchemyError) as error:
         raise StorageError(explain(error, path)) from error
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ == "StorageInternalError":  # Optuna's; readers do without importing Optuna
             raise StorageError(explain(error, path)) from error
@@ -144,9 +144,7 @@ def explain(error: BaseException, path: Path) -> str:
     text = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
     lower = text.lower()
     if "full" in lower:
-        return (
-            f"{path}: the disk is full; make room and give the same command again: nothing recorded is lost"
-        )
+        return f"{path}: {DISK_FULL}"
     if "readonly" in lower or "read-only" in lower:
         return f"{path}: cannot be written; is the folder read-only?"
     if "locked" in lower:

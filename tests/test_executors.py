@@ -128,6 +128,27 @@ def test_a_killed_worker_fails_its_task_and_is_replaced(executor: LocalExecutor,
     assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
 
 
+@pytest.mark.parametrize("hint", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_terminal_sends_is_for_the_coordinator_to_decide(
+    executor: LocalExecutor, tmp_path: Path, hint: signal.Signals
+) -> None:
+    pid = executor.pids[0]
+    executor.submit(task(tmp_path, str(hint)))
+    collect(executor, TrialStarted)
+    os.kill(pid, hint)
+    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
+    assert executor.pids[0] == pid
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
+    Path("numpy.py").write_text("raise SystemExit('imported from the current folder')")
+    executor = LocalExecutor(1)
+    try:
+        assert isinstance(collect(executor, WorkerReady)[-1], WorkerReady)
+    finally:
+        executor.close()
+
+
 def test_a_trial_with_too_much_memory_is_ended(executor: LocalExecutor, tmp_path: Path) -> None:
     long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
     executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))

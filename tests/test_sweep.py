@@ -36,6 +36,7 @@ from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.study import derive_seed, hold, holder, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
+from regtune.sweep.coordinator import DRAIN_SECONDS
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -329,6 +330,72 @@ def test_requests_of_another_terminal_are_taken_up() -> None:
     wanted = [record for record in records(finished()) if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
     assert any("passed over a request" in note and "dropout" in note for note in watching.notes)
+
+
+def test_a_stop_that_came_too_late_stops_nothing() -> None:
+    run(run_cap=1)
+    request(load_settings(), "small", "stop")
+    assert not run(run_cap=2).stopped
+
+
+GRID = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}, "timeout": 600}
+
+
+def test_a_grid_ends_when_every_configuration_is_tried() -> None:
+    outcome = run(**GRID, run_cap=50)
+    assert (outcome.complete, outcome.reason) == (3, "every configuration of the grid is tried")
+    assert [trial.params["dropout"] for trial in study().trials] == [0.0, 0.1, 0.2]
+
+
+def test_what_is_asked_for_at_the_end_of_a_grid_is_still_tried() -> None:
+    settings = load_settings()
+
+    def ask(progress: Progress) -> bool:
+        if progress.complete < 2 or not any(trial.epoch for trial in progress.running):
+            return False
+        request(settings, "small", "enqueue", {"dropout": 0.1})
+        return True
+
+    slow = {"batch_size": 16, "max_epochs": 60}
+    outcome = run(**GRID, run_cap=50, workers=2, observer=Watching(ask), training=slow, early_stopping=None)
+    assert outcome.complete == 4
+    assert [record.requested for record in records(study().trials)].count(True) == 1
+
+
+def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
+    with pytest.raises(TooManyFailures, match=r"2 trials failed.*longer than trial_timeout, 0\.001 s"):
+        run(trial_timeout=0.001, max_failures=1, workers=1)
+    failed = study().trials
+    assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
+    assert {record.end_reason for record in records(failed)} == {"timeout"}
+    client = MlflowClient(load_settings().mlflow_uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
+    told = {(a_run.info.status, a_run.data.tags["regtune.end_reason"]) for a_run in found}
+    assert told == {("FAILED", "timeout")}
+    with pytest.raises(TooManyFailures, match="2 trials failed"):
+        run(trial_timeout=0.001, max_failures=1)  # nothing more is trained before it is said again
+    assert len(study().trials) == 2
+    assert run(run_cap=1, max_failures=2).complete == 1
+
+
+def test_a_store_that_is_away_delays_nothing_and_is_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    outcome = run(run_cap=2)
+    assert (outcome.complete, outcome.unwritten) == (2, 2)
+    assert outcome.seconds < DRAIN_SECONDS
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert run(run_cap=2).unwritten == 0
+    client = MlflowClient(load_settings().mlflow_uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")) == 2
+
+
+def test_no_model_is_kept_when_none_is_wanted() -> None:
+    run(run_cap=1, keep_models=0)
+    assert not Path("mlruns/artifacts/trials").exists()
 
 
 def test_stop_from_another_terminal_leaves_a_study_that_goes_on() -> None:

@@ -19,14 +19,14 @@ from regtune.training.result import TrialResult, Verdict
 class Task:
     """One trial to train.
 
-    folder: gets `model.keras` when the kept weights' `metric` is better than `threshold` (None: always).
+    folder: gets `model.keras` when the kept weights' `metric` is better than `threshold` (None: always); None: never.
     timeout_seconds, memory_bytes: beyond them the trial is ended at once, with its worker, which is replaced.
     """
 
     uid: str
     config: TrialConfig
     metric: str
-    folder: Path
+    folder: Path | None
     threshold: float | None = None
     timeout_seconds: float | None = None
     memory_bytes: int | None = None

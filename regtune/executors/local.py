@@ -74,7 +74,7 @@ class LocalExecutor:
     @property
     def idle(self) -> int:
         """Workers that can take a task now, those still starting among them."""
-        return sum(worker.task is None for worker in self._workers)
+        return len(self._free())
 
     @property
     def pids(self) -> dict[int, int]:
@@ -83,9 +83,7 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Hand a task to an idle worker, one that is ready before one that still starts."""
-        free = sorted(
-            (worker for worker in self._workers if worker.task is None), key=lambda worker: not worker.ready
-        )
+        free = sorted(self._free(), key=lambda worker: not worker.ready)
         if not free:
             raise WorkerError("no worker is idle")
         free[0].task = task
@@ -113,6 +111,9 @@ class LocalExecutor:
         for worker in self._workers:
             worker.child.bury()
         self._workers = []
+
+    def _free(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.task is None and worker.ended is None]
 
     def _start(self, number: int) -> _Worker:
         try:
@@ -153,12 +154,13 @@ class LocalExecutor:
     def _replace(self, dead: _Worker) -> TrialFailed | WorkerDied:
         dead.child.kill()
         why = f"worker {dead.number} ended with {dead.child.bury()}"
+        place = self._workers.index(dead)
+        self._workers.remove(dead)
         if not dead.ready:
             self._stillborn += 1
-            if self._stillborn >= 2 * len(self._workers):
-                self._workers.remove(dead)
+            if self._stillborn >= 2 * (len(self._workers) + 1):
                 raise WorkerError(f"workers die before they are ready: {why}")
-        self._workers[self._workers.index(dead)] = self._start(dead.number)
+        self._workers.insert(place, self._start(dead.number))
         if dead.task is None:
             return WorkerDied(dead.number, why)
         reason, message = dead.ended or ("worker_died", why)

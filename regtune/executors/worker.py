@@ -54,7 +54,8 @@ def _train(train, task: Task, worker: int, coordinator: Connection, data_dir: Pa
 
     result: TrialResult = train(task.config, load_data_cached(task.config.data, data_dir), on_epoch)
     artifacts = {}
-    if result.end in ("max_epochs", "early_stopping") and _is_better(result.figures[task.metric], task):
+    ended = result.end in ("max_epochs", "early_stopping")
+    if ended and task.folder is not None and _is_better(result.figures[task.metric], task):
         task.folder.mkdir(parents=True, exist_ok=True)
         artifacts[MODEL_FILE] = save_model(result.model, task.folder / MODEL_FILE)
     return TrialEnded(task.uid, worker, result.without_model(), artifacts)
@@ -80,7 +81,8 @@ def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
 
 def _failure(task: Task, worker: int, error: Exception) -> TrialFailed | NoRoom:
     name, text = type(error).__name__, str(error).strip()
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full and task.folder is not None:
         return NoRoom(task.uid, worker, task.folder)
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]

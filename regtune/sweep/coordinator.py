@@ -95,13 +95,13 @@ class Coordinator:
         self._folder = folder
         self._proposals = Proposals(spec, study, data)
         self._running: dict[str, _Running] = {}
-        self._tally = Tally.of(study.trials())
         self._began = time.monotonic()
         self._spent_before = 0.0
         self._finished_before = 0
         self._requests_read = 0.0
-        self._exhausted = False
+        self._untried = True
         self._reason = ""
+        self._too_many = ""
         study.optuna.pruner = make_pruner(spec)
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
@@ -119,17 +119,20 @@ class Coordinator:
                 self._tracker.put(trial.number, trial.state.name, self._present(record))
         self._drop_models()
         self._tracker.finish("RUNNING", None)
-        self._tally = Tally.of(trials)
+        for request in self._study.requests():  # a stop was meant for a sweep that is over
+            if request.verb == "stop":
+                self._study.take(request)
         self._finished_before = self._tally.finished
         self._spent_before = spent_seconds(trials) if self._spec.timeout else 0.0
+        self._count_failures()
 
     def run(self) -> SweepOutcome:
         """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
         try:
             while True:
                 self._take_requests()
-                while self._executor.idle and self._may_start():
-                    self._start_next()
+                while self._executor.idle and self._may_start() and self._start_next():
+                    pass
                 if not self._running:
                     break
                 for event in self._executor.events(TICK_SECONDS):
@@ -146,7 +149,7 @@ class Coordinator:
     # -- starting trials
 
     def _may_start(self) -> bool:
-        if self._stop.is_set() or self._exhausted:
+        if self._stop.is_set():
             return False
         cap = self._spec.run_cap
         if cap is not None and self._tally.finished + len(self._running) >= cap:
@@ -156,12 +159,12 @@ class Coordinator:
             return False
         return True
 
-    def _start_next(self) -> None:
-        """Take the next trial and hand it to a worker."""
+    def _start_next(self) -> bool:
+        """Take the next trial and hand it to a worker; False when the grid has no more, for now."""
         found = self._proposals.next()
+        self._untried = found is not None
         if found is None:
-            self._exhausted = True
-            return
+            return False
         trial, record = found
         reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
         self._running[record.uid] = _Running(trial, record, reported)
@@ -171,19 +174,20 @@ class Coordinator:
                 uid=record.uid,
                 config=record.config,
                 metric=self._spec.metric.name,
-                folder=self._folder / record.uid,
+                folder=self._folder / record.uid if self._spec.keep_models else None,
                 threshold=self._threshold(),
                 timeout_seconds=self._spec.trial_timeout,
                 memory_bytes=None if memory is None else memory * 2**20,
             )
         )
         self._tracker.put(trial.number, "RUNNING", record)
+        return True
 
     def _threshold(self) -> float | None:
         """The value a trial must beat to be among the best `keep_models` so far."""
         best = ranked(self._study.trials(), self._spec.metric.name)
-        kept = self._spec.keep_models
-        return best[kept - 1].value if 0 < kept <= len(best) else None
+        kept = max(1, self._spec.keep_models)
+        return best[kept - 1].value if kept <= len(best) else None
 
     # -- events
 
@@ -229,7 +233,12 @@ class Coordinator:
         if end == "stopped":
             self._put_back(running)
             return
-        running.record = replace(running.record, kept=Kept.of(event.result), artifacts=dict(event.artifacts))
+        try:
+            kept = Kept.of(event.result)
+        except ValueError as error:  # finite in every epoch, and yet not in the end
+            self._finish(running, "error", str(error))
+            return
+        running.record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
         message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
         self._finish(running, end, message)
 
@@ -243,11 +252,7 @@ class Coordinator:
         trial = self._study.trials()[number]
         if state is TrialState.FAIL:
             self._proposals.queue_retry(trial)
-        self._tally = Tally.of(self._study.trials())
-        if self._tally.failed > self._spec.max_failures and not self._stop.is_set():
-            limit = f"more than max_failures, {self._spec.max_failures}"
-            self._reason = f"{self._tally.failed} trials failed, {limit}; the last: {message or reason}"
-            self._stop.set()
+            self._count_failures()
         self._observer.finished(finished_trial(trial), self.progress())
 
     def _present(self, record: TrialRecord) -> TrialRecord:
@@ -266,6 +271,17 @@ class Coordinator:
                 record = record_of(trial)
                 assert record is not None
                 self._tracker.put(trial.number, trial.state.name, self._present(record))
+
+    def _count_failures(self) -> None:
+        """Stop when more trials have failed than may."""
+        if self._tally.failed <= self._spec.max_failures or self._stop.is_set():
+            return
+        last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
+        limit = f"more than max_failures, {self._spec.max_failures}"
+        self._too_many = (
+            f"{self._tally.failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
+        )
+        self._stop.set()
 
     def _put_back(self, running: _Running) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""
@@ -286,9 +302,13 @@ class Coordinator:
 
     # -- what is known, and the end
 
+    @property
+    def _tally(self) -> Tally:
+        return Tally.of(self._study.trials())
+
     def progress(self) -> Progress:
         """The sweep at this moment."""
-        self._tally = Tally.of(self._study.trials())
+        tally = self._tally
         best = ranked(self._study.trials(), self._spec.metric.name)
         return Progress(
             study=self._study.name,
@@ -296,13 +316,13 @@ class Coordinator:
             goal=self._spec.metric.goal,
             run_cap=self._spec.run_cap,
             timeout_seconds=self._spec.timeout,
-            complete=self._tally.complete,
-            pruned=self._tally.pruned,
-            failed=self._tally.failed,
-            waiting=self._tally.waiting,
+            complete=tally.complete,
+            pruned=tally.pruned,
+            failed=tally.failed,
+            waiting=tally.waiting,
             elapsed_seconds=time.monotonic() - self._began,
             remaining_seconds=self._remaining(),
-            trial_epochs=self._tally.epochs,
+            trial_epochs=tally.epochs,
             best=finished_trial(best[0]) if best else None,
             running=tuple(self._running_trial(running) for running in self._running.values()),
             tracking=self._tracker.status,
@@ -336,27 +356,26 @@ class Coordinator:
         return min(left, default=None)
 
     def _end(self) -> SweepOutcome:
-        self._tally = Tally.of(self._study.trials())
+        tally = self._tally
         best = ranked(self._study.trials(), self._spec.metric.name)
         winner = best[0].number if best else None
-        too_many = self._tally.failed > self._spec.max_failures
         stopped = self._stop.is_set()
-        self._tracker.finish("FAILED" if too_many else "KILLED" if stopped else "FINISHED", winner)
+        self._tracker.finish("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", winner)
         self._observer.progress(self.progress())
         unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
-        if too_many:
-            raise TooManyFailures(f"{self._reason}; go on with: --set max_failures={2 * self._tally.failed}")
+        if self._too_many:
+            raise TooManyFailures(f"{self._too_many}; go on with: --set max_failures={2 * tally.failed}")
         exhausted = "every configuration of the grid is tried"
         return SweepOutcome(
             study=self._study.name,
-            complete=self._tally.complete,
-            pruned=self._tally.pruned,
-            failed=self._tally.failed,
+            complete=tally.complete,
+            pruned=tally.pruned,
+            failed=tally.failed,
             stopped=stopped,
             reason=self._reason
-            or ("stopped" if stopped else exhausted if self._exhausted else "the budget is used"),
+            or ("stopped" if stopped else exhausted if not self._untried else "the budget is used"),
             best=winner,
             seconds=time.monotonic() - self._began,
-            trial_epochs=self._tally.epochs,
+            trial_epochs=tally.epochs,
             unwritten=unwritten,
         )

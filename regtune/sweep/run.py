@@ -119,9 +119,10 @@ def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[st
     """Uid and parameters of the best trials of study `name`. Raises StudyNotFound."""
     if name is None:
         return []
-    rows = read_board(open_engine(settings.storage_url), name, limit=EARLIER_BEST)
-    return [
+    rows = read_board(open_engine(settings.storage_url), name)
+    found = [
         (row.record.uid, row.record.parameters)
         for row in rows
         if row.state == "COMPLETE" and row.record is not None and row.record.parameters
     ]
+    return found[:EARLIER_BEST]

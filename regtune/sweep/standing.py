@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import higher_is_better
 from regtune.progress import FinishedTrial
-from regtune.record import State
-from regtune.study import origin_of, record_of
+from regtune.record import ORIGIN, State
+from regtune.study import record_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Tally:
     def of(cls, trials: Sequence[FrozenTrial]) -> Tally:
         """Count."""
         states = [trial.state for trial in trials]
-        retries = sum(
-            1 for trial in trials if (origin := origin_of(trial)) is not None and origin.kind == "retry"
-        )
+        retries = sum(trial.user_attrs.get(ORIGIN, {}).get("kind") == "retry" for trial in trials)
         return cls(
             complete=states.count(TrialState.COMPLETE),
             pruned=states.count(TrialState.PRUNED),

@@ -76,7 +76,7 @@ class TrackingWriter:
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._unwritten: dict[int, _Item] = {}
-        self._unsent: set[int] = set()
+        self._unsent: dict[int, None] = {}
         self._version = 0
         self._trouble = ""
         self._experiment_id = ""
@@ -152,7 +152,8 @@ class TrackingWriter:
             self._version += 1
             self._unwritten.pop(key, None)
             self._unwritten[key] = _Item(self._version, **item)
-            self._unsent.add(key)
+            self._unsent.pop(key, None)
+            self._unsent[key] = None
         self._wake()
 
     def _wake(self) -> None:
@@ -199,10 +200,8 @@ class TrackingWriter:
             with self._lock:
                 if not self._unsent:
                     return
-                key = min(
-                    self._unsent, key=lambda k: self._unwritten[k].version if k in self._unwritten else 0
-                )
-                self._unsent.discard(key)
+                key = next(iter(self._unsent))
+                del self._unsent[key]
                 item = self._unwritten.get(key)
             if item is not None:
                 self._child.connection.send((key, item))
@@ -216,7 +215,7 @@ class TrackingWriter:
                 self._trouble = "the MLflow writer died; the next sweep catches up"
                 return False
             self._restarts -= 1
-            self._unsent = set(self._unwritten)
+            self._unsent = dict.fromkeys(self._unwritten)
             try:
                 self._child = self._start()
             except OSError as error:
@@ -293,13 +292,15 @@ class _Scribe:
         self._refused: dict[int, tuple[float, str]] = {}
 
     def run(self) -> None:
-        """Until told to close and nothing is left that can be written."""
+        """Until told to close and nothing is left that can be written, or the store is away and stays away."""
+        tried_last = False
         while True:
             self._inbox.arrived.wait(REFUSED_PAUSE_SECONDS if self._refused else None)
             self._inbox.arrived.clear()
             away = self._pass()
-            if self._inbox.closing and not away and not self._writable():
+            if self._inbox.closing and (tried_last or (not away and not self._writable())):
                 return
+            tried_last = self._inbox.closing and away
             if away:
                 self._rest(self._pause)
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)

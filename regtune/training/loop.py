@@ -96,7 +96,8 @@ class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
             self.history[name].append(value)
         self.epoch_seconds.append(seconds)
         verdict = self._on_epoch(epoch + 1, figures, seconds) if self._on_epoch else "continue"
-        if verdict != "continue":
+        ended = self.model.stop_training or epoch + 1 == self.params["epochs"]
+        if verdict != "continue" and not ended:  # a trial that is over anyway keeps its result
             self.end = "pruned" if verdict == "prune" else "stopped"
             self.model.stop_training = True
 
