@@ -27,11 +27,13 @@ PROVENANCE = "provenance"
 class Provenance(Frozen):
     """Where a configuration comes from.
 
-    study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what it was
+    config: digest of the configuration that was recorded; one that was changed since has another, and no figures
+    to reach. study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what it was
     chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
     trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC.
     """
 
+    config: str = Field(pattern=r"^[0-9a-f]{64}$")
     study: str
     uid: str
     trial: int = Field(ge=0)
@@ -52,6 +54,11 @@ class Best:
 
     config: TrialConfig
     provenance: Provenance | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the configuration is no longer the one whose figures the provenance has."""
+        return self.provenance is not None and self.provenance.config != self.config.digest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the configuration's keys and `provenance`."""
@@ -90,6 +97,7 @@ def describe(info: StudyInfo, row: Row) -> Best:
     if record is None or record.kept is None or row.value is None:
         raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
     provenance = Provenance(
+        config=record.config.digest,
         study=info.name,
         uid=info.uid,
         trial=row.number,
@@ -128,6 +136,8 @@ def parse_best(text: str, source: str = "best.yaml") -> Best:
         raise ConfigError(f"{source}: not YAML: {first_line}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected a configuration, as `regtune best STUDY` prints it")
+    if "parameters" in values:
+        raise ConfigError(f"{source}: this is a sweep file; try: regtune sweep {source}")
     rest = {key: value for key, value in values.items() if key != PROVENANCE}
     return Best(TrialConfig.from_dict(rest, source), _provenance(values.get(PROVENANCE), source))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
@@ -197,6 +198,21 @@ class TrialConfig(Frozen):
         return cls.from_dict(values, source)
 
 
+KEYS = tuple(
+    key
+    for block in (
+        TrialConfig,
+        ModelConfig,
+        RegularizationConfig,
+        TrainingConfig,
+        EarlyStoppingConfig,
+        DataConfig,
+    )
+    for key in block.model_fields
+)
+"""Every key a configuration may have, for "did you mean"."""
+
+
 def mistakes(error: ValidationError) -> list[ErrorDetails]:
     """What pydantic found, without "too short" about a list whose items it has already refused."""
     found = error.errors(include_url=False)
@@ -211,6 +227,10 @@ def explain(error: ValidationError) -> list[str]:
         where = ".".join(str(part) for part in found["loc"]) or "the whole"
         what = found["msg"].removeprefix("Value error, ")
         value = found["input"]
+        if found["type"] == "extra_forbidden":
+            near = get_close_matches(str(found["loc"][-1]), KEYS, 1)
+            lines.append(f"{where}: unknown key" + (f'; did you mean "{near[0]}"?' if near else ""))
+            continue
         shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f", found {value!r:.80}"
         lines.append(f"{where}: {what}{shown}")
     return lines

@@ -162,7 +162,9 @@ def located(name: str, data_dir: Path | None) -> Path:
     found = locate(name, data_dir)
     if found is None:
         places = " or ".join(str(place) for place in places_of(name, data_dir))
-        raise DataError(f"{name}: not found ({places}); try: regtune data fetch {name}")
+        known = name in NAMES
+        remedy = f"try: regtune data fetch {name}" if known else "give the path of a .npz file"
+        raise DataError(f"{name}: not found ({places if known else Path(places).resolve()}); {remedy}")
     return found
 
 

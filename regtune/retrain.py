@@ -98,7 +98,7 @@ def retrain(
         executor.close()
         if tracker is not None:
             tracker.close(2.0)
-    return _compared(best.provenance, ended.result, record, folder, uid, unwritten)
+    return _compared(None if best.changed else best.provenance, ended.result, record, folder, uid, unwritten)
 
 
 def data_facts(data: Any, config: DataConfig) -> DataFacts:

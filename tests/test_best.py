@@ -9,7 +9,8 @@ import studies
 
 from regtune.best import Best, best_of, load_best, parse_best
 from regtune.config import TrialConfig
-from regtune.errors import ConfigError, StorageError, StudyNotFound
+from regtune.errors import ConfigError, SpecError, StorageError, StudyNotFound
+from regtune.spec import SweepSpec
 from regtune.storage import open_engine
 
 NAME = "mnist-regularization"
@@ -79,3 +80,23 @@ def test_a_study_without_a_complete_trial_has_none(tmp_path: Path) -> None:
     studies.create(tmp_path / "empty.db", "empty")
     with pytest.raises(StudyNotFound, match="no complete trial"):
         best_of(open_engine(f"sqlite:///{tmp_path / 'empty.db'}"), "empty")
+
+
+def test_a_configuration_that_was_changed_has_no_figures_to_reach(best: Best) -> None:
+    assert not best.changed
+    again = parse_best(best.to_yaml().replace("max_epochs: 30", "max_epochs: 31"))
+    assert again.changed
+    assert not parse_best(TrialConfig().to_yaml()).changed
+
+
+def test_a_sweep_file_is_named_as_what_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"a\.yaml: this is a sweep file; try: regtune sweep a\.yaml"):
+        parse_best("run_cap: 5\nparameters: {}\n", "a.yaml")
+    Path("best.yaml").write_text(TrialConfig().to_yaml())
+    with pytest.raises(SpecError, match=r"this is a configuration, not a sweep file; try: regtune train best\.yaml"):
+        SweepSpec.load("best.yaml")
+
+
+def test_an_unknown_key_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r'training\.optimiser: unknown key; did you mean "optimizer"'):
+        parse_best("training: {optimiser: adam}\n")

@@ -329,6 +329,7 @@ def test_requests_of_another_terminal_are_taken_up() -> None:
     run(observer=watching, run_cap=400, timeout=8.0)
     wanted = [record for record in records(finished()) if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
+    assert any("is as requested: dropout 0.123, l2 0.0" in note for note in watching.notes)
     assert any("passed over a request" in note and "dropout" in note for note in watching.notes)
 
 

@@ -172,6 +172,9 @@ def enqueue(
     request(settings, study, "enqueue", parameters)
     shown = ", ".join(f"{key}={value}" for key, value in parameters.items())
     later = "" if holder(settings, study) else "; it is tried when the study goes on"
+    cap = info.budget.get("run_cap")
+    if cap is not None and info.finished >= cap:
+        later = f"; the budget of {cap} trials is used: go on with --set run_cap={cap + 1}"
     say(f"Asked for {shown}{later}.", quiet)
 
 

@@ -66,6 +66,8 @@ def train(
 
     found = load_best(file)
     say(f"training {found.config.mix} on {found.config.data.name}", quiet)
+    if found.changed:
+        say("the configuration was changed since it was recorded: there are no figures it has to reach", quiet)
     result = retrain(
         found,
         settings_of(home),

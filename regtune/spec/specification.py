@@ -20,6 +20,7 @@ from regtune.config import (
     TrainingConfig,
     higher_is_better,
 )
+from regtune.errors import SpecError
 from regtune.spec import checks
 from regtune.spec.parameters import Constant, Parameter
 from regtune.spec.source import Source, read
@@ -193,6 +194,8 @@ class SweepSpec(Frozen):
         from regtune.spec.reading import spec_from
 
         source = read(Path(path))
+        if "provenance" in source.values or "regularization" in source.values:
+            raise SpecError([f"{path}: this is a configuration, not a sweep file; try: regtune train {path}"])
         for assignment in overrides:
             source.set(assignment)
         if name is not None:

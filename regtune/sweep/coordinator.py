@@ -216,7 +216,8 @@ class Coordinator:
         prune = False
         if event.epoch > running.reported:
             running.trial.report(event.figures[self._spec.metric.name], event.epoch)
-        if event.epoch >= running.reported and running.record.control is None:
+        chosen = running.record.control is not None or running.record.requested
+        if event.epoch >= running.reported and not chosen:  # what a person chose is trained to its end
             prune = running.trial.should_prune()
         self._executor.decide(event.uid, "stop" if self._stop.is_set() else "prune" if prune else "continue")
         if running.record.repeats(event.epoch, event.figures):
@@ -365,15 +366,16 @@ class Coordinator:
         unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
         if self._too_many:
             raise TooManyFailures(f"{self._too_many}; go on with: --set max_failures={2 * tally.failed}")
-        exhausted = "every configuration of the grid is tried"
+        ended = "the budget is used" if self._untried else "every configuration of the grid is tried"
+        if self._untried and tally.waiting and self._spec.run_cap is not None:
+            ended += f"; {tally.waiting} queued: raise run_cap to {self._spec.run_cap + tally.waiting} to train them"
         return SweepOutcome(
             study=self._study.name,
             complete=tally.complete,
             pruned=tally.pruned,
             failed=tally.failed,
             stopped=stopped,
-            reason=self._reason
-            or ("stopped" if stopped else exhausted if not self._untried else "the budget is used"),
+            reason=self._reason or ("stopped" if stopped else ended),
             best=winner,
             seconds=time.monotonic() - self._began,
             trial_epochs=tally.epochs,

@@ -57,7 +57,9 @@ class Proposals:
             self._study.queue(Origin("request", request.key), self._space.to_optuna(request.parameters))
         except InputError as error:
             return f"passed over a request: {error}"
-        return "took up a requested configuration"
+        number = next(t.number for t in self._study.trials() if (o := origin_of(t)) and o.key == request.key)
+        shown = ", ".join(f"{name} {value}" for name, value in request.parameters.items())
+        return f"trial {number} is as requested: {shown}"
 
     def queue_retry(self, trial: FrozenTrial) -> None:
         """Queue a trial whose worker died again, with its parameters and its seed, unless it was its last attempt."""
