@@ -34,8 +34,8 @@ lint: .venv/.tested  ## Check format, style, types and the walls between the mod
 bench-train: .venv/.tested  ## Measure an epoch against its floor and against the notebook's way
 	$(BIN)/python benchmarks/bench_train.py --json benchmarks/train.json
 
-bench-quick: .venv/.tested  ## The same, shortened
-	$(BIN)/python benchmarks/bench_train.py --quick
+bench-quick: .venv/.tested  ## The same, shortened, and without a verdict: machines may be busy
+	$(BIN)/python benchmarks/bench_train.py --quick --no-verdict
 
 bench-sweep: .venv/.tested  ## Thirty trials on the full MNIST, beside the notebook's way
 	$(BIN)/python benchmarks/bench_sweep.py --json benchmarks/sweep.json --board benchmarks/board.txt

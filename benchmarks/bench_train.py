@@ -1,7 +1,7 @@
 """What training costs: an epoch against its floor, two workers against the notebook's `fit`, the time between
 trials.
 
-    python benchmarks/bench_train.py [--quick] [--json FILE]
+    python benchmarks/bench_train.py [--quick] [--no-verdict] [--json FILE]
 
 Everything is measured in turns, round by round, so that a machine that gets slower gets slower for all;
 ratios are taken within a round, and their median counts. Exits 1 when a target is missed. Needs the full
@@ -50,6 +50,7 @@ def main() -> int:
     """Measure, show, write; 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
+    parser.add_argument("--no-verdict", action="store_true", help="end with 0 whatever was measured")
     parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else 9
@@ -66,7 +67,7 @@ def main() -> int:
     missed = show(found)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-    return 1 if missed else 0
+    return 1 if missed and not arguments.no_verdict else 0
 
 
 def machine() -> dict[str, Any]:
