@@ -270,9 +270,10 @@ def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
     if pruner.type == "hyperband" and spec.run_cap is not None:
         count, controls = len(pruner.brackets(epochs)), control_count(spec)
         trials = max(0, spec.run_cap - controls)
+        few = "1 trial" if trials == 1 else f"{trials} trials"
         if trials <= 10 * count:
             yield (
-                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} for {trials} trials; "
+                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} for {few}; "
                 f"expected more than 10 a bracket: run_cap above {10 * count + controls}, a larger min_iter, "
                 "or type: median"
             )
