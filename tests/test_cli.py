@@ -12,6 +12,8 @@ import studies
 from parts import file_system
 from terminals import START, Terminal, environment, regtune
 
+from regtune.cli.terminal import wrapped
+
 VERBS = [
     *("sweep", "plan", "watch", "stop", "enqueue"),
     *("board", "show", "studies", "ui", "best", "train", "delete", "gc"),
@@ -151,6 +153,30 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     )
     assert found.stdout == "[\n"
     assert found.stderr == ""
+
+
+def test_the_usage_names_what_is_typed() -> None:
+    for verb, usage in (
+        ("show", "show [OPTIONS] STUDY [TRIAL]"),
+        ("plan", "plan [OPTIONS] FILE"),
+        ("enqueue", "enqueue [OPTIONS] STUDY KEY=VALUE ..."),
+    ):
+        text = regtune(verb, "--help").stdout
+        assert usage in text
+        assert "<bool>" not in text
+
+
+def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> None:
+    said = (
+        "It stopped (the budget is used up). Go on with: regtune sweep 'a b.yaml' --set run_cap=20; or not."
+    )
+    lines = wrapped(said, 30).splitlines()
+    assert " ".join(lines) == said
+    assert "regtune sweep 'a b.yaml' --set run_cap=20;" in lines
+    assert all(len(line) <= 30 for line in lines if "regtune" not in line)
+    aligned = "compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)"
+    assert wrapped(aligned, 80) == aligned
+    assert "regtune ui" in wrapped(aligned, 26)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -210,7 +210,7 @@ def test_a_duration_in_words(seconds: float, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(0.07123, "0.0712"), (None, "–"), (math.inf, "inf"), (1e-5, "1e-05")]
+    ("value", "expected"), [(0.07123, "0.0712"), (None, "–"), (math.inf, "inf"), (1e-5, "1e-5")]
 )
 def test_a_metric_has_as_many_digits_as_a_run_can_tell_apart(value: float | None, expected: str) -> None:
     assert metric_text(value) == expected

@@ -82,7 +82,15 @@ def test_a_study_that_maximizes_is_ranked_from_the_largest_on(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("sort", "first"),
-    [("number", 0), ("-number", 8), ("dropout", 0), ("-dropout", 6), ("metric", 3), ("epochs", 8)],
+    [
+        ("number", 0),
+        ("-number", 8),
+        ("dropout", 0),
+        ("-dropout", 6),
+        ("metric", 3),
+        ("epochs", 6),
+        ("sparsity", 3),
+    ],
 )
 def test_any_column_sorts_and_a_minus_turns_it_round(engine: Engine, sort: str, first: int) -> None:
     assert read_board(engine, NAME, sort)[0].number == first

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections import deque
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,8 +19,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from regtune.cli.drawing import MARKS, metric_text, percent, reason, sweep_view, techniques
-from regtune.cli.terminal import console
+from regtune.cli.drawing import MARKS, counted, metric_text, percent, reason, sweep_view, techniques
+from regtune.cli.terminal import console, keys_unseen
 from regtune.progress import FinishedTrial, Progress
 
 REDRAWS_A_SECOND = 4
@@ -109,6 +110,7 @@ class LiveDisplay(QuietDisplay):
         self._at = time.monotonic()
         self._recent: deque[FinishedTrial] = deque(maxlen=recent)
         self._notice = ""
+        self._unseen = ExitStack()
         self._live = Live(
             console=out,
             get_renderable=self.view,
@@ -120,15 +122,17 @@ class LiveDisplay(QuietDisplay):
 
     def __enter__(self) -> Self:
         self._live.start()
+        self._unseen.enter_context(keys_unseen(self._out.file))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._live.stop()
-        except OSError:  # the terminal is gone
-            return
+        with self._unseen:
+            try:
+                self._live.stop()
+            except OSError:  # the terminal is gone
+                return
 
     def view(self) -> RenderableType:
         """What is drawn now."""
@@ -176,5 +180,5 @@ def finished_line(trial: FinishedTrial, progress: Progress) -> str:
     best = " (best so far)" if progress.best is not None and progress.best.number == trial.number else ""
     return (
         f"[{of}] {MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
-        f"{trial.epochs} epochs in {trial.seconds:.1f} s; {techniques(trial)}{best}"
+        f"{counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s; {techniques(trial)}{best}"
     )

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from regtune.config import format_number
 from regtune.progress import FinishedTrial, Progress, RunningTrial
 from regtune.record import State
 
@@ -77,11 +78,16 @@ def span(seconds: float) -> str:
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 trial``, ``1,200 trials``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def metric_text(value: float | None) -> str:
     """The metric to the digits that one run can tell apart."""
     if value is None:
         return "–"
-    return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else format_number(value)
 
 
 def percent(value: float | None) -> str:
@@ -154,7 +160,8 @@ def _head(progress: Progress, width: int, seconds_since: float) -> list[Renderab
     left = ""
     if progress.remaining_seconds is not None:
         left = f"about {span(max(1.0, progress.remaining_seconds - seconds_since))} left"
-    of = f"{progress.finished} of {progress.run_cap}" if progress.run_cap else f"{progress.finished} trials"
+    done = progress.finished
+    of = f"{done} of {progress.run_cap}" if progress.run_cap else counted(done, "trial")
     tail = f"  {of}"
     counts = Text()
     for count, state in (
@@ -249,15 +256,19 @@ def _spark(trial: RunningTrial, metric: str, width: int) -> str:
 
 def techniques(trial: RunningTrial | FinishedTrial) -> str:
     """The techniques in use; a control is named as one."""
-    if trial.control is None:
-        return trial.mix
-    return f"control: {trial.mix if trial.mix != 'none' else trial.control.replace('_', ' ')}"
+    said = mix_text(trial.mix, trial.control)
+    return said if trial.control is None else f"control: {said}"
+
+
+def mix_text(mix: str, control: str | None) -> str:
+    """The techniques in use; of a control that changes nothing in the network, its own name."""
+    return control.replace("_", " ") if control and mix == "none" else mix
 
 
 def _named(trial: RunningTrial) -> str:
     """The techniques, and every other parameter that is searched."""
     others = [
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {format_number(value)}" if isinstance(value, float) else f"{name} {value}"
         for name, value in trial.parameters.items()
         if name.split(".")[0] not in ("dropout", "l1", "l2", "batchnorm")
     ]
@@ -270,7 +281,7 @@ def _ended(trial: FinishedTrial) -> Text:
     if trial.state == "COMPLETE":
         line.append(f"{metric_text(trial.value)}  {percent(trial.accuracy)}")
     elif trial.state == "PRUNED":
-        line.append(f"pruned after {trial.epochs} epochs", style="yellow")
+        line.append(f"pruned after {counted(trial.epochs, 'epoch')}", style="yellow")
     else:
         line.append(f"failed: {reason(trial.end_reason, trial.message)}", style="red")
     line.append(f"  {techniques(trial)}", style="dim")

@@ -8,6 +8,7 @@ from regtune.cli.terminal import (
     HomeOption,
     QuietOption,
     StudyArgument,
+    Verb,
     YesOption,
     confirm,
     opened,
@@ -21,7 +22,7 @@ PANEL = "Clean up"
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     for verb in (delete, gc):
-        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def delete(
@@ -29,13 +30,14 @@ def delete(
 ) -> None:
     """Delete a study: its trials, its MLflow runs and its artifacts."""
     from regtune.cleanup import delete_study
+    from regtune.cli.drawing import counted
     from regtune.leaderboard import read_study
 
     settings = settings_of(home)
     with opened(settings) as engine:
         info = read_study(engine, study)
     count = sum(info.counts.values())
-    confirm(f"Delete {study} with {count} trials, their MLflow runs and artifacts?", yes)
+    confirm(f"Delete {study} with {counted(count, 'trial')}, their MLflow runs and artifacts?", yes)
     say(f"Deleted {study}, {delete_study(settings, study)}.", quiet)
 
 

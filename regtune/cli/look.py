@@ -7,14 +7,17 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from regtune.cli.terminal import (
     HomeOption,
     JsonOption,
     StudyArgument,
+    Verb,
     console,
     opened,
     say,
+    say_more,
     settings_of,
     show,
     show_json,
@@ -26,14 +29,14 @@ PANEL = "Look"
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     for verb in (board, show_, studies, ui):
-        app.command(verb.__name__.rstrip("_"), rich_help_panel=PANEL)(verb)
+        app.command(verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def board(
     study: StudyArgument,
     *,
     sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Any column or parameter; -COLUMN turns the order round.")
+        str, typer.Option(metavar="COLUMN", help="Any column or parameter, best first; -COLUMN: worst first.")
     ] = "rank",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N rows.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in full precision.")] = False,
@@ -43,6 +46,10 @@ def board(
     """The leaderboard: every trial, the best first."""
     from regtune.leaderboard import parameter_names, read_board, read_study
 
+    if as_csv and as_json:
+        from regtune.errors import InputError
+
+        raise InputError("--csv and --json: choose one")
     with opened(settings_of(home)) as engine:
         info = read_study(engine, study)
         rows = read_board(engine, study, sort, limit)
@@ -57,22 +64,24 @@ def board(
         writer.writeheader()
         writer.writerows(cells)
     else:
-        from regtune.cli.tables import board_table
+        from regtune.cli.tables import board_table, order_text
 
-        show(board_table(info, rows, names, console().width))
+        turned = order_text(sort, info.metric)
+        table = board_table(info, rows, names, console().width)
+        show(table, *([Text(turned, style="dim")] if turned and rows else []))
         if not rows:
             say("no trial yet")
 
 
 def show_(
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Argument(min=0, metavar="[TRIAL]", help="A trial's number.")] = None,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="TRIAL", help="A trial's number.")] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """A study; or one trial with its learning curve, and how and why it ended."""
     from regtune.cli.tables import study_view, trial_view
-    from regtune.leaderboard import read_board, read_study, read_trial
+    from regtune.leaderboard import parameter_names, read_board, read_study, read_trial, top_and_controls
 
     width = console().width
     with opened(settings_of(home)) as engine:
@@ -83,11 +92,11 @@ def show_(
             return
         rows = read_board(engine, study)
     best = next((row for row in rows if row.rank == 1), None)
-    controls = [row for row in rows if row.control]
     if as_json:
         show_json(info.to_json() | {"best": best.number if best else None})
     else:
-        show(study_view(info, best, controls, width))
+        show(study_view(info, rows, parameter_names(rows), width))
+        say_more(study, len(rows) - len(top_and_controls(rows, 1)))
 
 
 def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:

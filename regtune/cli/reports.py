@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from regtune.cli.drawing import metric_text, span
-from regtune.cli.tables import facts_table, plain_table
+from regtune.cli.drawing import counted, metric_text, span
+from regtune.cli.tables import facts_table, plain_table, space_table
 
 if TYPE_CHECKING:
     from regtune.doctor import Check
@@ -22,13 +22,6 @@ STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 def plan_view(plan: Plan) -> RenderableType:
     """What a sweep would do: the space, the budget, time, disk, and where it writes."""
-    space = plain_table()
-    conditional = any(found.condition for found in plan.parameters)
-    for name in ("parameter", "kind", "values") + (("only when",) if conditional else ()):
-        space.add_column(name, no_wrap=name == "parameter", overflow="fold")
-    for found in plan.parameters:
-        cells = (found.name, found.kind, found.range)
-        space.add_row(*cells, *((found.condition,) if conditional else ()))
     facts = {
         "study": f"{plan.study}, {plan.standing}",
         "data": plan.data,
@@ -40,7 +33,7 @@ def plan_view(plan: Plan) -> RenderableType:
         "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
-    parts: list[RenderableType] = [facts_table(facts), Text(), space]
+    parts: list[RenderableType] = [facts_table(facts), Text(), space_table(plan.parameters)]
     if plan.data_problem:
         parts += [Text(), Text(f"missing: {plan.data_problem}", style="bold red")]
     if plan.differences:
@@ -57,7 +50,7 @@ def plan_view(plan: Plan) -> RenderableType:
         parts += [
             Text(),
             Text(
-                f"{plan.untried} configurations of the grid stay untried: run_cap {enough} has room.",
+                f"{counted(plan.untried, 'configuration')} of the grid untried: run_cap {enough} has room.",
                 style="yellow",
             ),
         ]
@@ -65,16 +58,21 @@ def plan_view(plan: Plan) -> RenderableType:
 
 
 def _size(plan: Plan) -> str:
-    count = len(plan.parameters)
-    what = f"{count} parameter{'' if count == 1 else 's'}"
-    return f"{what}, {plan.size:,} configurations" if plan.size is not None else f"{what}, continuous"
+    what = counted(len(plan.parameters), "parameter")
+    return (
+        f"{what}, {counted(plan.size, 'configuration')}" if plan.size is not None else f"{what}, continuous"
+    )
 
 
 def _budget(plan: Plan) -> str:
-    parts = [] if plan.run_cap is None else [f"{plan.run_cap} trials of at most {plan.max_epochs} epochs"]
+    parts = [] if plan.run_cap is None else [_most(plan.run_cap, plan.max_epochs)]
     if plan.timeout_seconds is not None:
         parts.append(span(plan.timeout_seconds))
     return ", ".join(parts)
+
+
+def _most(trials: int, epochs: int) -> str:
+    return f"{counted(trials, 'trial')} of at most {counted(epochs, 'epoch')}"
 
 
 def _controls(plan: Plan) -> str:
@@ -85,12 +83,12 @@ def _time(found: Duration | None, workers: int) -> str:
     if found is None:
         return "unknown until the data is here"
     basis = (
-        f"measured here on {found.epochs_measured:,} epochs of {found.epoch_seconds:.2f} s"
+        f"measured here on {counted(found.epochs_measured, 'epoch')} of {found.epoch_seconds:.2f} s"
         if found.epochs_measured
         else f"a guess: {found.epoch_seconds:.2f} s an epoch, nothing was measured here yet"
     )
     most = f", at most {span(found.at_most_seconds)}" if found.at_most_seconds > found.seconds * 1.05 else ""
-    return f"about {span(found.seconds)}{most} with {workers} workers ({basis})"
+    return f"about {span(found.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
 
 
 def _bytes(count: int) -> str:

@@ -22,9 +22,12 @@ from regtune.cli.terminal import (
     QuietOption,
     SetOption,
     StudyArgument,
+    Verb,
     console,
     opened,
+    quoted,
     say,
+    say_more,
     settings_of,
     show,
     show_json,
@@ -40,6 +43,10 @@ PANEL = "Sweep"
 WATCH_SECONDS = 0.5
 TOP = 10
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, metavar="N", help="Worker processes; one per core by default."),
+]
 NameOption = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name the study otherwise than the file.")
 ]
@@ -48,16 +55,13 @@ NameOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     for verb in (sweep, plan, watch, stop, enqueue):
-        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def sweep(
     file: FileArgument,
     *,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=256, metavar="N", help="Worker processes; one per core by default."),
-    ] = None,
+    workers: WorkersOption = None,
     assignments: SetOption = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Set an earlier study of this name aside; begin anew.")
@@ -98,6 +102,8 @@ def sweep(
 
 def plan(
     file: FileArgument,
+    *,
+    workers: WorkersOption = None,
     assignments: SetOption = None,
     name: NameOption = None,
     as_json: JsonOption = False,
@@ -105,7 +111,7 @@ def plan(
 ) -> None:
     """What a sweep would try, how long it takes, and what it writes."""
     spec = _load(file, assignments, name, quiet=as_json)
-    _show_plan(spec, settings_of(home), as_json)
+    _show_plan(spec, settings_of(home, workers=workers), as_json)
 
 
 def watch(
@@ -154,12 +160,13 @@ def enqueue(
     study: StudyArgument,
     assignments: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE...", help="Searched parameters, for example dropout=0.3."),
+        typer.Argument(metavar="KEY=VALUE", help="Searched parameters, for example dropout=0.3."),
     ],
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
     """Ask for one configuration to be tried."""
+    from regtune.cli.tables import exponents
     from regtune.leaderboard import read_study
     from regtune.space import Space
     from regtune.spec import SweepSpec
@@ -170,7 +177,7 @@ def enqueue(
         info = read_study(engine, study)
     parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
     request(settings, study, "enqueue", parameters)
-    shown = ", ".join(f"{key}={value}" for key, value in parameters.items())
+    shown = exponents(", ".join(f"{key}={value}" for key, value in parameters.items()))
     later = "" if holder(settings, study) else "; it is tried when the study goes on"
     cap = info.budget.get("run_cap")
     if cap is not None and info.finished >= cap:
@@ -196,7 +203,7 @@ def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool) -> None:
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
-    from regtune.cli.drawing import span
+    from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
     from regtune.leaderboard import compare, read_board, read_study
 
@@ -208,15 +215,17 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
         show("", comparison_text(info, found), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if outcome.reason and not outcome.stopped else ""
-    say(f"{counts}, {outcome.trial_epochs} epochs; this run took {span(outcome.seconds)}{reason}", quiet)
+    epochs = counted(outcome.trial_epochs, "epoch")
+    say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
-        say(f"MLflow lacks {outcome.unwritten} trials; they are written when the study goes on.", quiet)
+        lacks = counted(outcome.unwritten, "trial")
+        say(f"MLflow lacks {lacks}; what it lacks is written when the study goes on.", quiet)
     if settings.mlflow_uri.startswith("http"):
         say(f"compare the runs:  {settings.mlflow_uri}", quiet)
     else:
         say("compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)", quiet)
     if found is not None:
-        say(f"keep the best:     regtune best {_quoted(outcome.study)} -o best.yaml", quiet)
+        say(f"keep the best:     regtune best {quoted(outcome.study)} -o best.yaml", quiet)
 
 
 def _show_board(settings: Settings, study: str) -> None:
@@ -227,8 +236,7 @@ def _show_board(settings: Settings, study: str) -> None:
         info, rows = read_study(engine, study), read_board(engine, study)
     shown = top_and_controls(rows, TOP)
     show("", board_table(info, shown, parameter_names(rows), console().width))
-    if len(shown) < len(rows):
-        say(f"{len(rows) - len(shown)} more trials: regtune board {_quoted(study)}")
+    say_more(study, len(rows) - len(shown))
 
 
 def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:
@@ -242,12 +250,6 @@ def _again(file: Path, assignments: list[str] | None, name: str | None, home: Pa
     import shlex
 
     return shlex.join(words)
-
-
-def _quoted(study: str) -> str:
-    import shlex
-
-    return shlex.quote(study)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli.terminal import HomeOption, JsonOption, QuietOption, say, settings_of, show, show_json
+from regtune.cli.terminal import HomeOption, JsonOption, QuietOption, Verb, say, settings_of, show, show_json
 
 PANEL = "Set up"
 DATASETS = ["mnist", "mnist-5k", "fashion-mnist"]
@@ -20,14 +20,14 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     app.add_typer(data, name="data", rich_help_panel=PANEL)
     for verb in (doctor, schema):
-        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def _names(incomplete: str) -> list[str]:
     return [name for name in DATASETS if name.startswith(incomplete)]
 
 
-@data.command("list")
+@data.command("list", cls=Verb)
 def list_(as_json: JsonOption = False) -> None:
     """Data sets by name, and where they lie."""
     from regtune.cli.reports import datasets_table
@@ -37,7 +37,7 @@ def list_(as_json: JsonOption = False) -> None:
     show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
 
 
-@data.command()
+@data.command(cls=Verb)
 def fetch(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="mnist or fashion-mnist.", autocompletion=_names)
@@ -51,11 +51,11 @@ def fetch(
     say(f"{name}: {download(name)}", quiet)
 
 
-@data.command()
+@data.command(cls=Verb)
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="A name or a .npz; all by default.", autocompletion=_names),
+        typer.Argument(metavar="NAME", help="A name or a .npz; all by default.", autocompletion=_names),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

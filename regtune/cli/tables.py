@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,43 +12,63 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regtune.cli.drawing import ORDER, STYLES, WORDS, learning_curve, metric_text, percent, reason, span
+from regtune.cli.drawing import (
+    NARROW,
+    ORDER,
+    STYLES,
+    WORDS,
+    counted,
+    learning_curve,
+    metric_text,
+    mix_text,
+    percent,
+    reason,
+    span,
+)
 
 if TYPE_CHECKING:
     from regtune.leaderboard import Comparison, Row, StudyInfo, StudySummary
+    from regtune.plan import Searched
+    from regtune.space.space import Row as Column
 
-_FIRST_TO_GO = ("seconds", "epochs", "gap", "state", "control")
+_FIRST_TO_GO = ("seconds", "epochs", "sparsity", "gap", "state", "val_accuracy")
 _GAP = 2
+_TECHNIQUES = "techniques"
+_PLACEMENTS = {"before_activation": "before", "after_activation": "after"}
+_BEST_FIRST = ("rank", "metric", "gap", "val_accuracy")
 
 
 def board_table(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int) -> RenderableType:
-    """The leaderboard. Columns that do not fit are left out, the least telling first, and named below."""
-    columns = [
-        "rank",
-        "trial",
-        "state",
-        info.metric,
-        "val_accuracy",
-        "gap",
-        "epochs",
-        "seconds",
-        "control",
-        *names,
-    ]
+    """The leaderboard. Columns that do not fit are left out, the least telling first, and named below.
+
+    On a narrow terminal without room for every parameter the techniques are one column, cut where need be.
+    """
+    figures = ["val_accuracy", "gap", *(["sparsity"] if _has_l1(names) else []), "epochs", "seconds"]
+    columns = ["rank", "trial", "state", info.metric, *figures, "control", *names]
     if info.metric == "val_accuracy":
-        columns.remove("val_accuracy")
         columns.insert(3, columns.pop(columns.index(info.metric)))
+    columns, must = list(dict.fromkeys(columns)), ["rank", "trial", info.metric]
     cells = [_board_cells(row, info.metric, names) for row in rows]
-    columns, must = list(dict.fromkeys(columns)), ("rank", "trial", info.metric)
     head: Callable[[str], str] = str
     kept, dropped = _fitting(columns, cells, width, must, head)
+    room = 0
     if dropped:
         head = _folded
+        cells = [{name: _PLACEMENTS.get(text, text) for name, text in row.items()} for row in cells]
         kept, dropped = _fitting(columns, cells, width, must, head)
+        without = [name for name in names if name in dropped]
+        if without and (width < NARROW or len(without) == len(names)):
+            wide = _widths(must, cells, head)
+            room = max(len(_TECHNIQUES), width - sum(wide.values()))
+            kept, dropped = [*must, _TECHNIQUES], [name for name in columns if name not in must]
     table = _table()
     for name in kept:
-        left = name in ("state", "control") or any(isinstance(row.parameter(name), str) for row in rows)
-        table.add_column(head(name), justify="left" if left else "right", no_wrap=True)
+        left = name in ("state", "control", _TECHNIQUES)
+        left = left or any(isinstance(row.parameter(name), str) for row in rows)
+        most = room if name == _TECHNIQUES else None
+        table.add_column(
+            head(name), justify="left" if left else "right", no_wrap=True, overflow="ellipsis", max_width=most
+        )
     for row, values in zip(rows, cells, strict=True):
         style = "bold" if row.rank == 1 else "" if row.rank else "dim"
         table.add_row(
@@ -62,18 +83,45 @@ def board_table(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], widt
     return Group(table, Text(f"no room for: {', '.join(dropped)} (--csv and --json have all)", style="dim"))
 
 
+def order_text(sort: str, metric: str) -> str:
+    """What comes first when an order is turned round; empty when it is not."""
+    if not sort.startswith("-"):
+        return ""
+    return "worst first" if sort.removeprefix("-") in (*_BEST_FIRST, metric) else "largest first"
+
+
+def _has_l1(names: Sequence[str]) -> bool:
+    return any(name.partition(".")[0] == "l1" for name in names)
+
+
 def _board_cells(row: Row, metric: str, names: Sequence[str]) -> Mapping[str, str]:
+    found = row.cells(metric, names)
+
+    def figure(name: str, form: str) -> str:
+        return "–" if found[name] is None else format(found[name], form)
+
     return {
         "rank": str(row.rank) if row.rank else "",
         "trial": str(row.number),
         "state": WORDS[row.state],
-        metric: metric_text(row.value),
-        "val_accuracy": "–" if row.accuracy is None else f"{row.accuracy:.4f}",
-        "gap": "–" if row.gap is None else f"{row.gap:+.4f}",
-        "epochs": str(row.epochs),
-        "seconds": f"{row.seconds:.1f}",
-        "control": row.control or "",
+        "val_accuracy": figure("val_accuracy", ".4f"),
+        metric: metric_text(found[metric]),
+        "gap": figure("gap", "+.4f"),
+        "sparsity": figure("sparsity", ".1%"),
+        "epochs": figure("epochs", "d"),
+        "seconds": figure("seconds", ".1f"),
+        "control": (row.control or "").replace("_", " "),
+        _TECHNIQUES: f"{'control: ' if row.control else ''}{mix_text(row.mix, row.control)}",
         **{name: parameter_text(row.parameter(name)) for name in names},
+    }
+
+
+def _widths(
+    columns: Sequence[str], cells: Sequence[Mapping[str, str]], head: Callable[[str], str]
+) -> dict[str, int]:
+    return {
+        name: max(len(text) for text in (*head(name).splitlines(), *(row[name] for row in cells))) + _GAP
+        for name in columns
     }
 
 
@@ -84,23 +132,22 @@ def _fitting(
     keep: Sequence[str],
     head: Callable[[str], str],
 ) -> tuple[list[str], list[str]]:
-    wide = {
-        name: max(len(text) for text in (*head(name).splitlines(), *(row[name] for row in cells))) + _GAP
-        for name in columns
-    }
+    wide = _widths(columns, cells, head)
     kept, dropped = list(columns), []
-    parameters = [name for name in reversed(columns) if name not in (*_FIRST_TO_GO, "val_accuracy", *keep)]
-    for name in (*_FIRST_TO_GO, *parameters, "val_accuracy"):
+    parameters = [name for name in reversed(columns) if name not in (*_FIRST_TO_GO, "control", *keep)]
+    for name in (*_FIRST_TO_GO, *parameters, "control"):
         if sum(wide[column] for column in kept) - _GAP <= width:
             break
-        if name in kept:
+        if name in kept and name not in keep:
             kept.remove(name)
             dropped.append(name)
     return kept, [name for name in columns if name in dropped]
 
 
 def _folded(name: str) -> str:
-    """A long heading in two lines, broken before the underscore nearest to its middle."""
+    """A long heading in two lines, broken before the underscore nearest to its middle; a rank is a number."""
+    if name == "rank":
+        return "#"
     places = [place for place, character in enumerate(name) if character == "_"]
     if len(name) <= 8 or not places:
         return name
@@ -155,8 +202,10 @@ def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableTy
     return table
 
 
-def study_view(info: StudyInfo, best: Row | None, controls: Sequence[Row], width: int) -> RenderableType:
-    """One study: what it is, how far it is, its best and its controls."""
+def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int) -> RenderableType:
+    """One study: what it is, how far it is, its best and its controls. rows: all, in the order of rank."""
+    from regtune.leaderboard import top_and_controls
+
     facts: dict[str, str] = {
         "study": info.name,
         "uid": info.uid,
@@ -171,16 +220,13 @@ def study_view(info: StudyInfo, best: Row | None, controls: Sequence[Row], width
         "last active": when(info.last_active),
     }
     parts: list[RenderableType] = [facts_table(facts)]
-    parameters = info.spec.get("parameters")
-    if isinstance(parameters, dict) and parameters:
-        searched = _table()
-        searched.add_column("parameter", no_wrap=True)
-        searched.add_column("searched", overflow="fold")
-        for name, described in parameters.items():
-            searched.add_row(name, _space_text(described))
-        parts += [Text(), searched]
+    searched = _space_of(info)
+    if searched:
+        parts += [Text(), space_table(searched)]
+    best = rows[0] if rows and rows[0].rank else None
     if best:
-        parts += [Text(), Text.assemble(("best  ", "dim"), f"trial {best.number}: {best.mix}")]
+        said = mix_text(best.mix, best.control)
+        parts += [Text(), Text.assemble(("best  ", "dim"), f"trial {best.number}: {said}")]
         parts.append(
             Text.assemble(
                 ("      ", ""),
@@ -188,9 +234,39 @@ def study_view(info: StudyInfo, best: Row | None, controls: Sequence[Row], width
                 f" {info.metric}, {percent(best.accuracy)} accuracy",
             )
         )
-    if controls:
-        parts += [Text(), board_table(info, controls, (), width)]
+    shown = top_and_controls(rows, 1)
+    if shown:
+        parts += [Text(), Text("best and controls", style="bold"), board_table(info, shown, names, width)]
     return Group(*parts)
+
+
+def space_table(parameters: Sequence[Searched | Column]) -> Table:
+    """What is searched: a line for each parameter."""
+    table = _table()
+    conditional = any(found.condition for found in parameters)
+    for name in ("parameter", "kind", "values") + (("only when",) if conditional else ()):
+        table.add_column(name, no_wrap=name == "parameter", overflow="fold")
+    for found in parameters:
+        cells = (found.name, found.kind, exponents(found.range))
+        table.add_row(*cells, *((exponents(found.condition),) if conditional else ()))
+    return table
+
+
+def exponents(text: str) -> str:
+    """Numbers of full precision as `format_number` writes them: ``1e-5``, not ``1e-05``."""
+    return re.sub(r"(?<=\de)([+-])0*(?=\d)|(?<=\d)\.0(?=e)", lambda found: (found[1] or "").strip("+"), text)
+
+
+def _space_of(info: StudyInfo) -> Sequence[Column]:
+    """The searched parameters; none where another version wrote the study's sweep file."""
+    from regtune.errors import RegtuneError
+    from regtune.space import Space
+    from regtune.spec import SweepSpec
+
+    try:
+        return Space(SweepSpec.from_dict({**info.spec, **info.budget})).rows
+    except RegtuneError:
+        return ()
 
 
 def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> RenderableType:
@@ -202,18 +278,23 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
         title.append(f", rank {row.rank}", style="dim")
     if record is None:
         return Group(title, Text("It waits to be taken up; nothing is known of it yet.", style="dim"))
+    waits = row.state == "WAITING"
     facts = {
-        "techniques": record.config.mix + (f" (control: {row.control})" if row.control else ""),
+        "techniques": mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),
         **{name: parameter_text(value) for name, value in record.parameters.items()},
         "seed": str(record.config.seed),
         "uid": record.uid,
-        "epochs": f"{record.epochs} of at most {record.config.training.max_epochs}, {_pace(row)}",
-        "ended": reason(record.end_reason, record.message),
+        "epochs": ""
+        if waits
+        else f"{record.epochs} of at most {record.config.training.max_epochs}, {_pace(row)}",
+        "ended": "waiting: it begins anew when the study goes on"
+        if waits
+        else reason(record.end_reason, record.message),
     }
     if record.attempt > 1:
         facts["attempt"] = f"{record.attempt}, again for trial {record.retry_of}"
     parts: list[RenderableType] = [title, Text(), facts_table(facts)]
-    kept = record.kept
+    kept = None if waits else record.kept
     if kept:
         figures = _table()
         for name in ("", "cross-entropy", "accuracy"):
@@ -226,7 +307,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
         )
         figures.add_row("gap", f"{kept.generalization_gap:+.4f}", "")
         parts += [Text(), Text(f"kept weights: epoch {kept.epoch}", style="dim"), figures]
-    if record.epochs:
+    if record.epochs and not waits:
         curve = learning_curve(
             record.history["cross_entropy"],
             record.history["val_cross_entropy"],
@@ -243,7 +324,7 @@ def comparison_text(info: StudyInfo, found: Comparison) -> Text:
     winner = found.winner
     text = Text().append("best  ", style="dim")
     control = " (a control)" if winner.control else ""
-    text.append(f"trial {winner.number}: {winner.mix}{control}\n", style="bold")
+    text.append(f"trial {winner.number}: {mix_text(winner.mix, winner.control)}{control}\n", style="bold")
     text.append(f"      {metric_text(winner.value)}", style="bold green")
     text.append(f" {info.metric}, {percent(winner.accuracy)} accuracy\n")
     text.append("      ")
@@ -308,11 +389,5 @@ def _data_text(info: StudyInfo) -> str:
 
 def _budget_text(info: StudyInfo) -> str:
     cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
-    parts = [f"{cap} trials"] if cap else []
+    parts = [counted(cap, "trial")] if cap else []
     return ", ".join([*parts, *([span(timeout)] if timeout else [])])
-
-
-def _space_text(described: Any) -> str:
-    if not isinstance(described, dict):
-        return str(described)
-    return ", ".join(f"{key} {value}" for key, value in described.items() if value not in (None, False))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from regtune.settings import Settings
 
 PIPE_WIDTH = 1000
+_HELD = "\0"
+_COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 INTERRUPTED = 130
 
 
@@ -74,6 +79,23 @@ SetOption = Annotated[
 ]
 
 
+class Verb(TyperCommand):
+    """A verb whose help is plain: ``FILE`` and ``[TRIAL]`` in the usage, no type beside a flag."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The arguments without braces."""
+        pieces: list[str] = super().collect_usage_pieces(ctx)
+        return [re.sub(r"^\{(.*)\}(?=$|\.)", r"\1", piece).replace("...", " ...") for piece in pieces]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; a flag takes no value, so none is named."""
+        found: list[Any] = super().get_params(ctx)
+        for parameter in found:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return found
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream`, by default standard output: as wide as the terminal, in a pipe as need be."""
     stream = stream or sys.stdout
@@ -95,7 +117,31 @@ def show(*renderables: RenderableType) -> None:
 def say(message: str, quiet: bool = False) -> None:
     """Print something that is not a result."""
     if not quiet:
-        console(sys.stderr).print(message, soft_wrap=True)
+        err = console(sys.stderr)
+        err.print(wrapped(message, err.width) if err.is_terminal else message, soft_wrap=True)
+
+
+def say_more(study: str, count: int) -> None:
+    """Say where the trials are that a table has left out."""
+    if count:
+        say(f"{count} more trial{'' if count == 1 else 's'}: regtune board {quoted(study)}")
+
+
+def quoted(word: str) -> str:
+    """A word as a shell takes it."""
+    import shlex
+
+    return shlex.quote(word)
+
+
+def wrapped(message: str, width: int) -> str:
+    """Prose broken between words; a command (`regtune ...`) stays whole and may be longer than a line."""
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _HELD), message)
+    lines = (
+        textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for line in whole.splitlines()
+    )
+    return "\n".join(line for found in lines for line in found).replace(_HELD, " ")
 
 
 def show_json(value: Any) -> None:
@@ -108,11 +154,9 @@ def show_error(error: RegtuneError) -> None:
     err = console(sys.stderr)
     lines = str(error).splitlines() or [type(error).__name__]
     if err.is_terminal:
-        text = Text("error ", style="bold red")
-        text.append(lines[0], style="default not bold")
+        text = Text(wrapped("\n".join((f"error {lines[0]}", *lines[1:])), err.width))
+        text.stylize("bold red", 0, len("error"))
         err.print(text, soft_wrap=True)
-        for line in lines[1:]:
-            err.print(Text(line), soft_wrap=True)
         return
     err.print("\n".join((f"error: {lines[0]}", *lines[1:])), soft_wrap=True)
 
@@ -134,6 +178,37 @@ def opened(settings: Settings) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def keys_unseen(stream: IO[str]) -> Iterator[None]:
+    """Keep the terminal from writing ``^C`` and other keys into a drawing, which would move the cursor."""
+    was_on = _echo(stream, False)
+    try:
+        yield
+    finally:
+        if was_on:
+            _echo(stream, True)
+
+
+def _echo(stream: IO[str], on: bool) -> bool:
+    """Whether keys were echoed before; a process in the background leaves the terminal alone."""
+    try:
+        import termios
+
+        terminal = stream.fileno()
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            return False
+        modes = termios.tcgetattr(terminal)
+        before = bool(modes[3] & termios.ECHO)
+        if before != on:
+            modes[3] ^= termios.ECHO
+            termios.tcsetattr(terminal, termios.TCSANOW, modes)
+    except (ImportError, OSError, ValueError):  # no terminal, or another system
+        return False
+    except termios.error:
+        return False
+    return before
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -12,6 +12,7 @@ from regtune.cli.terminal import (
     JsonOption,
     QuietOption,
     StudyArgument,
+    Verb,
     opened,
     say,
     settings_of,
@@ -25,7 +26,7 @@ PANEL = "Use"
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     for verb in (best, train):
-        app.command(verb.__name__, rich_help_panel=PANEL)(verb)
+        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def best(
@@ -67,7 +68,9 @@ def train(
     found = load_best(file)
     say(f"training {found.config.mix} on {found.config.data.name}", quiet)
     if found.changed:
-        say("the configuration was changed since it was recorded: there are no figures it has to reach", quiet)
+        say(
+            "the configuration was changed since it was recorded: there are no figures it has to reach", quiet
+        )
     result = retrain(
         found,
         settings_of(home),

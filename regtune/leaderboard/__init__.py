@@ -78,8 +78,9 @@ def read_study(engine: Engine, study: str) -> StudyInfo:
 def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> list[Row]:
     """Rows of a study in the order of `sort`: a column of `COLUMNS`, or a searched parameter.
 
-    A leading `-` turns the order round. By rank: complete trials from the best on, then pruned, failed,
-    running and waiting ones. Rows without a value for the column come last. limit: at most so many rows.
+    The best comes first, of other columns the smallest; a leading `-` turns that round. By rank: complete
+    trials from the best on, then pruned, failed, running and waiting ones. Rows without a value for the
+    column come last. limit: at most so many rows.
     Raises InputError for an unknown column, StudyNotFound, StorageError.
     """
     with reading(engine) as connection:

@@ -11,7 +11,10 @@ from regtune.config import RegularizationConfig, TrialConfig, higher_is_better
 from regtune.progress import FinishedTrial
 from regtune.record import State, TrialRecord, Value
 
-COLUMNS = ("rank", "number", "state", "metric", "val_accuracy", "gap", "epochs", "seconds", "control")
+COLUMNS = (
+    *("rank", "number", "state", "metric", "val_accuracy", "gap", "sparsity", "l2_norm"),
+    *("epochs", "seconds", "control"),
+)
 """Columns of a board before its searched parameters; each is a key to sort by."""
 
 
@@ -86,6 +89,16 @@ class Row:
         return self.record.kept.generalization_gap if self.record and self.record.kept else None
 
     @property
+    def sparsity(self) -> float | None:
+        """Share of the hidden kernels' entries that are near zero, of the kept weights."""
+        return self.record.kept.sparsity if self.record and self.record.kept else None
+
+    @property
+    def l2_norm(self) -> float | None:
+        """Norm of all hidden kernels, of the kept weights."""
+        return self.record.kept.l2_norm if self.record and self.record.kept else None
+
+    @property
     def epochs(self) -> int:
         """Epochs trained."""
         return self.record.epochs if self.record else 0
@@ -125,16 +138,22 @@ class Row:
         return points[-1] if points else None
 
     def cells(self, metric: str, names: Sequence[str]) -> dict[str, Any]:
-        """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing."""
+        """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
+
+        A waiting trial has no figures, also when it was begun before and begins anew.
+        """
+        waits = self.state == "WAITING"
         return {
             "rank": self.rank,
             "number": self.number,
             "state": self.state,
-            metric: self.value,
-            "val_accuracy": self.accuracy,
-            "gap": self.gap,
-            "epochs": self.epochs,
-            "seconds": round(self.seconds, 3),
+            metric: None if waits else self.value,
+            "val_accuracy": None if waits else self.accuracy,
+            "gap": None if waits else self.gap,
+            "sparsity": None if waits else self.sparsity,
+            "l2_norm": None if waits else self.l2_norm,
+            "epochs": None if waits else self.epochs,
+            "seconds": None if waits else round(self.seconds, 3),
             "control": self.control,
             **{name: self.parameter(name) for name in names},
         }
