@@ -222,6 +222,7 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(folder: Path, tmp_path: 
     terminal.process.sendintr()
     assert terminal.finish() == 130
     assert "Traceback" not in terminal.everything
+    assert "╭" not in terminal.everything
     rows = json.loads(regtune("board", "long", "--json", "--home", home).stdout)
     assert sum(row["state"] == "COMPLETE" for row in rows) >= 1
     assert not [row for row in rows if row["state"] == "FAIL"]
