@@ -65,3 +65,17 @@ def test_every_picture_is_there() -> None:
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
     assert pictures
     assert all((ROOT / picture).exists() for picture in pictures)
+
+
+def test_a_python_that_is_too_old_is_said_with_what_to_do() -> None:
+    Path("Makefile").write_text((ROOT / "Makefile").read_text())
+    old = Path("python3.10")
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", ".venv/.made", f"PYTHON={old.resolve()}"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "regtune needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert "python3.10 is Python 3.10.1" in done.stderr
+    assert not Path(".venv").exists()

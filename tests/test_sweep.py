@@ -453,13 +453,13 @@ def test_stop_ends_at_the_epoch_and_the_study_repeats_itself_when_resumed(
 SCRIPT = """
 import json, sys
 from regtune import SweepSpec, run_sweep
-run_sweep(SweepSpec.from_dict(json.loads(sys.argv[1])), workers=1)
+run_sweep(SweepSpec.from_dict(json.loads(sys.argv[1])), workers=int(sys.argv[2]))
 """
 
 
-def coordinator(**changes: Any) -> subprocess.Popen[bytes]:
+def coordinator(workers: int = 1, **changes: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    arguments = [sys.executable, "-c", SCRIPT, json.dumps({**SPEC, **changes})]
+    arguments = [sys.executable, "-c", SCRIPT, json.dumps({**SPEC, **changes}), str(workers)]
     return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
 
 
@@ -511,3 +511,53 @@ def test_a_full_disk_ends_the_sweep_and_loses_nothing(
         again = what_repeats(str(small))
     run(run_cap=30, keep_models=30)
     assert again == what_repeats()
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_in_one_folder_both_end_whole() -> None:
+    processes = [coordinator(name=name, run_cap=5) for name in ("one", "other")]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()
+    client = MlflowClient(load_settings().mlflow_uri)
+    for name in ("one", "other"):
+        assert [trial.state for trial in study(name).trials] == [TrialState.COMPLETE] * 5
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
+        assert [a_run.info.status for a_run in found] == ["FINISHED"] * 5
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_of_two_workers_loses_and_doubles_nothing() -> None:
+    changes = {
+        "run_cap": 10,
+        "training": {"batch_size": 16, "max_epochs": 40},
+        "early_stopping": {"patience": 40},
+    }
+    dice = random.Random(7)
+    for _ in range(4):
+        process = coordinator(workers=2, **changes)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=dice.uniform(4.0, 8.0))
+        process.kill()
+        process.communicate()
+        if len(finished()) > 7:
+            break
+    assert run(**changes).complete == 10
+    trials = study().trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 10
+    assert [record.uid for record in records(trials)] == [
+        f"{records(trials)[0].uid[:-2]}-{n}" for n in range(10)
+    ]
+    client = MlflowClient(load_settings().mlflow_uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
+    assert sorted(a_run.data.tags["regtune.trial_uid"] for a_run in found) == sorted(
+        r.uid for r in records(trials)
+    )
+    values = {
+        a_run.data.tags["regtune.trial_uid"]: a_run.data.metrics["best/val_cross_entropy"] for a_run in found
+    }
+    assert values == {record.uid: trial.value for record, trial in zip(records(trials), trials, strict=True)}
