@@ -93,7 +93,9 @@ def test_a_sweep_file_is_named_as_what_it_is() -> None:
     with pytest.raises(ConfigError, match=r"a\.yaml: this is a sweep file; try: regtune sweep a\.yaml"):
         parse_best("run_cap: 5\nparameters: {}\n", "a.yaml")
     Path("best.yaml").write_text(TrialConfig().to_yaml())
-    with pytest.raises(SpecError, match=r"this is a configuration, not a sweep file; try: regtune train best\.yaml"):
+    with pytest.raises(
+        SpecError, match=r"this is a configuration, not a sweep file; try: regtune train best\.yaml"
+    ):
         SweepSpec.load("best.yaml")
 
 

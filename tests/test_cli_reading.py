@@ -286,14 +286,14 @@ def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
     try:
         assert held.wait(10)
         terminal = Terminal(["watch", NAME], columns=columns)
-        text = terminal.until("13 of 20")
-        assert "5/30" in text
+        terminal.until("13 of 20")
+        terminal.until("5/30")
         import optuna
 
         study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{HOME / 'studies.db'}")
         studies.add(study, studies.record(16, {"dropout": 0.44}, floor=0.05), TrialState.COMPLETE)
-        text = terminal.until("14 of 20")
-        assert "trial 16" in text
+        terminal.until("14 of 20")
+        text = terminal.until("trial 16")
         assert max(len(line) for line in text.splitlines()) <= columns
     finally:
         done.set()
