@@ -128,11 +128,18 @@ def test_figures_that_differ_are_said_and_are_no_success(home: str, tmp_path: Pa
     best = tmp_path / "best.yaml"
     regtune("best", "tiny", "-o", str(best), "--home", home)
     text = best.read_text()
-    seed = load_best(best).config.seed
-    best.write_text(text.replace(f"seed: {seed}", f"seed: {seed + 1}"))
+    recorded = load_best(best)
+    assert recorded.provenance is not None
+    value = recorded.provenance.figures["val_cross_entropy"]
+    best.write_text(text.replace(repr(value), repr(value + 1e-6)))
     found = regtune("train", str(best), "--home", home, "--quiet")
     assert found.returncode == 1
     assert "The figures differ with the same versions" in found.stdout
+    seed = recorded.config.seed
+    best.write_text(text.replace(f"seed: {seed}", f"seed: {seed + 1}"))
+    other = regtune("train", str(best), "--home", home)
+    assert other.returncode == 0
+    assert "the configuration was changed since it was recorded" in other.stderr
 
 
 def test_other_data_than_the_recorded_is_refused(home: str, tmp_path: Path) -> None:

@@ -470,8 +470,8 @@ def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(
     changes = {
         "controls": True,
         "run_cap": 12,
-        "training": {"batch_size": 16, "max_epochs": 40},
-        "early_stopping": {"patience": 40},
+        "training": {"batch_size": 16, "max_epochs": 60},
+        "early_stopping": {"patience": 60},
         "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
     }
     run(**changes)
@@ -481,7 +481,7 @@ def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(
     while True:
         process = coordinator(**changes)
         try:
-            _, errors = process.communicate(timeout=dice.uniform(3.0, 12.0) if kills < 8 else 120)
+            _, errors = process.communicate(timeout=dice.uniform(3.0, 7.0) if kills < 8 else 120)
         except subprocess.TimeoutExpired:
             children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
