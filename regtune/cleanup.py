@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from regtune.errors import NoStudies
 from regtune.leaderboard import list_studies
 from regtune.retrain import RETRAINED
 from regtune.settings import Settings
-from regtune.storage import database_path, open_engine
+from regtune.storage import database_path, is_sqlite, open_engine
 from regtune.study import delete
 
 
@@ -58,7 +59,7 @@ def find_garbage(settings: Settings) -> Garbage:
     if settings.storage:
         return Garbage((), 0, (), 0)
     tracked: dict[str, int] = {}
-    if not settings.tracking_uri and database_path(settings.mlflow_uri).exists():
+    if not settings.tracking_uri and _has_runs(settings):
         from regtune.tracking.sync import tracked_studies
 
         tracked = tracked_studies(settings)
@@ -76,17 +77,23 @@ def remove(settings: Settings, found: Garbage) -> int:
     """
     for folder in found.folders:
         shutil.rmtree(folder, ignore_errors=True)
-    if not found.uids or not (settings.tracking_uri or database_path(settings.mlflow_uri).exists()):
+    if not found.uids or not (settings.tracking_uri or _has_runs(settings)):
         return 0
     from regtune.tracking.sync import delete_study as delete_runs
 
     return sum(delete_runs(settings, uid) for uid in found.uids)
 
 
+def _has_runs(settings: Settings) -> bool:
+    """Whether there is a store at all."""
+    return not is_sqlite(settings.mlflow_uri) or database_path(settings.mlflow_uri).exists()
+
+
 def _known(settings: Settings) -> set[str]:
-    if not database_path(settings.storage_url).exists():
+    try:
+        engine = open_engine(settings.storage_url)
+    except NoStudies:
         return set()
-    engine = open_engine(settings.storage_url)
     try:
         return {summary.info.uid for summary in list_studies(engine)}
     finally:

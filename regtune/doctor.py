@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from regtune.errors import RegtuneError
+from regtune.errors import NoStudies, RegtuneError
 from regtune.executors.local import default_workers
 from regtune.inventory import list_datasets
 from regtune.leaderboard import list_studies
 from regtune.plan import free_bytes
 from regtune.settings import Settings
-from regtune.storage import database_path, open_engine, redact
+from regtune.storage import open_engine, place, redact
 from regtune.study import holder
 from regtune.tracking.store import is_server, sqlite_path
 
@@ -183,23 +183,23 @@ def _disk(settings: Settings) -> Check:
 
 def _studies(settings: Settings) -> Check:
     try:
-        path = database_path(settings.storage_url)
-        if not path.exists():
-            return Check("studies", "ok", f"{path}, made by the first sweep")
+        where = place(settings.storage_url)
         engine = open_engine(settings.storage_url)
         try:
             names = [summary.info.name for summary in list_studies(engine)]
         finally:
             engine.dispose()
+        running = [f"{name} ({who})" for name in names if (who := holder(settings, name))]
+    except NoStudies:
+        return Check("studies", "ok", f"{where}, made by the first sweep")
     except RegtuneError as error:
         return Check(
             "studies", "mend", str(error).splitlines()[0], "move the file away, or set OPTUNA_STORAGE"
         )
-    running = [f"{name} ({who})" for name in names if (who := holder(settings, name))]
     return Check(
         "studies",
         "ok",
-        f"{path}, studies: {len(names)}" + (f"; running: {', '.join(running)}" if running else ""),
+        f"{where}, studies: {len(names)}" + (f"; running: {', '.join(running)}" if running else ""),
     )
 
 

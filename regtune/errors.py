@@ -11,6 +11,7 @@
     ├── SpecChanged                 the study exists with another spec; carries the differences
     ├── StudyBusy                   another coordinator runs the study
     ├── StorageError                a database cannot be opened, read or written
+    │   └── NoStudies               there is no database of studies yet
     ├── TrackingError               the MLflow store or server cannot be used
     ├── WorkerError                 workers cannot be started
     └── TooManyFailures             more trials failed than `max_failures` allows
@@ -79,6 +80,10 @@ class StudyBusy(RegtuneError):
 
 class StorageError(RegtuneError):
     """A database cannot be opened, read or written."""
+
+
+class NoStudies(StorageError):
+    """There is no database of studies yet."""
 
 
 class TrackingError(RegtuneError):

@@ -11,14 +11,14 @@ from typing import Any
 
 from regtune.config import DataConfig
 from regtune.data import Arrays, load_arrays
-from regtune.errors import DataError, StorageError, StudyNotFound
+from regtune.errors import DataError, NoStudies, StudyNotFound
 from regtune.executors.local import default_workers
 from regtune.leaderboard import Row, StudyInfo, list_studies, read_board, read_study
 from regtune.settings import Settings
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
 from regtune.spec.checks import most_epochs
-from regtune.storage import database_path, open_engine, redact
+from regtune.storage import open_engine, place, redact
 
 SECONDS_AN_EPOCH = 0.85
 """Guess where nothing was measured: 48,000 images, 784-128-64-10, batches of 32, on one core of an AVX2 machine."""
@@ -125,7 +125,7 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
         differences=differences,
         disk_bytes=_disk(spec, trials, duration) if trials is not None else None,
         writes={
-            "studies": str(database_path(settings.storage_url)),
+            "studies": place(settings.storage_url),
             "MLflow": redact(settings.mlflow_uri),
             "artifacts": str(settings.artifacts),
         },
@@ -162,14 +162,10 @@ def _untried(spec: SweepSpec, size: int | None, first: int) -> int:
 
 def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str, tuple[str, ...]]:
     """Complete trials on the same data in this folder, and how the study of this name stands."""
-    if not database_path(settings.storage_url).exists():
-        return [], "new", ()
     try:
         engine = open_engine(settings.storage_url)
-    except StorageError as error:
-        if "no studies yet" in str(error):
-            return [], "new", ()
-        raise
+    except NoStudies:
+        return [], "new", ()
     try:
         similar = [s.info for s in list_studies(engine) if s.info.data.get("name") == spec.dataset]
         rows = [

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regtune.errors import SettingsError
+
+IN_NO_URL = (
+    "a URL with a password ends up in logs and process lists; give it as OPTUNA_STORAGE_PASSWORD or "
+    "MLFLOW_TRACKING_PASSWORD, or in a file that ..._PASSWORD_FILE names"
+)
 
 
 class Settings(BaseSettings):
@@ -31,26 +38,63 @@ class Settings(BaseSettings):
     @field_validator("storage", "tracking_uri")
     @classmethod
     def _no_password(cls, value: str) -> str:
-        if value and "://" in value and urlsplit(value).password:
-            raise ValueError(
-                "a URL with a password ends up in logs and process lists; use the environment or a file"
-            )
+        try:
+            parts = urlsplit(value)
+            found = parts.password or {"password", "sslpassword"} & parse_qs(parts.query).keys()
+        except ValueError:  # not a URL: what opens it says so
+            found = "@" in value
+        if found:
+            raise ValueError(IN_NO_URL)
         return value
 
     @property
     def storage_url(self) -> str:
-        """SQLAlchemy URL of Optuna's database."""
-        return self.storage or f"sqlite:///{self.home.resolve() / 'studies.db'}"
+        """SQLAlchemy URL of Optuna's database: as set, else what this folder has chosen, else a SQLite file in it."""
+        return self.storage or self._chosen("studies") or f"sqlite:///{self.home.resolve() / 'studies.db'}"
 
     @property
     def mlflow_uri(self) -> str:
-        """URI of the MLflow store or server."""
-        return self.tracking_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+        """URI of the MLflow store or server, chosen likewise."""
+        return self.tracking_uri or self._chosen("mlflow") or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+    def _chosen(self, database: str) -> str:
+        return str(read_stores(self.home).get(database, ""))
 
     @property
     def artifacts(self) -> Path:
         """Folder of all artifacts: `runs/` is MLflow's, `trials/UID/` are the trials' own."""
         return self.home.resolve() / "artifacts"
+
+
+STORES = "stores.json"
+"""In a folder: which databases it uses when they are not its SQLite files. Written by `write_stores`."""
+
+
+def read_stores(home: Path) -> dict[str, str]:
+    """URLs of the databases that a folder has chosen: `studies` and `mlflow`; empty for its SQLite files.
+
+    Raises SettingsError for a file that is damaged.
+    """
+    path = home / STORES
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(found[name]) for name in ("studies", "mlflow")}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error}); choose anew with: regtune up") from None
+
+
+def write_stores(home: Path, stores: Mapping[str, str]) -> None:
+    """Choose the databases of a folder, `studies` and `mlflow` by their URLs; nothing means its SQLite files."""
+    path = home / STORES
+    if not stores:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(dict(stores), indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def load_settings(**flags: Any) -> Settings:

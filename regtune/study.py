@@ -6,14 +6,11 @@ Optuna's database is the truth. What a study needs beside Optuna's own columns l
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
@@ -42,22 +38,18 @@ from regtune.record import (
 )
 from regtune.settings import Settings
 from regtune.spec import SweepSpec
-from regtune.storage import database_path, lock_path, open_storage, understood
-
-LOOK_SECONDS = 1.0
-"""`holder` takes the lock for a moment; that is no reason to refuse a coordinator."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who runs a study."""
-
-    pid: int
-    host: str
-    since: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+from regtune.storage import (
+    database_path,
+    is_sqlite,
+    lock_path,
+    locks,
+    open_storage,
+    place,
+    studies_engine,
+    understood,
+)
+from regtune.storage.locks import Holder
+from regtune.storage.patience import Patience, PatientStorage
 
 
 @dataclass(frozen=True)
@@ -104,57 +96,57 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
     return int(state[0]) & MAX_SEED
 
 
-def _study_lock(settings: Settings, name: str) -> Path:
-    return lock_path(database_path(settings.storage_url).parent, f"study {name}")
-
-
 def holder(settings: Settings, name: str) -> Holder | None:
-    """Who runs the study `name`, or None."""
-    path = _study_lock(settings, name)
-    if not path.exists():
-        return None
+    """Who runs the study `name`, or None. Raises StorageError."""
+    url = settings.storage_url
+    if is_sqlite(url):
+        return locks.file_holder(_lock_file(url, name))
+    engine = studies_engine(url)
     try:
-        with FileLock(path, timeout=0):
-            return None
-    except Timeout:
-        return _read_holder(path)
-
-
-def _read_holder(path: Path) -> Holder:
-    try:
-        return Holder(**json.loads(path.with_suffix(".json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return Holder(0, "this machine", "a moment ago")
+        with understood(place(url)):
+            return locks.advisory_holder(engine, _lock_name(name))
+    finally:
+        engine.dispose()
 
 
 @contextmanager
-def hold(settings: Settings, name: str) -> Iterator[None]:
-    """Hold the study `name`. Raises StudyBusy naming the process that has it."""
-    path = _study_lock(settings, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        found = FileLock(path, timeout=LOOK_SECONDS).acquire()
-    except Timeout:
-        raise StudyBusy(
-            f'study "{name}" is being run by {_read_holder(path)}; look at it with: regtune watch {name}'
-        ) from None
-    with found:
-        since = time.strftime("%H:%M")
-        path.with_suffix(".json").write_text(
-            json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since)))
-        )
+def hold(settings: Settings, name: str) -> Iterator[locks.Hold]:
+    """Hold the study `name`: on SQLite by a file beside it, on PostgreSQL by an advisory lock of its database.
+
+    Raises StudyBusy naming the process that has it, StorageError.
+    """
+    url = settings.storage_url
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            path.with_suffix(".json").unlink(missing_ok=True)
+            if is_sqlite(url):
+                held = stack.enter_context(locks.hold_file(_lock_file(url, name)))
+            else:
+                with understood(place(url)):
+                    held = stack.enter_context(locks.hold_advisory(studies_engine(url), _lock_name(name)))
+        except locks.Taken as taken:
+            raise busy(name, taken) from None
+        yield held
+
+
+def busy(name: str, taken: locks.Taken) -> StudyBusy:
+    """Another process runs the study `name`."""
+    return StudyBusy(f'study "{name}" is being run by {taken.holder}; look at it with: regtune watch {name}')
+
+
+def _lock_name(name: str) -> str:
+    return f"study {name}"
+
+
+def _lock_file(url: str, name: str) -> Path:
+    return lock_path(database_path(url).parent, _lock_name(name))
 
 
 class Study:
     """An open study. Make one with `Study.open` while `hold` holds its name."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, study: optuna.Study, path: Path) -> None:
+    def __init__(self, storage: optuna.storages.RDBStorage, study: optuna.Study) -> None:
         self._storage = storage
-        self._path = path
+        self._patience = storage.patience if isinstance(storage, PatientStorage) else None
         self.optuna = study
         self.name = study.study_name
         self._id = storage.get_study_id_from_name(self.name)
@@ -162,29 +154,32 @@ class Study:
         self.uid = str(self._attributes[STUDY_UID])
 
     @classmethod
-    def open(cls, settings: Settings, spec: SweepSpec, *, fresh: bool = False) -> Study:
+    def open(
+        cls, settings: Settings, spec: SweepSpec, *, fresh: bool = False, patience: Patience | None = None
+    ) -> Study:
         """Go on with the study of this spec, or begin it. Raises SpecChanged, StorageError.
 
-        fresh: set an earlier study of the same name aside, under another name, and begin anew.
+        fresh: set an earlier study of the same name aside, under another name, and begin anew. patience: how to wait
+        while a PostgreSQL server is away.
         """
-        path = database_path(settings.storage_url)
-        storage = open_storage(settings)
-        with understood(path):
+        where = place(settings.storage_url)
+        storage = open_storage(settings, patience)
+        with understood(where):
             known = {study.study_name: study for study in optuna.get_all_study_summaries(storage=storage)}
             if spec.name in known and fresh:
                 _set_aside(storage, spec.name)
             elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
-                return cls._continue(storage, spec, path)
+                return cls._continue(storage, spec)
             elif spec.name in known and (known[spec.name].n_trials or known[spec.name].user_attrs):
                 raise SpecChanged(
-                    f'study "{spec.name}" in {path} was not made by regtune; take another name with --name'
+                    f'study "{spec.name}" in {where} was not made by regtune; take another name with --name'
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
-            return cls._begin(storage, spec, path)
+            return cls._begin(storage, spec)
 
     @classmethod
-    def _begin(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec, path: Path) -> Study:
+    def _begin(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
         study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
         found = {
             SPEC: spec.identity(),
@@ -196,11 +191,11 @@ class Study:
         }
         for key, value in found.items():  # the uid last: without it the study has not begun
             study.set_user_attr(key, value)
-        return cls(storage, study, path)
+        return cls(storage, study)
 
     @classmethod
-    def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec, path: Path) -> Study:
-        found = cls(storage, optuna.load_study(storage=storage, study_name=spec.name), path)
+    def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
+        found = cls(storage, optuna.load_study(storage=storage, study_name=spec.name))
         differences = spec.differences(found._attributes[SPEC])
         if differences:
             raise SpecChanged(
@@ -238,17 +233,32 @@ class Study:
         """Trials in the order of their numbers, of all states or of those given; not to be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
-    def settle(self) -> None:
+    def settle(self, held: Collection[int] = ()) -> None:
         """After a coordinator's death: end the trials whose end was recorded, and queue the others again.
 
         A trial that was interrupted keeps its number, its parameters and its seed, so it repeats itself exactly.
+        held: numbers of trials that are in a worker's hands and go on.
         """
         for trial in self.trials(TrialState.RUNNING):
+            if trial.number in held:
+                continue
             record = record_of(trial)
             if record is not None and record.end_reason is not None:
                 self.tell(trial.number, record)
             else:
                 self.requeue(trial.number)
+
+    @property
+    def outages(self) -> int:
+        """How often the database was away since the study was opened; 0 on SQLite."""
+        return self._patience.outages if self._patience else 0
+
+    def still_held(self, held: locks.Hold) -> None:
+        """See that this process still runs the study, waiting for its database if it is away. Raises StudyBusy."""
+        try:
+            self._patience.through(held.check) if self._patience else held.check()
+        except locks.Taken as taken:
+            raise busy(self.name, taken) from None
 
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
@@ -331,7 +341,7 @@ def versions() -> dict[str, str]:
 def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, Value] | None = None) -> str:
     """Ask the coordinator of study `name` for something. Returns the request's key. Raises StudyNotFound."""
     storage = open_storage(settings)
-    with understood(database_path(settings.storage_url)):
+    with understood(place(settings.storage_url)):
         study = load(storage, name)
         key = f"{REQUEST}{uuid.uuid4().hex}"
         value = {"verb": verb, "parameters": dict(parameters or {}), "at_ms": now_ms(), "taken_ms": None}
@@ -354,7 +364,7 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
 def delete(settings: Settings, name: str) -> str:
     """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
     storage = open_storage(settings)
-    with understood(database_path(settings.storage_url)):
+    with understood(place(settings.storage_url)):
         uid = str(load(storage, name).user_attrs.get(STUDY_UID, ""))
         with hold(settings, name):
             optuna.delete_study(study_name=name, storage=storage)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 from sqlalchemy import Connection, Engine, Float, Integer, String, Text, cast, column, func, select, table
@@ -19,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from regtune.errors import StorageError, StudyNotFound
 from regtune.leaderboard.rows import Row, StudyInfo
 from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
-from regtune.storage import explain
+from regtune.storage import explain, place
 
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
 _STUDY_ATTRIBUTES = table(
@@ -57,7 +56,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except SQLAlchemyError as error:
-        raise StorageError(explain(error, Path(engine.url.database or ""))) from None
+        raise StorageError(explain(error, place(engine.url.render_as_string()))) from None
 
 
 def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:

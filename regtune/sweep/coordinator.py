@@ -34,6 +34,7 @@ from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
 from regtune.storage import DISK_FULL
+from regtune.storage.locks import Hold
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Tally, finished_trial, ranked, spent_seconds
@@ -83,6 +84,7 @@ class Coordinator:
         observer: Observer,
         stop: threading.Event,
         *,
+        held: Hold,
         data: DataConfig,
         folder: Path,
     ) -> None:
@@ -92,7 +94,9 @@ class Coordinator:
         self._tracker = tracker
         self._observer = observer
         self._stop = stop
+        self._held = held
         self._folder = folder
+        self._outages = 0
         self._proposals = Proposals(spec, study, data)
         self._running: dict[str, _Running] = {}
         self._began = time.monotonic()
@@ -293,6 +297,10 @@ class Coordinator:
         if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
             return
         self._requests_read = time.monotonic()
+        self._study.still_held(self._held)
+        if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
+            self._outages = self._study.outages
+            self._study.settle({running.trial.number for running in self._running.values()})
         for request in self._study.requests():
             if request.verb == "enqueue":
                 self._observer.note(self._proposals.queue_request(request))

@@ -16,7 +16,8 @@ from regtune.progress import FinishedTrial, Observer, Progress
 from regtune.record import Value
 from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
-from regtune.storage import database_path, open_engine, understood, writable_folder
+from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
+from regtune.storage.patience import Patience
 from regtune.study import Study, hold
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.sweep.standing import Tally
@@ -64,14 +65,16 @@ def run_sweep(
         StudyBusy, SpecChanged, DataError, StorageError, WorkerError, TooManyFailures.
     """
     settings = settings or load_settings()
-    path = database_path(settings.storage_url)
+    where = place(settings.storage_url)
+    observer, stop = observer or _Silent(), stop or threading.Event()
     writable_folder(settings.home.resolve())
-    writable_folder(path.parent)
-    with hold(settings, spec.name), understood(path):
+    if is_sqlite(settings.storage_url):
+        writable_folder(database_path(settings.storage_url).parent)
+    with hold(settings, spec.name) as held, understood(where):
         earlier = _earlier(settings, from_study)
         data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
         located(data.name, settings.data_dir)
-        study = Study.open(settings, spec, fresh=fresh)
+        study = Study.open(settings, spec, fresh=fresh, patience=Patience(where, observer.note, stop))
         used = spec.run_cap is not None and Tally.of(study.trials()).finished >= spec.run_cap
         count = 0 if used else workers or settings.workers or default_workers()
         trainer = executor or LocalExecutor(count, settings.data_dir)
@@ -86,8 +89,9 @@ def run_sweep(
                 study,
                 trainer,
                 tracker,
-                observer or _Silent(),
-                stop or threading.Event(),
+                observer,
+                stop,
+                held=held,
                 data=data.model_copy(update={"digest": arrays.digest}),
                 folder=settings.artifacts / "trials",
             )

@@ -1,0 +1,31 @@
+"""Databases: URLs, engines, schemas, locks, and what they complain of.
+
+`urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `locks` decides who runs a
+study, `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
+"""
+
+from regtune.storage.engines import engine_options, open_engine, open_storage, studies_engine, studies_url
+from regtune.storage.locks import lock, lock_path, schema_lock
+from regtune.storage.troubles import BUSY_SECONDS, DISK_FULL, explain, understood, writable_folder
+from regtune.storage.urls import database_path, is_sqlite, parse_url, place, redact
+
+__all__ = [
+    "BUSY_SECONDS",
+    "DISK_FULL",
+    "database_path",
+    "engine_options",
+    "explain",
+    "is_sqlite",
+    "lock",
+    "lock_path",
+    "open_engine",
+    "open_storage",
+    "parse_url",
+    "place",
+    "redact",
+    "schema_lock",
+    "studies_engine",
+    "studies_url",
+    "understood",
+    "writable_folder",
+]

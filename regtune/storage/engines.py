@@ -1,0 +1,131 @@
+"""Optuna's database: opened here and nowhere else.
+
+A SQLite file is put into WAL mode when it is made. Tables are made once, under a lock, because several processes that
+open an empty database at once trip over each other: in PostgreSQL by `regtune db init`, in SQLite also by the first
+verb that writes. Whoever else opens a database makes none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from regtune.credentials import STORAGE_PASSWORD, secret
+from regtune.errors import NoStudies
+from regtune.storage.locks import KEEPALIVE, schema_lock
+from regtune.storage.schema import check_studies
+from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
+from regtune.storage.urls import database_path, is_sqlite, parse_url, place
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from regtune.settings import Settings
+    from regtune.storage.patience import Patience
+
+CONNECT_SECONDS = 10
+FIRST = "no studies yet; try: regtune sweep sweeps/quickstart.yaml"
+
+
+def engine_options(url: str, password: str | None = None) -> dict[str, Any]:
+    """What `create_engine` needs beside the URL. password: of a PostgreSQL role; libpq's own ways work too."""
+    if is_sqlite(url):
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    arguments: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "regtune",
+        "options": KEEPALIVE,
+    }
+    if password is not None:
+        arguments["password"] = password
+    return {"connect_args": arguments, "pool_pre_ping": True}
+
+
+def studies_url(url: str) -> str:
+    """OPTUNA_STORAGE as SQLAlchemy takes it: a file's path in full, the driver named. Raises SettingsError."""
+    return f"sqlite:///{database_path(url)}" if is_sqlite(url) else parse_url(url).render_as_string()
+
+
+def studies_engine(url: str) -> Engine:
+    """An engine on Optuna's database, whatever is in it."""
+    found = studies_url(url)
+    return sqlalchemy.create_engine(found, **engine_options(found, secret(STORAGE_PASSWORD)))
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for reading Optuna's database.
+
+    Raises NoStudies when there is none yet, StorageError when it cannot be used.
+    """
+    where = place(url)
+    if is_sqlite(url) and not database_path(url).exists():
+        raise NoStudies(f"{where}: {FIRST}")
+    engine = studies_engine(url)
+    try:
+        with understood(where):
+            found = check_studies(engine, where)
+    except BaseException:
+        engine.dispose()
+        raise
+    if not found:
+        engine.dispose()
+        raise NoStudies(f"{where}: {FIRST}")
+    return engine
+
+
+def open_storage(settings: Settings, patience: Patience | None = None) -> RDBStorage:
+    """Optuna's storage for writing; a SQLite database is made first if there is none.
+
+    patience: how to wait while a PostgreSQL server is away; without it, what goes wrong is raised at once.
+    Raises StorageError.
+    """
+    import optuna
+    from optuna.storages import RDBStorage
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = studies_url(settings.storage_url)
+    where = place(url)
+    if is_sqlite(url):
+        make_sqlite(url)
+    open_engine(url).dispose()
+    options: dict[str, Any] = {
+        "engine_kwargs": engine_options(url, secret(STORAGE_PASSWORD)),
+        "skip_table_creation": True,
+    }
+    with understood(where):
+        if not is_sqlite(url):
+            from regtune.storage.patience import Patience, PatientStorage
+
+            hurried = Patience(where)
+            hurried.stop()
+            return PatientStorage(url, patience or hurried, **options)
+        storage = RDBStorage(url, **options)
+        event.listen(storage.engine, "connect", _relax)
+        storage.engine.dispose()
+        return storage
+
+
+def make_sqlite(url: str) -> bool:
+    """Make Optuna's SQLite database in WAL mode, unless it is there; says whether it did. Raises StorageError."""
+    from optuna.storages import RDBStorage
+
+    path = database_path(url)
+    folder = writable_folder(path.parent)
+    engine = sqlalchemy.create_engine(url)
+    with understood(path), schema_lock(engine, folder):
+        fresh = not path.exists() or path.stat().st_size == 0
+        if fresh:
+            with sqlite3.connect(path) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.close()
+            RDBStorage(url).engine.dispose()
+    return fresh
+
+
+def _relax(connection: Any, _: Any) -> None:
+    """In WAL mode NORMAL survives every death of a process; only a power cut may take the last moments."""
+    connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,238 @@
+"""Locks: a file's on one machine, PostgreSQL's advisory locks where a database is shared by several.
+
+Both are free at once when their holder's process dies. A holder on another machine that vanishes with its network is
+noticed by the server's keepalive probes, within SILENT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from regtune.errors import StorageError
+from regtune.storage.urls import place
+
+SILENT_SECONDS = 25
+LOOK_SECONDS = 1.0
+"""`holder` takes a file's lock for a moment; that is no reason to refuse another."""
+KEEPALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+_NAME = "regtune"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+    @classmethod
+    def me(cls) -> Holder:
+        """This process."""
+        return cls(os.getpid(), socket.gethostname(), time.strftime("%H:%M"))
+
+
+class Taken(Exception):
+    """Another process holds the lock."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
+
+
+class Hold(Protocol):
+    """A lock that is held."""
+
+    def check(self) -> None:
+        """See that it is still held. Raises Taken when it was lost and another has it, or what the database raises."""
+
+
+def lock_path(folder: Path, name: str) -> Path:
+    """The lock file for `name`: readable, and different for different names, whatever characters they have."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:40].strip(".-") or "study"
+    return folder / "locks" / f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.lock"
+
+
+@contextmanager
+def lock(folder: Path, name: str, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock `name` of `folder`. Raises StorageError when another process keeps it longer."""
+    path = lock_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=wait_seconds):
+            yield
+    except Timeout:
+        raise StorageError(f"{path}: held by another process for more than {wait_seconds:.0f} s") from None
+
+
+# -- on one machine: a file
+
+
+class _FileHold:
+    def check(self) -> None:
+        """A file's lock is not lost while its process lives."""
+
+
+@contextmanager
+def hold_file(path: Path) -> Iterator[Hold]:
+    """Hold the lock file `path`, with this process' name beside it. Raises Taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = FileLock(path, timeout=LOOK_SECONDS).acquire()
+    except Timeout:
+        raise Taken(_read_holder(path)) from None
+    with found:
+        path.with_suffix(".json").write_text(json.dumps(asdict(Holder.me())))
+        try:
+            yield _FileHold()
+        finally:
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def file_holder(path: Path) -> Holder | None:
+    """Who holds the lock file `path`, or None."""
+    if not path.exists():
+        return None
+    try:
+        with FileLock(path, timeout=0):
+            return None
+    except Timeout:
+        return _read_holder(path)
+
+
+def _read_holder(path: Path) -> Holder:
+    try:
+        return Holder(**json.loads(path.with_suffix(".json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return Holder(0, "this machine", "a moment ago")
+
+
+# -- in PostgreSQL: an advisory lock of a connection of its own
+
+
+def lock_key(name: str) -> int:
+    """The signed 64-bit key of an advisory lock for `name`."""
+    return int.from_bytes(hashlib.sha256(f"regtune {name}".encode()).digest()[:8], "big", signed=True)
+
+
+class _AdvisoryHold:
+    """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._key = lock_key(name)
+        self._connection = self._lock()
+
+    def check(self) -> None:
+        """Ask the server; after a lost connection take the lock again. Raises Taken."""
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            with suppress(SQLAlchemyError):
+                self._connection.invalidate()
+                self._connection.close()
+            self._connection = self._lock()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        with suppress(SQLAlchemyError):
+            self._connection.invalidate()  # it must not go back to the pool with its lock
+            self._connection.close()
+        self._engine.dispose()
+
+    def _lock(self) -> Connection:
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            me = Holder.me()
+            named = f"{_NAME} {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
+            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": named})
+            deadline = time.monotonic() + LOOK_SECONDS
+            while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}):
+                if time.monotonic() > deadline:
+                    raise Taken(
+                        _holder_of(connection, self._key) or Holder(0, "another machine", "a moment ago")
+                    )
+                time.sleep(0.1)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def hold_advisory(engine: Engine, name: str) -> Iterator[Hold]:
+    """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken."""
+    try:
+        held = _AdvisoryHold(engine, name)
+    except BaseException:
+        engine.dispose()
+        raise
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def advisory_holder(engine: Engine, name: str) -> Holder | None:
+    """Who holds the advisory lock for `name`, or None."""
+    with engine.connect() as connection:
+        return _holder_of(connection, lock_key(name))
+
+
+def _holder_of(connection: Connection, key: int) -> Holder | None:
+    unsigned = key % 2**64
+    found = connection.execute(
+        text(
+            "SELECT activity.application_name FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid) "
+            "WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 "
+            "AND held.classid::bigint = :high AND held.objid::bigint = :low "
+            "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ),
+        {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF},
+    ).first()
+    if found is None:
+        return None
+    words = str(found[0]).split(" ", 3)
+    if len(words) == 4 and words[0] == _NAME and words[1].isdigit():
+        return Holder(int(words[1]), words[3], words[2])
+    return Holder(0, "another machine", "a moment ago")
+
+
+@contextmanager
+def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iterator[None]:
+    """The lock under which a database's schema is made: in PostgreSQL of the database, else of the folder.
+
+    Raises StorageError when another process keeps it longer.
+    """
+    if engine.dialect.name == "sqlite":
+        with lock(folder, "schema", wait_seconds):
+            yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        deadline = time.monotonic() + wait_seconds
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key("schema")}):
+            if time.monotonic() > deadline:
+                where = place(engine.url.render_as_string())
+                raise StorageError(f"{where}: its schema is being made for more than {wait_seconds:.0f} s")
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            connection.scalar(text("SELECT pg_advisory_unlock(:key)"), {"key": lock_key("schema")})

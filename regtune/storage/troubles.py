@@ -1,0 +1,111 @@
+"""What databases complain of, in words that say what to do."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from regtune.errors import StorageError
+
+BUSY_SECONDS = 30
+DISK_FULL = "the disk is full; make room and give the same command again: nothing recorded is lost"
+_AWAY = re.compile(
+    r"connection (is )?(refused|lost|timeout|closed|failed|not available)|the connection is closed|timed? ?out|"
+    r"could not (connect|translate)|server closed the connection|terminating connection|shutting down|"
+    r"starting up|not accepting connections|recovery mode|consuming input failed|no route to host|broken pipe|"
+    r"reset by peer|no such file or directory",
+    re.IGNORECASE,
+)
+_WORDS = (
+    (r"full|no space left", DISK_FULL),
+    (r"read-?only", "cannot be written; is the folder read-only?"),
+    (r"locked", f"locked by another process for more than {BUSY_SECONDS} s; end it and try again"),
+    (
+        r"not a database|malformed",
+        "damaged, or not a SQLite database ({text}); restore it from a backup or move it away",
+    ),
+    (
+        r"password|pg_hba",
+        "refused ({reason}); the password is that of OPTUNA_STORAGE_PASSWORD or its _FILE, for MLflow's database that "
+        "of MLFLOW_TRACKING_PASSWORD",
+    ),
+    (
+        r"database .*does not exist",
+        "there is no such database; make it with CREATE DATABASE, then: regtune db init",
+    ),
+)
+"""What a complaint has in it, and what is said of it."""
+
+
+@contextmanager
+def understood(place: str | Path) -> Iterator[None]:
+    """Turn what a database throws into a StorageError that says what to do. `place` names the database."""
+    try:
+        yield
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        raise StorageError(explain(error, place)) from error
+    except OSError as error:
+        raise StorageError(f"{error.filename or place}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__name__ == "StorageInternalError":  # Optuna's; readers do without importing Optuna
+            raise StorageError(explain(error, place)) from error
+        if not isinstance(error, RuntimeError) or "version" not in str(error):
+            raise
+        raise StorageError(f"{place}: its schema is of another Optuna version ({error})") from error
+
+
+def cause(error: BaseException) -> BaseException:
+    """What the database's driver raised, below SQLAlchemy's and Optuna's wrapping."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, DBAPIError) and found.orig is not None:
+            return found.orig
+        if isinstance(found, sqlite3.Error):
+            return found
+        found = found.__cause__
+    return error
+
+
+def away(error: BaseException) -> bool:
+    """Whether a PostgreSQL server was lost or cannot be reached, so that trying again later may help."""
+    found = cause(error)
+    if type(found).__module__.partition(".")[0] != "psycopg":
+        return False
+    state = getattr(found, "sqlstate", None)  # class 08: connections, 57P: the operator's interventions
+    if state is not None:
+        return str(state).startswith(("08", "57P")) or state == "53300"
+    return type(found).__name__ == "OperationalError" and _AWAY.search(str(found)) is not None
+
+
+def explain(error: BaseException, place: str | Path) -> str:
+    """One line for a database's complaint."""
+    found = cause(error)
+    text = " ".join(line.strip() for line in str(found).splitlines()[:2] if line.strip())
+    said = next((words for pattern, words in _WORDS if re.search(pattern, text, re.IGNORECASE)), None)
+    if said is None:
+        said = "cannot be reached ({reason}); is it running?" if away(error) else "{text}"
+    return f"{place}: {said.replace('{text}', text).replace('{reason}', _last(text))}"
+
+
+def _last(text: str) -> str:
+    """The reason in a driver's message, without the addresses it tried."""
+    return text.rpartition("FATAL:")[2].rpartition("failed: ")[2].strip() or text
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make `folder` if need be and see that files can be made there. Raises StorageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder with REGTUNE_HOME"
+        ) from None
+    return folder
