@@ -1,0 +1,29 @@
+"""Where a sweep's runs are written: a server that is named, this folder's own server while it runs, or the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from regtune.settings import Settings
+from regtune.tracking.store import is_server
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where runs go.
+
+    uri: of a tracking server or a database. place: URI of the artifact folder that a new experiment gets; None leaves
+    it to the server. This folder's own server and its store share one place, so that a run made through one is read
+    through the other.
+    """
+
+    uri: str
+    place: str | None
+
+
+def target_of(settings: Settings) -> Target:
+    """MLFLOW_TRACKING_URI where it is set, else this folder's server while it runs, else its store."""
+    place = (settings.artifacts / "runs").as_uri()
+    if settings.tracking_uri:
+        return Target(settings.tracking_uri, None if is_server(settings.tracking_uri) else place)
+    return Target(settings.mlflow_uri, place)
