@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     def _no_password(cls, value: str) -> str:
         try:
             parts = urlsplit(value)
-            found = parts.password or {"password", "sslpassword"} & parse_qs(parts.query).keys()
+            found = bool(parts.password or {"password", "sslpassword"} & parse_qs(parts.query).keys())
         except ValueError:  # not a URL: what opens it says so
             found = "@" in value
         if found:

@@ -67,7 +67,7 @@ def cause(error: BaseException) -> BaseException:
             return found.orig
         if isinstance(found, sqlite3.Error):
             return found
-        found = found.__cause__
+        found = found.__cause__ or found.__context__  # Optuna asks once more in the session that was cut off
     return error
 
 

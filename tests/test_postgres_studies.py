@@ -1,0 +1,207 @@
+"""Studies on PostgreSQL: who runs one, what is refused, and what happens when the server goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from stores import Postgres, postgres, until
+from test_sweep import spec
+
+from regtune.errors import SettingsError, StorageError, StudyBusy
+from regtune.leaderboard import read_board
+from regtune.settings import Settings, load_settings
+from regtune.storage import locks, open_engine, open_storage
+from regtune.storage.patience import Patience
+from regtune.study import Study, hold, holder
+from regtune.sweep import run_sweep
+
+
+@pytest.fixture
+def settings(postgres_server: Postgres) -> Settings:
+    """Settings with an initialised database of its own; MLflow stays a file."""
+    url = postgres_server.fresh("studies_of_a_test")
+    RDBStorage(url).engine.dispose()
+    return load_settings(storage=url)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Postgres]:
+    """A server that the test may stop."""
+    with postgres() as server:
+        yield server
+
+
+def _hold_elsewhere(settings: Settings) -> subprocess.Popen[str]:
+    code = (
+        "import time; from regtune.study import hold; from regtune.settings import load_settings\n"
+        'with hold(load_settings(), "small"): print("held", flush=True); time.sleep(100)'
+    )
+    environment = {**os.environ, "OPTUNA_STORAGE": settings.storage_url, "PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_coordinator_is_refused_by_name_until_the_first_is_killed(settings: Settings) -> None:
+    process = _hold_elsewhere(settings)
+    try:
+        with pytest.raises(StudyBusy, match=f"process {process.pid} on "), hold(settings, "small"):
+            pass
+        found = holder(settings, "small")
+        assert found is not None
+        assert found.pid == process.pid
+        assert holder(settings, "another") is None
+        with hold(settings, "another"):
+            pass
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    until(lambda: holder(settings, "small") is None, seconds=5)
+    with hold(settings, "small"):
+        pass
+
+
+def test_a_lock_whose_connection_was_terminated_is_taken_again(
+    settings: Settings, postgres_server: Postgres
+) -> None:
+    terminate = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = 'studies_of_a_test' AND application_name LIKE 'regtune %'"
+    )
+    with hold(settings, "small") as held:
+        held.check()
+        postgres_server.run(terminate)
+        until(lambda: holder(settings, "small") is None)
+        held.check()
+        assert holder(settings, "small") is not None
+        postgres_server.run(terminate)
+        until(lambda: holder(settings, "small") is None)
+        with hold(settings, "small"), pytest.raises(locks.Taken):
+            held.check()
+
+
+def test_a_database_without_tables_and_one_that_is_not_there_are_told_apart(
+    postgres_server: Postgres,
+) -> None:
+    url = postgres_server.fresh("empty_of_a_test")
+    with pytest.raises(StorageError, match="has no tables yet; make them with: regtune db init"):
+        open_storage(load_settings(storage=url))
+    engine = sqlalchemy.create_engine(url)
+    assert sqlalchemy.inspect(engine).get_table_names() == []
+    engine.dispose()
+    with pytest.raises(StorageError, match="there is no such database"):
+        open_engine(postgres_server.url("nowhere"))
+    with pytest.raises(StorageError, match=r"cannot be reached .*is it running"):
+        open_engine("postgresql+psycopg://someone@127.0.0.1:1/studies")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql+psycopg://someone:canary@host/studies", "a URL with a password"),
+        ("postgresql+psycopg://host/studies?password=canary", "a URL with a password"),
+        ("postgresql+psycopg2://host/studies", "uses the driver psycopg"),
+        ("postgresql://host", "name the database"),
+        ("mysql://host/studies", "expected sqlite:///PATH or postgresql"),
+        ("sqlite://", "would be lost"),
+    ],
+)
+def test_urls_that_cannot_be_used_are_refused_without_their_password(url: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason) as caught:
+        open_engine(load_settings(storage=url).storage_url)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -> None:
+    url = own_server.fresh("studies")
+    RDBStorage(url).engine.dispose()
+    notes: list[str] = []
+    stop = threading.Event()
+    patience = Patience("PostgreSQL studies", notes.append, stop)
+    study = Study.open(load_settings(storage=url), spec(), patience=patience)
+    own_server.control("stop", "-m", "immediate")
+    back = threading.Timer(3.0, own_server.control, ["start"])
+    back.start()
+    asked = study.optuna.ask()  # several calls of the storage
+    back.join()
+    assert asked.number == len(study.trials()) - 1
+    assert study.outages >= 1
+    assert len(notes) == 2 * study.outages
+    assert "is away since" in notes[0]
+    assert "is back" in notes[1]
+    assert len(study.trials(TrialState.RUNNING)) == 1
+
+    own_server.control("stop", "-m", "fast")
+    threading.Timer(1.0, stop.set).start()
+    begun = time.monotonic()
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        study.set_attribute("regtune.anything", 1)
+    assert time.monotonic() - begun < 20
+    own_server.control("start")
+
+
+def test_a_trial_that_nobody_heard_of_goes_back_into_the_queue(settings: Settings) -> None:
+    study = Study.open(settings, spec())
+    mine, lost = study.optuna.ask(), study.optuna.ask()
+    study.settle(held={mine.number})
+    assert [trial.number for trial in study.trials(TrialState.WAITING)] == [lost.number]
+    assert [trial.number for trial in study.trials(TrialState.RUNNING)] == [mine.number]
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_when_its_server_is_restarted_and_ends_as_on_sqlite(own_server: Postgres) -> None:
+    url = own_server.fresh("studies")
+    RDBStorage(url).engine.dispose()
+    notes: list[str] = []
+    finished = threading.Event()
+
+    class Watching:
+        def progress(self, progress: object) -> None: ...
+
+        def finished(self, trial: object, progress: object) -> None:
+            finished.set()
+
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    def restart() -> None:
+        finished.wait(60)
+        for mode in ("immediate", "fast"):
+            own_server.control("stop", "-m", mode)
+            time.sleep(2)
+            own_server.control("start")
+            time.sleep(2)
+
+    disturber = threading.Thread(target=restart)
+    disturber.start()
+    wanted = spec(run_cap=30)
+    outcome = run_sweep(wanted, settings=load_settings(storage=url), workers=1, observer=Watching())
+    disturber.join()
+    assert any("is away since" in note for note in notes)
+    assert (outcome.complete + outcome.pruned, outcome.failed, outcome.unwritten) == (30, 0, 0)
+    run_sweep(wanted, settings=load_settings(home=Path("undisturbed")), workers=1)
+    boards = [
+        [
+            (row.number, row.state, row.value, row.record.parameters, row.record.history)
+            for row in read_board(open_engine(found), "small")
+            if row.record
+        ]
+        for found in (url, load_settings(home=Path("undisturbed")).storage_url)
+    ]
+    assert boards[0] == boards[1]
+    assert len(boards[0]) == 30
