@@ -10,8 +10,11 @@ import typer
 from rich.text import Text
 
 from regtune.cli.terminal import (
+    AddressOption,
+    AuthOption,
     HomeOption,
     JsonOption,
+    PortOption,
     StudyArgument,
     Verb,
     console,
@@ -114,11 +117,13 @@ def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    port: PortOption = 5000,
+    host: AddressOption = "127.0.0.1",
+    auth: AuthOption = None,
     browser: Annotated[bool, typer.Option(help="Open a browser where there is one.")] = True,
     home: HomeOption = None,
 ) -> None:
     """The MLflow UI over the runs here; Ctrl-C ends it."""
     from regtune.tracking.server import serve_ui
 
-    serve_ui(settings_of(home), port=port, open_browser=browser)
+    serve_ui(settings_of(home), port=port, host=host, auth=auth, open_browser=browser)

@@ -73,6 +73,23 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port on this machine.")]
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen at; other machines than this one need an account.",
+    ),
+]
+AuthOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--auth/--no-auth",
+        help="Ask for an account; usual where other machines reach it.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file; may be repeated."),

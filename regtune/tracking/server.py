@@ -19,16 +19,24 @@ import threading
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Self
 
 import psutil
 
+from regtune.credentials import ADMIN_PASSWORD, DATABASE_PASSWORD, TRACKING_PASSWORD, secret, without_secrets
 from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.tracking import names
+from regtune.tracking.auth import (
+    accounts_environment,
+    administrator,
+    authorization,
+    is_loopback,
+    wants_accounts,
+)
 from regtune.tracking.store import SILENCE, check_uri, is_server, prepare
 from regtune.tracking.views import runs_path
 
@@ -36,6 +44,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 START_SECONDS = 90.0
 STOP_SECONDS = 5.0
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
 HARDENING = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -59,8 +68,10 @@ class Server:
         port: int = DEFAULT_PORT,
         host: str = DEFAULT_HOST,
         stop: threading.Event | None = None,
+        auth: bool = False,
     ) -> None:
         self._settings = settings
+        self._auth = auth
         self._host = host
         self._port = port
         self._stop = stop or threading.Event()
@@ -70,8 +81,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers."""
-        host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(self._host, self._host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        return address(self._host, self._port)
 
     @property
     def pid(self) -> int:
@@ -86,28 +96,10 @@ class Server:
 
     def __enter__(self) -> Self:
         check_port(self._host, self._port)
-        uri = self._settings.mlflow_uri
-        prepare(uri, self._settings.artifacts)
-        environment = {
-            **os.environ,
-            **SILENCE,
-            **HARDENING,
-            "MLFLOW_LOGGING_LEVEL": "WARNING",
-            "MLFLOW_BACKEND_STORE_URI": uri,
-            "MLFLOW_ARTIFACTS_DESTINATION": (self._settings.artifacts / "runs").as_uri(),
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self._port)]
-        command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+        accounts = accounts_environment(self._settings) if self._auth else {}
+        prepare(self._settings.mlflow_uri, self._settings.artifacts)
         self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._process = launch(self._settings, self._host, self._port, self._log, accounts)
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -163,17 +155,65 @@ class Server:
         )
 
 
+def address(host: str, port: int) -> str:
+    """URL at which a server that listens at `host` answers on this machine."""
+    host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def launch(
+    settings: Settings, host: str, port: int, log: IO[bytes], more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the MLflow server on this folder's store, in a session of its own. `more` is added to its environment.
+
+    Secrets that it does not need are not in its environment; the password of a PostgreSQL store is, as libpq's.
+    """
+    uri = settings.mlflow_uri
+    environment = {
+        **without_secrets(os.environ),
+        **SILENCE,
+        **HARDENING,
+        **(_libpq() if uri.startswith("postgresql") else {}),
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),
+        **(more or {}),
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+    command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _libpq() -> dict[str, str]:
+    """The password of a PostgreSQL store as libpq reads it."""
+    password = secret(TRACKING_PASSWORD) or secret(DATABASE_PASSWORD)
+    if password:
+        return {DATABASE_PASSWORD: password}
+    return {"PGPASSFILE": os.environ["PGPASSFILE"]} if "PGPASSFILE" in os.environ else {}
+
+
 def serve_ui(
     settings: Settings,
     port: int | None = None,
     host: str = DEFAULT_HOST,
     open_browser: bool = True,
     tell: Callable[[str], None] = print,
+    auth: bool | None = None,
 ) -> None:
     """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
 
-    port: 5000 by default. A store that is a server already is only named and opened. To be called from the
-    main thread. Raises TrackingError.
+    port: 5000 by default. auth: whether the page asks for an account; by default where other machines reach it.
+    A store that is a server already is only named and opened. To be called from the main thread. Raises
+    TrackingError, and InputError for what would let strangers in.
     """
     uri = settings.mlflow_uri
     check_uri(uri)
@@ -181,12 +221,18 @@ def serve_ui(
         tell(f"MLflow: {uri}")
         _browse(uri, open_browser)
         return
+    accounts = wants_accounts(host, auth)
     stop = threading.Event()
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
     try:
-        with suppress(KeyboardInterrupt), Server(settings, port or DEFAULT_PORT, host, stop) as server:
+        with (
+            suppress(KeyboardInterrupt),
+            Server(settings, port or DEFAULT_PORT, host, stop, accounts) as server,
+        ):
             tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
+            for line in notices(host, accounts):
+                tell(line)
             newest = newest_sweep(server.url)
             if newest is not None:
                 tell(f"The newest sweep's trials, best first: {newest}")
@@ -200,13 +246,31 @@ def serve_ui(
             signal.signal(number, handler)
 
 
+def notices(host: str, accounts: bool) -> list[str]:
+    """What whoever starts a server should know about who reaches it."""
+    found = []
+    if accounts:
+        found.append(f"It asks for an account; the administrator's is {administrator()}.")
+    if not is_loopback(host):
+        found.append(
+            f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
+            + (
+                "."
+                if os.environ.get(ALLOWED_HOSTS)
+                else f" and name the addresses that it is asked for by, {ALLOWED_HOSTS}=NAME:PORT,localhost:*; "
+                f"without that it answers to localhost and private addresses only."
+            )
+        )
+    return found
+
+
 def newest_sweep(url: str) -> str | None:
     """The page of the sweep that was begun last, or None when there is no sweep."""
     asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
     request = urllib.request.Request(  # noqa: S310
         f"{url}/api/2.0/mlflow/experiments/search",
         json.dumps(asked).encode(),
-        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json", **authorization()},
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310

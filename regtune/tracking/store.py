@@ -1,22 +1,29 @@
-"""The MLflow store in use: its client, the first creation of a database, and how patient the client is.
+"""The MLflow store in use: its client, its database's schema, and how patient the client is.
 
 MLflow reads its settings from the environment when it is imported; so it is imported only in here, once
-they are settled.
+they are settled. It makes and judges tables wherever it is pointed at; so a database is looked at first, by plain SQL.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock
+import sqlalchemy
+from sqlalchemy import Engine, text
 
-from regtune.errors import TrackingError
+from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
+from regtune.errors import StorageError, TrackingError
+from regtune.storage import database_path, engine_options, is_sqlite, migration, parse_url, place, schema_lock
+from regtune.storage.passwords import give_password
+from regtune.storage.schema import TRACKING, Schema, look
+from regtune.storage.sqlite import beside
+from regtune.storage.troubles import away, understood
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -28,15 +35,24 @@ SILENCE = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and said once
 }
-LOCK_SECONDS = 120
 
 
-def settle_environment() -> None:
-    """Set what MLflow reads from the environment; what a person has set stays, telemetry excepted."""
+def settle_environment(uri: str = "") -> None:
+    """Set what MLflow reads from the environment; what a person has set stays, telemetry excepted.
+
+    uri: the store that is going to be used: its secrets are then handed to MLflow wherever they come from. Raises
+    SettingsError.
+    """
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.update(SILENCE)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if is_server(uri):
+        for name in (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN):
+            if found := secret(name):
+                os.environ[name] = found
+    elif uri and not is_sqlite(uri):
+        give_password(uri, secret(TRACKING_PASSWORD))
 
 
 def check_uri(uri: str) -> None:
@@ -44,9 +60,7 @@ def check_uri(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme not in ("http", "https") and not scheme.startswith(("sqlite", "postgresql")):
         found = f"{scheme}:" if scheme else "a path"
-        raise TrackingError(
-            f"MLFLOW_TRACKING_URI: expected sqlite:///PATH, postgresql://... or http://..., found {found}"
-        )
+        raise TrackingError(f"{VARIABLE}: expected sqlite:///PATH, postgresql://... or http://..., found {found}")
 
 
 def is_server(uri: str) -> bool:
@@ -54,78 +68,157 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
+def store_url(uri: str) -> str:
+    """A store's URI as MLflow takes it: a file's path in full, PostgreSQL's driver named. Raises SettingsError."""
+    if is_server(uri):
+        return uri
+    return f"sqlite:///{database_path(uri)}" if is_sqlite(uri) else parse_url(uri, VARIABLE).render_as_string()
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite store, None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return database_path(uri) if is_sqlite(uri) else None
+
+
+def tracking_engine(uri: str) -> Engine:
+    """An engine on MLflow's database, whatever is in it."""
+    found = store_url(uri)
+    return sqlalchemy.create_engine(found, **engine_options(found, secret(TRACKING_PASSWORD)))
+
+
+def tracking_schema(uri: str) -> Schema | None:
+    """How MLflow's database stands, None for a server, which keeps its own; imports no MLflow, changes nothing.
+
+    Raises TrackingError, StorageError.
+    """
+    check_uri(uri)
+    return None if is_server(uri) else migration.schema_of(uri, TRACKING, tracking_engine)
+
+
+def tracking_revision(uri: str) -> str | None:
+    """Revision of MLflow's tables; None where there are none, and for a server. Raises TrackingError, StorageError."""
+    found = tracking_schema(uri)
+    return found.revision if found else None
+
+
+def check_store(uri: str) -> None:
+    """See that runs can be written as far as the schema goes; a store that is away passes. Raises TrackingError."""
+    try:
+        found = tracking_schema(uri)
+    except StorageError as error:
+        if error.__cause__ is not None and away(error.__cause__):
+            return
+        raise TrackingError(str(error)) from error
+    if found and found.problem and not (found.blank and is_sqlite(uri)):
+        raise TrackingError(found.problem)
 
 
 def connect(uri: str, artifacts: Path) -> Any:
-    """A `MlflowClient` on the store; a database is made first where there is none.
+    """A `MlflowClient` on the store; a SQLite database is made first where there is none.
 
-    artifacts: regtune's artifact folder, beside which the lock lies. Raises what MLflow, SQLite and the
-    file system raise.
+    artifacts: regtune's artifact folder, beside which the lock lies. Raises TrackingError and what MLflow and the file
+    system raise.
     """
     prepare(uri, artifacts)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return MlflowClient(tracking_uri=store_url(uri), registry_uri=store_url(uri))
 
 
 def prepare(uri: str, artifacts: Path) -> None:
-    """Settle the environment and see that a database has its schema; imports MLflow only if it has to make
-    one.
+    """Settle the environment and see that a database has its schema; imports MLflow only if it has to make one.
 
-    It is made under a lock: processes that open an empty database at the same moment trip over each other.
+    Raises TrackingError: no tables in PostgreSQL, tables of another version or another's, a database that is away.
     """
     check_uri(uri)
-    settle_environment()
-    if is_server(uri):
-        return
-    path = sqlite_path(uri)
-    locks = artifacts.parent / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / "mlflow.lock", timeout=LOCK_SECONDS):
-        if path is not None and path.exists() and _has_schema(path):
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore._get_or_create_engine(
-            uri
-        ).dispose()  # kept for a process' life, also on a file that is gone
-        if path is None or (path.exists() and path.stat().st_size > 0):
-            open_sql(uri, artifacts).engine.dispose()
-        else:
-            _create(path, artifacts)
-
-
-def _create(path: Path, artifacts: Path) -> None:
-    """Make a SQLite store in WAL mode: beside its place, and then there as a whole, so that none is ever
-    half made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    connection = sqlite3.connect(fresh)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    open_sql(f"sqlite:///{fresh}", artifacts).engine.dispose()
-    fresh.replace(path)
-
-
-def _has_schema(path: Path) -> bool:
-    connection = sqlite3.connect(path, timeout=20)
+    uri = store_url(uri)
+    settle_environment(uri)
     try:
-        found = connection.execute(
-            "SELECT count(*) FROM sqlite_master WHERE name IN ('experiments', 'alembic_version')"
-        ).fetchone()
-        return bool(found[0] == 2)
+        found = tracking_schema(uri)
+        if found is None:
+            return
+        if found.blank and is_sqlite(uri):
+            make_store(uri, artifacts)
+        elif found.problem:
+            raise TrackingError(found.problem)
+        else:
+            _see_default_experiment(uri, artifacts)
+    except StorageError as error:
+        raise TrackingError(str(error)) from error
+
+
+def make_store(uri: str, artifacts: Path) -> bool:
+    """Make MLflow's tables unless they are there; says whether it did. Raises StorageError.
+
+    A SQLite file is there as a whole or not at all. In PostgreSQL MLflow's own default experiment is left to who uses
+    the database first: its artifacts lie where that one, a server perhaps, keeps them.
+    """
+    uri = store_url(uri)
+    settle_environment(uri)
+    path = sqlite_path(uri)
+    engine = tracking_engine(uri)
+    try:
+        with understood(place(uri)):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with schema_lock(engine, artifacts.parent):
+                if (path is None or path.exists()) and not look(engine, TRACKING, "").blank:
+                    return False
+                engine.dispose()
+                from mlflow.store.db.utils import _initialize_tables
+                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+                if path is None:
+                    _initialize_tables(engine)
+                    return True
+                SqlAlchemyStore._get_or_create_engine(uri).dispose()  # kept for good, also on a file that is gone
+                with beside(path) as fresh:
+                    open_sql(f"sqlite:///{fresh}", artifacts).engine.dispose()
+                return True
     finally:
-        connection.close()
+        engine.dispose()
+
+
+def upgrade_store(uri: str) -> None:
+    """Migrate MLflow's tables to the installed version's. Raises StorageError."""
+    uri = store_url(uri)
+    settle_environment(uri)
+    migration.upgrade(uri, TRACKING, tracking_engine, _migrate)
+
+
+def _migrate(uri: str) -> None:
+    from mlflow.store.db.utils import _upgrade_db
+
+    engine = tracking_engine(uri)
+    try:
+        _upgrade_db(engine)
+    finally:
+        engine.dispose()
+
+
+def _see_default_experiment(uri: str, artifacts: Path) -> None:
+    """Make the experiment that MLflow makes at its first use: processes that do so at once trip over each other."""
+    engine = tracking_engine(uri)
+    try:
+        with understood(place(uri)):
+            if _has_default_experiment(engine):
+                return
+            with schema_lock(engine, artifacts.parent):
+                if not _has_default_experiment(engine):
+                    open_sql(uri, artifacts)
+    finally:
+        engine.dispose()
+
+
+def _has_default_experiment(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT 1 FROM experiments WHERE experiment_id = 0")) is not None
 
 
 def open_sql(uri: str, artifacts: Path) -> Any:
-    """MLflow's own `SqlAlchemyStore` on a database, its schema made if there is none."""
-    settle_environment()
+    """MLflow's own `SqlAlchemyStore` on a database whose schema is there, or one that `make_store` is making."""
+    uri = store_url(uri)
+    settle_environment(uri)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     return SqlAlchemyStore(uri, (artifacts / "runs").as_uri())
