@@ -11,7 +11,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep readme lock clean
+.PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
+	bench-tracking secrets readme lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +40,21 @@ bench-quick: .venv/.tested  ## The same, shortened, and without a verdict: machi
 
 bench-sweep: .venv/.tested  ## Thirty trials on the full MNIST, beside the notebook's way
 	$(BIN)/python benchmarks/bench_sweep.py --json benchmarks/sweep.json --board benchmarks/board.txt
+
+bench-scale: .venv/.tested  ## Read a study of 10,000 trials: time and memory of each reading verb
+	$(BIN)/python benchmarks/bench_scale.py --json benchmarks/scale.json
+
+bench-coordinator: .venv/.tested  ## What the coordinator costs a trial, at 100 to 10,000 trials
+	$(BIN)/python benchmarks/bench_coordinator.py --json benchmarks/coordinator.json
+
+bench-history: .venv/.tested  ## What a sampler loses that sees a bounded history
+	$(BIN)/python benchmarks/bench_history.py --json benchmarks/history.json
+
+bench-tracking: .venv/.tested  ## What MLflow costs a sweep: with and without, interleaved
+	$(BIN)/python benchmarks/bench_tracking.py --json benchmarks/tracking.json
+
+secrets:  ## Make the passwords of docker-compose.yml, once
+	deploy/make-secrets
 
 readme: .venv/.tested  ## Bring the generated parts of README.md up to date
 	$(BIN)/python docs/readme.py
