@@ -80,7 +80,10 @@ def away(error: BaseException) -> bool:
     state = getattr(found, "sqlstate", None)  # class 08: connections, 57P: the operator's interventions
     if state is not None:
         return str(state).startswith(("08", "57P")) or state == "53300"
-    return type(found).__name__ == "OperationalError" and _AWAY.search(str(found)) is not None
+    operational = any(
+        kind.__name__ == "OperationalError" for kind in type(found).__mro__
+    )  # ConnectionTimeout is one
+    return operational and _AWAY.search(str(found)) is not None
 
 
 def explain(error: BaseException, place: str | Path) -> str:
