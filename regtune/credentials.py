@@ -7,9 +7,18 @@ container engine, which decides about their mode. A secret is never part of a UR
 
 from __future__ import annotations
 
+import errno
+import io
 import os
-from collections.abc import Mapping
+import re
+import shlex
+import stat
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 
@@ -27,66 +36,105 @@ SECRETS = (
     *(STORAGE_PASSWORD, TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN),
     *(ADMIN_PASSWORD, SERVER_SECRET, DATABASE_PASSWORD),
 )
+OF_TRACKING = (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN, DATABASE_PASSWORD, "PGPASSFILE")
+"""What a client of MLflow's store or server may need."""
 MOUNTED = Path("/run/secrets")
+DOTENV = Path(".env")
 LONGEST = 64 * 1024
+_OPTION = re.compile(r"[?&;][^=&;]*(password|passwd|pwd|secret|token|api_?key)[^=&;]*=", re.IGNORECASE)
+_NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
 
 
 def secret(name: str) -> str | None:
-    """The secret `name`, or None when nobody has given it.
+    """The secret `name`, or None when nobody has given it; an empty one is none.
 
     From the environment, from the file that `NAME_FILE` names, or from `.env`, in this order. A line end at the end of
-    a file does not belong to the secret. Raises SettingsError for a file that is not there, that others may read, or
-    that is not text.
+    a file does not belong to the secret. Raises SettingsError for a file that is not there, that others may read, and
+    for what is not one line of text: a line end inside would end up in an HTTP library's message.
     """
-    if name in os.environ:
-        return os.environ[name]
-    if os.environ.get(f"{name}_FILE"):
-        return _read(Path(os.environ[f"{name}_FILE"]).expanduser(), f"{name}_FILE")
-    found = _dotenv()
-    if found.get(name):
-        _check_mode(Path(".env"), name)
-        return found[name]
-    if found.get(f"{name}_FILE"):
-        return _read(Path(str(found[f"{name}_FILE"])).expanduser(), f"{name}_FILE")
+    found = _dotenv(name)
+    for given in (os.environ, found):
+        if value := given.get(name):
+            return _one_line(value, name)
+        if path := given.get(f"{name}_FILE"):
+            return _one_line(_read(Path(path).expanduser(), f"{name}_FILE"), f"{name}_FILE: {path}")
     return None
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a child that needs no secret, such as a worker."""
-    hidden = {*SECRETS, *(f"{name}_FILE" for name in SECRETS), "PGPASSFILE"}
+def without_secrets(environment: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:
+    """The environment for a child that needs no secret, such as a worker, or none `but` these, by name."""
+    hidden = {*SECRETS, "PGPASSFILE"} - {*but}
+    hidden |= {f"{name}_FILE" for name in hidden}
     return {name: value for name, value in environment.items() if name not in hidden}
 
 
-def _dotenv() -> Mapping[str, str | None]:
+def in_url(url: str) -> bool:
+    """Whether a database's or a server's URL carries a secret: userinfo with a password, or one among its options.
+
+    Read more strictly than by `urlsplit`, which takes a password with a slash, `?` or `#` in it for a path, while
+    SQLAlchemy takes it for a password. A server's URL has no userinfo at all: a token may stand there alone.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return "@" in url and ":" in url
+    before, at, _ = rest.partition("@")
+    scheme = scheme.lower()
+    if at and not scheme.startswith("sqlite") and (scheme in ("http", "https") or ":" in before):
+        return True
+    return _OPTION.search(unquote(rest)) is not None
+
+
+def _dotenv(name: str) -> Mapping[str, str | None]:
+    """What `.env` says. Raises SettingsError when it holds the secret `name` and others may read it."""
     try:
-        return dotenv_values(".env", interpolate=False) if Path(".env").is_file() else {}
-    except (OSError, UnicodeDecodeError):  # the settings say what is wrong with it
+        with _opened(DOTENV) as file:
+            status = os.fstat(file.fileno())
+            found = dotenv_values(stream=io.StringIO(file.read().decode("utf-8-sig")), interpolate=False)
+    except (OSError, UnicodeDecodeError):  # there is none, or the settings say what is wrong with it
         return {}
+    if found.get(name) and name != TRACKING_USERNAME:
+        _check_mode(DOTENV, status, name)
+    return found
 
 
 def _read(path: Path, variable: str) -> str:
-    _check_mode(path, variable)
+    """The text of a secret's file, its mode checked on what was opened: a link may point elsewhere a moment later."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
+            _check_mode(path, os.fstat(file.fileno()), variable)
             found = file.read(LONGEST + 1)
-        text = found.decode().rstrip("\r\n")
+        if len(found) <= LONGEST:
+            return found.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(f"{variable}: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        text = ""
-    if not text or len(found) > LONGEST or "\n" in text or "\0" in text:
-        raise SettingsError(f"{variable}: {path}: expected one line of text, the secret")
-    return text
+        pass
+    return ""
 
 
-def _check_mode(path: Path, variable: str) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """An ordinary file, opened. Raises OSError for anything else: a pipe would be waited for without end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not an ordinary file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def _check_mode(path: Path, status: os.stat_result, variable: str) -> None:
     """Raises SettingsError for a file that others may read, as ssh and libpq refuse it."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise SettingsError(f"{variable}: {path} cannot be read ({error.strerror})") from None
-    if mode & 0o077 and MOUNTED not in path.absolute().parents:
+    if status.st_mode & 0o077 and MOUNTED.resolve() not in path.resolve().parents:
         raise SettingsError(
-            f"{variable}: {path} holds a secret and others may read it (mode {mode & 0o777:04o}); "
-            f"try: chmod 600 {path}"
+            f"{variable}: {path} holds a secret and others may read it (mode {status.st_mode & 0o777:04o}); "
+            f"try: chmod 600 {shlex.quote(str(path))}"
         )
+
+
+def _one_line(value: str, where: str) -> str:
+    if not value or any(unicodedata.category(letter) in _NOT_TEXT for letter in value):
+        raise SettingsError(f"{where}: expected one line of text, the secret")
+    return value

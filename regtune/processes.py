@@ -28,7 +28,10 @@ _LOG_BYTES = 4096
 
 
 class Child:
-    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start."""
+    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start.
+
+    environment: the child's, by default this process' own.
+    """
 
     def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
@@ -43,7 +46,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+                env={**(os.environ if environment is None else environment), "PYTHONPATH": path},
             )
         except OSError:
             os.close(self._lifeline)

@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from regtune.credentials import in_url
 from regtune.errors import SettingsError
 
 IN_NO_URL = (
-    "a URL with a password ends up in logs and process lists; give it as OPTUNA_STORAGE_PASSWORD or "
-    "MLFLOW_TRACKING_PASSWORD, or in a file that ..._PASSWORD_FILE names"
+    "a URL with a password or token ends up in logs and process lists; give it as OPTUNA_STORAGE_PASSWORD, "
+    "MLFLOW_TRACKING_PASSWORD (a server's user: MLFLOW_TRACKING_USERNAME) or MLFLOW_TRACKING_TOKEN, "
+    "or in a file that ..._FILE names"
 )
 
 
@@ -27,7 +28,9 @@ class Settings(BaseSettings):
     worker processes train; one per core by default.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(default=Path("mlruns"), validation_alias="REGTUNE_HOME")
     storage: str = Field(default="", validation_alias="OPTUNA_STORAGE")
@@ -38,12 +41,7 @@ class Settings(BaseSettings):
     @field_validator("storage", "tracking_uri")
     @classmethod
     def _no_password(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            found = bool(parts.password or {"password", "sslpassword"} & parse_qs(parts.query).keys())
-        except ValueError:  # not a URL: what opens it says so
-            found = "@" in value
-        if found:
+        if in_url(value):
             raise ValueError(IN_NO_URL)
         return value
 
@@ -78,11 +76,14 @@ def read_stores(home: Path) -> dict[str, str]:
     path = home / STORES
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: str(found[name]) for name in ("studies", "mlflow")}
+        chosen = {name: str(found[name]) for name in ("studies", "mlflow")}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: cannot be read ({error}); choose anew with: regtune up") from None
+    if any(in_url(url) for url in chosen.values()):
+        raise SettingsError(f"{path}: {IN_NO_URL}")
+    return chosen
 
 
 def write_stores(home: Path, stores: Mapping[str, str]) -> None:

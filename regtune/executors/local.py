@@ -12,6 +12,7 @@ from typing import Literal
 
 import psutil
 
+from regtune.credentials import without_secrets
 from regtune.errors import WorkerError
 from regtune.executors import (
     EpochEnded,
@@ -117,7 +118,8 @@ class LocalExecutor:
 
     def _start(self, number: int) -> _Worker:
         try:
-            child = Child("regtune.executors.worker", number, self._data_dir, environment=THREADS)
+            environment = without_secrets(os.environ) | THREADS
+            child = Child("regtune.executors.worker", number, self._data_dir, environment=environment)
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {error}") from None
         return _Worker(number, child, time.monotonic())

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from regtune.credentials import in_url
 from regtune.errors import SettingsError
 from regtune.settings import IN_NO_URL
 
@@ -27,13 +28,13 @@ def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
 
     Raises SettingsError for a URL that cannot be used.
     """
+    if in_url(url):
+        raise SettingsError(f"{variable}: {IN_NO_URL}")
     wanted = f"{variable}: expected sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
     try:
         found = make_url(url)
     except (ArgumentError, ValueError):
         raise SettingsError(f"{wanted}, found {redact(url)}") from None
-    if found.password or {"password", "sslpassword"} & found.query.keys():
-        raise SettingsError(f"{variable}: {IN_NO_URL}")
     if found.get_backend_name() == "postgresql":
         if found.drivername not in (POSTGRES, "postgresql"):
             raise SettingsError(f"{wanted}, found {redact(url)}: regtune uses the driver psycopg")

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from regtune.credentials import OF_TRACKING, without_secrets
 from regtune.processes import Child
 from regtune.record import State, TrialRecord
 from regtune.tracking.facts import ParentState, StudyFacts
@@ -162,7 +163,8 @@ class TrackingWriter:
             self._wake_out.send_bytes(b".")
 
     def _start(self) -> Child:
-        return Child("regtune.tracking.writer", *self._arguments, environment=ONE_THREAD)
+        environment = without_secrets(os.environ, but=OF_TRACKING) | ONE_THREAD
+        return Child("regtune.tracking.writer", *self._arguments, environment=environment)
 
     # -- the thread that talks to the process
 
