@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from regtune.inventory import Entry
     from regtune.plan import Duration, Plan
     from regtune.retrain import Retrained
+    from regtune.tracking.databases import Database
 
+STATE_STYLES = {
+    "current": "green",
+    "server": "green",
+    "missing": "yellow",
+    "empty": "yellow",
+    "older": "yellow",
+}
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
@@ -161,3 +169,15 @@ def retrained_view(found: Retrained) -> RenderableType:
             Text("The figures differ with the same versions: is it another processor?", style="yellow")
         )
     return Group(*parts)
+
+
+def databases_table(databases: Sequence[Database]) -> RenderableType:
+    """Both databases: where, which revision, and what is wanted here."""
+    table = plain_table()
+    for name in ("database", "state", "revision", "wanted"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for one in (database.to_json() for database in databases):
+        state = Text(one["state"], style=STATE_STYLES.get(one["state"], "bold red"))
+        table.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])
+    return table

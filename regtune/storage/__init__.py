@@ -1,7 +1,8 @@
 """Databases: URLs, engines, schemas, locks, and what they complain of.
 
-`urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `locks` decides who runs a
-study, `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
+`urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `migration` makes and
+migrates tables, `sqlite` treats files as wholes, `passwords` gives a password to the connection it is for, `locks`
+decides who runs a study, `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
 """
 
 from regtune.storage.engines import engine_options, open_engine, open_storage, studies_engine, studies_url

@@ -7,7 +7,6 @@ verb that writes. Whoever else opens a database makes none.
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -17,7 +16,8 @@ from sqlalchemy.engine import Engine
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import NoStudies
 from regtune.storage.locks import KEEPALIVE, schema_lock
-from regtune.storage.schema import check_studies
+from regtune.storage.schema import STUDIES, check_studies, look
+from regtune.storage.sqlite import beside
 from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
 from regtune.storage.urls import database_path, is_sqlite, parse_url, place
 
@@ -110,20 +110,25 @@ def open_storage(settings: Settings, patience: Patience | None = None) -> RDBSto
 
 
 def make_sqlite(url: str) -> bool:
-    """Make Optuna's SQLite database in WAL mode, unless it is there; says whether it did. Raises StorageError."""
+    """Make Optuna's SQLite database in WAL mode, unless it is there; says whether it did. Raises StorageError.
+
+    It is there as a whole or not at all.
+    """
     from optuna.storages import RDBStorage
 
     path = database_path(url)
     folder = writable_folder(path.parent)
-    engine = sqlalchemy.create_engine(url)
-    with understood(path), schema_lock(engine, folder):
-        fresh = not path.exists() or path.stat().st_size == 0
-        if fresh:
-            with sqlite3.connect(path) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
-            RDBStorage(url).engine.dispose()
-    return fresh
+    engine = sqlalchemy.create_engine(studies_url(url), **engine_options(url))
+    try:
+        with understood(path), schema_lock(engine, folder):
+            if path.exists() and not look(engine, STUDIES, str(path)).blank:
+                return False
+            engine.dispose()
+            with beside(path) as fresh:
+                RDBStorage(f"sqlite:///{fresh}").engine.dispose()
+            return True
+    finally:
+        engine.dispose()
 
 
 def _relax(connection: Any, _: Any) -> None:

@@ -117,6 +117,12 @@ def file_holder(path: Path) -> Holder | None:
         return _read_holder(path)
 
 
+def file_holders(folder: Path) -> list[Holder]:
+    """Who runs a study of the databases in `folder`."""
+    found = [file_holder(path.with_suffix(".lock")) for path in sorted((folder / "locks").glob("*.json"))]
+    return [holder for holder in found if holder is not None]
+
+
 def _read_holder(path: Path) -> Holder:
     try:
         return Holder(**json.loads(path.with_suffix(".json").read_text()))
@@ -196,6 +202,19 @@ def advisory_holder(engine: Engine, name: str) -> Holder | None:
         return _holder_of(connection, lock_key(name))
 
 
+def advisory_holders(engine: Engine) -> list[Holder]:
+    """Who runs a study of the database, whatever its tables look like."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT DISTINCT activity.application_name FROM pg_locks AS held "
+                "JOIN pg_stat_activity AS activity USING (pid) WHERE held.locktype = 'advisory' AND held.granted "
+                "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
+            )
+        ).scalars()
+        return [holder for name in found if (holder := _parse_holder(str(name))) is not None]
+
+
 def _holder_of(connection: Connection, key: int) -> Holder | None:
     unsigned = key % 2**64
     found = connection.execute(
@@ -209,10 +228,14 @@ def _holder_of(connection: Connection, key: int) -> Holder | None:
     ).first()
     if found is None:
         return None
-    words = str(found[0]).split(" ", 3)
+    return _parse_holder(str(found[0])) or Holder(0, "another machine", "a moment ago")
+
+
+def _parse_holder(application: str) -> Holder | None:
+    words = application.split(" ", 3)
     if len(words) == 4 and words[0] == _NAME and words[1].isdigit():
         return Holder(int(words[1]), words[3], words[2])
-    return Holder(0, "another machine", "a moment ago")
+    return None
 
 
 @contextmanager

@@ -60,7 +60,9 @@ def check_uri(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme not in ("http", "https") and not scheme.startswith(("sqlite", "postgresql")):
         found = f"{scheme}:" if scheme else "a path"
-        raise TrackingError(f"{VARIABLE}: expected sqlite:///PATH, postgresql://... or http://..., found {found}")
+        raise TrackingError(
+            f"{VARIABLE}: expected sqlite:///PATH, postgresql://... or http://..., found {found}"
+        )
 
 
 def is_server(uri: str) -> bool:
@@ -72,7 +74,9 @@ def store_url(uri: str) -> str:
     """A store's URI as MLflow takes it: a file's path in full, PostgreSQL's driver named. Raises SettingsError."""
     if is_server(uri):
         return uri
-    return f"sqlite:///{database_path(uri)}" if is_sqlite(uri) else parse_url(uri, VARIABLE).render_as_string()
+    return (
+        f"sqlite:///{database_path(uri)}" if is_sqlite(uri) else parse_url(uri, VARIABLE).render_as_string()
+    )
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -161,17 +165,18 @@ def make_store(uri: str, artifacts: Path) -> bool:
         with understood(place(uri)):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with schema_lock(engine, artifacts.parent):
+            with schema_lock(engine, path.parent if path else artifacts):
                 if (path is None or path.exists()) and not look(engine, TRACKING, "").blank:
                     return False
                 engine.dispose()
-                from mlflow.store.db.utils import _initialize_tables
+                if path is None:
+                    _run_migrations(uri, fresh=True)
+                    return True
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-                if path is None:
-                    _initialize_tables(engine)
-                    return True
-                SqlAlchemyStore._get_or_create_engine(uri).dispose()  # kept for good, also on a file that is gone
+                SqlAlchemyStore._get_or_create_engine(
+                    uri
+                ).dispose()  # kept for good, also on a file that is gone
                 with beside(path) as fresh:
                     open_sql(f"sqlite:///{fresh}", artifacts).engine.dispose()
                 return True
@@ -183,15 +188,15 @@ def upgrade_store(uri: str) -> None:
     """Migrate MLflow's tables to the installed version's. Raises StorageError."""
     uri = store_url(uri)
     settle_environment(uri)
-    migration.upgrade(uri, TRACKING, tracking_engine, _migrate)
+    migration.upgrade(uri, TRACKING, tracking_engine, _run_migrations)
 
 
-def _migrate(uri: str) -> None:
-    from mlflow.store.db.utils import _upgrade_db
+def _run_migrations(uri: str, fresh: bool = False) -> None:
+    from mlflow.store.db.utils import _initialize_tables, _upgrade_db, create_sqlalchemy_engine
 
-    engine = tracking_engine(uri)
+    engine = create_sqlalchemy_engine(uri)
     try:
-        _upgrade_db(engine)
+        (_initialize_tables if fresh else _upgrade_db)(engine)
     finally:
         engine.dispose()
 
@@ -199,11 +204,12 @@ def _migrate(uri: str) -> None:
 def _see_default_experiment(uri: str, artifacts: Path) -> None:
     """Make the experiment that MLflow makes at its first use: processes that do so at once trip over each other."""
     engine = tracking_engine(uri)
+    path = sqlite_path(uri)
     try:
         with understood(place(uri)):
             if _has_default_experiment(engine):
                 return
-            with schema_lock(engine, artifacts.parent):
+            with schema_lock(engine, path.parent if path else artifacts):
                 if not _has_default_experiment(engine):
                     open_sql(uri, artifacts)
     finally:

@@ -1,0 +1,65 @@
+"""SQLite files as wholes: made beside their place, copied while others write, checked, replaced in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from regtune.errors import StorageError
+from regtune.storage.troubles import BUSY_SECONDS, understood
+
+BESIDE = ("", "-wal", "-shm", "-journal")
+"""What a SQLite file is made of; the others without their file would be played into the next one of that name."""
+
+
+def discard(path: Path) -> None:
+    """Delete a SQLite file with everything beside it."""
+    for suffix in BESIDE:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """An empty file in WAL mode beside `path`, put into its place when the block ends well.
+
+    What was at `path` is lost. Raises what the file system and SQLite raise.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    discard(fresh)
+    try:
+        with closing(sqlite3.connect(fresh)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        yield fresh
+        discard(path)
+        fresh.replace(path)
+    except BaseException:
+        discard(fresh)
+        raise
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, also while others write to it (SQLite's online backup).
+
+    A `target` that exists gets its content in one transaction, which those who have it open see as one. Raises
+    StorageError.
+    """
+    with understood(source), closing(sqlite3.connect(source, timeout=BUSY_SECONDS)) as reading:
+        reading.execute(
+            "PRAGMA schema_version"
+        ).fetchone()  # before a target is made, see that it is a database
+        with understood(target), closing(sqlite3.connect(target, timeout=BUSY_SECONDS)) as writing:
+            reading.backup(writing)
+
+
+def check(path: Path) -> None:
+    """Read a database in full. Raises StorageError when a page, an index or a reference in it is broken."""
+    with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+        if found != ["ok"]:
+            raise StorageError(f"{path}: damaged: {'; '.join(found)}")
+        orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(3)
+        if orphans:
+            tables = ", ".join(sorted({f"{row[0]} -> {row[2]}" for row in orphans}))
+            raise StorageError(f"{path}: damaged: rows refer to others that are not there ({tables})")
