@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StudyBusy, StudyNotFound
+from regtune.quoting import printable, shell_word
 from regtune.record import (
     BUDGET,
     CREATED,
@@ -48,6 +49,7 @@ from regtune.storage import (
     studies_engine,
     understood,
 )
+from regtune.storage.ledger import Ledger
 from regtune.storage.locks import Holder
 from regtune.storage.patience import Patience, PatientStorage
 
@@ -130,7 +132,10 @@ def hold(settings: Settings, name: str) -> Iterator[locks.Hold]:
 
 def busy(name: str, taken: locks.Taken) -> StudyBusy:
     """Another process runs the study `name`."""
-    return StudyBusy(f'study "{name}" is being run by {taken.holder}; look at it with: regtune watch {name}')
+    return StudyBusy(
+        f'study "{printable(name)}" is being run by {taken.holder}; '
+        f"look at it with: regtune watch {shell_word(name)}"
+    )
 
 
 def _lock_name(name: str) -> str:
@@ -144,14 +149,16 @@ def _lock_file(url: str, name: str) -> Path:
 class Study:
     """An open study. Make one with `Study.open` while `hold` holds its name."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, study: optuna.Study) -> None:
-        self._storage = storage
+    def __init__(self, storage: optuna.storages.RDBStorage, name: str) -> None:
         self._patience = storage.patience if isinstance(storage, PatientStorage) else None
-        self.optuna = study
-        self.name = study.study_name
-        self._id = storage.get_study_id_from_name(self.name)
+        self._id = storage.get_study_id_from_name(name)
+        self._storage = Ledger(storage, self._id)
+        self.optuna = optuna.load_study(storage=self._storage, study_name=name)
+        self.name = name
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
         self.uid = str(self._attributes[STUDY_UID])
+        self._origins: set[str] = set()
+        self._origins_read = 0
 
     @classmethod
     def open(
@@ -165,12 +172,14 @@ class Study:
         where = place(settings.storage_url)
         storage = open_storage(settings, patience)
         with understood(where):
-            known = {study.study_name: study for study in optuna.get_all_study_summaries(storage=storage)}
+            known = {study.study_name: study for study in storage.get_all_studies()}
             if spec.name in known and fresh:
                 _set_aside(storage, spec.name)
             elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
                 return cls._continue(storage, spec)
-            elif spec.name in known and (known[spec.name].n_trials or known[spec.name].user_attrs):
+            elif spec.name in known and (
+                known[spec.name].user_attrs or storage.get_n_trials(known[spec.name]._study_id)
+            ):
                 raise SpecChanged(
                     f'study "{spec.name}" in {where} was not made by regtune; take another name with --name'
                 )
@@ -191,11 +200,11 @@ class Study:
         }
         for key, value in found.items():  # the uid last: without it the study has not begun
             study.set_user_attr(key, value)
-        return cls(storage, study)
+        return cls(storage, spec.name)
 
     @classmethod
     def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
-        found = cls(storage, optuna.load_study(storage=storage, study_name=spec.name))
+        found = cls(storage, spec.name)
         differences = spec.differences(found._attributes[SPEC])
         if differences:
             raise SpecChanged(
@@ -239,6 +248,7 @@ class Study:
         A trial that was interrupted keeps its number, its parameters and its seed, so it repeats itself exactly.
         held: numbers of trials that are in a worker's hands and go on.
         """
+        self._storage.refresh()
         for trial in self.trials(TrialState.RUNNING):
             if trial.number in held:
                 continue
@@ -271,8 +281,16 @@ class Study:
             self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
 
     def origins(self) -> set[str]:
-        """Keys of all trials that did not come from the sampler."""
-        return {trial.user_attrs[ORIGIN]["key"] for trial in self.trials() if ORIGIN in trial.user_attrs}
+        """Keys of all trials that did not come from the sampler. A trial has its origin from the beginning."""
+        trials = self.trials()
+        new = trials[self._origins_read :]
+        self._origins |= {trial.user_attrs[ORIGIN]["key"] for trial in new if ORIGIN in trial.user_attrs}
+        self._origins_read = len(trials)
+        return self._origins
+
+    def look(self) -> None:
+        """See what others have queued through Optuna's own API."""
+        self._storage.look()
 
     def write(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """Write a trial's record."""
@@ -356,8 +374,8 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     names = optuna.get_all_study_names(storage=storage)
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        hint = f'; did you mean "{near[0]}"?' if near else "; see: regtune studies"
-        raise StudyNotFound(f'no study "{name}"{hint}')
+        hint = f'; did you mean "{printable(near[0])}"?' if near else "; see: regtune studies"
+        raise StudyNotFound(f'no study "{printable(name)}"{hint}')
     return optuna.load_study(storage=storage, study_name=name)
 
 

@@ -1,0 +1,273 @@
+"""Optuna's storage of one study, for the one process that writes to it: read once, then known.
+
+Optuna's own cache asks the database for all unfinished trials at every look, and looks a dozen times a trial. As long
+as a process holds a study, nobody else changes its trials, so what was read or written stays true; every write goes to
+the database before it is known here. What others may have done all the same (queued a trial through Optuna's own API,
+or what an outage of the server left behind) `refresh` finds.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
+
+from regtune.storage.trials import Writes, read_trials
+
+_Found = TypeVar("_Found")
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
+
+
+class Ledger(BaseStorage):
+    """The trials of the study `study_id` in memory, in front of `backend`, which keeps everything else.
+
+    **One writer.** The process holds the study. **Ids are the database's.** **A trial that was handed out does not
+    change**: each write replaces it, as in Optuna's own storage in memory.
+    """
+
+    def __init__(self, backend: RDBStorage, study_id: int) -> None:
+        self.backend = backend
+        self._study_id = study_id
+        self._name = backend.get_study_name_from_id(study_id)
+        self._directions = backend.get_study_directions(study_id)
+        self._writes = Writes(backend.engine.dialect.name)
+        self._trials: list[FrozenTrial] = []
+        self._numbers: dict[int, int] = {}
+        self._open: dict[int, None] = {}
+        self._known: dict[str, BaseDistribution] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the trials that are new in the database, and those that have not ended, again."""
+        last = self._trials[-1]._trial_id if self._trials else -1
+        ids = [self._trials[number]._trial_id for number in self._open]
+        for trial in self._read(
+            lambda connection: read_trials(connection, self._study_id, after=last, ids=ids)
+        ):
+            self._know(trial)
+
+    def look(self) -> None:
+        """Read the trials that are new in the database: one look at the primary key when there is none."""
+        last = self._trials[-1]._trial_id if self._trials else -1
+        for trial in self._read(lambda connection: read_trials(connection, self._study_id, after=last)):
+            self._know(trial)
+
+    # -- trials
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """A new trial, running if there is no template. Trials that others have made meanwhile are known afterwards."""
+        self._checked(study_id)
+        found = copy.copy(template_trial or _running())
+        trial_id, number = self._write(lambda connection: self._writes.create(connection, study_id, found))
+        if template_trial is not None or number != len(self._trials):
+            self.look()
+        else:
+            found.number, found._trial_id = number, trial_id
+            self._know(found)
+        return trial_id
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Write a parameter. Raises ValueError when other trials have it in another kind."""
+        trial = self._updatable(trial_id)
+        check_distribution_compatibility(self._known.get(param_name, distribution), distribution)
+        self._write(
+            lambda connection: self._writes.param(
+                connection, trial_id, param_name, param_value_internal, distribution
+            )
+        )
+        trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
+        trial.distributions = {**trial.distributions, param_name: distribution}
+        self._know(trial)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Change the state; False when a trial that is to run does not wait. Raises UpdateFinishedTrialError."""
+        trial, now = self._updatable(trial_id), datetime.now()
+        before = (TrialState.WAITING,) if state is TrialState.RUNNING else _OPEN
+        done = self._write(
+            lambda connection: self._writes.state(connection, trial_id, before, state, now, values)
+        )
+        if not done:
+            self.refresh()
+            if state is TrialState.RUNNING:
+                return False
+            if self.get_trial(trial_id).state is not state:
+                raise UpdateFinishedTrialError(f"trial {trial.number} has ended meanwhile")
+            return True
+        trial.state = state
+        if values is not None:
+            trial.values = list(values)
+        if state is TrialState.RUNNING:
+            trial.datetime_start = now
+        if state.is_finished():
+            trial.datetime_complete = now
+        self._know(trial)
+        return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Write the value of a step."""
+        trial = self._updatable(trial_id)
+        self._write(lambda connection: self._writes.step(connection, trial_id, step, intermediate_value))
+        trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
+        self._know(trial)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute; it is known as JSON gives it back."""
+        trial = self._updatable(trial_id)
+        text = json.dumps(value)
+        self._write(lambda connection: self._writes.attribute(connection, "user", trial_id, key, text))
+        trial.user_attrs = {**trial.user_attrs, key: json.loads(text)}
+        self._know(trial)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute of Optuna's."""
+        trial = self._updatable(trial_id)
+        text = json.dumps(value)
+        self._write(lambda connection: self._writes.attribute(connection, "system", trial_id, key, text))
+        trial.system_attrs = {**trial.system_attrs, key: json.loads(text)}
+        self._know(trial)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """The trial, not to be changed. Raises KeyError."""
+        return self._trials[self._numbers[trial_id]]
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """The database's id of a trial. Raises KeyError."""
+        if self._checked(study_id) != study_id or not 0 <= trial_number < len(self._trials):
+            raise KeyError(f"no trial {trial_number} in study {study_id}")
+        return self._trials[trial_number]._trial_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Trials in the order of their numbers; copies, or not to be changed."""
+        self._checked(study_id)
+        if states is None:
+            found = list(self._trials)
+        elif not any(state in states for state in TrialState if state.is_finished()):
+            found = [self._trials[number] for number in sorted(self._open)]
+            found = [trial for trial in found if trial.state in states]
+        else:
+            found = [trial for trial in self._trials if trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    # -- the study
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Not here: a ledger is of one study. Raises KeyError."""
+        raise KeyError(f"this storage is of study {self._name} alone")
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete it from the database."""
+        self.backend.delete_study(self._checked(study_id))
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """As Optuna's storage does."""
+        self.backend.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """As Optuna's storage does."""
+        self.backend.set_study_system_attr(study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """The study's id. Raises KeyError for another study."""
+        if study_name != self._name:
+            raise KeyError(f"this storage is of study {self._name} alone")
+        return self._study_id
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """The study's name."""
+        self._checked(study_id)
+        return self._name
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """The study's directions."""
+        self._checked(study_id)
+        return self._directions
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """As they are in the database now: other terminals write them."""
+        return self.backend.get_study_user_attrs(self._checked(study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """As they are in the database now."""
+        return self.backend.get_study_system_attrs(self._checked(study_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """The one study."""
+        return [found for found in self.backend.get_all_studies() if found._study_id == self._study_id]
+
+    # -- inside
+
+    def _checked(self, study_id: int) -> int:
+        if study_id != self._study_id:
+            raise KeyError(f"this storage is of study {self._name} alone")
+        return study_id
+
+    def _updatable(self, trial_id: int) -> FrozenTrial:
+        """A copy to be changed. Raises UpdateFinishedTrialError."""
+        trial = self.get_trial(trial_id)
+        self.check_trial_is_updatable(trial_id, trial.state)
+        return copy.copy(trial)
+
+    def _know(self, trial: FrozenTrial) -> None:
+        if trial.number == len(self._trials):
+            self._trials.append(trial)
+            self._numbers[trial._trial_id] = trial.number
+        else:
+            self._trials[trial.number] = trial
+        for name, distribution in trial.distributions.items():
+            self._known.setdefault(name, distribution)
+        if trial.state.is_finished():
+            self._open.pop(trial.number, None)
+        else:
+            self._open[trial.number] = None
+
+    def _read(self, call: Callable[[Connection], _Found]) -> _Found:
+        def through() -> _Found:
+            with self.backend.engine.connect() as connection:
+                return call(connection)
+
+        return self._patiently(through)
+
+    def _write(self, call: Callable[[Connection], _Found]) -> _Found:
+        def through() -> _Found:
+            with self.backend.engine.begin() as connection:
+                return call(connection)
+
+        return self._patiently(through)
+
+    def _patiently(self, call: Callable[[], _Found]) -> _Found:
+        """Wait for a server that is away, where the backend does."""
+        patience = getattr(self.backend, "patience", None)
+        found: _Found = call() if patience is None else patience.through(call)
+        return found
+
+
+def _running() -> FrozenTrial:
+    return FrozenTrial(
+        number=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=datetime.now(),
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=-1,
+    )
