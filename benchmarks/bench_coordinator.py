@@ -1,0 +1,277 @@
+"""What the coordinator costs: CPU seconds of its process for each second of training, in studies of several sizes.
+
+    python benchmarks/bench_coordinator.py [--trials 200] [--sizes 100 1000 10000] [--postgres URL] [--json FILE]
+
+The real Coordinator, with TPE and hyperband as sweeps/mnist.yaml says, on a real database that `big_study.py` has
+filled. Training is left out: trials of five epochs of 0.2 s end in virtual time (the executor's real side is tested
+elsewhere), and nothing is tracked. Exits 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import heapq
+import json
+import os
+import pstats
+import resource
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import big_study
+from bench_train import machine
+from rich.console import Console
+from rich.table import Table
+
+import regtune.sweep.coordinator
+from regtune.config import METRICS, DataConfig
+from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted, Verdict
+from regtune.progress import FinishedTrial, Progress
+from regtune.settings import load_settings
+from regtune.spec import SweepSpec
+from regtune.study import Study
+from regtune.sweep.coordinator import Coordinator
+from regtune.training.result import TrialResult
+
+EPOCHS = 5
+EPOCH_SECONDS = 0.2
+WORKERS = 2
+TARGETS = {1000: 0.02, 10_000: 0.05}
+"""CPU seconds of the coordinator for each second of training, by the study's size."""
+
+
+class VirtualWorkers:
+    """An executor whose trials pass in virtual time; a call of `events` tells one event."""
+
+    def __init__(self, workers: int) -> None:
+        self.now = 0.0
+        self.trained = 0.0
+        self._idle = list(range(workers))
+        self._coming: list[tuple[float, int, Event]] = []
+        self._tasks: dict[str, Task] = {}
+        self._sequence = 0
+
+    @property
+    def idle(self) -> int:
+        """Workers without a task."""
+        return len(self._idle)
+
+    def submit(self, task: Task) -> None:
+        """Begin a task at this moment."""
+        self._tasks[task.uid] = task
+        worker = self._idle.pop()
+        self._tell(0.0, TrialStarted(task.uid, worker))
+        self._epoch(task.uid, worker, 1)
+
+    def events(self, timeout_seconds: float) -> Sequence[Event]:
+        """The next event; time goes on until then."""
+        if not self._coming:
+            self.now += timeout_seconds
+            return ()
+        self.now, _, event = heapq.heappop(self._coming)
+        if isinstance(event, EpochEnded):
+            self.trained += EPOCH_SECONDS
+            self._last = event
+        if isinstance(event, TrialEnded):
+            self._idle.append(event.worker)
+        return (event,)
+
+    def decide(self, uid: str, verdict: Verdict) -> None:
+        """Train on, or end."""
+        event = self._last
+        if verdict == "continue" and event.epoch < EPOCHS:
+            self._epoch(uid, event.worker, event.epoch + 1)
+            return
+        whole = verdict == "continue"
+        kept = dict.fromkeys(
+            ("train_cross_entropy", "train_accuracy", "generalization_gap", "sparsity", "l2_norm"),
+            0.1 if whole else None,
+        )
+        task = self._tasks.pop(uid)
+        artifacts = {}
+        value = event.figures[task.metric]
+        if whole and task.folder is not None and (task.threshold is None or value < task.threshold):
+            task.folder.mkdir(parents=True, exist_ok=True)
+            (task.folder / "model.keras").write_bytes(b"weights")
+            artifacts["model.keras"] = "0" * 64
+        result = TrialResult(
+            history={name: (event.figures[name],) * event.epoch for name in METRICS},
+            epoch_seconds=(EPOCH_SECONDS,) * event.epoch,
+            end="early_stopping" if whole else "pruned",
+            kept_epoch=event.epoch,
+            figures=event.figures,
+            **kept,
+        )
+        self._tell(0.0, TrialEnded(uid, event.worker, result, artifacts))
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+    def _epoch(self, uid: str, worker: int, epoch: int) -> None:
+        """Figures fall with the epochs towards a floor that the configuration decides, as in `big_study`."""
+        regularization = self._tasks[uid].config.regularization
+        floor = (
+            0.066 + 0.05 * (regularization.dropout[0] - 0.25) ** 2 + (zlib.crc32(uid.encode()) % 97) / 50_000
+        )
+        figures = dict.fromkeys(METRICS, floor + 0.3 * 2.0**-epoch)
+        figures["accuracy"] = figures["val_accuracy"] = 1 - figures["val_loss"] / 4
+        self._tell(EPOCH_SECONDS, EpochEnded(uid, worker, epoch, figures, EPOCH_SECONDS))
+
+    def _tell(self, after: float, event: Event) -> None:
+        self._sequence += 1
+        heapq.heappush(self._coming, (self.now + after, self._sequence, event))
+
+
+class Untracked:
+    """A tracker that writes nothing."""
+
+    status = ""
+
+    def put(self, *_: Any) -> None:
+        """Nothing."""
+
+    finish = put
+
+    def close(self, timeout_seconds: float) -> int:
+        """Nothing is left to write."""
+        return 0
+
+
+class Unwatched:
+    """An observer that looks away."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+
+def main() -> int:
+    """Measure each size, show, write; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200, help="how many trials are run in each study")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument(
+        "--postgres", metavar="URL", help="an empty PostgreSQL database, measured besides SQLite"
+    )
+    parser.add_argument("--json", type=Path, help="where the result is written")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the time goes, instead of how long"
+    )
+    parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
+    arguments = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, url in (("sqlite", None), ("postgresql", arguments.postgres)):
+            if kind == "sqlite" or url:
+                for size in arguments.sizes:
+                    home = Path(folder) / f"{kind}-{size}"
+                    found.append(measure(home, kind, url, size, arguments.trials, arguments.profile))
+    show(found)
+    if arguments.json:
+        result = {"machine": machine(), "load_before": os.getloadavg()[0], "coordinator": found}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    missed = [row for row in found if row["cpu_share"] > TARGETS.get(row["size"], 1.0)]
+    return 1 if missed and not arguments.no_verdict and not arguments.profile else 0
+
+
+def measure(
+    home: Path, kind: str, url: str | None, size: int, trials: int, profile: bool = False
+) -> dict[str, Any]:
+    """Go on with a study of `size` trials for `trials` more."""
+    settings = load_settings(home=home, storage=url)
+    spec = SweepSpec.load(
+        big_study.SWEEP, ["run_cap=1000000", "max_failures=1000000"], name=f"coordinator-{size}"
+    )
+    big_study.make_study(settings, spec, size, unfinished=False)
+    began = time.process_time()
+    study = Study.open(settings, spec)
+    executor = VirtualWorkers(WORKERS)
+    stop = threading.Event()
+    coordinator = Coordinator(
+        spec.model_copy(update={"run_cap": finished(study) + trials}),
+        study,
+        executor,
+        Untracked(),  # type: ignore[arg-type]
+        Unwatched(),
+        stop,
+        held=SimpleNamespace(check=lambda: None),  # type: ignore[arg-type]
+        data=DataConfig(name=spec.dataset, digest=big_study.FACTS["digest"]),
+        folder=settings.artifacts / "trials",
+    )
+    coordinator.prepare()
+    prepared = time.process_time() - began
+    real, regtune.sweep.coordinator.time = time, SimpleNamespace(monotonic=lambda: executor.now)  # type: ignore[assignment]
+    profiler = cProfile.Profile() if profile else nullcontext()
+    began, began_wall = real.process_time(), real.perf_counter()
+    try:
+        with profiler:
+            outcome = coordinator.run()
+    finally:
+        regtune.sweep.coordinator.time = real
+    cpu, wall = real.process_time() - began, real.perf_counter() - began_wall
+    if isinstance(profiler, cProfile.Profile):
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
+    assert outcome.complete + outcome.pruned == finished(study)
+    return {
+        "database": kind,
+        "size": size,
+        "trials": trials,
+        "epochs": round(executor.trained / EPOCH_SECONDS),
+        "training_seconds": executor.trained,
+        "prepare_cpu_seconds": prepared,
+        "cpu_ms_per_trial": 1000 * cpu / trials,
+        "cpu_share": cpu / executor.trained,
+        "wall_share_of_two_workers": wall / executor.now,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def finished(study: Study) -> int:
+    """Trials of a study that count in its budget."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials())
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """A table, with what was asked for."""
+    table = Table(title=f"the coordinator, trials of {EPOCHS} epochs of {EPOCH_SECONDS} s, {WORKERS} workers")
+    for name in (
+        "database",
+        "trials there",
+        "CPU a trial",
+        "CPU / training",
+        "at most",
+        "wall / wall",
+        "start",
+        "",
+    ):
+        table.add_column(name, justify="left" if name == "database" else "right")
+    for row in found:
+        target = TARGETS.get(row["size"])
+        table.add_row(
+            row["database"],
+            f"{row['size']:,}",
+            f"{row['cpu_ms_per_trial']:.1f} ms",
+            f"{row['cpu_share']:.2%}",
+            f"{target:.0%}" if target else "",
+            f"{row['wall_share_of_two_workers']:.2%}",
+            f"{row['prepare_cpu_seconds']:.1f} s",
+            "" if target is None else "ok" if row["cpu_share"] <= target else "MISSED",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
