@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
-from regtune.config import Frozen, TrialConfig, explain
+from regtune.config import METRICS, Frozen, TrialConfig, explain
 from regtune.errors import ConfigError, StorageError
 from regtune.leaderboard import Row, StudyInfo, read_best, read_study
+from regtune.quoting import shell_word
 
 PROVENANCE = "provenance"
 
@@ -34,11 +35,11 @@ class Provenance(Frozen):
     """
 
     config: str = Field(pattern=r"^[0-9a-f]{64}$")
-    study: str
+    study: str = Field(min_length=1, max_length=512)
     uid: str
     trial: int = Field(ge=0)
     trial_uid: str
-    metric: str
+    metric: str = Field(pattern=rf"^({'|'.join(METRICS)})$")
     value: float
     val_accuracy: float
     epoch: int = Field(ge=1)
@@ -122,7 +123,7 @@ def load_best(path: Path) -> Best:
         raise ConfigError(f"{path}: expected YAML text in UTF-8") from None
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); try: regtune best STUDY -o {path}"
+            f"{path}: cannot be read ({error.strerror}); try: regtune best STUDY -o {shell_word(str(path))}"
         ) from None
     return parse_best(text, str(path))
 
@@ -137,7 +138,7 @@ def parse_best(text: str, source: str = "best.yaml") -> Best:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected a configuration, as `regtune best STUDY` prints it")
     if "parameters" in values:
-        raise ConfigError(f"{source}: this is a sweep file; try: regtune sweep {source}")
+        raise ConfigError(f"{source}: this is a sweep file; try: regtune sweep {shell_word(source)}")
     rest = {key: value for key, value in values.items() if key != PROVENANCE}
     return Best(TrialConfig.from_dict(rest, source), _provenance(values.get(PROVENANCE), source))
 

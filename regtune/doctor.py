@@ -20,6 +20,7 @@ from regtune.executors.local import default_workers
 from regtune.inventory import list_datasets
 from regtune.leaderboard import list_studies
 from regtune.plan import free_bytes
+from regtune.quoting import printable
 from regtune.settings import Settings
 from regtune.storage import open_engine, place, redact
 from regtune.study import holder
@@ -189,7 +190,7 @@ def _studies(settings: Settings) -> Check:
             names = [summary.info.name for summary in list_studies(engine)]
         finally:
             engine.dispose()
-        running = [f"{name} ({who})" for name in names if (who := holder(settings, name))]
+        running = [f"{printable(name)} ({who})" for name in names if (who := holder(settings, name))]
     except NoStudies:
         return Check("studies", "ok", f"{where}, made by the first sweep")
     except RegtuneError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -38,6 +39,7 @@ VERSIONS = "regtune.versions"
 REQUEST = "regtune.request."
 """Prefix of study attributes by which another terminal asks the coordinator for something."""
 
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -52,6 +54,13 @@ EndReason = Literal[
     "worker_died",  # FAIL
     "error",  # FAIL: an exception, in `message`
 ]
+
+
+def uid_of(value: Any) -> str:
+    """The uid of a study or trial, as a database has it. Raises StorageError for what is none: uids name folders."""
+    if not isinstance(value, str) or _UID.fullmatch(value) is None:
+        raise StorageError(f"{value!r:.80} is no uid of a study or trial; was it written by another program?")
+    return value
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,13 @@ class TrialRecord:
         """Time spent in epochs."""
         return sum(self.epoch_seconds)
 
+    def figure(self, name: str) -> float | None:
+        """One of METRICS of the kept weights, or of the last epoch where none are kept."""
+        if self.kept:
+            return self.kept.figures.get(name)
+        points = self.history.get(name, ())
+        return points[-1] if points else None
+
     def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
         """The record after one more epoch."""
         history: dict[str, tuple[float, ...]] = {
@@ -161,6 +177,7 @@ class TrialRecord:
             found = dict(json.loads(values) if isinstance(values, str) else values)
             kept = found.pop("kept")
             history = {name: tuple(points) for name, points in found.pop("history").items()}
+            uid_of(found["uid"])
             return cls(
                 config=TrialConfig.from_dict(found.pop("config"), where),
                 kept=Kept(**kept) if kept else None,

@@ -14,6 +14,7 @@ from regtune.data import load_data
 from regtune.errors import StorageError, WorkerError
 from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed
 from regtune.executors.local import LocalExecutor
+from regtune.quoting import printable
 from regtune.record import Kept, TrialRecord
 from regtune.settings import Settings
 from regtune.storage import DISK_FULL, writable_folder
@@ -117,12 +118,12 @@ def data_facts(data: Any, config: DataConfig) -> DataFacts:
 
 def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyFacts:
     found = best.provenance
-    origin = f"trial {found.trial} of {found.study}" if found else "a configuration file"
+    origin = f"trial {found.trial} of {printable(found.study)}" if found else "a configuration file"
     metric = found.metric if found else "val_cross_entropy"
     return StudyFacts(
         uid=uid,
-        name=f"{found.study}, again" if found else "train",
-        sweep=found.study if found else "train",
+        name=f"{printable(found.study)}, again" if found else "train",
+        sweep=printable(found.study) if found else "train",
         parameters=(),
         data=data,
         metric=metric,
@@ -185,7 +186,7 @@ def _compared(
             differences["epoch"] = result.kept_epoch - provenance.epoch
         now = versions()
         changed = tuple(
-            f"{name}: {before} → {now.get(name, 'absent')}"
+            f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
             for name, before in provenance.versions.items()
             if now.get(name) != before
         )

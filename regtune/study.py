@@ -36,6 +36,7 @@ from regtune.record import (
     VERSIONS,
     TrialRecord,
     Value,
+    uid_of,
 )
 from regtune.settings import Settings
 from regtune.spec import SweepSpec
@@ -156,7 +157,7 @@ class Study:
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
-        self.uid = str(self._attributes[STUDY_UID])
+        self.uid = uid_of(self._attributes[STUDY_UID])
         self._origins: set[str] = set()
         self._origins_read = 0
 

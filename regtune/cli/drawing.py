@@ -14,6 +14,7 @@ from rich.text import Text
 
 from regtune.config import format_number
 from regtune.progress import FinishedTrial, Progress, RunningTrial
+from regtune.quoting import printable
 from regtune.record import State
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -140,7 +141,7 @@ def sweep_view(
     body = Group(*parts)
     if not framed:
         return body
-    title = Text(progress.study, style="bold default")
+    title = Text(printable(progress.study), style="bold default")
     return Panel(
         body, title=title, title_align="left", box=box.ROUNDED, border_style="bright_black", width=width
     )
@@ -174,7 +175,7 @@ def _head(progress: Progress, width: int, seconds_since: float) -> list[Renderab
         counts.append(f" {WORDS[state]}", style="" if count else "dim")
     lines: list[RenderableType] = []
     if width < NARROW:
-        lines.append(_cut(Text(progress.study, style="bold"), width))
+        lines.append(_cut(Text(printable(progress.study), style="bold"), width))
     bar = budget_bar(progress, max(4, width - cell_len(tail)))
     bar.append(tail, style="bold")
     lines.append(bar)
@@ -302,7 +303,7 @@ def reason(end_reason: str | None, message: str | None = None) -> str:
         "error": "an error",
     }
     said = words.get(end_reason or "", "still running" if end_reason is None else end_reason)
-    return f"{said}: {message.splitlines()[0]}" if message else said
+    return f"{said}: {printable(message.splitlines()[0])}" if message else said
 
 
 def _both(left: Text, right: Text, width: int) -> Text:

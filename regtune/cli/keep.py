@@ -15,6 +15,7 @@ from regtune.cli.terminal import (
     say,
     settings_of,
 )
+from regtune.quoting import printable
 
 PANEL = "Clean up"
 
@@ -37,8 +38,10 @@ def delete(
     with opened(settings) as engine:
         info = read_study(engine, study)
     count = sum(info.counts.values())
-    confirm(f"Delete {study} with {counted(count, 'trial')}, their MLflow runs and artifacts?", yes)
-    say(f"Deleted {study}, {delete_study(settings, study)}.", quiet)
+    confirm(
+        f"Delete {printable(study)} with {counted(count, 'trial')}, their MLflow runs and artifacts?", yes
+    )
+    say(f"Deleted {printable(study)}, {delete_study(settings, study)}.", quiet)
 
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:

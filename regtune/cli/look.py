@@ -25,6 +25,7 @@ from regtune.cli.terminal import (
     show,
     show_json,
 )
+from regtune.quoting import csv_cell
 
 PANEL = "Look"
 
@@ -64,8 +65,8 @@ def board(
         from regtune.leaderboard import columns
 
         writer = csv.DictWriter(sys.stdout, columns(info.metric, names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(cells)
+        writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in cells)
     else:
         from regtune.cli.tables import board_table, order_text
 

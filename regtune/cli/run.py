@@ -25,13 +25,13 @@ from regtune.cli.terminal import (
     Verb,
     console,
     opened,
-    quoted,
     say,
     say_more,
     settings_of,
     show,
     show_json,
 )
+from regtune.quoting import printable, shell_word
 
 if TYPE_CHECKING:
     from regtune.cli.display import Display
@@ -136,7 +136,7 @@ def watch(
                 follow(settings, engine, study, display, wait=lambda: time.sleep(WATCH_SECONDS))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    say(f"Nobody runs {study} now.")
+    say(f"Nobody runs {printable(study)} now.")
     _show_board(settings, study)
 
 
@@ -150,10 +150,10 @@ def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = No
         read_study(engine, study)
     who = holder(settings, study)
     if who is None:
-        say(f"Nobody runs {study}; there is nothing to stop.", quiet)
+        say(f"Nobody runs {printable(study)}; there is nothing to stop.", quiet)
         return
     request(settings, study, "stop", {})
-    say(f"Asked {who} to stop {study}.", quiet)
+    say(f"Asked {who} to stop {printable(study)}.", quiet)
 
 
 def enqueue(
@@ -225,7 +225,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     else:
         say("compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)", quiet)
     if found is not None:
-        say(f"keep the best:     regtune best {quoted(outcome.study)} -o best.yaml", quiet)
+        say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
 
 
 def _show_board(settings: Settings, study: str) -> None:
@@ -247,9 +247,7 @@ def _again(file: Path, assignments: list[str] | None, name: str | None, home: Pa
         words += ["--name", name]
     if home is not None:
         words += ["--home", str(home)]
-    import shlex
-
-    return shlex.join(words)
+    return " ".join(map(shell_word, words))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from regtune.cli.drawing import (
     reason,
     span,
 )
+from regtune.quoting import printable
 
 if TYPE_CHECKING:
     from regtune.leaderboard import Comparison, Row, StudyInfo, StudySummary
@@ -110,7 +111,7 @@ def _board_cells(row: Row, metric: str, names: Sequence[str]) -> Mapping[str, st
         "sparsity": figure("sparsity", ".1%"),
         "epochs": figure("epochs", "d"),
         "seconds": figure("seconds", ".1f"),
-        "control": (row.control or "").replace("_", " "),
+        "control": printable(row.control or "").replace("_", " "),
         _TECHNIQUES: f"{'control: ' if row.control else ''}{mix_text(row.mix, row.control)}",
         **{name: parameter_text(row.parameter(name)) for name in names},
     }
@@ -163,7 +164,7 @@ def parameter_text(value: Any) -> str:
         from regtune.config import format_number
 
         return format_number(value)
-    return str(value)
+    return printable(str(value))
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
@@ -182,7 +183,7 @@ def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableTy
         cap = info.budget.get("run_cap")
         rows.append(
             {
-                "study": info.name,
+                "study": printable(info.name),
                 "trials": f"{info.finished}/{cap}" if cap else str(info.finished),
                 "best": metric_text(best.value) if best else "–",
                 "accuracy": percent(best.accuracy) if best else "–",
@@ -207,8 +208,8 @@ def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width
     from regtune.leaderboard import top_and_controls
 
     facts: dict[str, str] = {
-        "study": info.name,
-        "uid": info.uid,
+        "study": printable(info.name),
+        "uid": printable(info.uid),
         "description": str(info.spec.get("description", "")),
         "data": _data_text(info),
         "method": str(info.spec.get("method", "")),
@@ -272,7 +273,7 @@ def _space_of(info: StudyInfo) -> Sequence[Column]:
 def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> RenderableType:
     """One trial: its parameters, figures, learning curve, how and why it ended."""
     record = row.record
-    title = Text.assemble((f"trial {row.number}", "bold"), " of ", (info.name, "bold"), "  ")
+    title = Text.assemble((f"trial {row.number}", "bold"), " of ", (printable(info.name), "bold"), "  ")
     title.append(WORDS[row.state], style=STYLES[row.state])
     if row.rank:
         title.append(f", rank {row.rank}", style="dim")
@@ -283,7 +284,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
         "techniques": mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),
         **{name: parameter_text(value) for name, value in record.parameters.items()},
         "seed": str(record.config.seed),
-        "uid": record.uid,
+        "uid": printable(record.uid),
         "epochs": ""
         if waits
         else f"{record.epochs} of at most {record.config.training.max_epochs}, {_pace(row)}",
@@ -384,7 +385,7 @@ def _data_text(info: StudyInfo) -> str:
     counts = [
         f"{info.data[key]:,} {key}" for key in ("train", "validation") if isinstance(info.data.get(key), int)
     ]
-    return ", ".join((str(name), *counts))
+    return ", ".join((printable(str(name)), *counts))
 
 
 def _budget_text(info: StudyInfo) -> str:

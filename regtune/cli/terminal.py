@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperCommand
+
+from regtune.quoting import printable, printable_lines, shell_word
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 1000
 _HELD = "\0"
+_PLAIN_WORD = re.compile(r"[\w./+:,@%=-]+")
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 INTERRUPTED = 130
 
@@ -43,7 +47,12 @@ def _study_names(incomplete: str) -> list[str]:
             names = [summary.info.name for summary in list_studies(engine)]
     except RegtuneError:
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and _harmless(name)]
+
+
+def _harmless(word: str) -> bool:
+    """Whether a shell takes `word` as it is: some put what is completed into the line, or evaluate it, unquoted."""
+    return _PLAIN_WORD.fullmatch(word) is not None
 
 
 def _sweep_files(incomplete: str) -> list[str]:
@@ -51,7 +60,9 @@ def _sweep_files(incomplete: str) -> list[str]:
     folders = {typed} if "/" in incomplete else {typed, Path("sweeps")}
     found = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
     return sorted(
-        path for path in found if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)])
+        path
+        for path in found
+        if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)]) and _harmless(path)
     )
 
 
@@ -113,11 +124,28 @@ class Verb(TyperCommand):
         return found
 
 
+class Screen(Console):
+    """A console on which no text is a command: only Rich's own styles and movements reach the terminal as such."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as Rich's text."""
+        return super().render_str(printable_lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is written for `renderable`, piece by piece."""
+        for piece in super().render(renderable, options):
+            text = piece.text
+            if piece.control or text.isprintable() or text == "\n":
+                yield piece
+            else:
+                yield Segment(printable_lines(text), piece.style)
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream`, by default standard output: as wide as the terminal, in a pipe as need be."""
     stream = stream or sys.stdout
     width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PIPE_WIDTH)
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return Screen(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def show(*renderables: RenderableType) -> None:
@@ -141,14 +169,7 @@ def say(message: str, quiet: bool = False) -> None:
 def say_more(study: str, count: int) -> None:
     """Say where the trials are that a table has left out."""
     if count:
-        say(f"{count} more trial{'' if count == 1 else 's'}: regtune board {quoted(study)}")
-
-
-def quoted(word: str) -> str:
-    """A word as a shell takes it."""
-    import shlex
-
-    return shlex.quote(word)
+        say(f"{count} more trial{'' if count == 1 else 's'}: regtune board {shell_word(study)}")
 
 
 def wrapped(message: str, width: int) -> str:
@@ -163,7 +184,15 @@ def wrapped(message: str, width: int) -> str:
 
 def show_json(value: Any) -> None:
     """Print JSON: one object, indented, non-finite numbers as null."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(map(_json_letter, text))
+    sys.stdout.write(f"{text}\n")
+
+
+def _json_letter(letter: str) -> str:
+    r"""A character of JSON; what acts on a terminal as ``\u001b``, which reads back as the same."""
+    return letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1]
 
 
 def show_error(error: RegtuneError) -> None:
@@ -236,7 +265,7 @@ def confirm(question: str, yes: bool) -> None:
         from regtune.errors import InputError
 
         raise InputError(f"{question} Nobody can be asked here; add --yes")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(printable(question), err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)
 

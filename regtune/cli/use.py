@@ -19,6 +19,7 @@ from regtune.cli.terminal import (
     show,
     show_json,
 )
+from regtune.quoting import printable, shell_word
 
 PANEL = "Use"
 
@@ -49,7 +50,7 @@ def best(
         typer.echo(found.to_yaml(), nl=False)
     else:
         found.write(output)
-        say(f"Wrote {output}. Train it again with: regtune train {output}")
+        say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
 
 
 def train(
@@ -66,7 +67,7 @@ def train(
     from regtune.retrain import retrain
 
     found = load_best(file)
-    say(f"training {found.config.mix} on {found.config.data.name}", quiet)
+    say(f"training {found.config.mix} on {printable(found.config.data.name)}", quiet)
     if found.changed:
         say(
             "the configuration was changed since it was recorded: there are no figures it has to reach", quiet

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import StorageError, StudyNotFound
 from regtune.leaderboard.rows import Row, StudyInfo
+from regtune.quoting import printable
 from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
 from regtune.storage import explain, place
 
@@ -74,7 +75,7 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
         )
     }
     if STUDY_UID not in attributes:
-        raise StudyNotFound(f'study "{study}" was not made by regtune')
+        raise StudyNotFound(f'study "{printable(study)}" was not made by regtune')
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
     state = cast(_TRIALS.c.state, String)
     found = select(state, func.count()).where(_TRIALS.c.study_id == study_id).group_by(state)
@@ -106,13 +107,10 @@ def _unknown(connection: Connection, study: str) -> str:
 
     names = list(connection.scalars(select(_STUDIES.c.study_name)))
     near = get_close_matches(study, names, n=1)
+    missing = f'no study "{printable(study)}"'
     if near:
-        return f'no study "{study}"; did you mean "{near[0]}"?'
-    return (
-        f'no study "{study}"; try: regtune studies'
-        if names
-        else f'no study "{study}": there is none here yet'
-    )
+        return f'{missing}; did you mean "{printable(near[0])}"?'
+    return f"{missing}; try: regtune studies" if names else f"{missing}: there is none here yet"
 
 
 def read_heads(connection: Connection, study_id: int, goal: str) -> list[Row]:

@@ -53,7 +53,9 @@ def _budget(spec: SweepSpec) -> Iterator[Problem]:
 
 def _dataset(spec: SweepSpec) -> Iterator[Problem]:
     name = spec.dataset
-    if name not in DATASETS and not name.endswith(".npz"):
+    if not name.isprintable():
+        yield ("dataset",), f"expected a name or path of printable characters, found {describe(name)}"
+    elif name not in DATASETS and not name.endswith(".npz"):
         hint = suggestion(name, DATASETS)
         yield (
             ("dataset",),

@@ -21,6 +21,7 @@ from regtune.config import (
     higher_is_better,
 )
 from regtune.errors import SpecError
+from regtune.quoting import shell_word
 from regtune.spec import checks
 from regtune.spec.parameters import Constant, Parameter
 from regtune.spec.source import Source, read
@@ -195,7 +196,11 @@ class SweepSpec(Frozen):
 
         source = read(Path(path))
         if "provenance" in source.values or "regularization" in source.values:
-            raise SpecError([f"{path}: this is a configuration, not a sweep file; try: regtune train {path}"])
+            raise SpecError(
+                [
+                    f"{path}: this is a configuration, not a sweep file; try: regtune train {shell_word(str(path))}"
+                ]
+            )
         for assignment in overrides:
             source.set(assignment)
         if name is not None:

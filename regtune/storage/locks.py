@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import StorageError
+from regtune.quoting import printable
 from regtune.storage.urls import place
 
 SILENT_SECONDS = 25
@@ -41,7 +42,7 @@ class Holder:
     since: str
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return printable(f"process {self.pid} on {self.host} since {self.since}")
 
     @classmethod
     def me(cls) -> Holder:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from regtune.leaderboard import parameter_of
-from regtune.record import CREATED, DATA, DESCRIPTION, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value
+from regtune.record import CREATED, DATA, DESCRIPTION, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value, uid_of
 
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
@@ -61,7 +61,7 @@ class StudyFacts:
 
         spec = attributes[SPEC]
         return cls(
-            uid=str(attributes[STUDY_UID]),
+            uid=uid_of(attributes[STUDY_UID]),
             name=name,
             sweep=str(spec.get("name", name)),
             parameters=Space(SweepSpec.from_dict({**spec, "run_cap": 1})).names,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from regtune.config import format_number
+from regtune.quoting import code, markdown, printable, shell_word
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.views import TITLE
@@ -16,9 +17,9 @@ def experiment_note(facts: StudyFacts) -> str:
     """Markdown for the experiment's page."""
     metric = names.best(facts.metric)
     better = "lower" if facts.goal == "minimize" else "higher"
-    searched = ", ".join(f"`{name}`" for name in facts.parameters)
+    searched = ", ".join(map(code, facts.parameters))
     lines = [
-        f"Which regularization makes this network generalize best? {facts.description}".strip(),
+        f"Which regularization makes this network generalize best? {markdown(facts.description)}".strip(),
         "",
         f"**Rows.** Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named "
         "by number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat. "
@@ -46,6 +47,7 @@ def study_note(
 ) -> str:
     """Markdown for the parent run's page. winner: number of the best trial; tags and figures: of its run."""
     data, size = facts.data, "small" if facts.goal == "minimize" else "large"
+    study, word = markdown(printable(facts.name)), shell_word(facts.name)
     verb = {
         "RUNNING": "is running",
         "FINISHED": "has ended",
@@ -62,26 +64,27 @@ def study_note(
         )
         label = "Best trial" if state == "FINISHED" else "Best so far"
         lines += [
-            f"**{label}: #{winner:03d} {tags.get(names.MIX, '')}** with {said}. "
+            f"**{label}: #{winner:03d} {markdown(tags.get(names.MIX, ''))}** with {said}. "
             "The metrics of this page are that trial's.",
             "",
         ]
     lines += [
-        f"The study **{facts.name}** {verb[state]}. Its trials are the runs nested under this one; `{facts.method}` "
+        f"The study **{study}** {verb[state]}. Its trials are the runs nested under this one; `{facts.method}` "
         f"proposes them, and `{facts.metric}` is to be as {size} as possible.",
         "",
-        f"Data: {data.name}, {data.train:,} training and {data.validation:,} validation images, "
+        f"Data: {markdown(printable(data.name))}, {data.train:,} training and {data.validation:,} validation images, "
         f"digest `{data.digest[:12]}`.",
         "",
-        f"In a terminal: `regtune board {facts.name}`, `regtune best {facts.name} -o best.yaml`.",
+        f"In a terminal: {code(f'regtune board {word}')}, {code(f'regtune best {word} -o best.yaml')}.",
     ]
     return "\n".join(lines)
 
 
 def trial_note(facts: StudyFacts, number: int) -> str:
     """Markdown for a trial's page."""
+    command = f"regtune show {shell_word(facts.name)} {number}"
     return (
-        f"Trial {number} of the study **{facts.name}**. In a terminal: `regtune show {facts.name} {number}`."
+        f"Trial {number} of the study **{markdown(printable(facts.name))}**. In a terminal: {code(command)}."
     )
 
 

@@ -19,6 +19,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from regtune.quoting import printable
 from regtune.record import State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.contents import (
@@ -172,7 +173,7 @@ class Projection:
     def _experiment(self) -> str:
         facts = self._facts
         text = f"tags.`{names.SWEEP}` = '{facts.sweep}'"
-        quoted = "'" in facts.sweep  # the filter language cannot escape it
+        quoted = "'" in facts.sweep or "\\" in facts.sweep  # the filter language cannot escape them
         tagged = (
             [] if quoted else self._client.search_experiments(ViewType.ALL, filter_string=text, max_results=1)
         )
@@ -220,7 +221,7 @@ class Projection:
         facts = self._facts
         started = facts.created_ms or int(time.time() * 1000)
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
-        name = "study" if facts.name == facts.sweep else f"study {facts.name}"
+        name = "study" if facts.name == facts.sweep else f"study {printable(facts.name)}"
         run = self._create(f"{name} of {day}", started, study_tags(facts) | source_tags(facts))
         self._inputs(run)
         return run

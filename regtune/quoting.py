@@ -1,0 +1,86 @@
+"""Texts that others wrote (names in files and databases, messages, paths), made safe for the place they are shown in.
+
+A terminal obeys control sequences, a shell its metacharacters, a browser what Markdown turns into HTML, a spreadsheet
+what begins with an equals sign. Nothing is refused here and nothing is lost: what would act is shown as it is written.
+JSON has an escape for every character and needs none of this.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+_MARKS = {mark: f"\\{mark}" for mark in "\\`*_{}[]#|~!"}
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+"""HTML, and what becomes a link or a picture by itself."""
+_MARKDOWN = str.maketrans(_MARKS | _HTML)
+_LINKS = re.compile(r":(?=//)|(?<=\bwww)\.|(?<=\bmailto):", re.IGNORECASE)
+_AT_THE_BEGINNING = re.compile(r"^[-+=]|(?<=^\d)[.)]")
+_BACKTICKS = re.compile(r"`+")
+_FORMULA = ("=", "+", "-", "@")
+
+
+def printable(text: str) -> str:
+    r"""One line for a terminal: control characters, line ends and marks that turn the direction as ``\x1b``, ``\n``,
+    ``\u202e``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for several lines: their ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter in "\n\t" or letter.isprintable() else printable(letter) for letter in text
+    )
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell takes it; with control characters as bash, zsh and ksh do (``$'...'``)."""
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = (
+        letter.replace("\\", "\\\\").replace("'", "\\'")
+        if letter.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+        for letter in word
+    )
+    return f"$'{''.join(letters)}'"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, link, picture, emphasis, heading or list (CommonMark 0.31, 2.4 and
+    2.5). Blank lines still part paragraphs.
+    """
+    return "\n".join(_markdown_line(line) for line in text.splitlines())
+
+
+def _markdown_line(line: str) -> str:
+    escaped = _LINKS.sub(_entity, printable(line.strip()).translate(_MARKDOWN))
+    return _AT_THE_BEGINNING.sub(_entity, escaped)
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
+
+
+def code(text: str) -> str:
+    """Text as Markdown's code: in as many backticks as it takes (CommonMark 0.31, 6.1)."""
+    text = printable(text)
+    fence = "`" * (1 + max((len(run) for run in _BACKTICKS.findall(text)), default=0))
+    room = " " if "`" in (text[:1], text[-1:]) else ""
+    return f"{fence}{room}{text}{room}{fence}"
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a table that may be opened in a spreadsheet: text there is no formula (OWASP, "CSV Injection").
+
+    A number stays a number, whatever its sign; text that begins like a formula gets an apostrophe before it.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
