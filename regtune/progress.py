@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from regtune.record import EndReason, State, Value
+from regtune.record import EndReason, State, TrialRecord, Value
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class FinishedTrial:
     control: str | None
     end_reason: EndReason | None
     message: str | None = None
+
+    @classmethod
+    def of(cls, number: int, state: State, value: float | None, record: TrialRecord | None) -> FinishedTrial:
+        """A trial as it lies in the study; without a record where it never started."""
+        if record is None:
+            return cls(number, state, value, None, 0, 0.0, "", {}, None, None)
+        return cls(
+            number=number,
+            state=state,
+            value=value,
+            accuracy=record.figure("val_accuracy"),
+            epochs=record.epochs,
+            seconds=record.seconds,
+            mix=record.config.mix,
+            parameters=record.parameters,
+            control=record.control,
+            end_reason=record.end_reason,
+            message=record.message,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,3 +96,19 @@ class Observer(Protocol):
 
     def note(self, message: str) -> None:
         """Something worth one line."""
+
+
+def remaining_seconds(
+    *, run_cap: int | None, timeout: float | None, finished: int, spent: float, pace: float | None
+) -> float | None:
+    """Seconds until a budget is used, whichever of its limits comes first; None when nothing is known.
+
+    finished: trials that count in `run_cap`. spent: seconds that count in `timeout`. pace: seconds a finished trial,
+    None before there is one.
+    """
+    left = []
+    if run_cap is not None and pace is not None:
+        left.append(pace * max(0, run_cap - finished))
+    if timeout is not None:
+        left.append(max(0.0, timeout - spent))
+    return min(left, default=None)

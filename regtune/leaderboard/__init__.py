@@ -32,7 +32,8 @@ from regtune.leaderboard.tables import (
     studies_of_regtune,
     with_records,
 )
-from regtune.progress import Progress, RunningTrial
+from regtune.progress import Progress, RunningTrial, remaining_seconds
+from regtune.quoting import printable, shell_word
 
 __all__ = [
     "COLUMNS",
@@ -104,7 +105,9 @@ def read_trial(engine: Engine, study: str, number: int) -> Row:
     """One trial. Raises StudyNotFound, StorageError."""
     rows = read_rows(engine, study, {number})
     if not rows:
-        raise StudyNotFound(f'study "{study}" has no trial {number}; try: regtune board {study}')
+        raise StudyNotFound(
+            f'study "{printable(study)}" has no trial {number}; try: regtune board {shell_word(study)}'
+        )
     return rows[0]
 
 
@@ -114,7 +117,9 @@ def read_best(engine: Engine, study: str) -> Row:
         study_id, info = read_info(connection, study)
         best = read_best_row(connection, study_id, info)
     if best is None:
-        raise StudyNotFound(f'study "{study}" has no complete trial yet; try: regtune board {study}')
+        raise StudyNotFound(
+            f'study "{printable(study)}" has no complete trial yet; try: regtune board {shell_word(study)}'
+        )
     return best
 
 
@@ -140,7 +145,15 @@ def read_progress(engine: Engine, study: str) -> Progress:
         failed=info.counts["FAIL"],
         waiting=info.counts["WAITING"],
         elapsed_seconds=elapsed,
-        remaining_seconds=_remaining(info, elapsed, run_cap, timeout) if running else None,
+        remaining_seconds=remaining_seconds(
+            run_cap=run_cap,
+            timeout=timeout,
+            finished=info.finished,
+            spent=elapsed,
+            pace=elapsed / info.finished if info.finished else None,
+        )
+        if running
+        else None,
         trial_epochs=epochs,
         best=finished_trial(best) if best else None,
         running=tuple(_running(row, info.metric) for row in sorted(running, key=lambda row: row.number)),
@@ -185,13 +198,3 @@ def _running(row: Row, metric: str) -> RunningTrial:
         max_epochs=record.config.training.max_epochs if record else 0,
         curve=tuple(record.history.get(metric, ())) if record else (),
     )
-
-
-def _remaining(info: StudyInfo, elapsed: float, run_cap: int | None, timeout: float | None) -> float | None:
-    """What is left of the budget at the pace so far; None before the first trial has finished."""
-    guesses = []
-    if run_cap is not None and info.finished:
-        guesses.append(elapsed / info.finished * max(0, run_cap - info.finished))
-    if timeout is not None:
-        guesses.append(max(0.0, timeout - elapsed))
-    return min(guesses, default=None)

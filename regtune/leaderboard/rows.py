@@ -130,12 +130,7 @@ class Row:
 
     def figure(self, name: str) -> float | None:
         """One of METRICS of the kept weights, or of the last epoch where none are kept."""
-        if self.record is None:
-            return None
-        if self.record.kept:
-            return self.record.kept.figures.get(name)
-        points = self.record.history.get(name, ())
-        return points[-1] if points else None
+        return self.record.figure(name) if self.record else None
 
     def cells(self, metric: str, names: Sequence[str]) -> dict[str, Any]:
         """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
@@ -193,19 +188,7 @@ class StudySummary:
 
 def finished_trial(row: Row) -> FinishedTrial:
     """The row as a display takes it."""
-    return FinishedTrial(
-        number=row.number,
-        state=row.state,
-        value=row.value,
-        accuracy=row.accuracy,
-        epochs=row.epochs,
-        seconds=row.seconds,
-        mix=row.mix,
-        parameters=row.parameters,
-        control=row.control,
-        end_reason=row.record.end_reason if row.record else None,
-        message=row.record.message if row.record else None,
-    )
+    return FinishedTrial.of(row.number, row.state, row.value, row.record)
 
 
 def columns(metric: str, names: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from regtune.executors import (
     TrialStarted,
     WorkerDied,
 )
-from regtune.progress import Observer, Progress, RunningTrial
+from regtune.progress import Observer, Progress, RunningTrial, remaining_seconds
 from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
@@ -37,7 +37,7 @@ from regtune.storage import DISK_FULL
 from regtune.storage.locks import Hold
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Tally, finished_trial, ranked, spent_seconds
+from regtune.sweep.standing import Standing, finished_trial, spent_seconds
 from regtune.tracking import TrackingWriter
 
 TICK_SECONDS = 0.25
@@ -98,6 +98,8 @@ class Coordinator:
         self._folder = folder
         self._outages = 0
         self._proposals = Proposals(spec, study, data)
+        self._standing = Standing(study, spec.metric.name)
+        self._models: set[int] = set()
         self._running: dict[str, _Running] = {}
         self._began = time.monotonic()
         self._spent_before = 0.0
@@ -121,12 +123,13 @@ class Coordinator:
             record = record_of(trial)
             if record is not None:
                 self._tracker.put(trial.number, trial.state.name, self._present(record))
+        self._models = set(self._standing.best())
         self._drop_models()
         self._tracker.finish("RUNNING", None)
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
                 self._study.take(request)
-        self._finished_before = self._tally.finished
+        self._finished_before = self._standing.tally.finished
         self._spent_before = spent_seconds(trials) if self._spec.timeout else 0.0
         self._count_failures()
 
@@ -156,7 +159,7 @@ class Coordinator:
         if self._stop.is_set():
             return False
         cap = self._spec.run_cap
-        if cap is not None and self._tally.finished + len(self._running) >= cap:
+        if cap is not None and self._standing.tally.finished + len(self._running) >= cap:
             return False
         if self._spec.timeout is not None and self._spent() >= self._spec.timeout:
             self._reason = f"the timeout of {self._spec.timeout:g} s is used"
@@ -189,9 +192,7 @@ class Coordinator:
 
     def _threshold(self) -> float | None:
         """The value a trial must beat to be among the best `keep_models` so far."""
-        best = ranked(self._study.trials(), self._spec.metric.name)
-        kept = max(1, self._spec.keep_models)
-        return best[kept - 1].value if kept <= len(best) else None
+        return self._standing.value(max(1, self._spec.keep_models))
 
     # -- events
 
@@ -253,7 +254,9 @@ class Coordinator:
         self._study.write(running.trial, record)
         state = self._study.tell(number, record)
         self._tracker.put(number, state.name, record)
-        self._drop_models()
+        if state is TrialState.COMPLETE:
+            self._models.add(number)
+            self._drop_models()
         trial = self._study.trials()[number]
         if state is TrialState.FAIL:
             self._proposals.queue_retry(trial)
@@ -269,23 +272,23 @@ class Coordinator:
 
     def _drop_models(self) -> None:
         """Remove the models of trials that are no longer among the best `keep_models`."""
-        for trial in ranked(self._study.trials(), self._spec.metric.name)[self._spec.keep_models :]:
-            folder = self._folder / f"{self._study.uid}-{trial.number}"
+        trials = self._study.trials()
+        for number in sorted(self._models.difference(self._standing.best(self._spec.keep_models))):
+            self._models.remove(number)  # it will never be among the best again
+            folder = self._folder / f"{self._study.uid}-{number}"
             if folder.exists():
                 shutil.rmtree(folder)
-                record = record_of(trial)
+                record = record_of(trials[number])
                 assert record is not None
-                self._tracker.put(trial.number, trial.state.name, self._present(record))
+                self._tracker.put(number, trials[number].state.name, self._present(record))
 
     def _count_failures(self) -> None:
         """Stop when more trials have failed than may."""
-        if self._tally.failed <= self._spec.max_failures or self._stop.is_set():
+        if self._standing.tally.failed <= self._spec.max_failures or self._stop.is_set():
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
         limit = f"more than max_failures, {self._spec.max_failures}"
-        self._too_many = (
-            f"{self._tally.failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
-        )
+        self._too_many = f"{self._standing.tally.failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
         self._stop.set()
 
     def _put_back(self, running: _Running) -> None:
@@ -311,14 +314,9 @@ class Coordinator:
 
     # -- what is known, and the end
 
-    @property
-    def _tally(self) -> Tally:
-        return Tally.of(self._study.trials())
-
     def progress(self) -> Progress:
         """The sweep at this moment."""
-        tally = self._tally
-        best = ranked(self._study.trials(), self._spec.metric.name)
+        tally = self._standing.tally
         return Progress(
             study=self._study.name,
             metric=self._spec.metric.name,
@@ -330,9 +328,9 @@ class Coordinator:
             failed=tally.failed,
             waiting=tally.waiting,
             elapsed_seconds=time.monotonic() - self._began,
-            remaining_seconds=self._remaining(),
+            remaining_seconds=self._remaining(tally.finished),
             trial_epochs=tally.epochs,
-            best=finished_trial(best[0]) if best else None,
+            best=self._standing.winner,
             running=tuple(self._running_trial(running) for running in self._running.values()),
             tracking=self._tracker.status,
         )
@@ -353,21 +351,20 @@ class Coordinator:
     def _spent(self) -> float:
         return self._spent_before + time.monotonic() - self._began
 
-    def _remaining(self) -> float | None:
+    def _remaining(self, finished: int) -> float | None:
         """Seconds left by the timeout, or by the pace of this session, whichever comes first."""
-        left = []
-        if self._spec.timeout is not None:
-            left.append(max(0.0, self._spec.timeout - self._spent()))
-        done = self._tally.finished - self._finished_before
-        if self._spec.run_cap is not None and done > 0:
-            pace = (time.monotonic() - self._began) / done
-            left.append(pace * max(0, self._spec.run_cap - self._tally.finished))
-        return min(left, default=None)
+        done = finished - self._finished_before
+        return remaining_seconds(
+            run_cap=self._spec.run_cap,
+            timeout=self._spec.timeout,
+            finished=finished,
+            spent=self._spent(),
+            pace=(time.monotonic() - self._began) / done if done else None,
+        )
 
     def _end(self) -> SweepOutcome:
-        tally = self._tally
-        best = ranked(self._study.trials(), self._spec.metric.name)
-        winner = best[0].number if best else None
+        tally, best = self._standing.tally, self._standing.best(1)
+        winner = best[0] if best else None
         stopped = self._stop.is_set()
         self._tracker.finish("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", winner)
         self._observer.progress(self.progress())

@@ -34,6 +34,7 @@ class Proposals:
         self._study = study
         self._data = data
         self._space = Space(spec)
+        self._grid = enumerate(self._space.grid()) if spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
         """Queue the controls that are not queued yet."""
@@ -79,6 +80,7 @@ class Proposals:
 
     def next(self) -> tuple[optuna.Trial, TrialRecord] | None:
         """Ask for the next trial and record its start; None when the grid has no more."""
+        self._study.look()
         waiting = self._study.trials(TrialState.WAITING)
         if not waiting and self._spec.method == "grid":
             if not self._queue_from_grid():
@@ -129,7 +131,7 @@ class Proposals:
 
     def _queue_from_grid(self) -> bool:
         known = self._study.origins()
-        for index, parameters in enumerate(self._space.grid()):
+        for index, parameters in self._grid:  # what was passed over stays known
             if f"grid {index}" not in known:
                 self._study.queue(Origin("grid", f"grid {index}"), self._space.to_optuna(parameters))
                 return True

@@ -20,7 +20,7 @@ from regtune.storage import database_path, is_sqlite, open_engine, place, unders
 from regtune.storage.patience import Patience
 from regtune.study import Study, hold
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
-from regtune.sweep.standing import Tally
+from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
 
 EARLIER_BEST = 5
@@ -75,7 +75,8 @@ def run_sweep(
         data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
         located(data.name, settings.data_dir)
         study = Study.open(settings, spec, fresh=fresh, patience=Patience(where, observer.note, stop))
-        used = spec.run_cap is not None and Tally.of(study.trials()).finished >= spec.run_cap
+        finished = Standing(study, spec.metric.name).tally.finished
+        used = spec.run_cap is not None and finished >= spec.run_cap
         count = 0 if used else workers or settings.workers or default_workers()
         trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
