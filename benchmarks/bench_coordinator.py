@@ -35,10 +35,10 @@ import regtune.sweep.coordinator
 from regtune.config import METRICS, DataConfig
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted, Verdict
 from regtune.progress import FinishedTrial, Progress
-from regtune.settings import load_settings
+from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.study import Study
-from regtune.sweep.coordinator import Coordinator
+from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.training.result import TrialResult
 
 EPOCHS = 5
@@ -199,29 +199,14 @@ def measure(
     began = time.process_time()
     study = Study.open(settings, spec)
     executor = VirtualWorkers(WORKERS)
-    stop = threading.Event()
-    coordinator = Coordinator(
-        spec.model_copy(update={"run_cap": finished(study) + trials}),
-        study,
-        executor,
-        Untracked(),  # type: ignore[arg-type]
-        Unwatched(),
-        stop,
-        held=SimpleNamespace(check=lambda: None),  # type: ignore[arg-type]
-        data=DataConfig(name=spec.dataset, digest=big_study.FACTS["digest"]),
-        folder=settings.artifacts / "trials",
-    )
+    coordinator = coordinator_of(spec, study, executor, settings, trials)
     coordinator.prepare()
     prepared = time.process_time() - began
-    real, regtune.sweep.coordinator.time = time, SimpleNamespace(monotonic=lambda: executor.now)  # type: ignore[assignment]
     profiler = cProfile.Profile() if profile else nullcontext()
-    began, began_wall = real.process_time(), real.perf_counter()
-    try:
-        with profiler:
-            outcome = coordinator.run()
-    finally:
-        regtune.sweep.coordinator.time = real
-    cpu, wall = real.process_time() - began, real.perf_counter() - began_wall
+    began, began_wall = time.process_time(), time.perf_counter()
+    with profiler:
+        outcome = in_virtual_time(coordinator, executor)
+    cpu, wall = time.process_time() - began, time.perf_counter() - began_wall
     if isinstance(profiler, cProfile.Profile):
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
     assert outcome.complete + outcome.pruned == finished(study)
@@ -237,6 +222,33 @@ def measure(
         "wall_share_of_two_workers": wall / executor.now,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def coordinator_of(
+    spec: SweepSpec, study: Study, executor: VirtualWorkers, settings: Settings, trials: int
+) -> Coordinator:
+    """A coordinator that goes on with `study` for so many trials more."""
+    return Coordinator(
+        spec.model_copy(update={"run_cap": finished(study) + trials}),
+        study,
+        executor,
+        Untracked(),  # type: ignore[arg-type]
+        Unwatched(),
+        threading.Event(),
+        held=SimpleNamespace(check=lambda: None),  # type: ignore[arg-type]
+        data=DataConfig(name=spec.dataset, digest=big_study.FACTS["digest"]),
+        folder=settings.artifacts / "trials",
+    )
+
+
+def in_virtual_time(coordinator: Coordinator, executor: VirtualWorkers) -> SweepOutcome:
+    """Run it by the clock of its executor."""
+    real = regtune.sweep.coordinator.time
+    regtune.sweep.coordinator.time = SimpleNamespace(monotonic=lambda: executor.now)  # type: ignore[assignment]
+    try:
+        return coordinator.run()
+    finally:
+        regtune.sweep.coordinator.time = real
 
 
 def finished(study: Study) -> int:

@@ -59,7 +59,7 @@ def insert(study: Study, trials: Iterator[FrozenTrial]) -> None:
         table = _table(models.TrialModel)
         select = sqlalchemy.select(table.c.number, table.c.trial_id)
         chosen = select.where(table.c.study_id == study.optuna._study_id)
-        ids = dict(connection.execute(chosen).tuples().all())
+        ids = {row.number: row.trial_id for row in connection.execute(chosen)}
         for start in range(0, len(found), _CHUNK):
             _insert_rest(connection, found[start : start + _CHUNK], ids)
     study.optuna._storage.refresh()
@@ -207,7 +207,7 @@ def _trained(
         epochs = 0
     elif state is TrialState.RUNNING:
         epochs = 3
-    state = state or TrialState.COMPLETE
+    state = TrialState.COMPLETE if state is None else state  # RUNNING is 0
     begun = STARTED + timedelta(seconds=4 * number)
     begun_ms = round(begun.timestamp() * 1000)
     figures = [_figures(floor, epoch, dice) for epoch in range(1, epochs + 1)]

@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from regtune.leaderboard import finished_trial, read_board, read_progress, read_rows
+from regtune.leaderboard import finished_trial, read_ended, read_progress, read_rows
 from regtune.progress import Observer
 from regtune.settings import Settings
 from regtune.study import holder
-
-ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def follow(
@@ -21,19 +19,15 @@ def follow(
 
     Trials that had ended before are not told. Raises StudyNotFound, StorageError.
     """
-    known = _ended(engine, study)
+    known = read_ended(engine, study)
     while True:
         running = holder(settings, study) is not None
         progress = read_progress(engine, study)
         observer.progress(progress)
-        now = _ended(engine, study)
+        now = read_ended(engine, study)
         for row in read_rows(engine, study, now - known):
             observer.finished(finished_trial(row), progress)
         known = now
         if not running:
             return
         wait()
-
-
-def _ended(engine: Engine, study: str) -> set[int]:
-    return {row.number for row in read_board(engine, study, limit=None) if row.state in ENDED}

@@ -85,7 +85,7 @@ def show_(
 ) -> None:
     """A study; or one trial with its learning curve, and how and why it ended."""
     from regtune.cli.tables import study_view, trial_view
-    from regtune.leaderboard import parameter_names, read_board, read_study, read_trial, top_and_controls
+    from regtune.leaderboard import read_study, read_top, read_trial
 
     width = console().width
     with opened(settings_of(home)) as engine:
@@ -94,13 +94,13 @@ def show_(
             row = read_trial(engine, study, trial)
             show_json(row.to_json()) if as_json else show(trial_view(info, row, width))
             return
-        rows = read_board(engine, study)
+        rows, names = read_top(engine, study, 1)
     best = next((row for row in rows if row.rank == 1), None)
     if as_json:
         show_json(info.to_json() | {"best": best.number if best else None})
     else:
-        show(study_view(info, rows, parameter_names(rows), width))
-        say_more(study, len(rows) - len(top_and_controls(rows, 1)))
+        show(study_view(info, rows, names, width))
+        say_more(study, info.trials - len(rows))
 
 
 def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:

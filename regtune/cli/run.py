@@ -205,10 +205,10 @@ def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool) -> None:
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
     from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
-    from regtune.leaderboard import compare, read_board, read_study
+    from regtune.leaderboard import compare, read_study, read_top
 
     with opened(settings) as engine:
-        info, rows = read_study(engine, outcome.study), read_board(engine, outcome.study)
+        info, (rows, _) = read_study(engine, outcome.study), read_top(engine, outcome.study, 1)
     _show_board(settings, outcome.study)
     found = compare(info, rows)
     if found is not None:
@@ -230,13 +230,12 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
 
 def _show_board(settings: Settings, study: str) -> None:
     from regtune.cli.tables import board_table
-    from regtune.leaderboard import parameter_names, read_board, read_study, top_and_controls
+    from regtune.leaderboard import read_study, read_top
 
     with opened(settings) as engine:
-        info, rows = read_study(engine, study), read_board(engine, study)
-    shown = top_and_controls(rows, TOP)
-    show("", board_table(info, shown, parameter_names(rows), console().width))
-    say_more(study, len(rows) - len(shown))
+        info, (rows, names) = read_study(engine, study), read_top(engine, study, TOP)
+    show("", board_table(info, rows, names, console().width))
+    say_more(study, info.trials - len(rows))
 
 
 def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from regtune.errors import InputError, StudyNotFound
 from regtune.leaderboard.comparison import Comparison, compare, top_and_controls
+from regtune.leaderboard.order import Heads
 from regtune.leaderboard.rows import (
     COLUMNS,
     Row,
@@ -24,8 +25,7 @@ from regtune.leaderboard.rows import (
 )
 from regtune.leaderboard.tables import (
     count_epochs,
-    read_best_row,
-    read_heads,
+    ended_numbers,
     read_info,
     read_spans,
     reading,
@@ -50,9 +50,11 @@ __all__ = [
     "parameter_of",
     "read_best",
     "read_board",
+    "read_ended",
     "read_progress",
     "read_rows",
     "read_study",
+    "read_top",
     "read_trial",
     "top_and_controls",
 ]
@@ -65,7 +67,7 @@ def list_studies(engine: Engine) -> list[StudySummary]:
         found = []
         for name in names:
             study_id, info = read_info(connection, name)
-            found.append(StudySummary(info, read_best_row(connection, study_id, info)))
+            found.append(StudySummary(info, _best(connection, study_id, info)))
     never = datetime.min.replace(tzinfo=UTC)
     return sorted(found, key=lambda summary: summary.info.last_active or never, reverse=True)
 
@@ -86,19 +88,32 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
     """
     with reading(engine) as connection:
         study_id, info = read_info(connection, study)
-        heads = read_heads(connection, study_id, info.goal)
-        if sort == "rank":
-            return with_records(connection, heads[:limit], study)
-        rows = with_records(connection, heads, study)
-    return _sorted(rows, sort, info)[:limit]
+        heads = Heads(connection, study_id, info)
+        found = heads.ranked(limit) if sort == "rank" else _sorted(connection, heads, sort, info, limit)
+        return with_records(connection, found, study)
+
+
+def read_top(engine: Engine, study: str, count: int) -> tuple[list[Row], tuple[str, ...]]:
+    """By rank the best `count` trials and every control, and the searched parameters. Raises as `read_board`."""
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        heads = Heads(connection, study_id, info)
+        rows = top_and_controls(with_records(connection, heads.top_and_controls(count), study), count)
+        searched = with_records(connection, heads.first_of_the_search(), study)
+    return rows, parameter_names([*rows, *searched])
+
+
+def read_ended(engine: Engine, study: str) -> set[int]:
+    """Numbers of the trials that have come to their end. Raises StudyNotFound, StorageError."""
+    with reading(engine) as connection:
+        return ended_numbers(connection, read_info(connection, study)[0])
 
 
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
     """The rows of these trials, by number. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
         study_id, info = read_info(connection, study)
-        heads = [head for head in read_heads(connection, study_id, info.goal) if head.number in numbers]
-        return sorted(with_records(connection, heads, study), key=lambda row: row.number)
+        return with_records(connection, Heads(connection, study_id, info).numbered(numbers), study)
 
 
 def read_trial(engine: Engine, study: str, number: int) -> Row:
@@ -115,7 +130,7 @@ def read_best(engine: Engine, study: str) -> Row:
     """The complete trial with the best value. Raises StudyNotFound when none is complete."""
     with reading(engine) as connection:
         study_id, info = read_info(connection, study)
-        best = read_best_row(connection, study_id, info)
+        best = _best(connection, study_id, info)
     if best is None:
         raise StudyNotFound(
             f'study "{printable(study)}" has no complete trial yet; try: regtune board {shell_word(study)}'
@@ -127,9 +142,10 @@ def read_progress(engine: Engine, study: str) -> Progress:
     """The sweep at this moment, from the database alone. `remaining_seconds` is a guess from its pace."""
     with reading(engine) as connection:
         study_id, info = read_info(connection, study)
-        heads = read_heads(connection, study_id, info.goal)
-        best = read_best_row(connection, study_id, info)
-        running = with_records(connection, [head for head in heads if head.state == "RUNNING"], study)
+        best = _best(connection, study_id, info)
+        running = with_records(
+            connection, Heads(connection, study_id, info).ranked(states=["RUNNING"]), study
+        )
         spans = read_spans(connection, study_id)
         epochs = count_epochs(connection, study_id)
     elapsed = covered(spans)
@@ -171,19 +187,21 @@ def covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
     return total
 
 
-def _sorted(rows: Sequence[Row], sort: str, info: StudyInfo) -> list[Row]:
+def _best(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:
+    """The complete trial with the best value, or None."""
+    found = Heads(connection, study_id, info).ranked(1, states=["COMPLETE"])
+    return with_records(connection, found, info.name)[0] if found else None
+
+
+def _sorted(connection: Connection, heads: Heads, sort: str, info: StudyInfo, limit: int | None) -> list[Row]:
     name, turned = sort.removeprefix("-"), sort.startswith("-")
-    names = parameter_names(rows)
-    known = dict.fromkeys((*COLUMNS, info.metric, *names))
-    if name not in known:
-        raise InputError(f"--sort {name}: expected one of {', '.join(known)}")
+    if name not in (*COLUMNS, info.metric) and not heads.known(name):
+        names = parameter_names(with_records(connection, heads.first_of_the_search(), info.name))
+        known = dict.fromkeys((*COLUMNS, info.metric, *names))
+        raise InputError(f"--sort {printable(name)}: expected one of {', '.join(known)}")
     cell = info.metric if name == "metric" else name
-    largest_first = turned != (info.goal == "maximize" if cell == info.metric else cell == "val_accuracy")
-    have = [(found, row) for row in rows if (found := row.cells(info.metric, names)[cell]) is not None]
-    rest = [row for row in rows if row.cells(info.metric, names)[cell] is None]
-    mixed = any(isinstance(found, str) for found, _ in have)
-    have.sort(key=lambda pair: str(pair[0]) if mixed else pair[0], reverse=largest_first)
-    return [row for _, row in have] + rest
+    better_first = info.goal == "maximize" if cell == info.metric else cell == "val_accuracy"
+    return heads.sorted(cell, turned != better_first, limit)
 
 
 def _running(row: Row, metric: str) -> RunningTrial:

@@ -44,6 +44,11 @@ class StudyInfo:
         return str(found or ("maximize" if higher_is_better(self.metric) else "minimize"))
 
     @property
+    def trials(self) -> int:
+        """All trials, those that wait included."""
+        return sum(self.counts.values())
+
+    @property
     def finished(self) -> int:
         """Trials that count in the budget: complete or pruned."""
         return self.counts["COMPLETE"] + self.counts["PRUNED"]

@@ -25,7 +25,7 @@ _STUDIES = table("studies", column("study_id", Integer), column("study_name", St
 _STUDY_ATTRIBUTES = table(
     "study_user_attributes", column("study_id", Integer), column("key", String), column("value_json", Text)
 )
-_TRIALS = table(
+TRIALS = table(
     "trials",
     column("trial_id", Integer),
     column("number", Integer),
@@ -34,19 +34,18 @@ _TRIALS = table(
     column("datetime_start", String),
     column("datetime_complete", String),
 )
-_VALUES = table(
+VALUES = table(
     "trial_values",
     column("trial_id", Integer),
     column("objective", Integer),
     column("value", Float),
     column("value_type", String),
 )
-_TRIAL_ATTRIBUTES = table(
+TRIAL_ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id", Integer), column("key", String), column("value_json", Text)
 )
 _STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
 
-_ORDER: Mapping[str, int] = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3, "WAITING": 4}
 _BATCH = 500
 
 
@@ -77,16 +76,16 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
     if STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not made by regtune')
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
-    state = cast(_TRIALS.c.state, String)
-    found = select(state, func.count()).where(_TRIALS.c.study_id == study_id).group_by(state)
+    state = cast(TRIALS.c.state, String)
+    found = select(state, func.count()).where(TRIALS.c.study_id == study_id).group_by(state)
     for name, count in connection.execute(found):
         counts[name] = count  # type: ignore[index]
     first, begun, ended = connection.execute(
         select(
-            func.min(_TRIALS.c.datetime_start),
-            func.max(_TRIALS.c.datetime_start),
-            func.max(_TRIALS.c.datetime_complete),
-        ).where(_TRIALS.c.study_id == study_id)
+            func.min(TRIALS.c.datetime_start),
+            func.max(TRIALS.c.datetime_start),
+            func.max(TRIALS.c.datetime_complete),
+        ).where(TRIALS.c.study_id == study_id)
     ).one()
     moments = [found for found in (_utc(begun), _utc(ended)) if found]
     return study_id, StudyInfo(
@@ -113,53 +112,19 @@ def _unknown(connection: Connection, study: str) -> str:
     return f"{missing}; try: regtune studies" if names else f"{missing}: there is none here yet"
 
 
-def read_heads(connection: Connection, study_id: int, goal: str) -> list[Row]:
-    """All rows without their records, by rank."""
-    value = _VALUES.alias()
-    found = connection.execute(
-        select(
-            _TRIALS.c.number, cast(_TRIALS.c.state, String), value.c.value, cast(value.c.value_type, String)
-        )
-        .select_from(
-            _TRIALS.outerjoin(value, (value.c.trial_id == _TRIALS.c.trial_id) & (value.c.objective == 0))
-        )
-        .where(_TRIALS.c.study_id == study_id)
-    )
-    rows = [Row(number, state, _value(amount, kind), None) for number, state, amount, kind in found]
-    sign = -1.0 if goal == "maximize" else 1.0
-
-    def key(row: Row) -> tuple[int, float, int]:
-        amount = sign * row.value if row.value is not None else math.inf
-        return _ORDER[row.state], amount, row.number
-
-    rows.sort(key=key)
-    return [
-        Row(row.number, row.state, row.value, None, rank if row.state == "COMPLETE" else None)
-        for rank, row in enumerate(rows, start=1)
-    ]
-
-
-def read_best_row(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:
-    """The complete trial with the best value, or None."""
-    heads = read_heads(connection, study_id, info.goal)[:1]
-    if not heads or heads[0].rank is None:
-        return None
-    return with_records(connection, heads, info.name)[0]
-
-
 def with_records(connection: Connection, heads: Sequence[Row], study: str) -> list[Row]:
     """The rows with their records, in the same order. Raises StorageError for an unreadable one."""
     records: dict[int, TrialRecord] = {}
     for start in range(0, len(heads), _BATCH):
         numbers = [head.number for head in heads[start : start + _BATCH]]
         found = connection.execute(
-            select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.value_json)
-            .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-            .join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
+            select(TRIALS.c.number, TRIAL_ATTRIBUTES.c.value_json)
+            .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
+            .join(_STUDIES, _STUDIES.c.study_id == TRIALS.c.study_id)
             .where(
                 _STUDIES.c.study_name == study,
-                _TRIAL_ATTRIBUTES.c.key == RECORD,
-                _TRIALS.c.number.in_(numbers),
+                TRIAL_ATTRIBUTES.c.key == RECORD,
+                TRIALS.c.number.in_(numbers),
             )
         )
         for number, text in found:
@@ -178,12 +143,19 @@ def studies_of_regtune(connection: Connection) -> list[str]:
     )
 
 
+def ended_numbers(connection: Connection, study_id: int) -> set[int]:
+    """Numbers of the trials that have come to their end."""
+    state = cast(TRIALS.c.state, String)
+    ended = (TRIALS.c.study_id == study_id) & state.in_(("COMPLETE", "PRUNED", "FAIL"))
+    return set(connection.scalars(select(TRIALS.c.number).where(ended)))
+
+
 def count_epochs(connection: Connection, study_id: int) -> int:
     """Epochs that the study's trials have trained, all together."""
     found = connection.scalar(
         select(func.count())
-        .select_from(_STEPS.join(_TRIALS, _STEPS.c.trial_id == _TRIALS.c.trial_id))
-        .where(_TRIALS.c.study_id == study_id)
+        .select_from(_STEPS.join(TRIALS, _STEPS.c.trial_id == TRIALS.c.trial_id))
+        .where(TRIALS.c.study_id == study_id)
     )
     return found or 0
 
@@ -192,8 +164,8 @@ def read_spans(connection: Connection, study_id: int) -> list[tuple[datetime, da
     """Start and end of every trial that has begun; now for those still running."""
     now = datetime.now(UTC)
     found = connection.execute(
-        select(_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete, cast(_TRIALS.c.state, String)).where(
-            _TRIALS.c.study_id == study_id
+        select(TRIALS.c.datetime_start, TRIALS.c.datetime_complete, cast(TRIALS.c.state, String)).where(
+            TRIALS.c.study_id == study_id
         )
     )
     return list(_closed(found, now))
@@ -206,7 +178,8 @@ def _closed(found: Any, now: datetime) -> Iterator[tuple[datetime, datetime]]:
             yield start, max(start, end or now)
 
 
-def _value(amount: float | None, kind: str | None) -> float | None:
+def value_of(amount: float | None, kind: str | None) -> float | None:
+    """A value from its two columns in Optuna's table."""
     return {"INF_POS": math.inf, "INF_NEG": -math.inf}.get(kind or "", amount)
 
 

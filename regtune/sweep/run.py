@@ -11,7 +11,7 @@ from regtune.config import DataConfig
 from regtune.data import Arrays, load_arrays, located
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
-from regtune.leaderboard import read_board
+from regtune.leaderboard import read_top
 from regtune.progress import FinishedTrial, Observer, Progress
 from regtune.record import Value
 from regtune.settings import Settings, load_settings
@@ -25,6 +25,8 @@ from regtune.tracking import StudyFacts, TrackingWriter
 
 EARLIER_BEST = 5
 """How many configurations of an earlier study are enqueued."""
+MOST_CONTROLS = 7
+"""Controls may be among the best, and have nothing to enqueue."""
 BREAK_OFF_SECONDS = 2.0
 
 
@@ -124,7 +126,7 @@ def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[st
     """Uid and parameters of the best trials of study `name`. Raises StudyNotFound."""
     if name is None:
         return []
-    rows = read_board(open_engine(settings.storage_url), name)
+    rows, _ = read_top(open_engine(settings.storage_url), name, EARLIER_BEST + MOST_CONTROLS)
     found = [
         (row.record.uid, row.record.parameters)
         for row in rows

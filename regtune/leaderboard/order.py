@@ -1,0 +1,151 @@
+"""Which rows, and in which order: ranked, sorted and limited by the database, so that no other row is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, String, case, cast, func, select
+
+from regtune.leaderboard.cells import Cell, RecordCells, number_cell, word_cell
+from regtune.leaderboard.rows import Row, StudyInfo
+from regtune.leaderboard.tables import TRIAL_ATTRIBUTES, TRIALS, VALUES, value_of
+from regtune.record import RECORD, State
+
+_STATES: Sequence[State] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+_BATCH = 500
+_NAME = re.compile(r"[\w.-]+")
+_NO_CONTROL = '"control": null'
+"""What a record's JSON text has, as `json.dumps` writes it, when the trial is no control."""
+
+
+class Heads:
+    """Rows without their records, of the study `study_id`.
+
+    By rank: complete trials from the best on, then pruned, failed, running and waiting ones, each by their value and
+    then by their number.
+    """
+
+    def __init__(self, connection: Connection, study_id: int, info: StudyInfo) -> None:
+        self._connection = connection
+        self._info = info
+        state = cast(TRIALS.c.state, String)
+        kind = cast(VALUES.c.value_type, String)
+        largest_first = info.goal == "maximize"
+        best = "INF_POS" if largest_first else "INF_NEG"
+        amount = -VALUES.c.value if largest_first else VALUES.c.value
+        order = (
+            case({name: place for place, name in enumerate(_STATES)}, value=state),
+            case({best: 0, "FINITE": 1}, value=kind, else_=2),
+            amount,
+            TRIALS.c.number,
+        )
+        self._rows = (
+            select(
+                TRIALS.c.trial_id,
+                TRIALS.c.number,
+                state.label("state"),
+                VALUES.c.value,
+                kind.label("kind"),
+                func.row_number().over(order_by=order).label("place"),
+            )
+            .select_from(
+                TRIALS.outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & (VALUES.c.objective == 0))
+            )
+            .where(TRIALS.c.study_id == study_id)
+            .subquery()
+        )
+        self._record: ColumnElement[str] = TRIAL_ATTRIBUTES.c.value_json
+        self._cells = RecordCells(self._record, connection.dialect.name)
+
+    def ranked(self, limit: int | None = None, states: Collection[State] = _STATES) -> list[Row]:
+        """Rows by rank, at most `limit`."""
+        chosen = select(self._rows).order_by(self._rows.c.place).limit(limit)
+        if set(states) != set(_STATES):
+            chosen = chosen.where(self._rows.c.state.in_(states))
+        return list(self._read(chosen))
+
+    def numbered(self, numbers: Collection[int]) -> list[Row]:
+        """The rows of these trials, by number."""
+        wanted, found = sorted(numbers), list[Row]()
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            chosen = select(self._rows).where(self._rows.c.number.in_(batch)).order_by(self._rows.c.number)
+            found += self._read(chosen)
+        return found
+
+    def sorted(self, column: str, largest_first: bool, limit: int | None = None) -> list[Row]:
+        """Rows in the order of a column of the board or a parameter; those without a value last, ties by rank."""
+        cell = self._cell(column)
+        keys = [cell.number, cell.word]
+        order = [(key.desc() if largest_first else key.asc()).nulls_last() for key in keys]
+        empty = case((cell.empty, 1), else_=0)
+        chosen = self._with_record().order_by(empty, *self._infinite(column, largest_first), *order)
+        return list(self._read(chosen.order_by(self._rows.c.place).limit(limit)))
+
+    def top_and_controls(self, count: int) -> list[Row]:
+        """By rank: the best `count`, and whatever may be a control by the text of its record."""
+        best = (self._rows.c.place <= count) & (self._rows.c.state == "COMPLETE")
+        control = self._has(_NO_CONTROL) == 0
+        chosen = self._with_record().where(best | (control & self._record.is_not(None)))
+        return list(self._read(chosen.order_by(self._rows.c.place)))
+
+    def first_of_the_search(self) -> list[Row]:
+        """The first trial that is no control, if there is one."""
+        chosen = self._with_record().where(self._has(_NO_CONTROL) > 0)
+        return list(self._read(chosen.order_by(self._rows.c.number).limit(1)))
+
+    def known(self, parameter: str) -> bool:
+        """Whether any trial has the parameter."""
+        if not _NAME.fullmatch(parameter):
+            return False
+        chosen = self._with_record().where(self._cells.has_parameter(parameter)).limit(1)
+        return next(self._read(chosen), None) is not None
+
+    def _read(self, chosen: Select[Any]) -> Iterator[Row]:
+        for found in self._connection.execute(chosen):
+            rank = found.place if found.state == "COMPLETE" else None
+            yield Row(found.number, found.state, value_of(found.value, found.kind), None, rank)
+
+    def _with_record(self) -> Select[Any]:
+        rows, records = self._rows, TRIAL_ATTRIBUTES
+        own = (records.c.trial_id == rows.c.trial_id) & (records.c.key == RECORD)
+        return select(rows).select_from(rows.outerjoin(records, own))
+
+    def _has(self, text: str) -> ColumnElement[int]:
+        """Where the record has `text`, counted from 1; 0 where it has not."""
+        find = func.instr if self._connection.dialect.name == "sqlite" else func.strpos
+        return find(self._record, text)
+
+    def _infinite(self, column: str, largest_first: bool) -> list[ColumnElement[Any]]:
+        """An infinite value of the metric stands before or behind all others."""
+        if column != self._info.metric or column == "val_accuracy":
+            return []
+        first = "INF_POS" if largest_first else "INF_NEG"
+        return [case({first: 0, "FINITE": 1}, value=self._rows.c.kind, else_=2)]
+
+    def _cell(self, column: str) -> Cell:
+        """As `Row.cells`: what a trial is called and given it has from the beginning, figures once it is trained."""
+        rows, cells = self._rows, self._cells
+        if column == "number":
+            return number_cell(rows.c.number)
+        if column == "rank":
+            return number_cell(case((rows.c.state == "COMPLETE", rows.c.place)))
+        if column == "state":
+            return word_cell(cells.by_code_point(rows.c.state))
+        if column == "control":
+            return cells.control()
+        figure = self._figure(column)
+        return cells.parameter(column) if figure is None else figure.only(rows.c.state != "WAITING")
+
+    def _figure(self, column: str) -> Cell | None:
+        """A column that shows a figure; None for a parameter."""
+        if column == "val_accuracy":
+            return self._cells.figure(column)
+        if column == self._info.metric:
+            ends = {"INF_POS": 1.0, "INF_NEG": -1.0}
+            return number_cell(case(ends, value=self._rows.c.kind, else_=self._rows.c.value))
+        if column in ("gap", "sparsity", "l2_norm"):
+            return self._cells.kept(column)
+        return {"epochs": self._cells.epochs, "seconds": self._cells.seconds}.get(column, lambda: None)()

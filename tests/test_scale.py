@@ -1,0 +1,344 @@
+"""What costs as much in a study of ten thousand trials as in one of a hundred, and says the same."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import studies
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Engine, event
+from stores import Postgres
+
+from regtune.leaderboard import (
+    COLUMNS,
+    Row,
+    list_studies,
+    parameter_names,
+    read_best,
+    read_board,
+    read_ended,
+    read_progress,
+    read_rows,
+    read_study,
+    read_top,
+    read_trial,
+    top_and_controls,
+)
+from regtune.record import RECORD, TrialRecord
+from regtune.settings import Settings, load_settings
+from regtune.spec import SweepSpec
+from regtune.storage import open_engine
+from regtune.study import Study, record_of
+from regtune.sweep.standing import Standing, Tally
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import big_study
+
+NAME = "big"
+STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with a study of 300 trials, NAME, and one of every oddity for each goal."""
+    if request.param == "sqlite":
+        found = f"sqlite:///{tmp_path_factory.mktemp('scale')}/studies.db"
+        Path(found.removeprefix("sqlite:///")).touch()
+    else:
+        server: Postgres = request.getfixturevalue("postgres_server")
+        found = server.fresh("scale")
+    RDBStorage(found).engine.dispose()
+    big_study.make_study(load_settings(storage=found), big(300), 300)
+    odd(found, "least", "val_cross_entropy", "minimize")
+    odd(found, "most", "val_accuracy", "maximize")
+    odd(found, "most of another", "accuracy", "maximize")
+    return found
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    found = open_engine(url)
+    yield found
+    found.dispose()
+
+
+def big(run_cap: int, name: str = NAME) -> SweepSpec:
+    return SweepSpec.load(big_study.SWEEP, [f"run_cap={run_cap}"], name=name)
+
+
+def odd(url: str, name: str, metric: str, goal: str) -> None:
+    """Ties, infinite and missing values, controls with and without parameters, layers, trials without a record."""
+    study = optuna.create_study(storage=url, study_name=name, direction=goal)
+    for key, value in (
+        ("uid", "ab" * 16),
+        ("spec", {"name": name, "metric": {"name": metric, "goal": goal}}),
+    ):
+        study.set_user_attr(f"regtune.{key}", value)
+
+    def put(state: TrialState, value: float | None, found: TrialRecord | None) -> None:
+        attributes = {RECORD: found.to_json()} if found else {}
+        study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
+
+    placements = ("none", "before_activation", "after_activation", "Älter")
+    for number in range(24):
+        parameters: dict[str, Any] = {"dropout.1": [0.1, 0.25, 1 / 3][number % 3], "patience": number % 4}
+        if number % 5:
+            parameters |= {"hidden": ["64", "128-64", "16-8-4"][number % 3], "fused": number % 2 == 0}
+        control = {0: "none", 7: "dropout", 8: "l1"}.get(number)
+        found = studies.record(
+            number,
+            {**parameters, "batchnorm": placements[number % 3], "dropout": [0.0, 0.2][number % 2]},
+            floor=[0.08, 0.09, 0.1][number // 2 % 3],
+            epochs=[3, 12, 30][number % 3],
+            end=["early_stopping", "early_stopping", "pruned", "non_finite"][number % 4],
+            control=control,
+        )
+        if control and number != 8:
+            found = replace(found, parameters={})
+        if found.kept:
+            found = replace(found, kept=replace(found.kept, sparsity=number // 4 / 8, l2_norm=1e-9 * number))
+            value = found.kept.figures[metric]
+            put(TrialState.COMPLETE, [value, math.inf, -math.inf][0 if number > 2 else number], found)
+        elif number % 4 == 2:
+            put(TrialState.PRUNED, None if number == 2 else found.history[metric][-1], found)
+        else:
+            put(TrialState.FAIL, None, found)
+    put(TrialState.FAIL, None, None)
+    put(
+        TrialState.WAITING,
+        None,
+        studies.record(25, {"dropout": 0.1, "batchnorm": "none"}, epochs=4, end=None),
+    )
+    put(TrialState.WAITING, None, None)
+    put(
+        TrialState.RUNNING,
+        None,
+        studies.record(27, {"dropout": 0.15, "batchnorm": "none"}, end=None, epochs=2),
+    )
+
+
+def by_rank(rows: list[Row], goal: str) -> list[Row]:
+    """The order of the board as it is defined, in Python."""
+    sign = -1.0 if goal == "maximize" else 1.0
+
+    def key(row: Row) -> tuple[int, float, int]:
+        return STATES.index(row.state), math.inf if row.value is None else sign * row.value, row.number
+
+    found = sorted(rows, key=key)
+    return [
+        replace(row, rank=place if row.state == "COMPLETE" else None) for place, row in enumerate(found, 1)
+    ]
+
+
+def by_column(rows: list[Row], sort: str, metric: str, goal: str) -> list[int]:
+    """Numbers in the order of a column, in Python."""
+    name, turned = sort.removeprefix("-"), sort.startswith("-")
+    names = parameter_names(rows)
+    cell = metric if name == "metric" else name
+    largest_first = turned != (goal == "maximize" if cell == metric else cell == "val_accuracy")
+    cells = {row.number: row.cells(metric, names)[cell] for row in rows}
+    have = [row for row in rows if cells[row.number] is not None]
+    have.sort(key=lambda row: cells[row.number], reverse=largest_first)
+    return [row.number for row in have] + [row.number for row in rows if cells[row.number] is None]
+
+
+@pytest.mark.parametrize("study", [NAME, "least", "most", "most of another"])
+def test_the_database_sorts_and_limits_as_python_does(engine: Engine, study: str) -> None:
+    info = read_study(engine, study)
+    rows = by_rank(read_rows(engine, study, range(info.trials)), info.goal)
+    assert len(rows) == info.trials
+    assert read_board(engine, study) == rows
+    assert len({row.value for row in rows}) < len(rows)
+    names = parameter_names(rows)
+    assert len(names) >= 4
+    for column in (*COLUMNS, info.metric, *names):
+        for sort in (column, f"-{column}"):
+            if sort == "rank":
+                continue
+            expected = by_column(rows, sort, info.metric, info.goal)
+            assert [row.number for row in read_board(engine, study, sort)] == expected, sort
+            limited = read_board(engine, study, sort, limit=7)
+            assert [row.number for row in limited] == expected[:7], sort
+            assert limited == [row for number in expected[:7] for row in rows if row.number == number]
+    assert read_board(engine, study, limit=9) == rows[:9]
+
+
+@pytest.mark.parametrize("study", [NAME, "least", "most"])
+def test_the_best_and_the_controls_are_those_of_the_whole_board(engine: Engine, study: str) -> None:
+    rows = read_board(engine, study)
+    for count in (1, 4, 10):
+        found, names = read_top(engine, study, count)
+        assert found == top_and_controls(rows, count)
+        assert set(names) == set(parameter_names(rows))
+    assert read_best(engine, study) == rows[0]
+    assert read_trial(engine, study, rows[3].number) == rows[3]
+    assert read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
+    assert [trial.number for trial in read_progress(engine, study).running] == sorted(
+        row.number for row in rows if row.state == "RUNNING"
+    )
+
+
+def test_a_study_made_in_bulk_is_what_optuna_would_have_made(tmp_path: Path) -> None:
+    spec = big(60)
+    ours = big_study.make_study(load_settings(home=tmp_path / "ours"), spec, 60)
+    theirs = RDBStorage(f"sqlite:///{tmp_path}/theirs.db")
+    study = optuna.create_study(storage=theirs, study_name=NAME)
+    for trial in big_study.frozen_trials(spec, ours.name, ours.uid, 60):
+        study.add_trial(trial)
+    assert len(ours.trials()) == 60
+    assert seen(ours.trials()) == seen(theirs.get_all_trials(study._study_id))
+    assert {trial.state.name for trial in ours.trials()} == set(STATES)
+    ours_stored = RDBStorage(load_settings(home=tmp_path / "ours").storage_url)
+    assert seen(ours_stored.get_all_trials(1)) == seen(ours.trials())
+    assert sum(record_of(trial) is not None for trial in ours.trials()) >= 58
+
+
+def seen(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """Everything of the trials."""
+    return [vars(trial) for trial in trials]
+
+
+def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
+    study = Study.open(load_settings(home=tmp_path), big(100, "standing"))
+    standing = Standing(study, "val_cross_entropy")
+
+    def counted() -> Tally:
+        trials = study.trials()
+        states = [trial.state.name for trial in trials]
+        retries = sum(trial.user_attrs.get("regtune.origin", {}).get("kind") == "retry" for trial in trials)
+        return Tally(
+            complete=states.count("COMPLETE"),
+            pruned=states.count("PRUNED"),
+            failed=states.count("FAIL") - retries,
+            waiting=states.count("WAITING"),
+            epochs=sum(len(trial.intermediate_values) for trial in trials),
+        )
+
+    def same() -> None:
+        assert standing.tally == counted() == Standing(study, "val_cross_entropy").tally
+        complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
+        expected = [trial.number for trial in sorted(complete, key=lambda trial: (trial.value, trial.number))]
+        assert standing.best() == expected
+        assert standing.best(2) == expected[:2]
+        assert [standing.value(place) for place in range(1, len(expected) + 1)] == sorted(
+            trial.value or 0.0 for trial in complete
+        )
+        assert standing.value(len(expected) + 1) is None
+        assert (standing.winner.number if standing.winner else None) == (expected[0] if expected else None)
+
+    for turn in range(30):
+        if turn % 6 == 1:
+            study.optuna.add_trial(
+                create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs={
+                        "regtune.origin": {"kind": "retry" if turn % 4 == 1 else "request", "key": str(turn)}
+                    },
+                )
+            )
+            same()
+        trial = study.optuna.ask()
+        for step in range(1 + len(study.trials()[trial.number].intermediate_values), 2 + turn % 3):
+            trial.report(1.0, step)
+            same()
+        if turn % 5 == 2:
+            study.requeue(trial.number)
+            same()
+            continue
+        state = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL][turn % 4]
+        value = float(turn * 7 % 5) if state is TrialState.COMPLETE else None
+        study.optuna.tell(trial, value, state=state)
+        same()
+
+
+READS: dict[str, Callable[[Engine], Any]] = {
+    "board": lambda engine: read_board(engine, NAME, limit=20),
+    "board by dropout": lambda engine: read_board(engine, NAME, "dropout", limit=20),
+    "best": lambda engine: read_best(engine, NAME),
+    "studies": list_studies,
+    "show": lambda engine: read_top(engine, NAME, 1),
+    "show one": lambda engine: read_trial(engine, NAME, 17),
+}
+
+
+class Traffic:
+    """Statements sent and rows fetched through an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.statements = 0
+        event.listen(engine, "before_cursor_execute", self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.statements += 1
+
+
+def peak_bytes(call: Callable[[Engine], Any], engine: Engine) -> int:
+    call(engine)  # what SQLAlchemy compiles, it keeps
+    tracemalloc.start()
+    try:
+        call(engine)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_ten_thousand_trials_are_read_with_the_statements_and_the_memory_of_a_thousand(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    costs = []
+    for count in (1_000, 10_000):
+        if kind == "sqlite":
+            settings: Settings = load_settings(home=tmp_path / str(count))
+        else:
+            url = request.getfixturevalue("postgres_server").fresh(f"scale_{count}")
+            RDBStorage(url).engine.dispose()
+            settings = load_settings(storage=url)
+        big_study.make_study(settings, big(count), count)
+        engine = open_engine(settings.storage_url)
+        cost = {}
+        for name, read in READS.items():
+            traffic = Traffic(engine)
+            read(engine)
+            cost[name] = traffic.statements, peak_bytes(read, engine)
+        engine.dispose()
+        costs.append(cost)
+    small, large = costs
+    for name, (statements, memory) in large.items():
+        assert statements == small[name][0], name
+        assert memory < 1.2 * small[name][1] + 200_000, name
+
+
+def statements_of_a_sweep(count: int, home: Path, trials: int) -> float:
+    """SQL statements for each of `trials` trials that the coordinator runs in a study of `count`."""
+    import bench_coordinator
+
+    settings = load_settings(home=home)
+    spec = big(10**6, f"coordinator-{count}").model_copy(update={"max_failures": 10**6})
+    big_study.make_study(settings, spec, count, unfinished=False)
+    study = Study.open(settings, spec)
+    executor = bench_coordinator.VirtualWorkers(2)
+    coordinator = bench_coordinator.coordinator_of(spec, study, executor, settings, trials)
+    coordinator.prepare()
+    traffic = Traffic(study.optuna._storage.backend.engine)
+    bench_coordinator.in_virtual_time(coordinator, executor)
+    return traffic.statements / trials
+
+
+def test_the_coordinator_asks_the_database_as_often_in_a_large_study_as_in_a_small_one(
+    tmp_path: Path,
+) -> None:
+    small = statements_of_a_sweep(40, tmp_path / "small", 12)
+    large = statements_of_a_sweep(400, tmp_path / "large", 12)
+    assert large < 1.25 * small  # some trials are pruned early, in each study others
+    assert small < 40
