@@ -29,6 +29,7 @@ from sqlalchemy.exc import OperationalError
 
 from regtune.credentials import without_secrets
 from regtune.errors import StorageError
+from regtune.storage.engines import engine_options
 from regtune.storage.urls import POSTGRES, parse_url
 
 ROLE = "regtune"
@@ -71,6 +72,10 @@ class Embedded:
         return URL.create(
             POSTGRES, ROLE, database=database, query={"host": str(self.socket)}
         ).render_as_string()
+
+    def program(self, name: str) -> Path:
+        """The path of one of its programs, such as `pg_dump`. Raises StorageError."""
+        return _programs(self.data) / name
 
     @property
     def stores(self) -> dict[str, str]:
@@ -238,12 +243,13 @@ class Embedded:
             )
 
 
-def make_database(server: str, name: str) -> bool:
+def make_database(server: str, name: str, password: str | None = None) -> bool:
     """Make the database `name` on the server that `server` leads to, unless it is there; says whether it did.
 
-    Raises what SQLAlchemy raises.
+    password: of the role; libpq's own ways work too. Raises what SQLAlchemy raises.
     """
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    options = engine_options(server, password)
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", **options)
     try:
         with engine.connect() as connection:
             there = sqlalchemy.text("SELECT 1 FROM pg_database WHERE datname = :name")

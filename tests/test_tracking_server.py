@@ -17,13 +17,14 @@ from test_tracking_writer import ROOT, free_port
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.tracking.server import HARDENING, Server, check_port, group_members, serve_ui
+from regtune.tracking.page import serve_ui
+from regtune.tracking.server import HARDENING, Server, check_port, group_members
 
 UI = """
 import sys
 from pathlib import Path
 from regtune.settings import Settings
-from regtune.tracking.server import serve_ui
+from regtune.tracking.page import serve_ui
 serve_ui(Settings(REGTUNE_HOME=Path(sys.argv[1])), port=int(sys.argv[2]), open_browser=False,
          tell=lambda line: print(line, flush=True))
 """

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import db, keep, look, run, setup, use
+from regtune.cli import db, keep, look, run, serve, setup, use
 from regtune.cli.terminal import INTERRUPTED, show_error
 from regtune.errors import RegtuneError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, use, keep, setup, db):
+for group in (run, look, serve, use, keep, setup, db):
     group.register(app)
 
 

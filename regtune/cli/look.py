@@ -125,6 +125,6 @@ def ui(
     home: HomeOption = None,
 ) -> None:
     """The MLflow UI over the runs here; Ctrl-C ends it."""
-    from regtune.tracking.server import serve_ui
+    from regtune.tracking.page import serve_ui
 
     serve_ui(settings_of(home), port=port, host=host, auth=auth, open_browser=browser)

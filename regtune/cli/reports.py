@@ -10,12 +10,14 @@ from rich.text import Text
 
 from regtune.cli.drawing import counted, metric_text, span
 from regtune.cli.tables import facts_table, plain_table, space_table
+from regtune.quoting import printable
 
 if TYPE_CHECKING:
     from regtune.doctor import Check
     from regtune.inventory import Entry
     from regtune.plan import Duration, Plan
     from regtune.retrain import Retrained
+    from regtune.status import DatabaseStatus, ServerStatus, Status
     from regtune.tracking.databases import Database
 
 STATE_STYLES = {
@@ -31,8 +33,8 @@ STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 def plan_view(plan: Plan) -> RenderableType:
     """What a sweep would do: the space, the budget, time, disk, and where it writes."""
     facts = {
-        "study": f"{plan.study}, {plan.standing}",
-        "data": plan.data,
+        "study": f"{printable(plan.study)}, {plan.standing}",
+        "data": printable(plan.data),
         "space": _size(plan),
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
@@ -117,6 +119,52 @@ def checks_view(checks: Sequence[Check]) -> RenderableType:
     count = sum(check.status == "mend" for check in checks)
     last = f"{count} to mend." if count else "Nothing to mend."
     return Group(table, Text(), Text(last, style="bold red" if count else "green"))
+
+
+def status_view(status: Status) -> RenderableType:
+    """How a folder stands, a line for each thing."""
+    facts: dict[str, str | Text] = {"folder": status.home, "server": _server_text(status.server)}
+    for database in status.databases:
+        facts[database.name] = _database_text(database)
+    facts["sweeps"] = (
+        "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items()) or "none is running"
+    )
+    facts["disk"] = f"{_bytes(status.free_bytes)} free"
+    table = plain_table()
+    table.show_header = False
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        table.add_row(name, fact)
+    return table
+
+
+def _server_text(server: ServerStatus) -> Text:
+    if server.state == "none":
+        return Text("not running; start it with: regtune up", style="yellow")
+    if server.state == "parts":
+        return Text(
+            "parts of a server that was killed are left; mend with: regtune up, or: regtune down", style="red"
+        )
+    from regtune.tracking.service import clock
+
+    said = "" if server.state == "running" else " does not answer"
+    since = f", since {clock(server.since)}" if server.since else ""
+    accounts = {True: ", asks for an account", False: ", without accounts", None: ""}[server.auth]
+    named = ", named by MLFLOW_TRACKING_URI" if server.foreign else ""
+    return Text(f"{server.url}{said}{since}{accounts}{named}", style="red" if said else "green")
+
+
+def _database_text(database: DatabaseStatus) -> Text:
+    if database.problem:
+        return Text(database.problem, style="red")
+    if database.state == "server":
+        return Text(f"kept by {database.place}")
+    if database.size_bytes is None:
+        return Text(f"{database.place}, made by the first sweep")
+    return Text(
+        f"{database.place}, {_bytes(database.size_bytes)}, revision {database.revision}, {database.state}"
+    )
 
 
 def datasets_table(entries: Sequence[Entry]) -> RenderableType:

@@ -23,6 +23,10 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 _WORDS = (
+    (
+        r"on socket .*/(postgres|regtune-[0-9a-f]{16})/\.s\.PGSQL\S* failed: (no such file|connection refused)",
+        "the PostgreSQL of this folder is not running; try: regtune up",
+    ),
     (r"full|no space left", DISK_FULL),
     (r"read-?only", "cannot be written; is the folder read-only?"),
     (r"locked", f"locked by another process for more than {BUSY_SECONDS} s; end it and try again"),

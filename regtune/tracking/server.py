@@ -8,7 +8,6 @@ when it alone ends.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import socket
@@ -18,7 +17,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -26,19 +24,22 @@ from typing import IO, Self
 
 import psutil
 
-from regtune.credentials import ADMIN_PASSWORD, DATABASE_PASSWORD, TRACKING_PASSWORD, secret, without_secrets
+from regtune.credentials import (
+    ADMIN_PASSWORD,
+    DATABASE_PASSWORD,
+    TRACKING_PASSWORD,
+    TRACKING_USERNAME,
+    secret,
+    without_secrets,
+)
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.tracking import names
 from regtune.tracking.auth import (
     accounts_environment,
     administrator,
-    authorization,
     is_loopback,
-    wants_accounts,
 )
-from regtune.tracking.store import SILENCE, check_uri, is_server, prepare
-from regtune.tracking.views import runs_path
+from regtune.tracking.store import SILENCE, prepare
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -101,7 +102,7 @@ class Server:
         self._log = tempfile.TemporaryFile()
         self._process = launch(self._settings, self._host, self._port, self._log, accounts)
         try:
-            self._wait_until_it_answers()
+            wait_until_it_answers(self.url, self._process, self._read_log, self._stop)
         except BaseException:
             self.stop()
             raise
@@ -131,28 +132,36 @@ class Server:
 
     def last_words(self) -> str:
         """The last line it wrote, for an error's message."""
+        return last_line(self._read_log())
+
+    def _read_log(self) -> bytes:
         assert self._log is not None
         self._log.seek(0)
-        lines = [
-            line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()
-        ]
-        return lines[-1] if lines else "it said nothing"
+        return self._log.read()
 
-    def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            if not self.running:
-                raise TrackingError(f"the MLflow server could not start: {self.last_words()}")
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):  # noqa: S310
-                    return
-            except OSError:  # not listening yet, or not answering with 200
-                time.sleep(0.1)
-        raise TrackingError(
-            f"the MLflow server did not answer within {START_SECONDS:.0f} s: {self.last_words()}"
-        )
+
+def wait_until_it_answers(
+    url: str, process: subprocess.Popen[bytes], log: Callable[[], bytes], stop: threading.Event | None = None
+) -> None:
+    """Wait for a server that starts; log: what it has written. Raises TrackingError, at `stop` KeyboardInterrupt."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        if process.poll() is not None:
+            raise TrackingError(f"the MLflow server could not start: {last_line(log())}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
+                return
+        except OSError:  # not listening yet, or not answering with 200
+            time.sleep(0.1)
+    raise TrackingError(f"the MLflow server did not answer within {START_SECONDS:.0f} s: {last_line(log())}")
+
+
+def last_line(log: bytes) -> str:
+    """The last line of a log."""
+    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
 
 
 def address(host: str, port: int) -> str:
@@ -195,55 +204,10 @@ def launch(
 
 def _libpq() -> dict[str, str]:
     """The password of a PostgreSQL store as libpq reads it."""
-    password = secret(TRACKING_PASSWORD) or secret(DATABASE_PASSWORD)
+    password = (None if secret(TRACKING_USERNAME) else secret(TRACKING_PASSWORD)) or secret(DATABASE_PASSWORD)
     if password:
         return {DATABASE_PASSWORD: password}
     return {"PGPASSFILE": os.environ["PGPASSFILE"]} if "PGPASSFILE" in os.environ else {}
-
-
-def serve_ui(
-    settings: Settings,
-    port: int | None = None,
-    host: str = DEFAULT_HOST,
-    open_browser: bool = True,
-    tell: Callable[[str], None] = print,
-    auth: bool | None = None,
-) -> None:
-    """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
-
-    port: 5000 by default. auth: whether the page asks for an account; by default where other machines reach it.
-    A store that is a server already is only named and opened. To be called from the main thread. Raises
-    TrackingError, and InputError for what would let strangers in.
-    """
-    uri = settings.mlflow_uri
-    check_uri(uri)
-    if is_server(uri):
-        tell(f"MLflow: {uri}")
-        _browse(uri, open_browser)
-        return
-    accounts = wants_accounts(host, auth)
-    stop = threading.Event()
-    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
-    try:
-        with (
-            suppress(KeyboardInterrupt),
-            Server(settings, port or DEFAULT_PORT, host, stop, accounts) as server,
-        ):
-            tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
-            for line in notices(host, accounts):
-                tell(line)
-            newest = newest_sweep(server.url)
-            if newest is not None:
-                tell(f"The newest sweep's trials, best first: {newest}")
-            _browse(newest or server.url, open_browser)
-            while server.running and not stop.wait(0.5):
-                pass
-            if not stop.is_set():
-                raise TrackingError(f"the MLflow server has ended by itself: {server.last_words()}")
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def notices(host: str, accounts: bool) -> list[str]:
@@ -264,24 +228,8 @@ def notices(host: str, accounts: bool) -> list[str]:
     return found
 
 
-def newest_sweep(url: str) -> str | None:
-    """The page of the sweep that was begun last, or None when there is no sweep."""
-    asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/api/2.0/mlflow/experiments/search",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json", **authorization()},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            found = json.load(answer).get("experiments", [])
-    except (OSError, ValueError):  # the page itself will say what is wrong with the store
-        return None
-    return url + runs_path(found[0]["experiment_id"]) if found else None
-
-
-def check_port(host: str, port: int) -> None:
-    """See that `port` can be listened at. Raises TrackingError naming who has it, and another that is free."""
+def check_port(host: str, port: int, verb: str = "ui") -> None:
+    """See that `port` can be listened at. Raises TrackingError naming who has it, and one that is free, for `verb`."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -295,7 +243,7 @@ def check_port(host: str, port: int) -> None:
                 f"{host}:{port} cannot be listened at ({error.strerror}); try another --port"
             ) from None
         raise TrackingError(
-            f"port {port} is taken by {_listener(port)}; end it, or try: regtune ui --port {_free_port(host, port)}"
+            f"port {port} is taken by {_listener(port)}; end it, or try: regtune {verb} --port {_free_port(host, port)}"
         ) from None
 
 
@@ -319,14 +267,6 @@ def _free_port(host: str, port: int) -> int:
             probe.bind((host, candidate))
             return candidate
     return port + 1
-
-
-def _browse(url: str, wanted: bool) -> None:
-    """Open a window, where there are windows: a text browser would take the terminal."""
-    if wanted and (
-        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
-        webbrowser.open(url)
 
 
 def group_members(group: int) -> list[psutil.Process]:

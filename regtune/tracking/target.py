@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from regtune.settings import Settings
+from regtune.tracking.auth import authorization
+from regtune.tracking.service import running
 from regtune.tracking.store import is_server
 
 
@@ -22,8 +24,14 @@ class Target:
 
 
 def target_of(settings: Settings) -> Target:
-    """MLFLOW_TRACKING_URI where it is set, else this folder's server while it runs, else its store."""
+    """MLFLOW_TRACKING_URI where it is set, else this folder's server while it runs, else its store.
+
+    A server that asks for an account is passed by when no credentials are given. Raises SettingsError.
+    """
     place = (settings.artifacts / "runs").as_uri()
     if settings.tracking_uri:
         return Target(settings.tracking_uri, None if is_server(settings.tracking_uri) else place)
+    found = running(settings)
+    if found is not None and (not found.auth or authorization()):
+        return Target(found.url, place)
     return Target(settings.mlflow_uri, place)

@@ -1,0 +1,83 @@
+"""The verbs of the tracking server in the background: up, down, status."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from regtune.cli.terminal import (
+    AuthOption,
+    HomeOption,
+    JsonOption,
+    QuietOption,
+    Verb,
+    say,
+    settings_of,
+    show,
+    show_json,
+)
+
+PANEL = "Serve"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (up, down, status):
+        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
+
+
+def up(
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="URL",
+            help="With --postgres: a server, postgresql+psycopg://USER@HOST/NAME; its own without.",
+        ),
+    ] = None,
+    *,
+    sqlite: Annotated[bool, typer.Option("--sqlite", help="Use the SQLite files of the folder.")] = False,
+    postgres: Annotated[bool, typer.Option("--postgres", help="Use PostgreSQL.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, metavar="N", help="Port on this machine.", show_default="5000"),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen at; other machines than this one need an account.",
+            show_default="127.0.0.1",
+        ),
+    ] = None,
+    auth: AuthOption = None,
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run the MLflow server of this folder in the background; again: say where it runs."""
+    from regtune.errors import InputError
+    from regtune.tracking.service import up as start
+
+    if sqlite and postgres:
+        raise InputError("--sqlite and --postgres: choose one")
+    if url and not postgres:
+        raise InputError(f"{url}: a server of PostgreSQL is named with --postgres {url}")
+    store = "sqlite" if sqlite else (url or "postgres") if postgres else None
+    start(settings_of(home), store=store, port=port, host=host, auth=auth, tell=lambda line: say(line, quiet))
+
+
+def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
+    """End what `up` has started."""
+    from regtune.tracking.service import down as end
+
+    ended = end(settings_of(home), lambda line: say(line, quiet))
+    say("Ended." if ended else "Nothing runs here.", quiet)
+
+
+def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """The server, databases, disk and running sweeps of this folder."""
+    from regtune.cli.reports import status_view
+    from regtune.status import look
+
+    found = look(settings_of(home))
+    show_json(found.to_json()) if as_json else show(status_view(found))

@@ -1,0 +1,154 @@
+"""How a project folder stands: its server, its databases, what MLflow lacks, disk, and who runs a sweep."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy
+from sqlalchemy import Engine
+
+from regtune.errors import RegtuneError
+from regtune.leaderboard.tables import reading, studies_of_regtune
+from regtune.plan import free_bytes
+from regtune.settings import Settings
+from regtune.storage import database_path, is_sqlite, open_engine, place, studies_engine, understood
+from regtune.storage.migration import studies_schema
+from regtune.storage.schema import Schema
+from regtune.study import holder
+from regtune.tracking.databases import running_sweeps
+from regtune.tracking.service import processes, running
+from regtune.tracking.store import is_server, tracking_engine, tracking_schema
+
+SERVER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """The tracking server. state: `running`, `silent` (there, without an answer), `parts` (of one that was killed) or
+    `none`. foreign: named by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown.
+    """
+
+    state: str
+    url: str | None = None
+    foreign: bool = False
+    since: str | None = None
+    auth: bool | None = None
+
+
+@dataclass(frozen=True)
+class DatabaseStatus:
+    """One database. state: as `Schema` has it, `server` where a tracking server keeps it, `away` where it cannot be
+    asked. size_bytes: None where unknown. problem: what is wrong, and what to do; empty for one that can be used.
+    """
+
+    name: str
+    place: str
+    state: str
+    revision: str | None = None
+    size_bytes: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a folder stands. running: study -> who runs it. free_bytes: on the folder's file system."""
+
+    home: str
+    server: ServerStatus
+    databases: tuple[DatabaseStatus, ...]
+    running: dict[str, str]
+    free_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def look(settings: Settings) -> Status:
+    """Look at everything; what is away is said, nothing is changed and nothing raised for it."""
+    return Status(
+        home=str(settings.home.resolve()),
+        server=_server(settings),
+        databases=(_studies(settings), _mlflow(settings)),
+        running=_running(settings),
+        free_bytes=free_bytes(settings.home),
+    )
+
+
+def _server(settings: Settings) -> ServerStatus:
+    if is_server(settings.tracking_uri):
+        parts = urlsplit(settings.tracking_uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=SERVER_SECONDS).close()
+        except OSError:
+            return ServerStatus("silent", settings.tracking_uri, foreign=True)
+        return ServerStatus("running", settings.tracking_uri, foreign=True)
+    found = running(settings)
+    if found is None:
+        return ServerStatus("parts" if processes(settings.home) else "none")
+    state = "running" if found.answers() else "silent"
+    return ServerStatus(state, found.url, since=found.since, auth=found.auth)
+
+
+def _studies(settings: Settings) -> DatabaseStatus:
+    return _database("studies", settings.storage_url, studies_schema, studies_engine)
+
+
+def _mlflow(settings: Settings) -> DatabaseStatus:
+    if is_server(settings.mlflow_uri):
+        return DatabaseStatus("mlflow", settings.mlflow_uri, "server")
+    return _database("mlflow", settings.mlflow_uri, tracking_schema, tracking_engine)
+
+
+def _database(
+    name: str, url: str, schema_of: Callable[[str], Schema | None], engine_of: Callable[[str], Engine]
+) -> DatabaseStatus:
+    where = place(url)
+    try:
+        found = schema_of(url)
+        assert found is not None
+        size = None if found.state == "missing" else _size(url, engine_of)
+    except RegtuneError as error:
+        return DatabaseStatus(name, where, "away", problem=str(error).splitlines()[0])
+    return DatabaseStatus(name, where, found.state, found.revision, size, _problem(found, url))
+
+
+def _problem(found: Schema, url: str) -> str:
+    """A SQLite file that is not there is no problem: the first sweep makes it."""
+    return "" if found.blank and is_sqlite(url) else found.problem
+
+
+def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
+    """Bytes on disk: of the file with its write-ahead log, or as PostgreSQL counts them."""
+    if is_sqlite(url):
+        path = database_path(url)
+        files = (path, path.with_name(f"{path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+    engine = engine_of(url)
+    try:
+        with understood(place(url)), engine.connect() as connection:
+            return int(connection.scalar(sqlalchemy.text("SELECT pg_database_size(current_database())")) or 0)
+    finally:
+        engine.dispose()
+
+
+def _running(settings: Settings) -> dict[str, str]:
+    try:
+        if not running_sweeps(settings.storage_url):
+            return {}
+        engine = open_engine(settings.storage_url)
+    except RegtuneError:  # the database's own line says so
+        return {}
+    try:
+        with reading(engine) as connection:
+            names = studies_of_regtune(connection)
+        return {name: str(who) for name in names if (who := holder(settings, name))}
+    except RegtuneError:
+        return {}
+    finally:
+        engine.dispose()

@@ -1,0 +1,97 @@
+"""The MLflow page of a project folder: shown until Ctrl-C, or opened where a server shows it already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.request
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+
+from regtune.errors import TrackingError
+from regtune.settings import Settings
+from regtune.tracking import names
+from regtune.tracking.auth import authorization, wants_accounts
+from regtune.tracking.server import DEFAULT_HOST, DEFAULT_PORT, Server, notices
+from regtune.tracking.service import running
+from regtune.tracking.store import check_uri, is_server
+from regtune.tracking.views import runs_path
+
+
+def serve_ui(
+    settings: Settings,
+    port: int | None = None,
+    host: str = DEFAULT_HOST,
+    open_browser: bool = True,
+    tell: Callable[[str], None] = print,
+    auth: bool | None = None,
+) -> None:
+    """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
+
+    port: 5000 by default. auth: whether the page asks for an account; by default where other machines reach it.
+    A store that is a server already, and one whose server runs in the background, is only named and opened. To be
+    called from the main thread. Raises TrackingError, and InputError for what would let strangers in.
+    """
+    uri = settings.mlflow_uri
+    check_uri(uri)
+    service = running(settings)
+    if is_server(uri) or service is not None:
+        url = uri if is_server(uri) or service is None else service.url
+        tell(f"MLflow: {url}" + ("" if service is None or url == uri else ", which regtune up has started"))
+        _open_newest(url, open_browser, tell)
+        return
+    accounts = wants_accounts(host, auth)
+    stop = threading.Event()
+    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
+    try:
+        with (
+            suppress(KeyboardInterrupt),
+            Server(settings, port or DEFAULT_PORT, host, stop, accounts) as server,
+        ):
+            tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
+            for line in notices(host, accounts):
+                tell(line)
+            _open_newest(server.url, open_browser, tell)
+            while server.running and not stop.wait(0.5):
+                pass
+            if not stop.is_set():
+                raise TrackingError(f"the MLflow server has ended by itself: {server.last_words()}")
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open_newest(url: str, open_browser: bool, tell: Callable[[str], None]) -> None:
+    newest = newest_sweep(url)
+    if newest is not None:
+        tell(f"The newest sweep's trials, best first: {newest}")
+    _browse(newest or url, open_browser)
+
+
+def newest_sweep(url: str) -> str | None:
+    """The page of the sweep that was begun last, or None when there is no sweep."""
+    asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
+    request = urllib.request.Request(  # noqa: S310
+        f"{url}/api/2.0/mlflow/experiments/search",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json", **authorization()},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            found = json.load(answer).get("experiments", [])
+    except (OSError, ValueError):  # the page itself will say what is wrong with the store
+        return None
+    return url + runs_path(found[0]["experiment_id"]) if found else None
+
+
+def _browse(url: str, wanted: bool) -> None:
+    """Open a window, where there are windows: a text browser would take the terminal."""
+    if wanted and (
+        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        webbrowser.open(url)
