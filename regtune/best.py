@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from regtune.config import METRICS, Frozen, TrialConfig, explain
 from regtune.errors import ConfigError, StorageError
 from regtune.leaderboard import Row, StudyInfo, read_best, read_study
-from regtune.quoting import shell_word
+from regtune.quoting import printable, shell_word
 
 PROVENANCE = "provenance"
 
@@ -120,27 +120,29 @@ def load_best(path: Path) -> Best:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected YAML text in UTF-8") from None
+        raise ConfigError(f"{printable(str(path))}: expected YAML text in UTF-8") from None
     except OSError as error:
+        instead = f"regtune best STUDY -o {shell_word(str(path))}"
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); try: regtune best STUDY -o {shell_word(str(path))}"
+            f"{printable(str(path))}: cannot be read ({error.strerror}); try: {instead}"
         ) from None
     return parse_best(text, str(path))
 
 
 def parse_best(text: str, source: str = "best.yaml") -> Best:
-    """The same from text; `source` leads each line of an error."""
+    """The same from text; `source`, a path, leads each line of an error."""
+    label = printable(source)
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{source}: not YAML: {first_line}") from None
+        raise ConfigError(f"{label}: not YAML: {printable(first_line)}") from None
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: expected a configuration, as `regtune best STUDY` prints it")
+        raise ConfigError(f"{label}: expected a configuration, as `regtune best STUDY` prints it")
     if "parameters" in values:
-        raise ConfigError(f"{source}: this is a sweep file; try: regtune sweep {shell_word(source)}")
+        raise ConfigError(f"{label}: this is a sweep file; try: regtune sweep {shell_word(source)}")
     rest = {key: value for key, value in values.items() if key != PROVENANCE}
-    return Best(TrialConfig.from_dict(rest, source), _provenance(values.get(PROVENANCE), source))
+    return Best(TrialConfig.from_dict(rest, label), _provenance(values.get(PROVENANCE), label))
 
 
 def _provenance(values: Any, source: str) -> Provenance | None:

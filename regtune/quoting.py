@@ -14,8 +14,8 @@ _MARKS = {mark: f"\\{mark}" for mark in "\\`*_{}[]#|~!"}
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 """HTML, and what becomes a link or a picture by itself."""
 _MARKDOWN = str.maketrans(_MARKS | _HTML)
-_LINKS = re.compile(r":(?=//)|(?<=\bwww)\.|(?<=\bmailto):", re.IGNORECASE)
-_AT_THE_BEGINNING = re.compile(r"^[-+=]|(?<=^\d)[.)]")
+_LINKS = re.compile(r":(?=//|[\w+-]+:)|(?<=\bwww)\.|(?<=\bmailto):", re.IGNORECASE)
+_AT_THE_BEGINNING = re.compile(r"^[-+=]|^\d(?=\d{0,8}[.)])")
 _BACKTICKS = re.compile(r"`+")
 _FORMULA = ("=", "+", "-", "@")
 

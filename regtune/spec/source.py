@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from regtune.errors import SpecError
+from regtune.quoting import printable
 
 MAX_BYTES = 2**18
 MAX_NODES = 20_000
@@ -57,7 +58,7 @@ class Source:
         )
         key = ".".join(str(part) for part in where)
         line = f"{place}: {key}: {what}" if key and key != place else f"{place}: {what}"
-        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+        return printable(line)
 
     def set(self, assignment: str) -> None:
         """Apply one `--set key=value`; a dot in the key goes one level down, the value is YAML."""
@@ -93,7 +94,7 @@ class Source:
 
 def read(path: Path) -> Source:
     """Read a sweep file. Raises SpecError when it cannot be read at all or is not a mapping."""
-    label = str(path)
+    label = printable(str(path))
     try:
         if path.is_dir():
             raise SpecError([f"{label}: expected a sweep file, found a folder"])

@@ -198,7 +198,7 @@ class SweepSpec(Frozen):
         if "provenance" in source.values or "regularization" in source.values:
             raise SpecError(
                 [
-                    f"{path}: this is a configuration, not a sweep file; try: regtune train {shell_word(str(path))}"
+                    f"{source.label}: this is a configuration, not a sweep file; try: regtune train {shell_word(str(path))}"
                 ]
             )
         for assignment in overrides:

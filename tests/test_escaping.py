@@ -1,0 +1,483 @@
+"""Names, messages and paths that others wrote are shown as they are written, everywhere, and act nowhere."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+import subprocess
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import studies
+import tracking_records
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from optuna.trial import TrialState
+from parts import chromium
+from rich.text import Text
+from terminals import Terminal
+from typer.testing import CliRunner
+
+from regtune.cli import app
+from regtune.cli.drawing import sweep_view
+from regtune.cli.terminal import Screen, wrapped
+from regtune.errors import ConfigError, RegtuneError, SpecError, StorageError
+from regtune.progress import FinishedTrial, Progress, RunningTrial
+from regtune.quoting import code, csv_cell, markdown, printable, printable_lines, shell_word
+from regtune.record import TrialRecord
+from regtune.settings import Settings
+from regtune.spec import SweepSpec
+
+HOSTILE = {
+    "markup": "[red]x[/red][link=http://evil.example]y[/link][bold",
+    "clear": "a\x1b[2J\x1b[H\x1b[31mb",
+    "title": "a\x1b]0;owned\x07b",
+    "clipboard": "a\x1b]52;c;cm0gLXJmIH4K\x07b",
+    "link": "a\x1b]8;;http://evil.example\x1b\\b\x1b]8;;\x1b\\",
+    "C1": "a\x9b2Jb\x90q\x9cc",
+    "overwrite": "good\rerror: all is lost\x08\x08\x7f",
+    "lines": "good\nerror: all is lost\u2028x\x85y",
+    "bidi": "a\u202egpj.exe\u2066b\u200f",
+    "NUL": "a\0b",
+    "HTML": "<script>alert(1)</script><img src=x onerror=alert(1)>&lt;",
+    "Markdown": "![x](http://evil.example/x.png) [x](javascript:alert(1)) *a* _b_ `c` # d :smile: www.evil.example",
+    "shell": "x; touch owned $(touch owned) `touch owned` 'a' \"b\" & | > f \\ !!",
+    "formula": '=HYPERLINK("http://evil.example")',
+}
+PLAIN = {"spec": "mnist-regularization", "path": "data/my images.npz", "words": "größer_2 (until 2026-01-01)"}
+TEXTS = HOSTILE | PLAIN
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+MOVES = re.compile(r"\x1b\[(\?25[lh]|[0-9;]*[mAGKHJ])")
+
+runner = CliRunner()
+
+
+def acts(output: str) -> list[str]:
+    """What in an output a terminal would obey, apart from the ends of lines."""
+    return [
+        f"{unicodedata.category(letter)} {letter!r}"
+        for letter in output
+        if letter not in "\n\t" and not letter.isprintable()
+    ]
+
+
+# -- the functions
+
+
+@given(st.text())
+def test_one_line_for_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert not acts(printable_lines(text))
+    if text.isprintable():
+        assert shown == printable_lines(text) == text
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_shell_gets_the_word_back(name: str) -> None:
+    text = TEXTS[name].replace("\0", "")  # no argument can have one
+    word = shell_word(text)
+    assert word.isprintable()
+    script = f"printf %s {word}"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    assert found.stdout.decode() == text
+    assert found.stderr == b""
+    assert not Path("owned").exists()
+
+
+def test_a_file_name_that_is_no_text_is_a_word_of_the_shell() -> None:
+    name = b"a\xffb".decode("utf-8", "surrogateescape")
+    found = subprocess.run(["bash", "-c", f"printf %s {shell_word(name)}"], capture_output=True, check=True)
+    assert found.stdout == b"a\xffb"
+    assert printable(name) == "a\\udcffb"
+
+
+def rendered(text: str) -> str:
+    """HTML of Markdown, with tables and strikethrough as MLflow's page has them."""
+    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+
+
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("\\`*_{}[]()#+-.!~=|:<>&@\"' \n1w/"))))
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    line = printable(text)
+    found = rendered(f"before {markdown(line)} after")
+    assert re.findall(r"<[^>]*>", found) == ["<p>", "</p>"]
+    shown = html.unescape(re.sub(r"<[^>]*>", "", found))
+    assert shown.split() == f"before {line} after".split()
+
+
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("`\\<& \n")), min_size=1))
+def test_markdown_s_code_shows_text_as_it_is(text: str) -> None:
+    found = rendered(f"before {code(text)} after").strip()
+    assert re.findall(r"<[^>]*>", found) == ["<p>", "<code>", "</code>", "</p>"]
+    shown = html.unescape(re.sub(r"<[^>]*>", "", found))
+    assert shown.split() == f"before {printable(text)} after".split()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# h",
+        "- a",
+        "+ a",
+        "* a",
+        "1. a",
+        "12) a",
+        "123456789. a",
+        "> q",
+        "    code",
+        "---",
+        "===",
+        "```",
+        "a | b\n--|--",
+        "\ta",
+    ],
+)
+def test_a_line_s_beginning_means_nothing(line: str) -> None:
+    found = rendered(f"text\n\n{markdown(line)}\n\ntext")
+    assert set(re.findall(r"<[^>]*>", found)) == {"<p>", "</p>"}
+
+
+def test_common_words_are_written_as_they_are() -> None:
+    for text in ("mnist-regularization", "A quick look at 5,000 images: (what works?) + 50 %.", "v1.2=a+b"):
+        assert markdown(text) == text
+    assert code("regtune board mnist") == "`regtune board mnist`"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r="])
+def test_text_in_a_spreadsheet_is_no_formula(start: str) -> None:
+    shown = csv_cell(f"{start}1+1")
+    assert isinstance(shown, str)
+    assert shown[0] in "'\\"
+    assert [csv_cell(value) for value in (-1.5, 3, None, True, "relu")] == [-1.5, 3, None, True, "relu"]
+
+
+# -- the terminal
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("kind", [str, Text])
+def test_a_screen_obeys_no_text(name: str, kind: type) -> None:
+    out = io.StringIO()
+    screen = Screen(
+        file=out, force_terminal=True, color_system="standard", width=400, markup=False, emoji=False
+    )
+    screen.print(kind(TEXTS[name]), style="red")
+    with_style = out.getvalue()
+    assert SGR.search(with_style)
+    assert not acts(SGR.sub("", with_style))
+    if TEXTS[name].isprintable():
+        assert SGR.sub("", with_style) == f"{TEXTS[name]}\n"
+
+
+@pytest.mark.parametrize("width", [40, 100])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_live_drawing_obeys_no_text(name: str, width: int) -> None:
+    text = HOSTILE[name]
+    finished = FinishedTrial(
+        number=1, state="FAIL", value=None, accuracy=None, epochs=1, seconds=1.0, mix="none", parameters={"x": text},
+        control=None, end_reason="error", message=text,
+    )  # fmt: skip
+    running = RunningTrial(
+        number=2,
+        control=text,
+        mix=text,
+        parameters={"x": text},
+        worker=0,
+        epoch=1,
+        max_epochs=2,
+        curve=(0.5,),
+    )
+    progress = Progress(
+        study=text, metric="val_cross_entropy", goal="minimize", run_cap=9, timeout_seconds=None, complete=0, pruned=0,
+        failed=1, waiting=0, elapsed_seconds=1.0, remaining_seconds=None, trial_epochs=1, best=None, running=(running,),
+        tracking=text,
+    )  # fmt: skip
+    out = io.StringIO()
+    screen = Screen(file=out, force_terminal=True, color_system="standard", width=width, height=30)
+    screen.print(sweep_view(progress, [finished], width=width, height=30, notice=text))
+    assert not acts(SGR.sub("", out.getvalue()))
+    if name == "lines":
+        assert len(out.getvalue().splitlines()) <= 30
+        assert not re.search("^error", out.getvalue(), re.MULTILINE)
+
+
+def test_wrapped_prose_keeps_a_foreign_command_in_one_piece() -> None:
+    command = f"regtune board {shell_word(HOSTILE['shell'].replace('!!', ''))}"
+    assert command.split("'", maxsplit=1)[0] in wrapped(f"try: {command}", 20)
+
+
+# -- a database that another program has filled
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Studies of every name, in each a failed trial with that text for its message, control and parameter."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for text in TEXTS.values():
+        study = studies.create(folder / "studies.db", text, spec={
+            "name": text, "description": text, "dataset": text, "method": text,
+            "metric": {"name": "val_cross_entropy", "goal": "minimize"},
+        })  # fmt: skip
+        good = studies.record(0, {"dropout": 0.1, "activation": text}, epochs=2, control=text)
+        studies.add(study, good, TrialState.COMPLETE)
+        broken = studies.record(1, {"dropout": 0.2, "activation": text}, epochs=1, end="error")
+        studies.add(study, replace(broken, message=text), TrialState.FAIL)
+        studies.add(study, studies.record(2, {"dropout": 0.3}, epochs=1, end=None), TrialState.RUNNING)
+    return folder
+
+
+def verbs(name: str) -> list[list[str]]:
+    return [
+        ["studies"],
+        ["board", name],
+        ["board", name, "--csv"],
+        ["show", name],
+        ["show", name, "1"],
+        ["show", name, "99"],
+        ["watch", name],
+        ["stop", name],
+        ["best", name],
+        ["board", f"{name}s"],
+        ["delete", name],
+        ["studies", "--json"],
+        ["board", name, "--json"],
+        ["show", name, "--json"],
+        ["show", name, "1", "--json"],
+        ["watch", name, "--json"],
+        ["best", name, "--json"],
+    ]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_verb_that_looks_shows_foreign_texts_as_they_are(name: str, home: Path) -> None:
+    for arguments in verbs(TEXTS[name]):
+        found = runner.invoke(app, [*arguments, "--home", str(home)])
+        error = "" if not isinstance(found.exception, RegtuneError) else _told(found.exception)
+        assert found.exception is None or isinstance(found.exception, RegtuneError | SystemExit), arguments
+        assert not acts(found.output + error), arguments
+        for line in (found.output + error).splitlines():
+            assert not line.startswith("error: all is lost"), arguments
+        if "--json" in arguments:
+            assert TEXTS[name] in _texts(json.loads(found.stdout)), arguments
+
+
+def _told(error: RegtuneError) -> str:
+    out = io.StringIO()
+    Screen(file=out, width=1000, markup=False, highlight=False).print(str(error), soft_wrap=True)
+    return out.getvalue()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_spreadsheet_of_foreign_texts_has_no_formula(home: Path) -> None:
+    for text in TEXTS.values():
+        found = runner.invoke(app, ["board", text, "--csv", "--home", str(home)])
+        rows = list(csv.DictReader(io.StringIO(found.stdout)))
+        assert len(rows) == 3
+        assert float(rows[0]["gap"]) == studies.record(0, {}, epochs=2).kept.generalization_gap  # type: ignore[union-attr]
+        for row in rows:
+            assert not any(cell.startswith(("=", "+", "@")) for cell in row.values())
+            assert not row["activation"].startswith("-")
+
+
+def test_a_terminal_gets_rich_s_own_sequences_alone(home: Path) -> None:
+    """The whole way, once: `watch` draws live, ends, and prints the board; then a question is asked."""
+    study = "".join(HOSTILE[key] for key in ("clear", "title", "clipboard", "lines", "bidi"))
+    found = studies.create(home / "studies.db", study)
+    studies.add(found, studies.record(0, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
+    for arguments in (["watch", study], ["show", study], ["board", "nope" + study], ["delete", study]):
+        terminal = Terminal([*arguments, "--home", str(home)], columns=100)
+        if arguments[0] == "delete":
+            terminal.until("?")
+            terminal.process.sendline("n")
+        terminal.finish()
+        text = MOVES.sub("", terminal.raw.decode())
+        assert not acts(text.replace("\r", "")), arguments
+
+
+def test_completion_offers_no_word_that_a_shell_would_change(home: Path) -> None:
+    for shell, variables in (
+        ("bash", {"COMP_WORDS": "regtune board ", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "regtune board "}),
+    ):
+        asked = {"_REGTUNE_COMPLETE": f"complete_{shell}", **variables, "REGTUNE_HOME": str(home)}
+        found = runner.invoke(app, [], prog_name="regtune", env=asked)
+        assert PLAIN["spec"] in found.stdout, found.output
+        for name, text in HOSTILE.items():
+            assert text not in found.stdout, name
+        assert "owned" not in found.stdout
+        assert not acts(found.stdout)
+
+
+# -- what files may say
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_a_sweep_file_s_name_cannot_act(name: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        SweepSpec.from_dict(
+            {"name": HOSTILE[name], "run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
+        )
+    assert not acts(str(caught.value))
+
+
+@pytest.mark.parametrize("name", [name for name, text in HOSTILE.items() if not text.isprintable()])
+def test_a_sweep_file_s_data_set_cannot_act(name: str) -> None:
+    spec = {"run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
+    with pytest.raises(SpecError, match="printable") as caught:
+        SweepSpec.from_dict({**spec, "dataset": f"{HOSTILE[name]}.npz"})
+    assert not acts(str(caught.value))
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "NUL"])
+def test_a_sweep_file_s_path_and_keys_cannot_act(name: str) -> None:
+    text = HOSTILE[name].replace("/", "_")
+    path = Path(f"{text}.yaml")
+    path.write_text(json.dumps({"name": "x", "run_cap": 1, HOSTILE[name]: HOSTILE[name], "parameters": {}}))
+    for arguments in (["plan", str(path)], ["train", str(path)], ["plan", f"absent{path}"]):
+        found = runner.invoke(app, arguments)
+        assert isinstance(found.exception, RegtuneError), arguments
+        told = _told(found.exception)
+        assert not acts(told)
+        assert "\nerror: all is lost" not in told
+
+
+def test_a_configuration_s_provenance_cannot_act(home: Path) -> None:
+    from regtune.best import parse_best
+
+    good = runner.invoke(app, ["best", PLAIN["spec"], "--home", str(home)]).stdout
+    values = yaml.safe_load(good)
+    values["provenance"]["metric"] = "val_x' OR '1'='1"
+    with pytest.raises(ConfigError, match="metric"):
+        parse_best(json.dumps(values))
+
+
+@pytest.mark.parametrize("uid", ["../../etc", "a/b", "", "a' OR 'b' = 'b", "a\n", "x" * 65, 7])
+def test_a_uid_that_would_lead_elsewhere_is_refused(uid: Any) -> None:
+    values = studies.record(0, {"dropout": 0.1}, epochs=1).to_json()
+    assert TrialRecord.from_json(values).uid == f"{0:032x}"
+    with pytest.raises(StorageError, match="no uid") as caught:
+        TrialRecord.from_json({**values, "uid": uid})
+    assert not acts(str(caught.value))
+
+
+# -- MLflow
+
+
+NAMES = [
+    "it's",
+    "back\\",
+    "100%",
+    'quo"te',
+    "`tick`",
+    "a' AND tags.x = 'b",
+    *map(printable, HOSTILE.values()),
+]
+
+
+def test_an_experiment_is_found_again_whatever_its_name(tmp_path: Path) -> None:
+    from regtune.tracking.projection import Projection
+    from regtune.tracking.store import connect
+
+    settings = Settings(REGTUNE_HOME=tmp_path / "home")
+    client = connect(settings.mlflow_uri, settings.artifacts)
+    for turn in range(2):
+        for number, name in enumerate(NAMES):
+            facts = replace(
+                tracking_records.facts(uid=f"study-{number}"), name=name, sweep=name, description=name
+            )
+            projection = Projection(client, facts, settings.artifacts)
+            projection.open()
+            assert client.get_experiment(projection.experiment_id).name == name
+            assert (projection.writes > 0) is (turn == 0)
+    assert len(client.search_experiments()) == len(NAMES) + 1
+
+
+def test_notes_are_free_of_what_acts() -> None:
+    from regtune.tracking.notes import experiment_note, study_note, trial_note
+
+    for text in HOSTILE.values():
+        facts = tracking_records.facts()
+        facts = replace(facts, name=text, description=text, data=replace(facts.data, name=text))
+        for note in (
+            experiment_note(facts),
+            study_note(facts, "FINISHED", None, {}, {}),
+            trial_note(facts, 3),
+        ):
+            assert not acts(note)
+            tags = set(re.findall(r"<[^>]*>", rendered(note)))
+            assert tags <= {"<p>", "</p>", "<strong>", "</strong>", "<em>", "</em>", "<code>", "</code>"}
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_mlflow_s_page_shows_foreign_texts_as_they_are(tmp_path: Path) -> None:
+    """MLflow's own page removes scripts, and loads pictures from anywhere: a note would tell who has opened it."""
+    from mlflow import MlflowClient
+    from playwright.sync_api import expect, sync_playwright
+    from stores import free_port
+
+    from regtune.tracking.projection import Projection
+    from regtune.tracking.server import Server
+    from regtune.tracking.store import connect
+
+    settings = Settings(REGTUNE_HOME=tmp_path / "home")
+    text = f"{HOSTILE['HTML']} {HOSTILE['Markdown']} http://evil.example a@evil.example {HOSTILE['bidi']}"
+    facts = replace(tracking_records.facts(), name=text, sweep="foreign", description=text)
+    client: MlflowClient = connect(settings.mlflow_uri, settings.artifacts)
+    projection = Projection(client, facts, settings.artifacts)
+    for trial in tracking_records.study(2):
+        projection.trial(*trial)
+    projection.study("FINISHED", 0)
+    raw = client.create_experiment("raw", tags={"mlflow.note.content": text})
+    experiment = projection.experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`regtune.kind` = 'study'")
+
+    with Server(settings, port=free_port()) as server, sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        page = browser.new_page()
+        dialogs: list[str] = []
+        asked: list[str] = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        shown = printable(text)
+        for address, wanted in (
+            (f"/#/experiments/{experiment}/runs?workflowType=machine_learning", shown),
+            (f"/#/experiments/{experiment}/runs/{parent.info.run_id}", shown),
+        ):
+            page.goto(server.url + address)
+            begin = page.get_by_text(re.compile("Which regularization makes|Best trial: ")).first
+            expect(begin).to_be_visible()
+            note = begin.locator("xpath=ancestor-or-self::p[1]/..")
+            assert wanted.replace("  ", " ") in " ".join(note.inner_text().split())
+            assert note.locator("a, img, script, iframe, h1").count() == 0
+        assert not [url for url in asked if "evil.example" in url]
+        assert dialogs == []
+
+        page.goto(f"{server.url}/#/experiments/{raw}/runs?workflowType=machine_learning")
+        expect(
+            page.locator('img[src*="evil.example"]').first
+        ).to_be_attached()  # so what is not escaped is found
+        assert [url for url in asked if "evil.example" in url]
+        browser.close()
