@@ -72,7 +72,7 @@ def test_a_missing_file_a_folder_and_an_empty_file_are_one_line_each(tmp_path):
     assert refusal(".") == ".: expected a sweep file, found a folder"
     assert refusal(write("")) == "s.yaml: the file is empty; expected keys such as parameters and run_cap"
     assert refusal(write("# only a comment\n")) == refusal(write("---\n"))
-    assert refusal("a\0b") == "a\0b: cannot be read (embedded null byte)"
+    assert refusal("a\0b") == "a\\x00b: cannot be read (embedded null byte)"
 
 
 def test_a_file_that_may_not_be_read_says_so():

@@ -196,11 +196,8 @@ class SweepSpec(Frozen):
 
         source = read(Path(path))
         if "provenance" in source.values or "regularization" in source.values:
-            raise SpecError(
-                [
-                    f"{source.label}: this is a configuration, not a sweep file; try: regtune train {shell_word(str(path))}"
-                ]
-            )
+            instead = f"regtune train {shell_word(str(path))}"
+            raise SpecError([f"{source.label}: this is a configuration, not a sweep file; try: {instead}"])
         for assignment in overrides:
             source.set(assignment)
         if name is not None:
