@@ -34,6 +34,10 @@ SHORTEST_PASSWORD = 12
 LOCK_SECONDS = 30
 DEFAULT_PERMISSION = "READ"
 """What an account may do with experiments and models that nobody has given it rights on."""
+PASSWORD_CACHE_SECONDS = 60
+"""How long a password that was right need not be hashed again; by itself MLflow hashes it for every request, which
+takes longer than most answers. The server is one process, so an account that changes is out of its cache at once.
+"""
 
 
 def is_loopback(host: str) -> bool:
@@ -117,6 +121,7 @@ def _write_configuration(home: Path, uri: str) -> Path:
         "default_permission": DEFAULT_PERMISSION,
         "database_uri": database.replace("%", "%%"),
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": str(PASSWORD_CACHE_SECONDS),
     }
     text = io.StringIO()
     found.write(text)
