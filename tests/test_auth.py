@@ -1,0 +1,235 @@
+"""Who may see the MLflow page and write through its server: strangers nothing, an account what MLflow lets it."""
+
+from __future__ import annotations
+
+import json
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from stores import free_port, regtune
+from test_sweep import SPEC
+
+from regtune.errors import InputError, SettingsError
+from regtune.settings import Settings
+from regtune.tracking.auth import (
+    SHORTEST_PASSWORD,
+    accounts_environment,
+    basic,
+    is_loopback,
+    wants_accounts,
+)
+from regtune.tracking.page import newest_sweep
+from regtune.tracking.server import Server, group_members, notices
+
+ADMIN, ADMINS = "admin", "correct-horse-battery"
+READER, READERS = "reader", "reads-and-nothing-more"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_a_page_for_this_machine_has_accounts_only_when_asked(host: str) -> None:
+    assert is_loopback(host)
+    assert [wants_accounts(host, wanted) for wanted in (None, False, True)] == [False, False, True]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+def test_a_page_that_other_machines_reach_has_accounts(host: str) -> None:
+    assert wants_accounts(host, None)
+    with pytest.raises(InputError, match="--no-auth with --host"):
+        wants_accounts(host, False)
+    assert any("TLS" in line and "MLFLOW_SERVER_ALLOWED_HOSTS" in line for line in notices(host, True))
+
+
+def test_without_a_password_for_the_administrator_nothing_starts(tmp_path: Path) -> None:
+    ended = regtune("ui", "--host", "0.0.0.0", "--no-browser", "--port", str(free_port()))
+    assert ended.returncode == 2
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD_FILE" in ended.stderr
+    assert "there is no default" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("mlruns/auth*"))
+
+
+def test_a_password_that_mlflow_refuses_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "x" * (SHORTEST_PASSWORD - 1))
+    with pytest.raises(SettingsError, match=f"at least {SHORTEST_PASSWORD} characters, found"):
+        accounts_environment(Settings())
+
+
+def test_what_is_written_for_accounts_holds_no_password_and_the_key_is_its_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "admin"
+    secret.touch(mode=0o600)
+    secret.write_text(f"{ADMINS}\n")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD_FILE", str(secret))
+    settings = Settings(REGTUNE_HOME=tmp_path / "100%" / "mlruns")
+    found = accounts_environment(settings)
+    assert found["MLFLOW_AUTH_ADMIN_PASSWORD"] == ADMINS
+    key = settings.home / "auth.key"
+    assert found["MLFLOW_FLASK_SERVER_SECRET_KEY"] == key.read_text().strip()
+    assert len(key.read_text()) > 32
+    assert {stat.S_IMODE((settings.home / name).stat().st_mode) for name in ("auth.key", "auth.db")} == {
+        0o600
+    }
+    assert accounts_environment(settings) == found  # the key stays
+    assert not [path for path in settings.home.rglob("*") if path.is_file() and ADMINS in path.read_text()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("accounts") / "mlruns"
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    """A server with accounts: the administrator's, and one that may read, made with MLflow's own client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", ADMINS)
+        with Server(Settings(REGTUNE_HOME=home), port=free_port(), auth=True) as found:
+            patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+            patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMINS)
+            from mlflow.server.auth.client import AuthServiceClient
+
+            AuthServiceClient(found.url).create_user(READER, READERS)
+            yield found
+
+
+@pytest.fixture
+def as_account(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    def become(name: str, password: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+    return become
+
+
+def ask(url: str, headers: Mapping[str, str] | None = None, body: Any = None) -> int:
+    """The status of an answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+def test_strangers_get_nothing_but_that_the_server_lives(server: Server) -> None:
+    search = f"{server.url}/api/2.0/mlflow/experiments/search"
+    body = {"max_results": 1}
+    assert ask(f"{server.url}/health") == 200
+    assert ask(server.url) == 401
+    assert ask(search, body=body) == 401
+    assert ask(search, basic(ADMIN, "guessed-guessed-guessed"), body) == 401
+    assert ask(search, basic(ADMIN, ADMINS), body) == 200
+
+
+@pytest.mark.slow
+def test_no_argument_of_the_servers_processes_and_no_file_has_a_password(server: Server, home: Path) -> None:
+    arguments = [" ".join(process.cmdline()) for process in group_members(server.pid)]
+    assert arguments
+    assert not [line for line in arguments if ADMINS in line or "sqlite:" in line]
+    environments = [process.environ() for process in map(psutil.Process, [server.pid])]
+    assert all("MLFLOW_TRACKING_PASSWORD" not in found for found in environments)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert not [path for path in files if ADMINS.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_read_only_account_reads_all_and_writes_nothing_of_anothers(
+    server: Server, home: Path, as_account: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.server.auth.client import AuthServiceClient
+
+    client, accounts = MlflowClient(server.url), AuthServiceClient(server.url)
+    as_account(ADMIN, ADMINS)
+    place = (home / "artifacts" / "runs").as_uri()
+    experiment = client.create_experiment("the administrator's", artifact_location=place)
+    run = client.create_run(experiment).info.run_id
+    (tmp_path / "note.txt").write_text("kept")
+    client.log_artifact(run, str(tmp_path / "note.txt"))
+    client.create_registered_model("digits")
+
+    as_account(READER, READERS)
+    assert client.get_experiment(experiment).artifact_location == place
+    assert [found.info.run_id for found in client.search_runs([experiment])] == [run]
+    artifact = f"{server.url}/get-artifact?run_uuid={run}&path=note.txt"
+    assert ask(artifact) == 401
+    assert ask(artifact, basic(READER, READERS)) == 200  # a file: location, served by the server
+    writes: dict[str, Callable[[], object]] = {
+        "create a run": lambda: client.create_run(experiment),
+        "log a parameter": lambda: client.log_param(run, "a", 1),
+        "log a metric": lambda: client.log_metric(run, "a", 1.0),
+        "set a tag": lambda: client.set_tag(run, "a", "b"),
+        "delete a run": lambda: client.delete_run(run),
+        "delete an experiment": lambda: client.delete_experiment(experiment),
+        "change a model": lambda: client.set_registered_model_tag("digits", "a", "b"),
+        "make an account": lambda: accounts.create_user("third", READERS),
+        "become administrator": lambda: accounts.update_user_admin(READER, True),
+        "take rights": lambda: accounts.grant_user_permission(READER, "experiment", experiment, "MANAGE"),
+    }
+    for what, write in writes.items():
+        with pytest.raises(MlflowException, match="403"):
+            pytest.fail(f"a reader may {what}: {write()}")
+    # what MLflow lets every account do: have experiments and models of its own
+    own = client.create_experiment("the reader's")
+    assert client.create_run(own).info.experiment_id == own
+    client.create_registered_model("the reader's")
+
+    as_account(ADMIN, ADMINS)
+    accounts.grant_user_permission(READER, "experiment", experiment, "EDIT")
+    as_account(READER, READERS)
+    client.set_tag(run, "a", "b")
+
+
+@pytest.mark.slow
+def test_the_newest_sweep_is_found_with_credentials_and_without_them_nothing_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert newest_sweep(server.url) is None
+    secret = tmp_path / "password"
+    secret.touch(mode=0o600)
+    secret.write_text(ADMINS)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SPEC, "run_cap": 2}))
+    environment = {
+        "MLFLOW_TRACKING_URI": server.url,
+        "MLFLOW_TRACKING_USERNAME": ADMIN,
+        "MLFLOW_TRACKING_PASSWORD_FILE": str(secret),
+    }
+    ended = regtune("sweep", "small.yaml", "--workers", "1", environment=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "MLflow" not in ended.stderr, ended.stderr  # nothing waits to be written
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    page = newest_sweep(server.url)
+    assert page is not None
+    assert page.startswith(f"{server.url}/#/experiments/")
+    from mlflow import MlflowClient
+
+    from regtune.tracking.store import settle_environment
+
+    settle_environment(server.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADMINS)
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 3  # the study's own and two trials'
+
+
+@pytest.mark.slow
+def test_the_shortest_password_is_mlflows() -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_password
+
+    _validate_password("x" * SHORTEST_PASSWORD)
+    with pytest.raises(MlflowException):
+        _validate_password("x" * (SHORTEST_PASSWORD - 1))
