@@ -81,10 +81,10 @@ def upgrade(
         ):
             if look(engine, tables, "").state != "older":
                 return
-            engine.dispose()
             if path is None:
                 migrate(url)
                 return
+            engine.dispose()
             draft = path.with_name(f"{path.name}.upgrade")
             sqlite.discard(draft)
             try:

@@ -168,10 +168,10 @@ def make_store(uri: str, artifacts: Path) -> bool:
             with schema_lock(engine, path.parent if path else artifacts):
                 if (path is None or path.exists()) and not look(engine, TRACKING, "").blank:
                     return False
-                engine.dispose()
                 if path is None:
                     _run_migrations(uri, fresh=True)
                     return True
+                engine.dispose()
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
                 SqlAlchemyStore._get_or_create_engine(
