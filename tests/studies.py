@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
-from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, Kept, TrialRecord
+from regtune.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID, VERSIONS, Kept, TrialRecord
 
 PLACEMENTS = ("none", "before_activation", "after_activation")
 DISTRIBUTIONS = {"dropout": FloatDistribution(0.0, 0.6), "batchnorm": CategoricalDistribution(PLACEMENTS)}
@@ -133,9 +133,17 @@ def add(
             params=searched,
             distributions={key: DISTRIBUTIONS[key] for key in searched},
             intermediate_values=steps,
-            user_attrs={RECORD: found.to_json()},
+            user_attrs=attributes(found),
         )
     )
+
+
+def attributes(found: TrialRecord) -> dict[str, Any]:
+    """The trial's attributes: its record, and for a control where it comes from."""
+    kept: dict[str, Any] = {RECORD: found.to_json()}
+    if found.control is not None:
+        kept[ORIGIN] = {"kind": "control", "key": f"control {found.control}", "control": None}
+    return kept
 
 
 def fill(study: optuna.Study, floors: Sequence[float] = (0.081, 0.0742, 0.0768)) -> None:

@@ -11,11 +11,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
 from regtune.errors import SpecError
-from regtune.samplers import make_pruner, make_sampler
+from regtune.samplers import BEST, make_pruner, make_sampler, shown
 from regtune.space import Space
 from regtune.spec import SweepSpec
 
@@ -356,3 +357,81 @@ def test_a_searched_number_of_epochs_gives_the_pruner_its_most():
         }
     )
     assert make_pruner(spec)._max_resource == 81
+
+
+# -- a bounded history
+
+
+def long_study(count: int, direction: str = "minimize", seed: int = 0) -> optuna.Study:
+    """A study of `count` trials of CONDITIONAL by chance: complete, pruned and failed ones, with ties, two running."""
+    space = Space(spec_of(CONDITIONAL))
+    study = optuna.create_study(direction=direction, sampler=RandomSampler(seed=seed))
+    for number in range(count):
+        trial = study.ask()
+        value = round(value_of(space.suggest(trial)), 2)
+        for step in range(1, 2 + number % 3):
+            trial.report(value if number % 11 else float("nan"), step)
+        if number % 4 == 3:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number % 10 == 9:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+    for _ in range(2):
+        space.suggest(study.ask())
+    return study
+
+
+@pytest.mark.parametrize("parameters", [FLAT, CONDITIONAL], ids=["flat", "conditional"])
+def test_up_to_its_bound_a_history_changes_no_proposal(parameters):
+    spec = spec_of(parameters)
+    space = Space(spec)
+    bounded, whole = optuna.create_study(), optuna.create_study()
+    most = 10, 20
+    ours = run(bounded, space, 30, lambda number: make_sampler(spec, space, number, most))
+    assert ours == run(whole, space, 30, lambda number: make_sampler(spec, space, number, None))
+    ours = run(bounded, space, 10, lambda number: make_sampler(spec, space, number, most))
+    assert ours[0] == run(whole, space, 1, lambda number: make_sampler(spec, space, number, None))[0]
+    rest = run(whole, space, 9, lambda number: make_sampler(spec, space, number, None))
+    assert ours[1:] != rest
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_bounded_history_has_the_trials_that_tpe_takes_for_good_and_the_latest(direction):
+    study = long_study(260, direction)
+    trials = study.get_trials(deepcopy=False)
+    found = shown(trials, study.direction, 30, 50)
+    assert [trial.number for trial in found] == sorted(trial.number for trial in found)
+    ended = [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 80
+    assert [trial.number for trial in found if trial.state is TrialState.RUNNING] == [260, 261]
+
+    def good(of: list[FrozenTrial]) -> set[int]:
+        ended = [trial for trial in of if trial.state is not TrialState.FAIL]
+        return {trial.number for trial in _split_trials(study, ended, 25)[0]}
+
+    assert good(found) == good(trials)
+    others = [trial.number for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    kept = {trial.number for trial in ended}
+    latest = [number for number in others if number in kept][-50:]
+    assert set(others[-45:]) <= set(latest)
+
+
+def test_where_few_are_complete_the_pruned_that_came_far_are_shown():
+    study = optuna.create_study()
+    for number in range(60):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        for step in range(1, 2 + number % 5):
+            trial.report(1.0 / (1 + number), step)
+        study.tell(trial, state=TrialState.PRUNED)
+    found = shown(study.get_trials(deepcopy=False), study.direction, 30, 5)
+    ended = study.get_trials(deepcopy=False)
+    assert len(found) == 35
+    assert {trial.number for trial in _split_trials(study, found, 25)[0]} == {
+        trial.number for trial in _split_trials(study, ended, 25)[0]
+    }
+
+
+def test_what_is_shown_covers_what_tpe_takes_for_good_by_default():
+    assert default_gamma(10**6) <= BEST

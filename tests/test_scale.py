@@ -33,7 +33,7 @@ from regtune.leaderboard import (
     read_trial,
     top_and_controls,
 )
-from regtune.record import RECORD, TrialRecord
+from regtune.record import ORIGIN, TrialRecord
 from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import open_engine
@@ -85,7 +85,11 @@ def odd(url: str, name: str, metric: str, goal: str) -> None:
         study.set_user_attr(f"regtune.{key}", value)
 
     def put(state: TrialState, value: float | None, found: TrialRecord | None) -> None:
-        attributes = {RECORD: found.to_json()} if found else {}
+        attributes = studies.attributes(found) if found else {}
+        if found and found.control == "l1":
+            attributes[ORIGIN] = {"kind": "retry", "key": "retry 3", "control": "l1"}
+        elif found and found.uid.endswith("f"):
+            attributes[ORIGIN] = {"kind": "request", "key": "request", "control": None}
         study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
 
     placements = ("none", "before_activation", "after_activation", "Älter")

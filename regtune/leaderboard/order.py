@@ -11,13 +11,13 @@ from sqlalchemy import ColumnElement, Connection, Select, String, case, cast, fu
 from regtune.leaderboard.cells import Cell, RecordCells, number_cell, word_cell
 from regtune.leaderboard.rows import Row, StudyInfo
 from regtune.leaderboard.tables import TRIAL_ATTRIBUTES, TRIALS, VALUES, value_of
-from regtune.record import RECORD, State
+from regtune.record import ORIGIN, RECORD, State
 
 _STATES: Sequence[State] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
 _BATCH = 500
 _NAME = re.compile(r"[\w.-]+")
-_NO_CONTROL = '"control": null'
-"""What a record's JSON text has, as `json.dumps` writes it, when the trial is no control."""
+_CONTROL, _NOT_AGAIN = '"kind": "control"', '"control": null'
+"""What an origin's JSON text has, as `json.dumps` writes it, for a control, and for all but a control's retry."""
 
 
 class Heads:
@@ -56,8 +56,8 @@ class Heads:
             .where(TRIALS.c.study_id == study_id)
             .subquery()
         )
-        self._record: ColumnElement[str] = TRIAL_ATTRIBUTES.c.value_json
-        self._cells = RecordCells(self._record, connection.dialect.name)
+        self._text: ColumnElement[str] = TRIAL_ATTRIBUTES.c.value_json
+        self._cells = RecordCells(self._text, connection.dialect.name)
 
     def ranked(self, limit: int | None = None, states: Collection[State] = _STATES) -> list[Row]:
         """Rows by rank, at most `limit`."""
@@ -81,26 +81,26 @@ class Heads:
         keys = [cell.number, cell.word]
         order = [(key.desc() if largest_first else key.asc()).nulls_last() for key in keys]
         empty = case((cell.empty, 1), else_=0)
-        chosen = self._with_record().order_by(empty, *self._infinite(column, largest_first), *order)
+        chosen = self._with(RECORD).order_by(empty, *self._infinite(column, largest_first), *order)
         return list(self._read(chosen.order_by(self._rows.c.place).limit(limit)))
 
     def top_and_controls(self, count: int) -> list[Row]:
-        """By rank: the best `count`, and whatever may be a control by the text of its record."""
+        """By rank: the best `count`, and every control."""
         best = (self._rows.c.place <= count) & (self._rows.c.state == "COMPLETE")
-        control = self._has(_NO_CONTROL) == 0
-        chosen = self._with_record().where(best | (control & self._record.is_not(None)))
-        return list(self._read(chosen.order_by(self._rows.c.place)))
+        chosen = self._with(ORIGIN).where(best | self._is_control()).order_by(self._rows.c.place)
+        return list(self._read(chosen))
 
     def first_of_the_search(self) -> list[Row]:
         """The first trial that is no control, if there is one."""
-        chosen = self._with_record().where(self._has(_NO_CONTROL) > 0)
-        return list(self._read(chosen.order_by(self._rows.c.number).limit(1)))
+        begun = self._rows.c.state.in_(("COMPLETE", "PRUNED", "FAIL"))
+        chosen = self._with(ORIGIN).where(begun & ~self._is_control()).order_by(self._rows.c.number)
+        return list(self._read(chosen.limit(1)))
 
     def known(self, parameter: str) -> bool:
         """Whether any trial has the parameter."""
         if not _NAME.fullmatch(parameter):
             return False
-        chosen = self._with_record().where(self._cells.has_parameter(parameter)).limit(1)
+        chosen = self._with(RECORD).where(self._cells.has_parameter(parameter)).limit(1)
         return next(self._read(chosen), None) is not None
 
     def _read(self, chosen: Select[Any]) -> Iterator[Row]:
@@ -108,15 +108,17 @@ class Heads:
             rank = found.place if found.state == "COMPLETE" else None
             yield Row(found.number, found.state, value_of(found.value, found.kind), None, rank)
 
-    def _with_record(self) -> Select[Any]:
-        rows, records = self._rows, TRIAL_ATTRIBUTES
-        own = (records.c.trial_id == rows.c.trial_id) & (records.c.key == RECORD)
-        return select(rows).select_from(rows.outerjoin(records, own))
+    def _with(self, attribute: str) -> Select[Any]:
+        """The rows, each beside an attribute of its trial where it has that."""
+        rows, attributes = self._rows, TRIAL_ATTRIBUTES
+        own = (attributes.c.trial_id == rows.c.trial_id) & (attributes.c.key == attribute)
+        return select(rows).select_from(rows.outerjoin(attributes, own))
 
-    def _has(self, text: str) -> ColumnElement[int]:
-        """Where the record has `text`, counted from 1; 0 where it has not."""
+    def _is_control(self) -> ColumnElement[bool]:
+        """Whether the origin is that of a control, or of one that is tried again."""
         find = func.instr if self._connection.dialect.name == "sqlite" else func.strpos
-        return find(self._record, text)
+        control, not_again = find(self._text, _CONTROL), find(self._text, _NOT_AGAIN)
+        return func.coalesce((control > 0) | (not_again == 0), False)
 
     def _infinite(self, column: str, largest_first: bool) -> list[ColumnElement[Any]]:
         """An infinite value of the metric stands before or behind all others."""
