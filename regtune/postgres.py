@@ -87,7 +87,7 @@ class Embedded:
         if not url.startswith("postgresql"):
             return False
         found = parse_url(url)
-        return self.made and found.username == ROLE and str(found.query.get("host", "")).startswith("/")
+        return found.username == ROLE and str(found.query.get("host", "")).startswith("/")
 
     def processes(self) -> list[psutil.Process]:
         """Its processes, the first of them first: what works in its data folder."""

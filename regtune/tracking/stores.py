@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -30,22 +30,25 @@ def choose(settings: Settings, store: str | None, tell: Callable[[str], None] = 
     known = read_stores(home)
     if store is not None:
         _see_free(settings)
+    own = bool(known) and embedded.owns(known["studies"])
     if store == "sqlite":
-        if embedded.stop() or known:
-            tell(
-                f"The studies in {place(known['studies']) if known else 'PostgreSQL'} stay there, unseen from here"
-            )
+        embedded.stop()
+        if known:
+            _tell_unseen(place(known["studies"]), "--postgres" if own else "--postgres URL", tell)
         write_stores(home, {})
-    elif store == "postgres" or (store is None and known and embedded.owns(known["studies"])):
-        if not embedded.made:
-            _tell_of_files(home, tell)
+    elif store == "postgres" or (store is None and own):
+        if store is None and not embedded.made:
+            raise StorageError(
+                f"{embedded.data}: the data of this folder's PostgreSQL are gone; restore them from a backup, or begin "
+                f"anew: regtune up --postgres, or: regtune up --sqlite"
+            )
         embedded.start(tell)
         if known != embedded.stores:
+            _tell_of_files(home, known, tell)
             write_stores(home, embedded.stores)
     elif store is not None:
         chosen = _on_server(home, store)
-        if chosen != known and not known:
-            _tell_of_files(home, tell)
+        _tell_of_files(home, known, tell)
         write_stores(home, chosen)
 
 
@@ -60,11 +63,13 @@ def _see_free(settings: Settings) -> None:
             )
 
 
-def _tell_of_files(home: Path, tell: Callable[[str], None]) -> None:
-    if (home / "studies.db").exists():
-        tell(
-            f"The studies in {home / 'studies.db'} stay there, unseen from here; to see them: regtune up --sqlite"
-        )
+def _tell_of_files(home: Path, known: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    if not known and (home / "studies.db").exists():
+        _tell_unseen(str(home / "studies.db"), "--sqlite", tell)
+
+
+def _tell_unseen(where: str, option: str, tell: Callable[[str], None]) -> None:
+    tell(f"{where}: what is there stays, unseen from here; back to it: regtune down, regtune up {option}")
 
 
 def named(home: Path, store: str) -> dict[str, str]:
