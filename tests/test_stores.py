@@ -188,7 +188,7 @@ _TAGS = ("regtune.state", "regtune.end_reason", "regtune.control", "regtune.mix"
 
 def test_a_study_goes_on_with_what_another_terminal_asks_for(place: Place) -> None:
     place.run("enqueue", "small", "dropout=0.25", "l2=0.0001")
-    place.run("sweep", str(place.folder / "small.yaml"), "--set", "run_cap=7", "--workers", "1", "--quiet")
+    place.run("sweep", str(place.folder / "small.yaml"), "--set", "run_cap=10", "--workers", "1", "--quiet")
     rows = place.json("board", "small")
     asked = [row for row in rows if row.get("dropout") == 0.25 and row.get("l2") == 0.0001]
     assert [row["state"] for row in asked] == ["COMPLETE"]
@@ -202,10 +202,10 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
         "--name",
         "killed",
         "--set",
-        "run_cap=12",
+        "run_cap=8",
         "--quiet",
     )
-    arguments += ("--set", "training.max_epochs=5", "--workers", "1")
+    arguments += ("--set", "training.max_epochs=25", "--set", "early_stopping.patience=25", "--workers", "1")
     running = place.start(*arguments)
     try:
         until(lambda: _finished(place, "killed") >= 1, 60)
