@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from regtune.cli.terminal import HomeOption, JsonOption, QuietOption, Verb, say, settings_of, show, show_json
+from regtune.cli.terminal import (
+    HomeOption,
+    JsonOption,
+    QuietOption,
+    Verb,
+    YesOption,
+    confirm,
+    say,
+    settings_of,
+    show,
+    show_json,
+)
 
 PANEL = "Set up"
+EVERY_SECONDS = 2.0
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup.")]
 
 db = typer.Typer(
     no_args_is_help=True,
@@ -51,3 +70,60 @@ def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
             say(one.schema.problem)
     if not all(one.current for one in found):
         raise typer.Exit(1)
+
+
+@db.command(cls=Verb)
+def backup(folder: FolderArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
+    """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs; says how on PostgreSQL."""
+    from regtune.backup import make_backup
+
+    found = make_backup(settings_of(home), folder, _progress("copied", quiet))
+    for note in found.notes:
+        say(note, quiet)
+    say(
+        f"{found.folder}: {_counted(len(found.manifest.files))}, {_size(found.manifest.size_bytes)}, verified",
+        quiet,
+    )
+
+
+@db.command(cls=Verb)
+def restore(
+    folder: FolderArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
+) -> None:
+    """Bring back what `backup` has copied; what is there now is set aside, not deleted."""
+    from regtune.backup import plan_restore
+    from regtune.backup import restore as bring_back
+
+    settings = settings_of(home)
+    plan = plan_restore(settings, folder)
+    if plan.replaced:
+        there = ", ".join(str(path) for path in plan.replaced)
+        confirm(f"Set {there} aside and restore the backup of {plan.manifest.made}?", yes)
+    found = bring_back(settings, folder, _progress("restored", quiet))
+    for path in found.aside:
+        say(f"set aside: {path}", quiet)
+    for note in found.notes:
+        say(note, quiet)
+    count, size = len(plan.manifest.files), plan.manifest.size_bytes
+    say(f"{settings.home}: {_counted(count)}, {_size(size)}, as of {plan.manifest.made}", quiet)
+
+
+def _progress(verb: str, quiet: bool) -> Callable[[int, int], None]:
+    """Says now and then how far it is, where it takes long."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY_SECONDS:
+            last = time.monotonic()
+            say(f"{verb} {_size(done)} of {_size(total)}", quiet)
+
+    return tell
+
+
+def _counted(files: int) -> str:
+    return f"{files:,} file{'' if files == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

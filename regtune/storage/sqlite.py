@@ -54,12 +54,17 @@ def copy(source: Path, target: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Read a database in full. Raises StorageError when a page, an index or a reference in it is broken."""
+    """Read a database in full. Raises StorageError when a page or an index of it is broken."""
     with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
-            raise StorageError(f"{path}: damaged: {'; '.join(found)}")
-        orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(3)
-        if orphans:
-            tables = ", ".join(sorted({f"{row[0]} -> {row[2]}" for row in orphans}))
-            raise StorageError(f"{path}: damaged: rows refer to others that are not there ({tables})")
+            raise StorageError(
+                f"{path}: damaged: {'; '.join(found)}; restore it from a backup or move it away"
+            )
+
+
+def orphans(path: Path) -> list[str]:
+    """Which tables of a database have rows that refer to missing ones: `TABLE -> TABLE`. Raises StorageError."""
+    with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        found = connection.execute('SELECT DISTINCT "table", parent FROM pragma_foreign_key_check')
+        return sorted(f"{table} -> {parent}" for table, parent in found)

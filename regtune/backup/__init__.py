@@ -1,0 +1,19 @@
+"""Backups of a folder and their return: `making` and `restoring` for SQLite, `dumps` says how PostgreSQL does it.
+
+`manifest` is what a backup says of itself.
+"""
+
+from regtune.backup.making import Backup, make_backup
+from regtune.backup.manifest import Manifest, read_manifest
+from regtune.backup.restoring import Plan, Restored, plan_restore, restore
+
+__all__ = [
+    "Backup",
+    "Manifest",
+    "Plan",
+    "Restored",
+    "make_backup",
+    "plan_restore",
+    "read_manifest",
+    "restore",
+]
