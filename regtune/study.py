@@ -10,7 +10,7 @@ import platform
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -288,6 +288,10 @@ class Study:
         self._origins |= {trial.user_attrs[ORIGIN]["key"] for trial in new if ORIGIN in trial.user_attrs}
         self._origins_read = len(trials)
         return self._origins
+
+    def together(self) -> AbstractContextManager[None]:
+        """Whatever is written of trials in this block is one transaction."""
+        return self._storage.together()
 
     def look(self) -> None:
         """See what others have queued through Optuna's own API."""

@@ -195,3 +195,38 @@ def test_it_is_of_one_study(url: str) -> None:
     optuna.create_study(storage=storage, study_name="other")
     with pytest.raises(KeyError, match="of study s alone"):
         optuna.load_study(storage=ledger, study_name="other")
+
+
+def test_what_is_written_together_is_one_transaction_and_known_at_once(url: str) -> None:
+    storage, ledger, study = begun(url)
+    commits: list[object] = []
+    event.listen(storage.engine, "commit", commits.append)
+    trial = study.ask()
+    commits.clear()
+    with ledger.together(), ledger.together():
+        trial.suggest_float("x", 0, 1)
+        trial.report(0.5, 1)
+        trial.set_user_attr("record", {"a": 1})
+        assert study.trials[0].intermediate_values == {1: 0.5}
+        assert commits == []
+        assert storage.get_all_trials(study._study_id)[0].params == {}
+        commits.clear()
+        study.tell(trial, 0.5)
+        assert len(commits) == 1
+    assert same(ledger, storage)
+    assert storage.get_all_trials(study._study_id)[0].user_attrs == {"record": {"a": 1}}
+
+
+def test_what_was_written_before_an_error_stays_written(url: str) -> None:
+    storage, ledger, study = begun(url)
+    trial = study.ask()
+
+    def report_and_fail() -> None:
+        with ledger.together():
+            trial.report(0.5, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        report_and_fail()
+    assert same(ledger, storage)
+    assert study.trials[0].intermediate_values == {1: 0.5}

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
 from regtune.errors import SpecError
-from regtune.samplers import BEST, make_pruner, make_sampler, shown
+from regtune.samplers import BEST, History, make_pruner, make_sampler
 from regtune.space import Space
 from regtune.spec import SweepSpec
 
@@ -387,12 +387,12 @@ def test_up_to_its_bound_a_history_changes_no_proposal(parameters):
     spec = spec_of(parameters)
     space = Space(spec)
     bounded, whole = optuna.create_study(), optuna.create_study()
-    most = 10, 20
-    ours = run(bounded, space, 30, lambda number: make_sampler(spec, space, number, most))
-    assert ours == run(whole, space, 30, lambda number: make_sampler(spec, space, number, None))
-    ours = run(bounded, space, 10, lambda number: make_sampler(spec, space, number, most))
-    assert ours[0] == run(whole, space, 1, lambda number: make_sampler(spec, space, number, None))[0]
-    rest = run(whole, space, 9, lambda number: make_sampler(spec, space, number, None))
+    history, everything = History(space, 10, 20), History(space, None)
+    ours = run(bounded, space, 30, lambda number: make_sampler(spec, space, number, history))
+    assert ours == run(whole, space, 30, lambda number: make_sampler(spec, space, number, everything))
+    ours = run(bounded, space, 10, lambda number: make_sampler(spec, space, number, history))
+    assert ours[0] == run(whole, space, 1, lambda number: make_sampler(spec, space, number, everything))[0]
+    rest = run(whole, space, 9, lambda number: make_sampler(spec, space, number, everything))
     assert ours[1:] != rest
 
 
@@ -400,7 +400,12 @@ def test_up_to_its_bound_a_history_changes_no_proposal(parameters):
 def test_a_bounded_history_has_the_trials_that_tpe_takes_for_good_and_the_latest(direction):
     study = long_study(260, direction)
     trials = study.get_trials(deepcopy=False)
-    found = shown(trials, study.direction, 30, 50)
+    space = Space(spec_of(CONDITIONAL))
+    found = History(space, 30, 50).shown(trials, study.direction)
+    piecemeal = History(space, 30, 50)
+    for count in (0, 100, 101, 259):
+        piecemeal.shown(trials[:count], study.direction)
+    assert piecemeal.shown(trials, study.direction) == found
     assert [trial.number for trial in found] == sorted(trial.number for trial in found)
     ended = [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) == 80
@@ -418,14 +423,15 @@ def test_a_bounded_history_has_the_trials_that_tpe_takes_for_good_and_the_latest
 
 
 def test_where_few_are_complete_the_pruned_that_came_far_are_shown():
+    space = Space(spec_of({"dropout": {"min": 0.0, "max": 0.6}}))
     study = optuna.create_study()
     for number in range(60):
         trial = study.ask()
-        trial.suggest_float("x", 0, 1)
+        space.suggest(trial)
         for step in range(1, 2 + number % 5):
             trial.report(1.0 / (1 + number), step)
         study.tell(trial, state=TrialState.PRUNED)
-    found = shown(study.get_trials(deepcopy=False), study.direction, 30, 5)
+    found = History(space, 30, 5).shown(study.get_trials(deepcopy=False), study.direction)
     ended = study.get_trials(deepcopy=False)
     assert len(found) == 35
     assert {trial.number for trial in _split_trials(study, found, 25)[0]} == {

@@ -2,7 +2,8 @@
 
 `urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `migration` makes and
 migrates tables, `sqlite` treats files as wholes, `passwords` gives a password to the connection it is for, `locks`
-decides who runs a study, `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
+decides who runs a study, `ledger` is what the one who does knows of its trials (read and written as `trials` says),
+`patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
 """
 
 from regtune.storage.engines import engine_options, open_engine, open_storage, studies_engine, studies_url

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from regtune.storage.trials import Writes, read_trials
+from regtune.storage.trials import Writes, read_study_attributes, read_trials
 
 _Found = TypeVar("_Found")
 _OPEN = (TrialState.RUNNING, TrialState.WAITING)
@@ -45,6 +46,7 @@ class Ledger(BaseStorage):
         self._numbers: dict[int, int] = {}
         self._open: dict[int, None] = {}
         self._known: dict[str, BaseDistribution] = {}
+        self._pending: list[Callable[[Connection], None]] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -62,13 +64,32 @@ class Ledger(BaseStorage):
         for trial in self._read(lambda connection: read_trials(connection, self._study_id, after=last)):
             self._know(trial)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written in the block is one transaction, at its end or with the next change of a state.
+
+        Until then it is known here and not to the database. Blocks within the block belong to it.
+        """
+        if self._pending is not None:
+            yield
+            return
+        self._pending = []
+        try:
+            yield
+        finally:
+            if self._pending:
+                self._write_now(lambda _: None)
+            self._pending = None
+
     # -- trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A new trial, running if there is no template. Trials that others have made meanwhile are known afterwards."""
         self._checked(study_id)
         found = copy.copy(template_trial or _running())
-        trial_id, number = self._write(lambda connection: self._writes.create(connection, study_id, found))
+        trial_id, number = self._write_now(
+            lambda connection: self._writes.create(connection, study_id, found)
+        )
         if template_trial is not None or number != len(self._trials):
             self.look()
         else:
@@ -97,7 +118,7 @@ class Ledger(BaseStorage):
         """Change the state; False when a trial that is to run does not wait. Raises UpdateFinishedTrialError."""
         trial, now = self._updatable(trial_id), datetime.now()
         before = (TrialState.WAITING,) if state is TrialState.RUNNING else _OPEN
-        done = self._write(
+        done = self._write_now(
             lambda connection: self._writes.state(connection, trial_id, before, state, now, values)
         )
         if not done:
@@ -200,7 +221,8 @@ class Ledger(BaseStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """As they are in the database now: other terminals write them."""
-        return self.backend.get_study_user_attrs(self._checked(study_id))
+        self._checked(study_id)
+        return self._read(lambda connection: read_study_attributes(connection, study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As they are in the database now."""
@@ -237,17 +259,32 @@ class Ledger(BaseStorage):
             self._open[trial.number] = None
 
     def _read(self, call: Callable[[Connection], _Found]) -> _Found:
+        if self._pending:
+            self._write_now(lambda _: None)
+
         def through() -> _Found:
             with self.backend.engine.connect() as connection:
                 return call(connection)
 
         return self._patiently(through)
 
-    def _write(self, call: Callable[[Connection], _Found]) -> _Found:
+    def _write(self, call: Callable[[Connection], None]) -> None:
+        if self._pending is None:
+            self._write_now(call)
+        else:
+            self._pending.append(call)
+
+    def _write_now(self, call: Callable[[Connection], _Found]) -> _Found:
+        before = list(self._pending or ())
+
         def through() -> _Found:
             with self.backend.engine.begin() as connection:
+                for earlier in before:
+                    earlier(connection)
                 return call(connection)
 
+        if self._pending:
+            self._pending.clear()
         return self._patiently(through)
 
     def _patiently(self, call: Callable[[], _Found]) -> _Found:

@@ -27,6 +27,7 @@ def _table(model: Any) -> Table:
 
 
 _STUDIES = _table(models.StudyModel)
+_OF_STUDY = _table(models.StudyUserAttributeModel)
 _TRIALS = _table(models.TrialModel)
 _VALUES = _table(models.TrialValueModel)
 _PARAMS = _table(models.TrialParamModel)
@@ -78,6 +79,12 @@ def read_trials(
         )
         for head in heads
     ]
+
+
+def read_study_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+    """A study's attributes."""
+    found = select(_OF_STUDY.c.key, _OF_STUDY.c.value_json).where(_OF_STUDY.c.study_id == study_id)
+    return {row.key: json.loads(row.value_json) for row in connection.execute(found)}
 
 
 def _of(table: Table, chosen: ColumnElement[bool]) -> Select[Any]:

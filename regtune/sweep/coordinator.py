@@ -199,7 +199,8 @@ class Coordinator:
     def _handle(self, event: Event) -> None:
         match event:
             case EpochEnded():
-                self._epoch_ended(event)
+                with self._study.together():
+                    self._epoch_ended(event)
             case TrialEnded():
                 self._trial_ended(event)
             case NoRoom():  # the trial goes back into the queue, with all that run, and the sweep ends
@@ -251,8 +252,9 @@ class Coordinator:
     def _finish(self, running: _Running, reason: EndReason, message: str | None) -> None:
         number = running.trial.number
         record = replace(running.record, ended_ms=now_ms(), end_reason=reason, message=message)
-        self._study.write(running.trial, record)
-        state = self._study.tell(number, record)
+        with self._study.together():
+            self._study.write(running.trial, record)
+            state = self._study.tell(number, record)
         self._tracker.put(number, state.name, record)
         if state is TrialState.COMPLETE:
             self._models.add(number)
@@ -288,7 +290,8 @@ class Coordinator:
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
         limit = f"more than max_failures, {self._spec.max_failures}"
-        self._too_many = f"{self._standing.tally.failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
+        failed = self._standing.tally.failed
+        self._too_many = f"{failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
         self._stop.set()
 
     def _put_back(self, running: _Running) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.config import DataConfig
 from regtune.errors import InputError
 from regtune.record import TrialRecord, Value
-from regtune.samplers import make_sampler
+from regtune.samplers import make_history, make_sampler
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
 from regtune.study import Origin, Request, Study, derive_seed, now_ms, origin_of, record_of
@@ -34,6 +34,7 @@ class Proposals:
         self._study = study
         self._data = data
         self._space = Space(spec)
+        self._history = make_history(spec, self._space)
         self._grid = enumerate(self._space.grid()) if spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
@@ -95,15 +96,16 @@ class Proposals:
         trial = self._study.optuna.ask()
         if interrupted is not None:
             return trial, interrupted
-        record = self._begin(trial, origin)
-        self._study.write(trial, record)
+        with self._study.together():
+            record = self._begin(trial, origin)
+            self._study.write(trial, record)
         return trial, record
 
     def _sampler(self, number: int, *, decided: bool) -> optuna.samplers.BaseSampler:
         seed = derive_seed(self._spec.seed, number, "sampler")
         if decided:
             return optuna.samplers.RandomSampler(seed=seed)  # never asked: all parameters are fixed
-        return make_sampler(self._spec, self._space, seed)
+        return make_sampler(self._spec, self._space, seed, self._history)
 
     def _begin(self, trial: optuna.Trial, origin: Origin | None) -> TrialRecord:
         seed = derive_seed(self._spec.seed, trial.number, "training")
