@@ -140,7 +140,11 @@ class Untracked:
     def put(self, *_: Any) -> None:
         """Nothing."""
 
-    finish = put
+    finish = catch_up = put
+
+    def news(self) -> Sequence[str]:
+        """Nothing has happened."""
+        return ()
 
     def close(self, timeout_seconds: float) -> int:
         """Nothing is left to write."""
