@@ -204,7 +204,7 @@ def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableTy
 
 
 def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int) -> RenderableType:
-    """One study: what it is, how far it is, its best and its controls. rows: at least its best and its controls, by rank."""
+    """One study: what it is, how far it is, its best and its controls. rows: those and maybe others, by rank."""
     from regtune.leaderboard import top_and_controls
 
     facts: dict[str, str] = {
