@@ -449,6 +449,7 @@ def test_nothing_is_restored_under_a_sweep_or_another_user_of_the_files(
 @pytest.mark.slow
 def test_nothing_is_restored_under_the_folder_s_server(settings: Settings, tmp_path: Path) -> None:
     make_backup(settings, tmp_path / "copy")
+    close_engines()
     home = ("--home", str(settings.home))
     up = regtune("up", "--port", str(free_port()), *home)
     assert up.returncode == 0, up.stderr
