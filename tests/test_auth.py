@@ -23,6 +23,7 @@ from regtune.tracking.auth import (
     accounts_environment,
     basic,
     is_loopback,
+    password_notice,
     wants_accounts,
 )
 from regtune.tracking.page import newest_sweep
@@ -43,7 +44,7 @@ def test_a_page_that_other_machines_reach_has_accounts(host: str) -> None:
     assert wants_accounts(host, None)
     with pytest.raises(InputError, match="--no-auth with --host"):
         wants_accounts(host, False)
-    assert any("TLS" in line and "MLFLOW_SERVER_ALLOWED_HOSTS" in line for line in notices(host, True))
+    assert any("TLS" in line and "MLFLOW_SERVER_ALLOWED_HOSTS" in line for line in notices(host, "", False))
 
 
 def test_without_a_password_for_the_administrator_nothing_starts(tmp_path: Path) -> None:
@@ -223,6 +224,17 @@ def test_the_newest_sweep_is_found_with_credentials_and_without_them_nothing_is_
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 3  # the study's own and two trials'
+
+
+@pytest.mark.slow
+def test_a_changed_administrators_password_that_changes_nothing_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", ADMINS)
+    assert password_notice(server.url) == ""
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", f"another-{ADMINS}")
+    assert "keeps its own" in password_notice(server.url)
+    assert ADMINS not in password_notice(server.url)
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import ipaddress
 import os
 import secrets
 import socket
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from regtune.credentials import (
@@ -32,6 +34,7 @@ ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
 SHORTEST_PASSWORD = 12
 """MLflow refuses shorter ones."""
 LOCK_SECONDS = 30
+REQUEST_SECONDS = 10
 DEFAULT_PERMISSION = "READ"
 """What an account may do with experiments and models that nobody has given it rights on."""
 PASSWORD_CACHE_SECONDS = 60
@@ -67,8 +70,21 @@ def wants_accounts(host: str, wanted: bool | None) -> bool:
 def accounts_environment(settings: Settings) -> dict[str, str]:
     """What the server's environment needs for accounts; their configuration is written into the home.
 
-    Raises SettingsError when there is no password for the administrator, or one that MLflow refuses.
+    Raises SettingsError as `administrators_password` does.
     """
+    password = administrators_password()
+    home = settings.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(_write_configuration(home, settings.mlflow_uri)),
+        ADMIN_USERNAME: administrator(),
+        ADMIN_PASSWORD: password,
+        SERVER_SECRET: secret(SERVER_SECRET) or _kept_key(home),
+    }
+
+
+def administrators_password() -> str:
+    """The password with which the administrator's account is made. Raises SettingsError without one MLflow takes."""
     password = secret(ADMIN_PASSWORD)
     if not password:
         raise SettingsError(
@@ -80,14 +96,28 @@ def accounts_environment(settings: Settings) -> dict[str, str]:
         raise SettingsError(
             f"{ADMIN_PASSWORD}: expected at least {SHORTEST_PASSWORD} characters, found {len(password)}"
         )
-    home = settings.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    return {
-        "MLFLOW_AUTH_CONFIG_PATH": str(_write_configuration(home, settings.mlflow_uri)),
-        ADMIN_USERNAME: administrator(),
-        ADMIN_PASSWORD: password,
-        SERVER_SECRET: secret(SERVER_SECRET) or _kept_key(home),
-    }
+    return password
+
+
+def password_notice(url: str) -> str:
+    """What to know when the administrator's account has another password than the one given; else empty.
+
+    MLflow uses the one given to make the account, and never again.
+    """
+    request = urllib.request.Request(  # noqa: S310
+        f"{url}/api/2.0/mlflow/users/current", headers=basic(administrator(), administrators_password())
+    )
+    try:
+        urllib.request.urlopen(request, timeout=REQUEST_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            return (
+                f"{ADMIN_PASSWORD} is not the password of the account {administrator()}, which was made earlier and "
+                f"keeps its own; MLflow's AuthServiceClient.update_user_password changes it"
+            )
+    except OSError:  # it has ended: others say so
+        pass
+    return ""
 
 
 def administrator() -> str:

@@ -54,7 +54,7 @@ def serve_ui(
             Server(settings, port or DEFAULT_PORT, host, stop, accounts) as server,
         ):
             tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
-            for line in notices(host, accounts):
+            for line in notices(host, server.url, accounts):
                 tell(line)
             _open_newest(server.url, open_browser, tell)
             while server.running and not stop.wait(0.5):

@@ -38,6 +38,7 @@ from regtune.tracking.auth import (
     accounts_environment,
     administrator,
     is_loopback,
+    password_notice,
 )
 from regtune.tracking.store import SILENCE, prepare
 
@@ -210,11 +211,12 @@ def _libpq() -> dict[str, str]:
     return {"PGPASSFILE": os.environ["PGPASSFILE"]} if "PGPASSFILE" in os.environ else {}
 
 
-def notices(host: str, accounts: bool) -> list[str]:
-    """What whoever starts a server should know about who reaches it."""
+def notices(host: str, url: str, accounts: bool) -> list[str]:
+    """What whoever starts a server should know about who reaches it. url: where it answers by now."""
     found = []
     if accounts:
         found.append(f"It asks for an account; the administrator's is {administrator()}.")
+        found += [notice] if (notice := password_notice(url)) else []
     if not is_loopback(host):
         found.append(
             f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"

@@ -22,7 +22,7 @@ from regtune.errors import InputError, TrackingError
 from regtune.postgres import Embedded, trim
 from regtune.settings import Settings, read_stores, write_stores
 from regtune.storage import lock, place
-from regtune.tracking.auth import accounts_environment, wants_accounts
+from regtune.tracking.auth import accounts_environment, administrators_password, wants_accounts
 from regtune.tracking.databases import init_databases, running_sweeps
 from regtune.tracking.server import (
     DEFAULT_HOST,
@@ -115,6 +115,8 @@ def up(
             return _keep(settings, known, store, port, host, auth, tell)
         host, port = host or DEFAULT_HOST, port or DEFAULT_PORT
         wanted = wants_accounts(host, auth)
+        if wanted:
+            administrators_password()
         _end(processes(home))
         (home / FILE).unlink(missing_ok=True)
         check_port(host, port, "up")
@@ -128,7 +130,7 @@ def up(
             write_stores(home, before)
             raise
     tell(f"MLflow: {found.url}, on {place(found.store)}")
-    for line in notices(host, found.auth):
+    for line in notices(host, found.url, found.auth):
         tell(line)
     return found
 
