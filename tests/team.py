@@ -1,0 +1,225 @@
+"""The compose file for tests: a copy of what a team checks out, with secrets, ports and names of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from parts import missing
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOL = ROOT.parent / "shared" / "tools" / "container-engine"
+
+
+def engine() -> dict[str, str]:
+    """The environment in which `docker` reaches an engine; in CI one is started where there is none."""
+    own = Path(os.environ.get("TMPDIR", "/tmp")) / "container-engine" / "docker.sock"
+    found = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    if "DOCKER_HOST" not in found and TOOL.exists():
+        found["DOCKER_HOST"] = f"unix://{own}"
+    if not _answers(found) and os.environ.get("CI") and TOOL.exists():
+        subprocess.run([str(TOOL), "up"], check=True, stdout=subprocess.DEVNULL, timeout=1500)
+    if not _answers(found):
+        missing("no container engine answers: start Docker, or run ../shared/tools/container-engine up")
+    return found
+
+
+def _answers(environment: Mapping[str, str]) -> bool:
+    if shutil.which("docker") is None:
+        return False
+    info = subprocess.run(["docker", "info"], env=environment, check=False, capture_output=True, timeout=60)
+    return info.returncode == 0
+
+
+def composers(environment: Mapping[str, str]) -> list[list[str]]:
+    """The compose commands that are here: version 2 first."""
+    plugin = ["docker", "compose"]
+    version = subprocess.run([*plugin, "version"], env=environment, check=False, capture_output=True)
+    found = [plugin] if version.returncode == 0 else []
+    if shutil.which("docker-compose"):
+        found.append(["docker-compose"])
+    return found or missing("neither `docker compose` nor docker-compose is installed")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(what: str, seen: Callable[[], Any], seconds: float = 120) -> Any:
+    """What `seen` returns once that is something. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = seen()
+        if found:
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"after {seconds:.0f} s still not: {what}")
+
+
+class Team:
+    """One installation of docker-compose.yml: its folder, project and image are its own.
+
+    folder: where the checkout's files are copied to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.project = f"regtune-test-{uuid.uuid4().hex[:8]}"
+        self.image = f"regtune:{self.project}"
+        self.port = free_port()
+        self.environment = {**engine(), "TEAM_PORT": str(self.port), "TEAM_IMAGE": self.image}
+        self.composers = composers(self.environment)
+        shutil.copy(ROOT / "docker-compose.yml", folder)
+        shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=shutil.ignore_patterns("secrets"))
+        shutil.copytree(ROOT / "sweeps", folder / "sweeps")
+        subprocess.run([str(folder / "deploy" / "make-secrets")], check=True, stdout=subprocess.DEVNULL)
+        secrets = (folder / "deploy" / "secrets").iterdir()
+        self.secrets = {file.name: file.read_text(encoding="utf-8") for file in secrets}
+
+    def docker(self, *words: str, check: bool = True, seconds: float = 300) -> str:
+        """Run `docker`. Returns what it wrote, errors included."""
+        return self._run(["docker", *words], check, seconds)
+
+    def compose(self, *words: str, check: bool = True, seconds: float = 300, version: int = 0) -> str:
+        """Run compose on this installation. Returns what it wrote, errors included."""
+        return self._run([*self.composers[version], "--project-name", self.project, *words], check, seconds)
+
+    def _run(self, command: list[str], check: bool, seconds: float) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+        assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout}"
+        return done.stdout
+
+    def build(self) -> None:
+        """Build the image of the checkout as it is."""
+        self.docker("build", "--network", "host", "--tag", self.image, str(ROOT), seconds=1500)
+
+    def regtune(self, *words: str, check: bool = True) -> str:
+        """Run regtune in a worker of its own, where everything is up."""
+        return self.compose("run", "--rm", "--no-deps", "-T", "worker", *words, check=check)
+
+    def start(self, name: str, *words: str) -> str:
+        """Start regtune in a worker in the background. Returns its container's name."""
+        container = f"{self.project}-{name}"
+        self.compose("run", "--detach", "--name", container, "worker", *words)
+        return container
+
+    def follow_readme(self, heading: str) -> str:
+        """Run the shell lines that the README has under `heading`. Returns what they wrote."""
+        pages = [ROOT / "README.md", ROOT / "deploy" / "README-team.md"]
+        text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+        lines = text.split(f"**{heading}**", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+        compose = shlex.join([*self.composers[0], "--project-name", self.project])
+        return self._run(["bash", "-euc", lines.replace("docker compose", compose)], check=True, seconds=300)
+
+    def containers(self) -> list[str]:
+        """All containers of this installation, those that have ended among them."""
+        label = f"label=com.docker.compose.project={self.project}"
+        return self.docker("ps", "--all", "--quiet", "--filter", label).split()
+
+    def container(self, service: str) -> str:
+        """The container of `service`."""
+        return self.compose("ps", "--all", "--quiet", service).split()[0]
+
+    def inspected(self, container: str) -> dict[str, Any]:
+        """What the engine says of a container."""
+        return dict(json.loads(self.docker("inspect", container))[0])
+
+    def state(self, container: str) -> str:
+        """`running (healthy)`, `exited (0)` and so on."""
+        state = self.inspected(container)["State"]
+        detail = state.get("Health", {}).get("Status") if state["Running"] else state["ExitCode"]
+        return f"{state['Status']} ({detail})"
+
+    def wait(self, container: str, seconds: float = 200) -> int:
+        """Wait for a container's end. Returns its exit code."""
+        return int(self.docker("wait", container, seconds=seconds).split()[-1])
+
+    def logs(self, container: str) -> str:
+        """What a container has written."""
+        return self.docker("logs", container)
+
+    def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        account: tuple[str, str] | None = None,
+        host: str | None = None,
+        method: str | None = None,
+    ) -> tuple[int, Any]:
+        """Ask the server for `path`, as nobody without `account`. Returns the status and the answer's JSON.
+
+        body: posted as JSON where there is one. account: name and password. host: name the server by this.
+        """
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        if account is not None:
+            credentials = base64.b64encode(":".join(account).encode()).decode()
+            request.add_header("Authorization", f"Basic {credentials}")
+        if host is not None:
+            request.add_header("Host", host)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return error.code, None
+
+    @property
+    def admin(self) -> tuple[str, str]:
+        """The administrator's account."""
+        return "admin", self.secrets["tracking_admin_password"]
+
+    @property
+    def sweeper(self) -> tuple[str, str]:
+        """The account that sweeps write with."""
+        return "sweep", self.secrets["tracking_sweep_password"]
+
+    def as_admin(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The server's answer to its administrator."""
+        status, answer = self.ask(path, body, account=self.admin)
+        assert status == 200, (path, status)
+        return answer
+
+    def runs(self, sweep: str) -> list[dict[str, Any]]:
+        """MLflow's runs of a sweep's trials."""
+        found = self.as_admin("/api/2.0/mlflow/experiments/search", {"max_results": 1000})
+        ids = [known["experiment_id"] for known in found.get("experiments", []) if known["name"] == sweep]
+        if not ids:
+            return []
+        asked = {"experiment_ids": ids, "max_results": 1000, "filter": "tags.`mlflow.parentRunId` LIKE '%'"}
+        return list(self.as_admin("/api/2.0/mlflow/runs/search", asked).get("runs", []))
+
+    def remove(self) -> None:
+        """Remove everything but the image's layers, which the next build goes on from."""
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
+        for container in self.containers():
+            self.docker("rm", "--force", "--volumes", container, check=False)
+        self.compose("down", "--volumes", check=False)
+        self.docker("rmi", "--no-prune", self.image, check=False)

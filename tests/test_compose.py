@@ -1,0 +1,274 @@
+"""docker-compose.yml for real: an engine, the image, a database, a server, sweeps; killed, stopped and brought back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from team import Team, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SHORT = ["--set", "run_cap=4", "--set", "controls=false", "--set", "training.max_epochs=2"]
+LONG = ["--set", "run_cap=300", "--set", "training.max_epochs=60", "--set", "early_stopping.patience=60"]
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """A team's installation that is up, with the study `quickstart` in it."""
+    team = Team(tmp_path_factory.mktemp("team"))
+    try:
+        team.build()
+        began = time.monotonic()
+        team.compose("up", "--detach")
+        come_up(team)
+        print(f"up and ready after {time.monotonic() - began:.0f} s")
+        team.compose("run", "--rm", "-T", "worker", "sweep", "sweeps/quickstart.yaml", *SHORT)
+        yield team
+    finally:
+        team.remove()
+
+
+def come_up(team: Team) -> None:
+    """Wait for the server and for everything that runs once."""
+    for service, state in {
+        "db": "running (healthy)",
+        "init": "exited (0)",
+        "mlflow": "running (healthy)",
+    }.items():
+        until(f"{service} {state}", lambda s=service, w=state: team.state(team.container(s)) == w)
+    until("accounts exited (0)", lambda: team.state(team.container("accounts")) == "exited (0)")
+
+
+def board(team: Team, study: str) -> list[dict[str, Any]]:
+    written = team.regtune("board", study, "--json")
+    return list(json.loads(written[written.index("[") :]))
+
+
+def test_a_sweep_from_inside_is_seen_with_credentials_and_by_nobody_without(team: Team) -> None:
+    runs = team.runs("quickstart")
+    assert [run["info"]["status"] for run in runs] == ["FINISHED"] * 4
+    assert len(board(team, "quickstart")) == 4
+
+    search = {"max_results": 10}
+    for path in ("/api/2.0/mlflow/experiments/search", "/ajax-api/2.0/mlflow/experiments/search"):
+        assert team.ask(path, search)[0] == 401
+        assert team.ask(path, search, account=("admin", "password1234"))[0] == 401
+        assert team.ask(path, search, account=("admin", team.sweeper[1]))[0] == 401
+        assert team.ask(path, search, account=team.sweeper)[0] == 200
+    artifact = f"/get-artifact?path=config.yaml&run_uuid={runs[0]['info']['run_id']}"
+    assert team.ask(artifact)[0] == 401
+
+
+def test_artifacts_come_through_the_server(team: Team) -> None:
+    run = team.runs("quickstart")[0]["info"]
+    assert run["artifact_uri"].startswith("mlflow-artifacts:")
+    listed = team.as_admin(f"/api/2.0/mlflow/artifacts/list?run_id={run['run_id']}")
+    assert "config.yaml" in {file["path"] for file in listed["files"]}
+    mine = team.docker("exec", team.container("mlflow"), "find", "/var/lib/regtune", "-name", "config.yaml")
+    assert run["run_id"] in mine
+
+
+def test_each_role_connects_to_its_own_database_alone(team: Team) -> None:
+    database = team.container("db")
+    for role, other in (("studies", "mlflow"), ("mlflow", "studies")):
+        login = ["exec", "--env", f"PGPASSWORD={team.secrets[f'{role}_password']}", database]
+        asked = [
+            "psql",
+            "--host",
+            "db",
+            "--username",
+            role,
+            "--no-align",
+            "--tuples-only",
+            "--command",
+            "SELECT 1",
+        ]
+        assert team.docker(*login, *asked, "--dbname", role).strip() == "1"
+        for closed in (other, "postgres", "template1"):
+            refused = team.docker(*login, *asked, "--dbname", closed, check=False)
+            assert f'permission denied for database "{closed}"' in refused
+    wrong = ["exec", "--env", f"PGPASSWORD={team.secrets['mlflow_password']}", database]
+    asked = ["psql", "--host", "db", "--username", "studies", "--dbname", "studies", "--command", "SELECT 1"]
+    assert "password authentication failed" in team.docker(*wrong, *asked, check=False)
+
+
+def test_the_services_are_confined(team: Team) -> None:
+    for container in team.containers():
+        found = team.inspected(container)
+        host = found["HostConfig"]
+        assert host["ReadonlyRootfs"] is True
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert all(host[limit] > 0 for limit in ("Memory", "NanoCpus", "PidsLimit"))
+        assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
+        for published in (found["NetworkSettings"]["Ports"] or {}).values():
+            assert {place["HostIp"] for place in published or []} <= {"127.0.0.1"}
+
+    server = team.container("mlflow")
+    status = team.docker("exec", server, "cat", "/proc/1/status")
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert set(facts["Uid"].split()) == {"10001"}
+    assert int(facts["CapEff"], 16) == int(facts["CapBnd"], 16) == 0
+    assert facts["NoNewPrivs"] == "1"
+    assert "Read-only file system" in team.docker("exec", server, "touch", "/opt/venv/x", check=False)
+    for compiler in ("gcc", "cc", "g++", "clang", "make", "ld"):
+        looked = team.docker("exec", server, "sh", "-c", f"command -v {compiler}", check=False)
+        assert looked == "", f"the image has {compiler}"
+    database = team.docker("top", team.container("db"), "-eo", "pid,user,args").splitlines()[1:]
+    owners = {line.split()[1] for line in database}
+    assert owners
+    assert "root" not in owners
+
+
+def test_only_names_that_are_the_servers_own_are_answered(team: Team) -> None:
+    for host, status in (("attacker.example", 403), (f"localhost:{team.port}", 401), ("mlflow:5000", 401)):
+        assert team.ask("/", host=host)[0] == status, host
+
+
+READER = ("reader", "a-password-of-ones-own")
+
+
+def test_an_account_of_its_own_reads_and_changes_nothing(team: Team) -> None:
+    new = {"username": READER[0], "password": READER[1]}
+    create = "/api/2.0/mlflow/users/create"
+    assert team.ask(create, new)[0] == 401
+    assert team.ask(create, new, account=team.sweeper)[0] == 403
+    team.as_admin(create, new)
+
+    run = team.runs("quickstart")[0]["info"]
+    assert team.ask(f"/api/2.0/mlflow/runs/get?run_id={run['run_id']}", account=READER)[0] == 200
+    tag = {"run_id": run["run_id"], "key": "regtune.state", "value": "mine"}
+    assert team.ask("/api/2.0/mlflow/runs/set-tag", tag, account=READER)[0] == 403
+    gone = {"experiment_id": run["experiment_id"]}
+    assert team.ask("/api/2.0/mlflow/experiments/delete", gone, account=READER)[0] == 403
+
+    # a password that was right a moment ago is worthless once it is changed
+    newer = {"username": READER[0], "password": "another-password"}
+    path = "/api/2.0/mlflow/users/update-password"
+    assert team.ask(path, newer, account=team.admin, method="PATCH")[0] == 200
+    search = {"max_results": 1}
+    assert team.ask("/api/2.0/mlflow/experiments/search", search, account=READER)[0] == 401
+    assert (
+        team.ask("/api/2.0/mlflow/experiments/search", search, account=(READER[0], newer["password"]))[0]
+        == 200
+    )
+
+
+def test_a_running_sweep_shows_no_secret_and_ends_its_epoch_when_stopped(team: Team) -> None:
+    sweep = team.start("seen", "sweep", "sweeps/quickstart.yaml", "--set", "name=seen", *LONG)
+    until("the first trials", lambda: team.runs("seen"))
+    dump = ["pg_dumpall", "--username", "postgres", "--no-role-passwords"]
+    shown = {
+        "compose config": team.compose("config"),
+        "compose ps": team.compose("ps", "--all"),
+        "compose logs": team.compose("logs", "--no-color"),
+        "image": team.docker("image", "inspect", team.image),
+        "history": team.docker("history", "--no-trunc", team.image),
+        "databases": team.docker("exec", team.container("db"), *dump),
+    }
+    for container in team.containers():
+        shown[f"inspect {container}"] = team.docker("inspect", container)
+        shown[f"logs {container}"] = team.logs(container)
+        if team.state(container).startswith("running"):
+            shown[f"ps {container}"] = team.docker("top", container, "-eo", "pid,args")
+    team.docker("stop", sweep)
+
+    # what is looked through is what it should be
+    sweep_id = str(team.inspected(sweep)["Id"])[:12]
+    assert "/run/secrets/postgres_password" in shown["compose config"]
+    assert "sweeps/quickstart.yaml" in shown[f"inspect {sweep_id}"]
+    assert "sweeps/quickstart.yaml" in shown[f"ps {sweep_id}"]
+    assert "regtune.trial_uid" in shown["databases"]
+    for place, text in shown.items():
+        for name, value in team.secrets.items():
+            assert value not in text, f"{place} shows {name}"
+    search = 'test -n "$(ls /volume)" || echo empty; for file in /s/*; do grep -rlF -f $file /volume; done'
+    for volume in ("artifacts", "trials"):
+        mounts = [f"{team.project}_{volume}:/volume:ro", f"{team.folder}/deploy/secrets:/s:ro"]
+        options = [word for mount in mounts for word in ("--volume", mount)]
+        found = team.docker("run", "--rm", *options, "python:3.11-slim", "sh", "-c", search, check=False)
+        assert found == "", f"{volume}: {found}"
+
+    assert team.inspected(sweep)["State"]["ExitCode"] == 130, team.logs(sweep)  # 137 would be a kill
+    assert "Stopped; everything is recorded." in team.logs(sweep)
+    assert "RUNNING" not in {row["state"] for row in board(team, "seen")}
+    team.docker("rm", sweep)
+
+
+def test_a_database_killed_in_the_middle_of_a_sweep_costs_no_trial(team: Team) -> None:
+    asked = ["--set", "name=interrupted", "--set", "run_cap=24", "--set", "training.max_epochs=30"]
+    sweep = team.start("interrupted", "sweep", "sweeps/quickstart.yaml", *asked)
+    until(
+        "a finished trial", lambda: [r for r in team.runs("interrupted") if r["info"]["status"] != "RUNNING"]
+    )
+    team.compose("kill", "db")
+    assert team.state(team.container("db")).startswith("exited")
+    time.sleep(6)
+    assert team.state(sweep).startswith("running")
+    team.compose("start", "db")
+    assert team.wait(sweep) == 0, team.logs(sweep)
+
+    rows = board(team, "interrupted")
+    assert sorted(row["number"] for row in rows) == list(range(24))
+    ends = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    shown = [(tag_of(run, "regtune.number"), run["info"]["status"]) for run in team.runs("interrupted")]
+    assert sorted(shown) == sorted((str(row["number"]), ends[row["state"]]) for row in rows)
+    team.docker("rm", sweep)
+
+
+def tag_of(run: dict[str, Any], key: str) -> str:
+    return next(str(tag["value"]) for tag in run["data"]["tags"] if tag["key"] == key)
+
+
+def in_order(value: Any) -> Any:
+    """`value` with its lists sorted: the server gives tags in the order of a table's rows, which a restore changes."""
+    if isinstance(value, dict):
+        return {key: in_order(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return sorted(
+            (in_order(member) for member in value), key=lambda member: json.dumps(member, sort_keys=True)
+        )
+    return value
+
+
+def standing(team: Team) -> tuple[Any, ...]:
+    """What a person would miss: the board, the runs, their artifacts."""
+    runs = sorted(team.runs("quickstart"), key=lambda run: str(run["info"]["run_id"]))
+    listed = "/api/2.0/mlflow/artifacts/list?run_id="
+    files = [team.as_admin(f"{listed}{run['info']['run_id']}") for run in runs]
+    return in_order(runs), files, board(team, "quickstart")
+
+
+def test_down_and_up_again_has_everything_still(team: Team) -> None:
+    before = standing(team)
+    team.compose("down")
+    assert team.containers() == []
+    team.compose("up", "--detach")
+    come_up(team)
+    assert standing(team) == before
+    assert team.ask("/api/2.0/mlflow/experiments/search", {"max_results": 1})[0] == 401
+
+
+def test_the_readmes_lines_back_up_and_bring_back_everything(team: Team) -> None:
+    team.as_admin("/api/2.0/mlflow/users/create", {"username": "kept", "password": READER[1]})
+    before = standing(team)
+    team.follow_readme("Backup")
+    team.compose("down", "--volumes")
+    team.compose("up", "--detach", "db")
+    until("db is healthy", lambda: team.state(team.container("db")) == "running (healthy)")
+    team.follow_readme("Restore")
+    come_up(team)
+    assert standing(team) == before
+    assert (
+        team.ask("/api/2.0/mlflow/experiments/search", {"max_results": 1}, account=("kept", READER[1]))[0]
+        == 200
+    )
+
+
+def test_every_generation_of_compose_that_is_here_reads_the_file(team: Team) -> None:
+    for version in range(len(team.composers)):
+        team.compose("config", "--quiet", version=version)
