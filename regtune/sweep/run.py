@@ -22,6 +22,7 @@ from regtune.study import Study, hold
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
+from regtune.tracking.store import check_store
 
 EARLIER_BEST = 5
 """How many configurations of an earlier study are enqueued."""
@@ -64,7 +65,7 @@ def run_sweep(
         How it ended; `outcome.best` is the best trial's number.
 
     Raises:
-        StudyBusy, SpecChanged, DataError, StorageError, WorkerError, TooManyFailures.
+        StudyBusy, SpecChanged, DataError, StorageError, TrackingError, WorkerError, TooManyFailures.
     """
     settings = settings or load_settings()
     where = place(settings.storage_url)
@@ -72,6 +73,7 @@ def run_sweep(
     writable_folder(settings.home.resolve())
     if is_sqlite(settings.storage_url):
         writable_folder(database_path(settings.storage_url).parent)
+    check_store(settings.mlflow_uri)
     with hold(settings, spec.name) as held, understood(where):
         earlier = _earlier(settings, from_study)
         data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
