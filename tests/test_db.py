@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from optuna.storages import RDBStorage
+from specs import spec_of
 from stores import Postgres, regtune
 
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
@@ -28,6 +29,7 @@ from regtune.settings import Settings, load_settings
 from regtune.storage import migration, open_engine, open_storage, studies_engine
 from regtune.storage.schema import STUDIES, TRACKING, studies_revision
 from regtune.study import hold
+from regtune.sweep import run_sweep
 from regtune.tracking.databases import check_databases, init_databases, upgrade_databases
 from regtune.tracking.store import (
     check_store,
@@ -311,6 +313,15 @@ def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(tmp_path: Path) -
     open_storage(settings)
     connect(settings.mlflow_uri, settings.artifacts)
     assert states(settings) == ["current", "current"]
+
+
+def test_a_sweep_says_so_before_it_trains(postgres_server: Postgres, tmp_path: Path) -> None:
+    settings = Settings(
+        REGTUNE_HOME=tmp_path / "home", MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db")
+    )
+    with pytest.raises(TrackingError, match="regtune db init"):
+        run_sweep(spec_of({"dropout": {"min": 0.0, "max": 0.5}}), settings=settings)
+    assert not (settings.home / "studies.db").exists()
 
 
 def test_the_default_experiment_is_left_to_who_comes_first(postgres: Settings) -> None:
