@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import sqlalchemy
 from sqlalchemy import Engine
 
-from regtune.errors import RegtuneError
+from regtune.errors import NoStudies, RegtuneError
 from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.plan import free_bytes
 from regtune.settings import Settings
@@ -22,6 +22,7 @@ from regtune.study import holder
 from regtune.tracking.databases import running_sweeps
 from regtune.tracking.service import processes, running
 from regtune.tracking.store import is_server, tracking_engine, tracking_schema
+from regtune.tracking.sync import behind
 
 SERVER_SECONDS = 5.0
 
@@ -55,11 +56,16 @@ class DatabaseStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a folder stands. running: study -> who runs it. free_bytes: on the folder's file system."""
+    """How a folder stands.
+
+    behind: study -> trials that MLflow lacks or shows in another state; None where MLflow or the studies cannot be
+    asked. running: study -> who runs it. free_bytes: on the folder's file system.
+    """
 
     home: str
     server: ServerStatus
     databases: tuple[DatabaseStatus, ...]
+    behind: dict[str, int] | None
     running: dict[str, str]
     free_bytes: int
 
@@ -74,6 +80,7 @@ def look(settings: Settings) -> Status:
         home=str(settings.home.resolve()),
         server=_server(settings),
         databases=(_studies(settings), _mlflow(settings)),
+        behind=_behind(settings),
         running=_running(settings),
         free_bytes=free_bytes(settings.home),
     )
@@ -135,6 +142,15 @@ def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
             return int(connection.scalar(sqlalchemy.text("SELECT pg_database_size(current_database())")) or 0)
     finally:
         engine.dispose()
+
+
+def _behind(settings: Settings) -> dict[str, int] | None:
+    try:
+        return {study: count for study, count in behind(settings).items() if count}
+    except NoStudies:
+        return {}
+    except RegtuneError:  # what is away has its own line
+        return None
 
 
 def _running(settings: Settings) -> dict[str, str]:

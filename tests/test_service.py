@@ -53,7 +53,7 @@ def test_a_folder_without_a_server_says_so_and_down_has_nothing_to_do(settings: 
     found = json.loads(ended.stdout)
     assert found["server"]["state"] == "none"
     assert [database["state"] for database in found["databases"]] == ["missing", "missing"]
-    assert found["running"] == {}
+    assert (found["running"], found["behind"]) == ({}, {})
     assert found["free_bytes"] > 0
     assert not settings.home.exists()  # looking makes nothing
 

@@ -126,6 +126,7 @@ def status_view(status: Status) -> RenderableType:
     facts: dict[str, str | Text] = {"folder": status.home, "server": _server_text(status.server)}
     for database in status.databases:
         facts[database.name] = _database_text(database)
+    facts["behind"] = _behind_text(status.behind)
     facts["sweeps"] = (
         "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items()) or "none is running"
     )
@@ -153,6 +154,15 @@ def _server_text(server: ServerStatus) -> Text:
     accounts = {True: ", asks for an account", False: ", without accounts", None: ""}[server.auth]
     named = ", named by MLFLOW_TRACKING_URI" if server.foreign else ""
     return Text(f"{server.url}{said}{since}{accounts}{named}", style="red" if said else "green")
+
+
+def _behind_text(found: dict[str, int] | None) -> Text:
+    if found is None:
+        return Text("unknown while a database or MLflow cannot be asked", style="yellow")
+    if not found:
+        return Text("MLflow has every trial")
+    lacking = "; ".join(f"{printable(study)}: {counted(count, 'trial')}" for study, count in found.items())
+    return Text(f"MLflow lacks {lacking}; write them with: regtune sync", style="yellow")
 
 
 def _database_text(database: DatabaseStatus) -> Text:

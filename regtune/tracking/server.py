@@ -52,8 +52,12 @@ HARDENING = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+    "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",
 }
-"""What a page over trials does not need: running jobs, a gateway to language models, unpickling."""
+"""What a page over trials does not need: running jobs, a gateway to language models, unpickling, and an assistant that
+runs commands on this machine for whoever reaches the page from it; that one has no switch but its sandbox.
+"""
 
 
 class Server:
