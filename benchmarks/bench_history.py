@@ -1,6 +1,6 @@
 """What a bounded history costs: simple regret of TPE that is shown all finished trials, or the best and the latest.
 
-    python benchmarks/bench_history.py [--trials 2000] [--seeds 10] [--processes 2] [--json FILE]
+    python benchmarks/bench_history.py [--trials 1500] [--seeds 8] [--processes 2] [--json FILE]
 
 Studies in memory over the space of sweeps/mnist.yaml, on functions whose minimum is 0. Each study is run with the same
 seed under every history. The regret is the function's value, without noise, at the trial with the lowest observed
@@ -118,8 +118,8 @@ def run(function: str, history: str, seed: int, trials: int) -> dict[str, Any]:
 def main() -> None:
     """Run all, show, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
