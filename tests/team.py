@@ -20,6 +20,7 @@ from typing import Any
 from parts import missing
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = "regtune:tested"
 TOOL = ROOT.parent / "shared" / "tools" / "container-engine"
 
 
@@ -115,8 +116,13 @@ class Team:
         return done.stdout
 
     def build(self) -> None:
-        """Build the image of the checkout as it is."""
-        self.docker("build", "--network", "host", "--tag", self.image, str(ROOT), seconds=1500)
+        """Build the image of the checkout as it is; KEPT has the layers that the next build goes on from."""
+        known = self.docker("images", "--quiet", "--no-trunc", KEPT).split()
+        self.docker(
+            *("build", "--network", "host", "--tag", self.image, "--tag", KEPT, str(ROOT)), seconds=1500
+        )
+        if known and known != self.docker("images", "--quiet", "--no-trunc", KEPT).split():
+            self.docker("rmi", *known, check=False)  # another test may be using it
 
     def regtune(self, *words: str, check: bool = True) -> str:
         """Run regtune in a worker of its own, where everything is up."""
@@ -130,8 +136,7 @@ class Team:
 
     def follow_readme(self, heading: str) -> str:
         """Run the shell lines that the README has under `heading`. Returns what they wrote."""
-        pages = [ROOT / "README.md", ROOT / "deploy" / "README-team.md"]
-        text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
         lines = text.split(f"**{heading}**", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
         compose = shlex.join([*self.composers[0], "--project-name", self.project])
         return self._run(["bash", "-euc", lines.replace("docker compose", compose)], check=True, seconds=300)
@@ -217,9 +222,9 @@ class Team:
         return list(self.as_admin("/api/2.0/mlflow/runs/search", asked).get("runs", []))
 
     def remove(self) -> None:
-        """Remove everything but the image's layers, which the next build goes on from."""
+        """Remove everything of this installation."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
         for container in self.containers():
             self.docker("rm", "--force", "--volumes", container, check=False)
         self.compose("down", "--volumes", check=False)
-        self.docker("rmi", "--no-prune", self.image, check=False)
+        self.docker("rmi", self.image, check=False)
