@@ -36,6 +36,10 @@ DATA = "regtune.data"
 """Study attribute: the data set's digest, shape and counts."""
 VERSIONS = "regtune.versions"
 """Study attribute: versions of regtune, TensorFlow, Keras, Optuna and Python at the last start."""
+ENDED = "regtune.ended"
+"""Study attribute: how the last sweep ended (`state`: FINISHED, KILLED or FAILED, as MLflow has it) and when (`at_ms`);
+None from its start on.
+"""
 REQUEST = "regtune.request."
 """Prefix of study attributes by which another terminal asks the coordinator for something."""
 
@@ -123,6 +127,15 @@ class TrialRecord:
     def epochs(self) -> int:
         """Epochs trained so far."""
         return len(self.epoch_ended_ms)
+
+    @property
+    def end_state(self) -> State | None:
+        """The state that a trial with this end has; None without an end."""
+        if self.end_reason is None:
+            return None
+        if self.end_reason in ("max_epochs", "early_stopping"):
+            return "COMPLETE"
+        return "PRUNED" if self.end_reason == "pruned" else "FAIL"
 
     @property
     def seconds(self) -> float:

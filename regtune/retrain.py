@@ -76,7 +76,7 @@ def retrain(
     executor = LocalExecutor(1, settings.data_dir)
     tracker = None
     try:
-        tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, facts)
+        tracker = TrackingWriter(settings, facts)
         metric = best.provenance.metric if best.provenance else "val_cross_entropy"
         executor.submit(Task(uid=record.uid, config=config, metric=metric, folder=folder))
         ended, record = _follow(executor, tracker, record, on_epoch)

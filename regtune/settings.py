@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     @field_validator("storage", "tracking_uri")
     @classmethod
     def _no_password(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("expected a URL of printable characters")
         if in_url(value):
             raise ValueError(IN_NO_URL)
         return value

@@ -28,6 +28,7 @@ from regtune.record import (
     CREATED,
     DATA,
     DESCRIPTION,
+    ENDED,
     ORIGIN,
     RECORD,
     REQUEST,
@@ -243,6 +244,15 @@ class Study:
         """Trials in the order of their numbers, of all states or of those given; not to be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
+    def begin(self) -> None:
+        """Record that a sweep is under way."""
+        if self._attributes.get(ENDED) is not None:
+            self.set_attribute(ENDED, None)
+
+    def end(self, state: str, at_ms: int) -> None:
+        """Record how a sweep ended: FINISHED, KILLED or FAILED."""
+        self.set_attribute(ENDED, {"state": state, "at_ms": at_ms})
+
     def settle(self, held: Collection[int] = ()) -> None:
         """After a coordinator's death: end the trials whose end was recorded, and queue the others again.
 
@@ -326,9 +336,7 @@ class Study:
 
 def state_of(record: TrialRecord) -> TrialState:
     """The state of a trial whose record has an end."""
-    if record.end_reason in ("max_epochs", "early_stopping"):
-        return TrialState.COMPLETE
-    return TrialState.PRUNED if record.end_reason == "pruned" else TrialState.FAIL
+    return TrialState[record.end_state or "FAIL"]
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord | None:
@@ -405,4 +413,4 @@ def _set_aside(storage: optuna.storages.RDBStorage, name: str) -> None:
 
 
 def _budget(spec: SweepSpec) -> dict[str, Any]:
-    return {"run_cap": spec.run_cap, "timeout": spec.timeout}
+    return {"run_cap": spec.run_cap, "timeout": spec.timeout, "keep_models": spec.keep_models}

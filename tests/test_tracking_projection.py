@@ -79,7 +79,7 @@ def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> No
     assert parent.data.tags[names.STUDY_UID] == "study-1"
     assert parent.data.tags[names.KIND] == names.STUDY
     assert [run.data.tags[names.PARENT] for run in children] == [parent.info.run_id] * 2
-    assert [run.data.tags[names.TRIAL_UID] for run in children] == ["trial-0", "trial-1"]
+    assert [run.data.tags[names.TRIAL_UID] for run in children] == ["study-1-0", "study-1-1"]
     assert children[1].info.run_name == "#001 dropout 0.2 + L2 1e-4"
 
 
@@ -298,7 +298,7 @@ def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
 
 def test_two_studies_of_one_sweep_share_an_experiment(store: Store) -> None:
     store.project(records.facts(), records.complete(0))
-    other = replace(records.complete(0)[2], uid="other-0")
+    other = replace(records.complete(0)[2], uid="study-2-0")
     store.project(records.facts(uid="study-2"), (0, "COMPLETE", other))
     assert len({run.info.experiment_id for run in store.runs()}) == 1
     assert len(store.runs()) == 4
@@ -312,7 +312,7 @@ def test_a_renamed_experiment_is_found_again(store: Store) -> None:
 
 def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0))
-    tags = {names.TRIAL_UID: "trial-0", names.STUDY_UID: "study-1"}
+    tags = {names.TRIAL_UID: "study-1-0", names.STUDY_UID: "study-1"}
     store.client.create_run(projection.experiment_id, records.BEGIN_MS + 10_000, tags, "again")
     store.project(records.facts(), records.complete(0))
     assert len(store.runs()) == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tracking_records as records
@@ -12,14 +14,20 @@ from mlflow import MlflowClient
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.tracking import names
+from regtune.tracking import StudyFacts, names
 from regtune.tracking.server import Server
-from regtune.tracking.sync import catch_up, delete_study, tracked_studies
+from regtune.tracking.sync import catch_up as catch_up_with
+from regtune.tracking.sync import delete_study, tracked_studies
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(REGTUNE_HOME=tmp_path / "home")
+
+
+def catch_up(settings: Settings, facts: StudyFacts, trials: Sequence[records.Trial], *end: Any) -> int:
+    """Catch up from trials at hand."""
+    return catch_up_with(settings, facts, records.Listed(trials), *end).trials
 
 
 def rows(settings: Settings) -> dict[str, int]:

@@ -35,7 +35,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(home: Path) -> Iterator[TrackingWriter]:
-    made = TrackingWriter(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts", records.facts())
+    made = TrackingWriter(Settings(REGTUNE_HOME=home), records.facts())
     yield made
     made.close(0)
 
@@ -139,14 +139,14 @@ def test_closing_leaves_no_process(writer: TrackingWriter) -> None:
 
 def test_a_uri_that_mlflow_cannot_use_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="expected sqlite:///PATH"):
-        TrackingWriter("mlruns", tmp_path, records.facts())
+        TrackingWriter(Settings(REGTUNE_HOME=tmp_path, MLFLOW_TRACKING_URI="mlruns"), records.facts())
 
 
 @pytest.mark.slow
 def test_two_writers_may_open_an_empty_home_at_once(home: Path) -> None:
-    uri = f"sqlite:///{home / 'mlflow.db'}"
+    settings = Settings(REGTUNE_HOME=home)
     writers = [
-        TrackingWriter(uri, home / "artifacts", records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)
+        TrackingWriter(settings, records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)
     ]
     for index, writer in enumerate(writers):
         number, state, record = records.complete(0)
@@ -163,12 +163,11 @@ def test_it_ends_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
             import sys, time
             from pathlib import Path
             import tracking_records as records
+            from regtune.settings import Settings
             from regtune.tracking import TrackingWriter
 
             if __name__ == "__main__":
-                home = Path(sys.argv[1])
-                uri = f"sqlite:///{home / 'mlflow.db'}"
-                writer = TrackingWriter(uri, home / "artifacts", records.facts())
+                writer = TrackingWriter(Settings(REGTUNE_HOME=Path(sys.argv[1])), records.facts())
                 for number in range(40):
                     writer.put(*records.complete(number))
                 while writer.unwritten > 30:
@@ -188,7 +187,7 @@ def test_it_ends_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
         coordinator.kill()
         writing.wait(timeout=10)
     uri = f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}"
-    again = TrackingWriter(uri, tmp_path / "home" / "artifacts", records.facts())
+    again = TrackingWriter(Settings(REGTUNE_HOME=tmp_path / "home"), records.facts())
     for number in range(40):
         again.put(*records.complete(number))
     assert again.close(90) == 0
@@ -208,7 +207,7 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(home: Path) -> No
     settings = Settings(REGTUNE_HOME=home)
     uri = f"http://127.0.0.1:{port}"
     with Server(settings, port=port):
-        writer = TrackingWriter(uri, home / "artifacts", records.facts())
+        writer = TrackingWriter(Settings(REGTUNE_HOME=home, MLFLOW_TRACKING_URI=uri), records.facts())
         writer.put(*records.complete(0))
         until(lambda: writer.unwritten == 0, seconds=60)
         assert (writer.experiment_url or "").startswith(f"{uri}/#/experiments/{writer.experiment_id}/runs?")
@@ -230,7 +229,8 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(home: Path) -> No
 
 
 def test_what_cannot_be_written_is_counted_at_the_end(home: Path) -> None:
-    writer = TrackingWriter(f"http://127.0.0.1:{free_port()}", home / "artifacts", records.facts())
+    away = Settings(REGTUNE_HOME=home, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    writer = TrackingWriter(away, records.facts())
     writer.put(*records.complete(0))
     writer.put(*records.complete(1))
     begin = time.monotonic()

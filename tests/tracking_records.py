@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,29 @@ import numpy as np
 
 from regtune.config import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
 from regtune.record import Kept, State, TrialRecord
-from regtune.tracking import DataFacts, StudyFacts
+from regtune.tracking import DataFacts, StudyFacts, names
 
 BEGIN_MS = 1_795_000_000_000
 DIGEST = hashlib.sha256(b"some images").hexdigest()
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
 Trial = tuple[int, State, TrialRecord]
+
+
+class Listed:
+    """Trials that are at hand, as `regtune.tracking.trials.Trials`."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = {number: (number, state, record) for number, state, record in trials}
+
+    def number(self, tags: Mapping[str, str]) -> int | None:
+        uids = {record.uid: number for number, _, record in self._trials.values()}
+        return uids.get(tags[names.TRIAL_UID])
+
+    def uids(self) -> Iterator[tuple[int, str]]:
+        return ((number, record.uid) for number, _, record in self._trials.values())
+
+    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
+        return (self._trials[number] for number in numbers)
 
 
 def facts(
@@ -52,7 +70,7 @@ def started(
 ) -> TrialRecord:
     """A trial that has just begun."""
     return TrialRecord(
-        uid=f"trial-{number}",
+        uid=f"study-1-{number}",
         config=config(number, dropout, l1, l2, batchnorm),
         parameters={"dropout": dropout, "l1": l1, "l2": l2, "batchnorm": batchnorm},
         worker=number % 2,

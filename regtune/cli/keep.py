@@ -1,11 +1,15 @@
-"""The verbs that clean up: delete, gc."""
+"""The verbs that keep a folder in order: sync, delete, gc."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regtune.cli.terminal import (
     HomeOption,
+    JsonOption,
     QuietOption,
     StudyArgument,
     Verb,
@@ -14,16 +18,83 @@ from regtune.cli.terminal import (
     opened,
     say,
     settings_of,
+    show_error,
+    show_json,
+    study_names,
 )
 from regtune.quoting import printable
 
-PANEL = "Clean up"
+if TYPE_CHECKING:
+    from regtune.cli.counting import Counting
+    from regtune.syncing import Synced
+
+PANEL = "Keep in order"
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
-    for verb in (delete, gc):
+    for verb in (sync, delete, gc):
         app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
+
+
+def sync(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="One study; else every one.", autocompletion=study_names),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what MLflow lacks; exit with 1 when it lacks anything.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write what MLflow lacks of the studies.
+
+    A sweep does so by itself, at its start, at its end, and when a server comes back. Runs, curves, parameters, tags,
+    states and artifacts are brought back whatever happened to MLflow's database. What a person wrote there, such as
+    notes and tags of their own, is in no study: that only a backup brings back.
+    """
+    from regtune.errors import TrackingError
+    from regtune.syncing import sync as bring
+
+    settings = settings_of(home)
+    found = []
+    with _counting(quiet or as_json) as counting:
+        for entry in bring(settings, None if study is None else [study], check=check, tell=counting.tell):
+            found.append(entry)
+            if not as_json and not entry.problem:
+                counting.say(_line(entry), quiet and entry.fine)
+    if as_json:
+        show_json([entry.to_json() for entry in found])
+    for entry in found:
+        if entry.problem:
+            show_error(TrackingError(f"{printable(entry.study)}: {entry.problem}"))
+    if not all(entry.fine for entry in found):
+        raise typer.Exit(1)
+    if not found and not as_json:
+        say("There are no studies yet.", quiet)
+
+
+def _counting(quiet: bool) -> AbstractContextManager[Counting]:
+    from regtune.cli.counting import Counting
+
+    return Counting(quiet=quiet)
+
+
+def _line(entry: Synced) -> str:
+    from regtune.cli.drawing import counted
+
+    name = printable(entry.study)
+    if entry.running:
+        return f"{name}: is being run by {entry.running}, whose sweep writes it"
+    if entry.lacks:
+        return f"{name}: MLflow lacks {entry.lacks}"
+    if entry.wrote and any(entry.wrote):
+        own = "the study's own run" if entry.wrote.own else ""
+        trials = counted(entry.wrote.trials, "trial") if entry.wrote.trials else ""
+        return f"{name}: written {' and '.join(filter(None, (trials, own)))}"
+    return f"{name}: MLflow has everything"
 
 
 def delete(

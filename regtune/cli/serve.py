@@ -55,9 +55,13 @@ def up(
     home: HomeOption = None,
 ) -> None:
     """Run the MLflow server of this folder in the background; again: say where it runs."""
-    from regtune.errors import InputError
+    from regtune.credentials import in_url
+    from regtune.errors import InputError, SettingsError
+    from regtune.settings import IN_NO_URL
     from regtune.tracking.service import up as start
 
+    if url and in_url(url):
+        raise SettingsError(f"--postgres: {IN_NO_URL}")
     if sqlite and postgres:
         raise InputError("--sqlite and --postgres: choose one")
     if url and not postgres:

@@ -38,7 +38,8 @@ _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 INTERRUPTED = 130
 
 
-def _study_names(incomplete: str) -> list[str]:
+def study_names(incomplete: str) -> list[str]:
+    """Names of studies that begin so, for completion."""
     from regtune.errors import RegtuneError
     from regtune.leaderboard import list_studies
 
@@ -69,7 +70,7 @@ def _sweep_files(incomplete: str) -> list[str]:
 StudyArgument = Annotated[
     str,
     typer.Argument(
-        metavar="STUDY", help="The study's name; `regtune studies` lists them.", autocompletion=_study_names
+        metavar="STUDY", help="The study's name; `regtune studies` lists them.", autocompletion=study_names
     ),
 ]
 FileArgument = Annotated[

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from regtune.errors import StorageError, StudyNotFound
 from regtune.leaderboard.rows import Row, StudyInfo
 from regtune.quoting import printable
-from regtune.record import BUDGET, DATA, RECORD, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
+from regtune.record import BUDGET, DATA, RECORD, REQUEST, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
 from regtune.storage import explain, place
 
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
@@ -110,6 +110,42 @@ def _unknown(connection: Connection, study: str) -> str:
     if near:
         return f'{missing}; did you mean "{printable(near[0])}"?'
     return f"{missing}; try: regtune studies" if names else f"{missing}: there is none here yet"
+
+
+def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+    """All attributes of a study, requests aside."""
+    attributes = _STUDY_ATTRIBUTES
+    chosen = select(attributes.c.key, attributes.c.value_json).where(
+        attributes.c.study_id == study_id, attributes.c.key.not_like(f"{REQUEST}%")
+    )
+    return {key: json.loads(text) for key, text in connection.execute(chosen)}
+
+
+def read_numbers(connection: Connection, study_id: int) -> dict[int, State]:
+    """Number and state of every trial that has a record."""
+    chosen = (
+        select(TRIALS.c.number, cast(TRIALS.c.state, String))
+        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, TRIAL_ATTRIBUTES.c.key == RECORD)
+    )
+    return {found.number: found.state for found in connection.execute(chosen)}
+
+
+def read_records(
+    connection: Connection, study_id: int, numbers: Collection[int]
+) -> list[tuple[int, State, str]]:
+    """Number, state and record, as JSON text, of those of `numbers` that have one, in order."""
+    chosen = (
+        select(TRIALS.c.number, cast(TRIALS.c.state, String), TRIAL_ATTRIBUTES.c.value_json)
+        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIAL_ATTRIBUTES.c.key == RECORD,
+            TRIALS.c.number.in_(numbers),
+        )
+        .order_by(TRIALS.c.number)
+    )
+    return [(number, state, text) for number, state, text in connection.execute(chosen)]
 
 
 def with_records(connection: Connection, heads: Sequence[Row], study: str) -> list[Row]:

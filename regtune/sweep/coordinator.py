@@ -38,7 +38,7 @@ from regtune.storage.locks import Hold
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, finished_trial, spent_seconds
-from regtune.tracking import TrackingWriter
+from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
@@ -112,6 +112,7 @@ class Coordinator:
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
         """Settle what a dead coordinator left, queue what is decided beforehand, and catch MLflow up."""
+        self._study.begin()
         self._study.settle()
         self._proposals.queue_controls()
         for refusal in self._proposals.queue_earlier(earlier):
@@ -119,10 +120,7 @@ class Coordinator:
         for trial in self._study.trials(TrialState.FAIL):
             self._proposals.queue_retry(trial)
         trials = self._study.trials()
-        for trial in trials:
-            record = record_of(trial)
-            if record is not None:
-                self._tracker.put(trial.number, trial.state.name, self._present(record))
+        self._tracker.catch_up(len(trials))
         self._models = set(self._standing.best())
         self._drop_models()
         self._tracker.finish("RUNNING", None)
@@ -144,12 +142,14 @@ class Coordinator:
                     break
                 for event in self._executor.events(TICK_SECONDS):
                     self._handle(event)
+                for message in self._tracker.news():
+                    self._observer.note(message)
                 self._observer.progress(self.progress())
         except BaseException:
             self._executor.close()
             for running in self._running.values():
                 self._put_back(running)
-            self._tracker.finish("KILLED", None)
+            self._ended("KILLED")
             raise
         return self._end()
 
@@ -175,6 +175,7 @@ class Coordinator:
         trial, record = found
         reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
         self._running[record.uid] = _Running(trial, record, reported)
+        self._study.write(trial, record)
         memory = self._spec.trial_memory_mb
         self._executor.submit(
             Task(
@@ -365,11 +366,17 @@ class Coordinator:
             pace=(time.monotonic() - self._began) / done if done else None,
         )
 
+    def _ended(self, state: ParentState) -> None:
+        """Record how the sweep ended, in the study and in MLflow."""
+        at_ms, best = now_ms(), self._standing.best(1)
+        self._study.end(state, at_ms)
+        self._tracker.finish(state, best[0] if best else None, at_ms)
+
     def _end(self) -> SweepOutcome:
         tally, best = self._standing.tally, self._standing.best(1)
         winner = best[0] if best else None
         stopped = self._stop.is_set()
-        self._tracker.finish("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", winner)
+        self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
         if self._too_many:

@@ -88,7 +88,7 @@ def run_sweep(
             arrays = load_arrays(data.name, settings.data_dir)  # while the workers import TensorFlow
             study.check_data(_facts(data, arrays))
             facts = StudyFacts.of(study.name, study.attributes)
-            tracker = TrackingWriter(settings.mlflow_uri, settings.artifacts, facts)
+            tracker = TrackingWriter(settings, facts)
             coordinator = Coordinator(
                 spec,
                 study,

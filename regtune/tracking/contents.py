@@ -1,19 +1,78 @@
-"""What runs and experiments say: every name, tag, point and input, from a study's facts and a trial's record."""
+"""What runs and experiments say: every name, tag, point and input, from a study's facts and a trial's record.
+
+Plain values: MLflow is imported only for what is its own.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
-
+from regtune.quoting import printable
 from regtune.record import State, TrialRecord
 from regtune.tracking import names
-from regtune.tracking.facts import StudyFacts
+from regtune.tracking.facts import ParentState, StudyFacts, params
+from regtune.tracking.notes import study_note, trial_note
+from regtune.tracking.runs import Run
 from regtune.tracking.views import view_tag
 
 TAG_LENGTH = 5000
 SHORT_DIGEST = 12
+
+
+class Point(NamedTuple):
+    """One point of a metric. at_ms: Unix milliseconds."""
+
+    step: int
+    value: float
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a run says, all of it.
+
+    tags: those that a run is made with and keeps to. note: its description, until a person writes another.
+    points: of each metric, in the order of the steps. config: makes the text of `config.yaml`; None for a run
+    without one. artifacts: file name -> SHA-256, without `config.yaml`. status: as MLflow has it. ended_ms:
+    None while it runs, and for "whenever it was".
+    """
+
+    name: str
+    started_ms: int | None
+    tags: Mapping[str, str]
+    note: str
+    params: Mapping[str, str]
+    points: Mapping[str, Sequence[Point]]
+    status: str
+    ended_ms: int | None
+    config: Callable[[], str] | None = None
+    artifacts: Mapping[str, str] | None = None
+
+
+def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRecord) -> Contents:
+    """What a trial's run says, its parent's id aside."""
+    status = names.status(state, record.end_reason)
+    ended = None
+    if status != names.RUNNING:
+        last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
+        ended = record.ended_ms or last
+    return Contents(
+        name=run_name(number, record),
+        started_ms=record.started_ms,
+        tags={names.STUDY_UID: facts.uid, **trial_tags(number, state, record)},
+        note=trial_note(facts, number),
+        params={name: str(value) for name, value in params(facts, record).items()},
+        points=points_of(facts, record),
+        status=status,
+        ended_ms=ended,
+        config=record.config.to_yaml,
+        artifacts=record.artifacts,
+    )
 
 
 def run_name(number: int, record: TrialRecord) -> str:
@@ -26,13 +85,42 @@ def run_name(number: int, record: TrialRecord) -> str:
     return " ".join(parts)
 
 
-def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Metric]]:
+def study_contents(
+    facts: StudyFacts, state: ParentState, winner: int | None, best: Run | None, at_ms: int | None = None
+) -> Contents:
+    """What a study's own run says. best: the run of its best trial, `winner`. at_ms: when it ended."""
+    tags = {**study_tags(facts), names.STATE: state}
+    points: dict[str, list[Point]] = {}
+    if best is not None:
+        tags |= {names.BEST_RUN: best.run_id, names.BEST_NUMBER: str(winner)}
+        points = {
+            name: [Point(0, value, best.end_ms or 0)]
+            for name, (_, value) in sorted(best.last.items())
+            if name.startswith(("best/", "weights/"))
+        }
+    figures = {name: found[0].value for name, found in points.items()}
+    started = facts.created_ms or int(time.time() * 1000)
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
+    name = "study" if facts.name == facts.sweep else f"study {printable(facts.name)}"
+    return Contents(
+        name=f"{name} of {day}",
+        started_ms=started,
+        tags=tags,
+        note=study_note(facts, state, winner, best.tags if best else {}, figures),
+        params={},
+        points=points,
+        status=state,
+        ended_ms=None if state == names.RUNNING else at_ms,
+    )
+
+
+def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its
-    end.
+    end. Points that are not finite are left out.
     """
-    points: dict[str, list[Metric]] = {
+    points: dict[str, list[Point]] = {
         name: [
-            Metric(name, float(value), at_ms, epoch)
+            Point(epoch, float(value), at_ms)
             for epoch, (value, at_ms) in enumerate(
                 zip(record.history.get(name, ()), record.epoch_ended_ms, strict=False), start=1
             )
@@ -51,7 +139,7 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Metric]]
         }
         for name, value in single.items():
             if math.isfinite(value):
-                points[name] = [Metric(name, float(value), record.ended_ms, 0)]
+                points[name] = [Point(0, float(value), record.ended_ms)]
     return points
 
 
@@ -79,11 +167,10 @@ def trial_tags(number: int, state: State, record: TrialRecord) -> dict[str, str]
 
 
 def study_tags(facts: StudyFacts) -> dict[str, str]:
-    """What a parent says from its beginning."""
+    """What a parent says from its beginning, its state aside."""
     return {
         names.KIND: names.STUDY,
         names.STUDY_UID: facts.uid,
-        names.STATE: names.RUNNING,
         names.DATA: facts.data.digest,
         names.METRIC: facts.metric,
         names.GOAL: facts.goal,
@@ -107,10 +194,21 @@ def source_tags(facts: StudyFacts) -> dict[str, str]:
     return {names.SOURCE_NAME: f"regtune sweep ({facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
 
 
-def dataset_input(facts: StudyFacts, part: str, count: int) -> DatasetInput:
+def dataset_inputs(facts: StudyFacts) -> list[Any]:
+    """Both parts of the data as MLflow's inputs of a run (mlflow.entities.DatasetInput)."""
+    data = facts.data
+    return [
+        _input(facts, part, count)
+        for part, count in (("training", data.train), ("validation", data.validation))
+    ]
+
+
+def _input(facts: StudyFacts, part: str, count: int) -> Any:
     """One part of the data as MLflow's input. MLflow keeps 36 characters of a digest, so the whole is a tag
     and in the source.
     """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     data = facts.data
     where = {
         "name": data.name,

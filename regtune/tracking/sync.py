@@ -1,61 +1,259 @@
-"""MLflow brought to what studies say, at once: catching up, rebuilding, and deleting a study's runs for
-good.
+"""MLflow brought to what studies say, at once: looking what it lacks, catching up, rebuilding, and deleting a
+study's runs for good.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import TrackingError
-from regtune.record import State, TrialRecord
+from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.settings import Settings
-from regtune.storage import redact
+from regtune.storage import database_path, explain, is_sqlite, open_engine, place, redact
 from regtune.tracking import names
+from regtune.tracking.contents import study_contents, trial_contents
+from regtune.tracking.differences import experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.store import connect, is_server, open_sql
+from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
+from regtune.tracking.store import (
+    connect,
+    is_server,
+    open_sql,
+    settle_environment,
+    tracking_engine,
+    tracking_schema,
+)
+from regtune.tracking.target import Target, target_of
+from regtune.tracking.trials import StudyTrials, Trials
 
 PAGE = 1000
+Tell = Callable[[int], None]
+"""Told how many trials have been seen to."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What MLflow lacks of a study. absent: trials without a run. wrong: trials whose run lacks something; of what
+    kind, is counted in `kinds`. own: whether the study's own run or experiment lack something.
+    """
+
+    absent: int = 0
+    wrong: int = 0
+    own: bool = False
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def __bool__(self) -> bool:
+        return bool(self.absent or self.wrong or self.own)
+
+    def __str__(self) -> str:
+        found = []
+        if self.absent:
+            found.append(f"{_trials(self.absent)} without a run")
+        if self.wrong:
+            kinds = ", ".join(f"{kind} of {count}" for kind, count in self.kinds.most_common())
+            found.append(f"{_trials(self.wrong)} whose run lacks something ({kinds})")
+        if self.own:
+            found.append("the study's own run or its experiment")
+        return "; ".join(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+class Caught(NamedTuple):
+    """What had to be written: how many trials, and whether the study's own run or experiment."""
+
+    trials: int
+    own: bool
+
+
+def project(settings: Settings, facts: StudyFacts, target: Target | None = None) -> Any:
+    """A `Projection` of a study to where its runs are written; a SQLite store is made first where there is none.
+
+    Raises TrackingError and what MLflow raises.
+    """
+    target = target or target_of(settings)
+    client = connect(target.uri, settings.artifacts)
+    from regtune.tracking.projection import Projection
+
+    return Projection(client, facts, settings.artifacts, target.place, _database(settings, target))
 
 
 def catch_up(
     settings: Settings,
     facts: StudyFacts,
-    trials: Iterable[tuple[int, State, TrialRecord]],
+    trials: Trials,
     state: ParentState | None = None,
     winner: int | None = None,
-) -> int:
+    ended_ms: int | None = None,
+    tell: Tell = lambda done: None,
+) -> Caught:
     """Write everything of a study that MLflow lacks; from nothing, if it has nothing.
 
     Args:
         settings: where the store and the artifacts are.
         facts: the study.
-        trials: number, state and record of every trial.
+        trials: its trials.
         state: how the study stands; None leaves its own run as it is.
         winner: number of its best trial, if it has one.
+        ended_ms: when it ended, in Unix milliseconds.
+        tell: told of the progress.
 
     Returns:
-        How many trials' runs had to be made or changed.
+        What had to be made or changed.
 
     Raises:
         TrackingError: the store cannot be used.
     """
     with understood(settings):
-        client = connect(settings.mlflow_uri, settings.artifacts)
-        from regtune.tracking.projection import Projection
-
-        projection = Projection(client, facts, settings.artifacts)
+        projection = project(settings, facts)
+        before, changed = projection.writes, 0
         projection.open()
-        changed = sum(projection.trial(number, found, record) for number, found, record in trials)
+        own = projection.writes > before
+        for done, changed_ in projection.catch_up(trials):
+            changed = changed_
+            tell(done)
         if state is not None:
-            projection.study(state, winner)
-        return changed
+            own |= projection.study(state, winner, ended_ms)
+        if projection.refusals:
+            number, reason = next(iter(projection.refusals.items()))
+            raise TrackingError(
+                f"MLflow refuses {_trials(len(projection.refusals))}; #{number:03d}: {reason}"
+            )
+        return Caught(changed, own)
+
+
+def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: None) -> Missing:
+    """What MLflow lacks of a study at rest. Nothing is written, neither there nor anywhere else.
+
+    Raises TrackingError.
+    """
+    with understood(settings):
+        reader, facts = _reader(settings), trials.facts
+        experiment = reader.experiment(facts.sweep) if reader else None
+        if reader is None or experiment is None:
+            return Missing(absent=sum(1 for _ in trials.read([n for n, _ in trials.uids()])), own=True)
+        parents = reader.parents(experiment.experiment_id, facts.uid)
+        own = experiment.deleted or not parents or parents[0].deleted
+        own = own or bool(experiment_lacks(facts, experiment))
+        kinds: Counter[str] = Counter()
+        wrong, done, best = 0, 0, None
+        seen: dict[str, bool] = {}
+        for page in reader.trials(experiment.experiment_id, facts.uid):
+            numbers: dict[int, Run] = {}
+            for run in page:
+                uid, number = run.tags[names.TRIAL_UID], trials.number(run.tags)
+                if seen.get(uid) and not run.deleted:
+                    wrong, kinds["one run only"] = wrong + 1, kinds["one run only"] + 1
+                elif number is not None:
+                    seen[uid] = seen.get(uid, False) or not run.deleted
+                    if not run.deleted:
+                        numbers[number] = run
+            for number, state, record in trials.read(numbers):
+                run = numbers[number]
+                lack = lacking(run, trial_contents(facts, number, state, record), reader, settings.artifacts)
+                if lack:
+                    wrong += 1
+                    kinds.update(lack.kinds)
+                if number == trials.winner:
+                    best = run
+            done += len(page)
+            tell(done)
+        unseen = [number for number, uid in trials.uids() if uid not in seen]
+        absent = sum(1 for _ in trials.read(unseen))
+        if not own:
+            wanted = study_contents(facts, trials.state, trials.winner, best, trials.ended_ms)
+            own = bool(lacking(parents[0], wanted, reader, settings.artifacts))
+        return Missing(absent, wrong, own, kinds)
+
+
+def behind(settings: Settings, studies: Collection[str] | None = None) -> dict[str, int]:
+    """Of each study, how many trials MLflow lacks or shows in another state than they have; of all by default.
+
+    A quick look for `regtune status`: it costs a second for ten thousand trials. What `missing` finds may be more.
+    Raises TrackingError, StorageError, StudyNotFound.
+    """
+    engine = open_engine(settings.storage_url)
+    try:
+        with reading(engine) as connection:
+            found = studies_of_regtune(connection) if studies is None else list(studies)
+        with understood(settings):
+            reader = _reader(settings)
+            trials = {name: StudyTrials(engine, name, at_rest=True) for name in found}
+            return {name: _behind(reader, entry) for name, entry in trials.items() if entry.begun}
+    finally:
+        engine.dispose()
+
+
+def _behind(reader: Reader | None, trials: StudyTrials) -> int:
+    wanted = trials.states()
+    if reader is None:
+        return len(wanted)
+    if isinstance(reader, SqlReader):
+        shown = reader.states(trials.uid)
+    else:
+        experiment = reader.experiment(trials.facts.sweep)
+        if experiment is None:
+            return len(wanted)
+        parents = reader.parents(experiment.experiment_id, trials.facts.uid)
+        if parents and (parents[0].status, parents[0].end_ms) == (trials.state, trials.ended_ms):
+            return 0  # it is written after all trials
+        pages = reader.trials(experiment.experiment_id, trials.facts.uid)
+        shown = {
+            number: run.tags.get(names.STATE, "")
+            for page in pages
+            for run in page
+            if (number := trials.number(run.tags)) is not None
+        }
+    live = {"RUNNING", "WAITING"}
+    return sum(
+        1
+        for number, state in wanted.items()
+        if shown.get(number) != state and not (state in live and shown.get(number) in live)
+    )
+
+
+def _database(settings: Settings, target: Target) -> str | None:
+    """The store behind this folder's own server, to be read directly. Raises TrackingError when its file is gone."""
+    if is_server(settings.mlflow_uri) or not is_server(target.uri):
+        return None
+    if is_sqlite(settings.mlflow_uri) and not database_path(settings.mlflow_uri).exists():
+        raise TrackingError(
+            f"{database_path(settings.mlflow_uri)}: gone, and its server still runs; try: regtune down, regtune up"
+        )
+    return settings.mlflow_uri
+
+
+def _reader(settings: Settings) -> Reader | None:
+    """Reads the store without a trace; None when there is none yet. Raises TrackingError, StorageError."""
+    uri = settings.mlflow_uri
+    settle_environment(uri)
+    if is_server(uri):
+        from mlflow import MlflowClient
+
+        return RestReader(MlflowClient(uri, uri))
+    if is_sqlite(uri) and not database_path(uri).exists():
+        return None
+    found = tracking_schema(uri)
+    if found is not None and found.blank:
+        return None
+    if found is not None and found.problem:
+        raise TrackingError(found.problem)
+    return SqlReader(tracking_engine(uri))
+
+
+def _trials(count: int) -> str:
+    return f"{count:,} trial{'' if count == 1 else 's'}"
 
 
 def tracked_studies(settings: Settings) -> dict[str, int]:
@@ -79,7 +277,7 @@ def delete_study(settings: Settings, uid: str) -> int:
     runs. Raises TrackingError.
     """
     with understood(settings):
-        client = connect(settings.mlflow_uri, settings.artifacts)
+        client = connect(target_of(settings).uri, settings.artifacts)
         runs = list(_runs(client, f"tags.`{names.STUDY_UID}` = '{uid}'"))
         store = None if is_server(settings.mlflow_uri) else open_sql(settings.mlflow_uri, settings.artifacts)
         for run in runs:
@@ -148,14 +346,20 @@ def _delete_empty(client: Any, store: Any, experiment_id: str) -> None:
 
 @contextmanager
 def understood(settings: Settings) -> Iterator[None]:
-    """Turn what MLflow throws into a TrackingError that says where and what."""
-    from regtune.tracking.store import settle_environment
-
+    """Turn what MLflow and its database throw into a TrackingError that says where and what."""
     settle_environment()
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, Timeout) as error:
+    except Exception as error:
+        if not _of_the_store(error):
+            raise
+        if isinstance(error, SQLAlchemyError | sqlite3.Error) and not is_server(settings.mlflow_uri):
+            raise TrackingError(explain(error, place(settings.mlflow_uri))) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrackingError(f"MLflow at {redact(settings.mlflow_uri)}: {reason}") from error
+
+
+def _of_the_store(error: Exception) -> bool:
+    """MLflow is not imported only to recognize its exceptions."""
+    named = any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
+    return named or isinstance(error, SQLAlchemyError | sqlite3.Error | OSError | Timeout)

@@ -1,0 +1,152 @@
+"""What a run lacks: the difference between what it is to say and what MLflow has, without a look at MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from regtune.tracking import names
+from regtune.tracking.contents import Contents, Point, experiment_tags
+from regtune.tracking.facts import StudyFacts
+from regtune.tracking.notes import experiment_note
+from regtune.tracking.runs import Experiment, Reader, Run
+
+
+def trial_folder(artifacts: Path, uid: str) -> Path:
+    """Where a trial's own artifacts lie."""
+    return artifacts / "trials" / uid
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What a run lacks. points: with their metric's name, oldest first. config: whether `config.yaml` is missing.
+
+    artifacts: files to be brought. surplus: files to be removed. ended_ms: Unix milliseconds.
+    """
+
+    points: Sequence[tuple[str, Point]] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    inputs: bool = False
+    config: bool = False
+    artifacts: Sequence[str] = ()
+    surplus: Sequence[str] = ()
+    status: str | None = None
+    ended_ms: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.batch or self.inputs or self.config or bool(self.artifacts or self.surplus or self.status)
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is missing, in words."""
+        found = {
+            "points": self.points,
+            "params": self.params,
+            "tags": self.tags,
+            "data sets": self.inputs,
+            names.CONFIG: self.config,
+            "files": self.artifacts or self.surplus,
+            "state": self.status,
+        }
+        return [kind for kind, lack in found.items() if lack]
+
+    @property
+    def batch(self) -> bool:
+        """Whether there is something that goes in one call."""
+        return bool(self.points or self.params or self.tags)
+
+
+def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
+    """What `run` lacks of `wanted`. folder: regtune's artifact folder.
+
+    A file of another digest is not brought. A file that is not here cannot be brought and is not missed: the
+    trial's folder may lie on another machine.
+    """
+    present = {
+        name.removeprefix(names.ARTIFACT): digest
+        for name, digest in run.tags.items()
+        if name.startswith(names.ARTIFACT)
+    }
+    artifacts = wanted.artifacts
+    run_uid = wanted.tags.get(names.TRIAL_UID, "")
+    brought, surplus, message = [], [], {}
+    if artifacts is not None:
+        for name, digest in artifacts.items():
+            found = _digest_of(trial_folder(folder, run_uid) / name) if present.get(name) != digest else None
+            if found == digest:
+                brought.append(name)
+            elif found is not None:
+                message[names.MESSAGE] = (
+                    f"{name} has digest {found}, its record says {digest}: not shown here"
+                )
+        surplus = [name for name in present if name != names.CONFIG and name not in artifacts]
+    tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
+    tags |= note(run.tags, wanted.note)
+    same_end = wanted.ended_ms is None or run.end_ms == wanted.ended_ms
+    done = run.status == wanted.status and same_end
+    return Lack(
+        points=_points(run, wanted.points, reader),
+        params={name: value for name, value in wanted.params.items() if name not in run.params},
+        tags=tags,
+        inputs=not run.inputs,
+        config=wanted.config is not None and (names.CONFIG not in present or names.CONFIG_DIGEST in tags),
+        artifacts=brought,
+        surplus=surplus,
+        status=None if done else wanted.status,
+        ended_ms=None if done else wanted.ended_ms,
+    )
+
+
+def experiment_lacks(facts: StudyFacts, found: Experiment) -> dict[str, str]:
+    """The tags that an experiment lacks. They are those of the study that has the sweep's name; others that share
+    the experiment, set aside or trained again, leave them alone.
+    """
+    if facts.name != facts.sweep:
+        return {}
+    wanted = experiment_tags(facts)
+    tags = {name: value for name, value in wanted.items() if found.tags.get(name) != value}
+    return tags | note(found.tags, experiment_note(facts))
+
+
+def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
+    """The tags of a description, unless it is there, or a person has written another since."""
+    current = tags.get(names.NOTE, "")
+    if current == text:
+        return {}
+    if current and digest(current) != tags.get(names.NOTE_DIGEST):
+        return {}
+    return {names.NOTE: text, names.NOTE_DIGEST: digest(text)}
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def _points(run: Run, wanted: Mapping[str, Sequence[Point]], reader: Reader) -> list[tuple[str, Point]]:
+    """The points that MLflow lacks, oldest first.
+
+    A metric's points are written in order, so its newest tells how many there are; the whole history is
+    read only when the newest is none of those wanted.
+    """
+    missing: list[tuple[str, Point]] = []
+    for name, points in wanted.items():
+        last = run.last.get(name)
+        if last is None:
+            missing += [(name, point) for point in points]
+            continue
+        known = [(point.step, point.value) for point in points]
+        if last in known:
+            after = len(known) - known[::-1].index(last)
+            missing += [(name, point) for point in points[after:]]
+        else:
+            there = reader.history(run.run_id, name)
+            missing += [(name, point) for point in points if (point.step, point.value) not in there]
+    return sorted(missing, key=lambda entry: entry[1].step)
