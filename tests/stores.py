@@ -80,7 +80,9 @@ def postgres() -> Iterator[Postgres]:
         try:
             found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
             made = Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
-            made.run("ALTER SYSTEM SET fsync = off")  # no test cuts the power; making a database takes a sixth
+            made.run(
+                "ALTER SYSTEM SET fsync = off"
+            )  # no test cuts the power; making a database takes a sixth
             made.run("SELECT pg_reload_conf()")
             yield made
         finally:
