@@ -145,9 +145,7 @@ def test_a_uri_that_mlflow_cannot_use_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_writers_may_open_an_empty_home_at_once(home: Path) -> None:
     settings = Settings(REGTUNE_HOME=home)
-    writers = [
-        TrackingWriter(settings, records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)
-    ]
+    writers = [TrackingWriter(settings, records.facts(f"sweep-{n}", f"study-{n}")) for n in range(3)]
     for index, writer in enumerate(writers):
         number, state, record = records.complete(0)
         writer.put(number, state, replace(record, uid=f"other-{index}"))
