@@ -37,7 +37,10 @@ SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 RUNGS = (2, 6, 18)
 EPOCH_SECONDS = 0.8
 STARTED = datetime(2025, 1, 1)
-FACTS = {"name": "mnist", "digest": "ab" * 32, "train": 48_000, "validation": 12_000, "classes": 10}
+FACTS = {
+    **{"name": "mnist", "source": "mnist.npz", "digest": "ab" * 32, "split_seed": 42},
+    **{"train": 48_000, "validation": 12_000, "features": 784, "classes": 10},
+}
 _CHUNK = 1000
 
 
