@@ -19,7 +19,8 @@ from test_tracking_writer import ROOT, free_port
 from regtune import SweepSpec, run_sweep
 from regtune.settings import Settings
 from regtune.tracking import names
-from regtune.tracking.server import Server, newest_sweep
+from regtune.tracking.page import newest_sweep
+from regtune.tracking.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
