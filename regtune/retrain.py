@@ -20,6 +20,7 @@ from regtune.settings import Settings
 from regtune.storage import DISK_FULL, writable_folder
 from regtune.study import now_ms, versions
 from regtune.tracking import DataFacts, StudyFacts, TrackingWriter
+from regtune.tracking.store import check_store
 from regtune.training.result import TrialResult
 
 RETRAINED = "train-"
@@ -62,9 +63,10 @@ def retrain(
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
 
-    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError.
+    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError, TrackingError.
     """
     writable_folder(settings.home.resolve())
+    check_store(settings.mlflow_uri)
     data = load_data(best.config.data, settings.data_dir)
     config = best.config.model_copy(
         update={"data": DataConfig(**{**best.config.data.model_dump(), "digest": data.digest})}

@@ -206,6 +206,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
     from regtune.leaderboard import compare, read_study, read_top
+    from regtune.tracking.target import target_of
 
     with opened(settings) as engine:
         info, (rows, _) = read_study(engine, outcome.study), read_top(engine, outcome.study, 1)
@@ -220,8 +221,9 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if outcome.unwritten:
         lacks = counted(outcome.unwritten, "trial")
         say(f"MLflow lacks {lacks}; what it lacks is written when the study goes on.", quiet)
-    if settings.mlflow_uri.startswith("http"):
-        say(f"compare the runs:  {settings.mlflow_uri}", quiet)
+    uri = target_of(settings).uri
+    if uri.startswith("http"):
+        say(f"compare the runs:  {uri}", quiet)
     else:
         say("compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)", quiet)
     if found is not None:
