@@ -63,7 +63,8 @@ def retrain(
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
 
-    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError, TrackingError.
+    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
+    TrackingError.
     """
     writable_folder(settings.home.resolve())
     check_store(settings.mlflow_uri)
