@@ -17,7 +17,8 @@ from regtune.cli.terminal import wrapped
 VERBS = [
     *("sweep", "plan", "watch", "stop", "enqueue"),
     *("board", "show", "studies", "ui", "best", "train", "delete", "gc"),
-    *("doctor", "schema", "data", "data list", "data fetch", "data verify"),
+    *("doctor", "schema", "data", "data list", "data fetch", "data verify", "up", "down", "status", "sync"),
+    *("db", "db init", "db upgrade", "db check", "db backup", "db restore"),
 ]
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "sqlalchemy", "numpy", "yaml")
 NAME = "mnist-regularization"
@@ -56,7 +57,7 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
 
 def test_without_a_verb_the_verbs_are_shown_in_groups() -> None:
     found = regtune()
-    for panel in ("Sweep", "Look", "Use", "Clean up", "Set up"):
+    for panel in ("Sweep", "Look", "Serve", "Use", "Keep in order", "Set up"):
         assert f"─ {panel} ─" in found.stdout
     for verb in VERBS:
         assert verb.split()[0] in found.stdout

@@ -1,0 +1,393 @@
+"""A canary in every place where a user may put a password is afterwards found nowhere else, however much is said."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from canary import Canaries, Watch
+from mlflow import MlflowClient
+from stores import Postgres, free_port, postgres
+
+from regtune.credentials import SECRETS
+from regtune.settings import Settings
+from regtune.tracking.store import connect
+
+ROOT = Path(__file__).parents[1]
+STUDIES, RUNS, ADMIN, KEY, TOKEN = (
+    *("OPTUNA_STORAGE_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD"),
+    *("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_TRACKING_TOKEN"),
+)
+LOUD = {
+    "MLFLOW_LOGGING_LEVEL": "DEBUG",
+    "MLFLOW_SQLALCHEMYSTORE_ECHO": "true",
+    "PYTHONFAULTHANDLER": "1",
+    "PYTHONWARNINGS": "always",
+    "GRPC_VERBOSITY": "debug",
+    "TF_CPP_MIN_LOG_LEVEL": "0",
+}
+"""What makes Python and the libraries say the most."""
+WORKER, WRITER, SERVER = "worker", "writer", "server"
+ROLES = {WORKER: "regtune.executors.worker", WRITER: "regtune.tracking.scribe", SERVER: "mlflow server"}
+SWEEP = """
+name: canary
+dataset: mnist-5k
+run_cap: 2
+controls: false
+model: {hidden: [8]}
+training: {max_epochs: 2}
+parameters: {dropout: {values: [0.0, 0.1]}}
+"""
+
+
+def run(*arguments: str, environment: Mapping[str, str], code: str | None = None) -> tuple[int, str]:
+    """Exit code, and all that was printed, of a verb or of Python code, at the loudest."""
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    found = subprocess.run(
+        [sys.executable, *(("-c", code) if code else ("-m", "regtune", *arguments))],
+        env={**kept, **LOUD, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=240,
+        check=False,
+    )
+    return found.returncode, found.stdout.decode(errors="replace")
+
+
+# -- the search itself
+
+
+def test_a_canary_is_found_in_whatever_disguise(tmp_path: Path) -> None:
+    canaries = Canaries("one", "other")
+    secret = canaries["one"]
+    for number, text in enumerate(
+        (
+            f"password={secret}",
+            urllib.request.quote(secret, safe=""),
+            json.dumps({"a": secret}),
+            repr(secret),
+            secret.encode().hex(),
+            *(base64.b64encode(f"{user}:{secret}".encode()).decode() for user in ("a", "ab", "abc", "abcd")),
+            *(base64.urlsafe_b64encode(f"{user}:{secret}".encode()).decode() for user in ("a", "ab", "abc")),
+        )
+    ):
+        assert canaries.found(f"... {text} ...") == {"one"}, text
+        (tmp_path / f"{number}.txt").write_text(text)
+        with zipfile.ZipFile(tmp_path / f"{number}.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("config.json", f"{text} " * 50)
+        (tmp_path / f"{number}.gz").write_bytes(gzip.compress(f"{text} ".encode() * 50))
+        (tmp_path / f"name of {number}").mkdir()
+    assert len(canaries.in_files(tmp_path)) == 3 * (number + 1)
+    assert set().union(*canaries.in_files(tmp_path).values()) == {"one"}
+    (tmp_path / secret.partition("-")[0]).touch()
+    assert len(canaries.in_files(tmp_path)) == 3 * (number + 1) + 1
+    assert canaries.found("no canary here: " + Canaries("one")["one"]) == set()
+
+
+def test_a_canary_is_found_in_mlflow_s_params_tags_notes_and_artifacts(tmp_path: Path) -> None:
+    names = ("param", "tag", "note", "artifact", "experiment")
+    canaries = Canaries(*names)
+    settings = Settings(REGTUNE_HOME=tmp_path / "home")
+    client: MlflowClient = connect(settings.mlflow_uri, settings.artifacts)
+    experiment = client.create_experiment(
+        canaries["experiment"], artifact_location=(settings.artifacts / "runs").as_uri()
+    )
+    created = client.create_run(experiment).info.run_id
+    assert settings.mlflow_uri.startswith("sqlite")
+    client.log_param(created, "a", canaries["param"])
+    client.set_tag(created, "a", canaries["tag"])
+    client.set_tag(created, "mlflow.note.content", canaries["note"])
+    client.log_text(created, canaries["artifact"], "a.txt")
+    assert set().union(*canaries.in_files(tmp_path).values()) == set(names)
+
+
+def test_a_canary_is_found_in_arguments_and_environments() -> None:
+    canaries = Canaries("argument", "variable")
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", canaries["argument"]],
+        env={**os.environ, "A_PASSWORD": canaries["variable"]},
+    )
+    try:
+        with Watch(canaries, {"sleeper": "time.sleep(60)", "nobody": "no such process"}) as watch:
+            while not watch.environments.get("sleeper"):
+                assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert set().union(*watch.arguments.values()) == {"argument"}
+    assert watch.environments == {"sleeper": {"variable"}}
+
+
+# -- refused before any library sees it
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("OPTUNA_STORAGE", "postgresql+psycopg://someone:{}@127.0.0.1:9/studies"),
+        ("OPTUNA_STORAGE", "postgresql+psycopg://someone@127.0.0.1:9/studies?password={}"),
+        ("MLFLOW_TRACKING_URI", "postgresql+psycopg://someone:{}@127.0.0.1:9/mlflow"),
+        ("MLFLOW_TRACKING_URI", "http://someone:{}@127.0.0.1:9"),
+        ("MLFLOW_TRACKING_URI", "http://{}@127.0.0.1:9"),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/?token={}"),
+    ],
+)
+def test_a_password_in_a_url_is_refused_by_every_verb_and_not_repeated(
+    variable: str, url: str, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from regtune.cli import app
+    from regtune.errors import SettingsError
+
+    canaries = Canaries("url")
+    Path("sweep.yaml").write_text(SWEEP)
+    for arguments in (
+        ["sweep", "sweep.yaml"], ["plan", "sweep.yaml"], ["studies"], ["board", "x"], ["ui"], ["up"], ["down"],
+        ["status"], ["doctor"], ["db", "init"], ["db", "check"], ["db", "upgrade"], ["db", "backup", "there"],
+        ["gc"], ["delete", "x", "--yes"], ["best", "x"], ["stop", "x"], ["watch", "x"],
+    ):  # fmt: skip
+        found = CliRunner().invoke(app, arguments, env={variable: url.format(canaries["url"])})
+        assert isinstance(found.exception, SettingsError), (arguments, found.output)
+        assert "a URL with a password or token ends up in logs" in str(found.exception)
+        assert not canaries.found(f"{found.output} {found.exception!r}"), arguments
+    assert not canaries.in_files(tmp_path)
+
+
+@pytest.mark.parametrize("option", [["--postgres"], []])
+def test_a_password_in_an_argument_is_refused_and_not_repeated(option: list[str], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from regtune.cli import app
+
+    canaries = Canaries("url")
+    found = CliRunner().invoke(
+        app, ["up", *option, f"postgresql+psycopg://someone:{canaries['url']}@127.0.0.1:9/x"]
+    )
+    assert "a URL with a password or token ends up in logs" in str(found.exception)
+    assert not canaries.found(f"{found.output} {found.exception!r}")
+    assert not canaries.in_files(tmp_path)
+
+
+# -- a server that asks for passwords, and everything that uses it
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """PostgreSQL on 127.0.0.1 that lets roles in by password alone; each role owns one database of its name."""
+
+    server: Postgres
+    port: int
+
+    def url(self, role: str) -> str:
+        """URL of the role's database."""
+        return f"postgresql+psycopg://{role}@127.0.0.1:{self.port}/{role}"
+
+    def make(self, role: str, password: str) -> str:
+        """A role and its database, anew; its URL. The password itself never reaches the server."""
+        with psycopg.connect(
+            f"host={self.server.socket} port={self.port} user=postgres dbname=postgres", autocommit=True
+        ) as link:
+            verifier = link.pgconn.encrypt_password(
+                password.encode(), role.encode(), b"scram-sha-256"
+            ).decode()
+            link.execute(f'DROP DATABASE IF EXISTS "{role}" WITH (FORCE)')
+            link.execute(f'DROP ROLE IF EXISTS "{role}"')
+            link.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{verifier}'")
+            link.execute(f'CREATE DATABASE "{role}" OWNER "{role}"')
+        return self.url(role)
+
+    def dump(self) -> bytes:
+        """Every row of every database, and the roles."""
+        command = [
+            self.server.program("pg_dumpall"),
+            "-h",
+            str(self.server.socket),
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+        ]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Guarded]:
+    port = free_port()
+    with postgres() as server:
+        (server.socket / "pg_hba.conf").write_text(
+            "local all postgres trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        server.run("ALTER SYSTEM SET log_statement = 'all'")
+        server.run("ALTER SYSTEM SET listen_addresses = '127.0.0.1'")
+        server.run(f"ALTER SYSTEM SET port = {port}")
+        server.control("stop", "-m", "fast")
+        subprocess.run(
+            [server.program("pg_ctl"), "-w", "-s", "-D", str(server.socket), "-l", str(server.socket / "log"),
+             "-o", f"-k {server.socket} -h 127.0.0.1 -p {port}", "start"],
+            user=server.system_user, cwd="/", check=True, stdout=subprocess.DEVNULL, timeout=60,
+        )  # fmt: skip
+        yield Guarded(server, port)
+
+
+REFUSED = """
+from regtune.settings import load_settings
+from regtune.tracking.store import connect
+settings = load_settings()
+connect(settings.mlflow_uri, settings.artifacts).search_experiments()
+"""
+
+
+def given(way: str, canaries: Canaries, folder: Path) -> dict[str, str]:
+    """Variables that give each canary in one of three ways; files and `.env` are written, with mode 0600."""
+    names = [STUDIES, RUNS, ADMIN, KEY]
+    if way == "environment":
+        return {name: canaries[name] for name in names}
+    folder.mkdir(exist_ok=True)
+    variables = {}
+    for name in names:
+        path = folder / name.lower()
+        path.touch(mode=0o600)
+        path.write_text(f"{canaries[name]}\n")
+        variables[f"{name}_FILE"] = str(path)
+    if way == "file":
+        return variables
+    Path(".env").touch(mode=0o600)
+    Path(".env").write_text("".join(f"export {name}='{canaries[name]}'\n" for name in names))
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["environment", "file", "dotenv"])
+def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tmp_path: Path) -> None:
+    canaries = Canaries(STUDIES, RUNS, ADMIN, KEY)
+    work = tmp_path / "work"
+    work.mkdir()
+    os.chdir(work)
+    Path("sweep.yaml").write_text(SWEEP)
+    variables = {
+        "OPTUNA_STORAGE": guarded.make("studies", canaries[STUDIES]),
+        "MLFLOW_TRACKING_URI": guarded.make("mlflow", canaries[RUNS]),
+        **given(way, canaries, tmp_path / "secrets"),
+    }
+    port = str(free_port())
+    printed = []
+
+    def verb(*arguments: str, **more: str) -> str:
+        code, said = run(*arguments, environment={**variables, **more})
+        assert code == 0, (arguments, said)
+        printed.append(said)
+        return said
+
+    with Watch(canaries, ROLES) as watch:
+        verb("db", "init")
+        assert "MLflow lacks" not in verb("sweep", "sweep.yaml", "--workers", "1")
+        for arguments in (
+            ["doctor"],
+            ["db", "check"],
+            ["studies", "--json"],
+            ["show", "canary", "1", "--json"],
+            ["best", "canary"],
+        ):
+            verb(*arguments)
+        assert "asks for an account" in verb("up", "--auth", "--port", port) + verb("status")
+        try:
+            server = f"http://127.0.0.1:{port}"
+            variables |= {"MLFLOW_TRACKING_URI": server, "MLFLOW_TRACKING_USERNAME": "admin"}
+            variables.pop(f"{RUNS}_FILE", None)
+            variables[RUNS] = canaries[ADMIN]
+            verb("sweep", "sweep.yaml", "--workers", "1", "--set", "run_cap=3")
+            variables[RUNS] = canaries[KEY]  # a wrong one
+            printed.append(run(environment=variables, code=REFUSED)[1])
+            assert "UNAUTHENTICATED" in printed[-1] or "401" in printed[-1], printed[-1]
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{server}/api/2.0/mlflow/experiments/search?max_results=1")
+        finally:
+            verb("down")
+
+    dump = guarded.dump()
+    for told in (b"SCRAM-SHA-256$", b"regtune.trial_uid", b"regtune.record"):
+        assert told in dump
+    assert not canaries.found(dump)
+    assert not canaries.found("\n".join(printed))
+    assert (work / "mlruns").is_dir()
+    assert not canaries.in_files(work, but={work / ".env"})
+    assert b"CREATE TABLE" in (guarded.server.socket / "log").read_bytes()
+    assert not canaries.in_files(guarded.server.socket)
+    assert watch.seen > 10
+    assert not watch.arguments
+    assert set(watch.environments) == set(ROLES)
+    assert watch.environments[WORKER] == set()
+    assert watch.environments[WRITER] <= {RUNS, ADMIN, STUDIES}
+    assert watch.environments[SERVER] == {RUNS, ADMIN, KEY}
+
+
+FAILING = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG)
+from regtune import SweepSpec, run_sweep
+from regtune.settings import load_settings
+def uncaught(call):
+    try:
+        call()
+    except Exception:
+        import traceback
+        traceback.print_exc()
+    else:
+        sys.exit("it went well")
+settings = load_settings()
+from regtune.storage import open_storage, studies_engine
+from regtune.tracking.store import connect, open_sql, tracking_engine
+uncaught(lambda: run_sweep(SweepSpec.load("sweep.yaml"), settings=settings, workers=1))
+uncaught(lambda: studies_engine(settings.storage_url).connect())
+uncaught(lambda: open_storage(settings))
+uncaught(lambda: tracking_engine(settings.mlflow_uri).connect())
+uncaught(lambda: connect(settings.mlflow_uri, settings.artifacts).search_experiments())
+uncaught(lambda: open_sql(settings.mlflow_uri, settings.artifacts))
+open_storage(settings)
+"""
+
+
+@pytest.mark.slow
+def test_wrong_passwords_are_in_no_driver_s_message_and_in_no_traceback(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    right, wrong = Canaries(STUDIES, RUNS), Canaries(STUDIES, RUNS)
+    Path("sweep.yaml").write_text(SWEEP)
+    variables = {
+        "OPTUNA_STORAGE": guarded.make("studies", right[STUDIES]),
+        "MLFLOW_TRACKING_URI": guarded.make("mlflow", right[RUNS]),
+        STUDIES: wrong[STUDIES],
+        RUNS: wrong[RUNS],
+    }
+    for arguments in (
+        ["db", "init"], ["db", "check"], ["studies"], ["board", "canary"], ["sweep", "sweep.yaml"],
+        ["doctor"], ["status"], ["up", "--port", str(free_port())],
+    ):  # fmt: skip
+        code, said = run(*arguments, environment=variables)
+        assert (code, "password authentication failed" in said) == (0 if arguments == ["status"] else 1, True), (
+            arguments, said,
+        )  # fmt: skip
+        assert not wrong.found(said) | right.found(said), arguments
+    code, said = run(environment=variables, code=FAILING)
+    assert code == 1
+    assert said.count("Traceback") > 6
+    assert said.count("password authentication failed") > 6
+    assert "it went well" not in said
+    assert not wrong.found(said)
+    assert not wrong.in_files(tmp_path)
+    assert b"password authentication failed" in (guarded.server.socket / "log").read_bytes()
+    assert not wrong.in_files(guarded.server.socket)
