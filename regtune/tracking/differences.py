@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from regtune.tracking import names
 from regtune.tracking.contents import Contents, Point, experiment_tags
@@ -65,11 +66,12 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
     A file of another digest is not brought. A file that is not here cannot be brought and is not missed: the
     trial's folder may lie on another machine.
     """
-    present = {
+    tagged = {
         name.removeprefix(names.ARTIFACT): digest
         for name, digest in run.tags.items()
         if name.startswith(names.ARTIFACT)
     }
+    present = {name: digest for name, digest in tagged.items() if not _lost(run, name, folder)}
     artifacts = wanted.artifacts
     run_uid = wanted.tags.get(names.TRIAL_UID, "")
     brought, surplus, message = [], [], {}
@@ -82,7 +84,7 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
                 message[names.MESSAGE] = (
                     f"{name} has digest {found}, its record says {digest}: not shown here"
                 )
-        surplus = [name for name in present if name != names.CONFIG and name not in artifacts]
+        surplus = [name for name in tagged if name != names.CONFIG and name not in artifacts]
     tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
     tags |= note(run.tags, wanted.note)
     same_end = wanted.ended_ms is None or run.end_ms == wanted.ended_ms
@@ -98,6 +100,14 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         status=None if done else wanted.status,
         ended_ms=None if done else wanted.ended_ms,
     )
+
+
+def _lost(run: Run, name: str, folder: Path) -> bool:
+    """Whether a file that MLflow is said to have in this folder is not there; elsewhere its server sees to it."""
+    own = f"{(folder / 'runs').as_uri()}/"
+    if not run.artifact_uri.startswith(own):
+        return False
+    return not (folder / "runs" / unquote(run.artifact_uri.removeprefix(own)) / name).exists()
 
 
 def experiment_lacks(facts: StudyFacts, found: Experiment) -> dict[str, str]:

@@ -1,0 +1,231 @@
+"""`regtune sync` on studies of real sweeps: all comes back, nothing twice, every damage is found and mended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from stores import regtune
+from test_sweep import spec
+
+from regtune.executors.local import LocalExecutor
+from regtune.settings import Settings, load_settings
+from regtune.study import hold
+from regtune.sweep import run_sweep
+from regtune.tracking import names
+
+pytestmark = pytest.mark.slow
+IDS = {names.PARENT, names.BEST_RUN, "mlflow.user"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three studies: one set aside, one of the same sweep after it, and one cut short."""
+    folder = tmp_path_factory.mktemp("made")
+    settings = load_settings(home=folder / "mlruns")
+    executor = LocalExecutor(1)
+    try:
+        run_sweep(spec(run_cap=4, controls=True), settings=settings, executor=executor)
+        run_sweep(spec(run_cap=3), settings=settings, executor=executor, fresh=True)
+        run_sweep(spec(name="another + one", run_cap=3), settings=settings, executor=executor)
+    finally:
+        executor.close()
+    synced = regtune(
+        "sync", "--home", str(folder / "mlruns")
+    )  # the name of the one set aside is another since
+    assert synced.returncode == 0, synced.stderr
+    return folder
+
+
+@pytest.fixture
+def settings(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The same folder, at the same place, as it was made."""
+    saved = tmp_path / "saved"
+    shutil.copytree(made / "mlruns", saved)
+    monkeypatch.chdir(made)
+    yield load_settings()
+    shutil.rmtree(made / "mlruns")
+    shutil.copytree(saved, made / "mlruns")
+
+
+def dump(settings: Settings) -> Any:
+    """All that MLflow's own client says, asked in a process of its own: here it would go on reading a deleted file."""
+    code = "import json, test_sync; print(json.dumps(test_sync.everything(), sort_keys=True))"
+    path = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))
+    asked = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(asked.stdout.splitlines()[-1])
+
+
+def everything() -> dict[str, Any]:
+    """Experiments and runs of the current folder, without the ids that MLflow gives and who was logged in."""
+    client = MlflowClient(load_settings().mlflow_uri)
+    found: dict[str, Any] = {}
+    for experiment in client.search_experiments(ViewType.ALL):
+        if names.SWEEP not in experiment.tags:
+            continue
+        runs = client.search_runs([experiment.experiment_id], "", ViewType.ALL, 1000)
+        uids = {run.info.run_id: _uid(run) for run in runs}
+        assert len(set(uids.values())) == len(runs), "a run was made twice"
+        found[experiment.name] = {
+            "tags": dict(experiment.tags),
+            "runs": {_uid(run): _run(client, run, uids) for run in runs},
+        }
+    return found
+
+
+def differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Where two dumps differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from differences(found.get(key), wanted.get(key), f"{where}/{key}")
+    elif found != wanted:
+        yield f"{where}: {found!r}, not {wanted!r}"
+
+
+def _uid(run: Any) -> str:
+    return str(run.data.tags.get(names.TRIAL_UID) or run.data.tags[names.STUDY_UID])
+
+
+def _run(client: MlflowClient, run: Any, uids: dict[str, str]) -> Any:
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    return {
+        "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
+        "stage": run.info.lifecycle_stage,
+        "params": dict(run.data.params),
+        "tags": {name: value for name, value in run.data.tags.items() if name not in IDS},
+        "ids": {
+            name: uids[run.data.tags[name]] for name in IDS & run.data.tags.keys() if name != "mlflow.user"
+        },
+        "curves": {
+            name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        },
+        "inputs": sorted(
+            (entry.dataset.name, entry.dataset.digest, *((tag.key, tag.value) for tag in entry.tags))
+            for entry in run.inputs.dataset_inputs
+        ),
+        "files": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file()
+        },
+    }
+
+
+def content(settings: Settings) -> str:
+    """Every row of MLflow's database."""
+    with sqlite3.connect(settings.home / "mlflow.db") as database:
+        text = "\n".join(database.iterdump())
+    database.close()
+    return text
+
+
+def remove(settings: Settings) -> None:
+    """What somebody does who tidies up."""
+    for path in settings.home.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(settings.artifacts / "runs")
+
+
+def test_what_a_sweep_has_written_lacks_nothing(settings: Settings) -> None:
+    before = content(settings)
+    found = regtune("sync", "--check")
+    assert (found.returncode, found.stderr) == (0, ""), found.stdout
+    assert found.stdout.count("MLflow has everything") == 3
+    assert content(settings) == before
+
+
+def test_a_database_that_was_deleted_outright_comes_back_whole(settings: Settings) -> None:
+    before = dump(settings)
+    assert sum(len(experiment["runs"]) for experiment in before.values()) == 4 + 3 + 3 + 3
+    remove(settings)
+    checked = regtune("sync", "--check")
+    assert checked.returncode == 1
+    assert "4 trials without a run" in checked.stdout
+    assert not (settings.home / "mlflow.db").exists()
+    brought = regtune("sync")
+    assert brought.returncode == 0, brought.stderr
+    others = [
+        line for line in differences(dump(settings), before) if "/info: ['study small (until" not in line
+    ]
+    assert others == []  # the run of the study that was set aside gets the name that it has now
+    written = content(settings)
+    assert regtune("sync", "--check").returncode == 0
+    again = regtune("sync", "--json")
+    assert [entry["wrote"] for entry in json.loads(again.stdout)] == 3 * [{"trials": 0, "own": False}]
+    assert content(settings) == written
+
+
+CHOSEN = """
+    SELECT runs.run_uuid, artifact_uri FROM runs
+    JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = 'regtune.sha256.model.keras'
+    JOIN params ON params.run_uuid = runs.run_uuid AND params.key = 'dropout'
+    JOIN experiments USING (experiment_id) WHERE experiments.name = 'small' ORDER BY runs.start_time DESC
+"""
+"""A trial that has parameters and a model."""
+_ROWS = ("latest_metrics", "metrics", "params", "tags", "runs")
+DAMAGES = {
+    "a run that is gone": "; ".join(f"DELETE FROM {table} WHERE run_uuid = :run" for table in _ROWS),
+    "a curve that is missing": "; ".join(
+        f"DELETE FROM {table} WHERE run_uuid = :run AND key = 'val_loss'" for table in _ROWS[:2]
+    ),
+    "a tag that was changed": "UPDATE tags SET value = '17' WHERE run_uuid = :run AND key = 'regtune.seed'",
+    "a tag that is missing": "DELETE FROM tags WHERE run_uuid = :run AND key = 'regtune.mix'",
+    "a param that is missing": "DELETE FROM params WHERE run_uuid = :run AND key = 'dropout'",
+    "another state": "UPDATE runs SET status = 'RUNNING' WHERE run_uuid = :run",
+    "a configuration that is missing": "config.yaml",
+    "a model that is missing": "model.keras",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damage_is_found_and_mended(damage: str, settings: Settings) -> None:
+    before = dump(settings)
+    done = DAMAGES[damage]
+    with sqlite3.connect(settings.home / "mlflow.db") as database:
+        run, place = database.execute(CHOSEN).fetchone()
+        if done.endswith((".yaml", ".keras")):
+            (Path(place.removeprefix("file://")) / done).unlink()
+        for statement in () if done.endswith((".yaml", ".keras")) else done.split("; "):
+            assert database.execute(statement, {"run": run}).rowcount >= 1
+    database.close()
+    found = regtune("sync", "--check")
+    assert found.returncode == 1, found.stdout
+    assert "small: MLflow lacks" in found.stdout
+    assert regtune("sync").returncode == 0
+    assert regtune("sync", "--check").returncode == 0
+    assert list(differences(dump(settings), before)) == []
+
+
+def test_a_study_that_is_being_run_is_left_to_its_sweep(settings: Settings) -> None:
+    remove(settings)
+    with hold(settings, "small"):
+        found = regtune("sync", "--json")
+    by_name = {entry["study"]: entry for entry in json.loads(found.stdout)}
+    assert f"process {os.getpid()}" in by_name["small"]["running"]
+    assert by_name["another + one"]["wrote"] == {"trials": 3, "own": True}
+    assert by_name["small"]["wrote"] is None
+
+
+def test_a_study_that_is_not_there_is_said_with_the_nearest_name(settings: Settings) -> None:
+    found = regtune("sync", "smal")
+    assert found.returncode == 2
+    assert 'did you mean "small"?' in found.stderr
+    assert sys.executable not in found.stderr
