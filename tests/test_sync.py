@@ -162,9 +162,7 @@ def test_a_database_that_was_deleted_outright_comes_back_whole(settings: Setting
     assert not (settings.home / "mlflow.db").exists()
     brought = regtune("sync")
     assert brought.returncode == 0, brought.stderr
-    others = [
-        line for line in differences(dump(settings), before) if "study small (until" not in line
-    ]
+    others = [line for line in differences(dump(settings), before) if "study small (until" not in line]
     assert others == []  # the run of the study that was set aside gets the name that it has now
     written = content(settings)
     assert regtune("sync", "--check").returncode == 0
