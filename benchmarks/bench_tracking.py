@@ -1,0 +1,213 @@
+"""What MLflow costs a sweep: the same sweep with it and without it, in turns, into SQLite and through a server.
+
+    python benchmarks/bench_tracking.py [--rounds 5] [--trials 30] [--dataset mnist] [--json FILE] [--no-verdict]
+
+Every sweep trains the same trials (random search over the space of sweeps/mnist.yaml, nothing pruned) in the same two
+warm workers, so the time is what differs. Two figures for each way: the ratio of the sweep's time to that of the same
+round without MLflow, which includes all that a busy machine does to a time; and the CPU seconds of the writing process
+and of the server while the sweep went on, divided by all the CPU seconds that the sweep's cores had. The second is what
+a machine with nothing to spare pays. Both are also given without the start (importing MLflow and opening its store,
+once a sweep, however long it is). Exits 1 when the CPU's share is above 1 % into SQLite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bench_coordinator import Untracked, Unwatched
+from bench_train import machine
+from rich.console import Console
+from rich.table import Table
+
+import regtune.sweep.run
+from regtune import SweepSpec, run_sweep
+from regtune.executors.local import LocalExecutor
+from regtune.settings import Settings, load_settings
+from regtune.tracking import TrackingWriter, service
+
+SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
+WORKERS = 2
+MOST_SHARE = 0.01
+WAYS = ("without", "sqlite", "server")
+"""Without MLflow, straight into its SQLite store, through the folder's own server."""
+
+
+class Untold(Untracked):
+    """In the place of `TrackingWriter`: writes nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+
+class Metered(TrackingWriter):
+    """The real writer; keeps what its process has used up."""
+
+    cpu_seconds = 0.0
+    started_seconds = 0.0
+    """Up to the moment at which the store was open."""
+
+    def look(self) -> None:
+        """Read the process's clock; called often, so that nothing is missed but its last moment."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return
+        Metered.cpu_seconds = times.user + times.system
+        if self.experiment_id is None:
+            Metered.started_seconds = Metered.cpu_seconds
+
+    def news(self) -> list[str]:
+        """As ever."""
+        self.look()
+        return super().news()
+
+    def close(self, timeout_seconds: float) -> int:
+        """Ends as ever, watched until then."""
+        began, self._closing_at = time.monotonic(), time.monotonic() + timeout_seconds
+        with self._lock:
+            self._closing = True
+        self._wake()
+        while self._thread.is_alive() and time.monotonic() - began < timeout_seconds:
+            self.look()
+            self._thread.join(0.02)
+        return super().close(max(0.0, self._closing_at - time.monotonic()))
+
+
+def main() -> int:
+    """Measure in turns, show, write; 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--json", type=Path, help="where the result is written")
+    parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
+    arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    executor = LocalExecutor(WORKERS, load_settings().data_dir)
+    try:
+        sweep_once("without", executor, arguments.dataset, 4)  # the graphs are traced
+        rounds = []
+        for number in range(arguments.rounds):
+            ways = arguments.ways if number % 2 == 0 else arguments.ways[::-1]
+            rounds.append(
+                {way: sweep_once(way, executor, arguments.dataset, arguments.trials) for way in ways}
+            )
+            print(f"round {number + 1} of {arguments.rounds}", flush=True)
+    finally:
+        executor.close()
+    found = {
+        "machine": machine(),
+        "load_before": load_before,
+        "trials": arguments.trials,
+        "dataset": arguments.dataset,
+        "ways": {way: summary(rounds, way) for way in arguments.ways if way != "without"},
+        "rounds": rounds,
+    }
+    show(found)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    shares = [entry["cpu_share"] for way, entry in found["ways"].items() if way == "sqlite"]
+    return 1 if max(shares, default=0.0) > MOST_SHARE and not arguments.no_verdict else 0
+
+
+def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> dict[str, float]:
+    """One sweep in an empty folder: its seconds and epochs, and the CPU seconds of what tracks it."""
+    spec = SweepSpec.load(
+        SWEEP,
+        ["method=random", "early_terminate={type: none}", f"run_cap={trials}", f"dataset={dataset}"],
+    )
+    Metered.cpu_seconds = Metered.started_seconds = 0.0
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = load_settings(home=Path(folder) / "mlruns")
+        with_server = _server(settings) if way == "server" else None
+        real = regtune.sweep.run.TrackingWriter
+        regtune.sweep.run.TrackingWriter = Untold if way == "without" else Metered  # type: ignore[misc,assignment]
+        try:
+            before = with_server() if with_server else 0.0
+            outcome = run_sweep(spec, settings=settings, executor=executor, observer=Unwatched())
+            server = with_server() - before if with_server else 0.0
+        finally:
+            regtune.sweep.run.TrackingWriter = real  # type: ignore[misc]
+            if with_server:
+                service.down(settings, tell=lambda line: None)
+    assert outcome.unwritten == 0
+    return {
+        "seconds": outcome.seconds,
+        "trial_epochs": outcome.trial_epochs,
+        "writer_cpu_seconds": Metered.cpu_seconds,
+        "start_cpu_seconds": Metered.started_seconds,
+        "server_cpu_seconds": server,
+    }
+
+
+def _server(settings: Settings) -> Callable[[], float]:
+    """Start the folder's server; what is returned reads the CPU seconds of all its processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = service.up(settings, port=port, tell=lambda line: None)
+
+    def used() -> float:
+        root = psutil.Process(started.pid)
+        return sum(sum(one.cpu_times()[:2]) for one in (root, *root.children(recursive=True)))
+
+    return used
+
+
+def summary(rounds: Sequence[dict[str, dict[str, float]]], way: str) -> dict[str, float]:
+    """Medians over the rounds; the lowest and the highest of the ratio beside it."""
+    cores = min(WORKERS, os.cpu_count() or 1)
+    ratios = [entry[way]["seconds"] / entry["without"]["seconds"] for entry in rounds if "without" in entry]
+    whole, later = [], []
+    for entry in rounds:
+        one = entry[way]
+        cpu = one["writer_cpu_seconds"] + one["server_cpu_seconds"]
+        whole.append(cpu / (cores * one["seconds"]))
+        later.append((cpu - one["start_cpu_seconds"]) / (cores * one["seconds"]))
+    return {
+        "seconds": statistics.median(entry[way]["seconds"] for entry in rounds),
+        **(
+            {"time_ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+            if ratios
+            else {}
+        ),
+        "cpu_share": statistics.median(whole),
+        "cpu_share_without_start": statistics.median(later),
+        "start_cpu_seconds": statistics.median(entry[way]["start_cpu_seconds"] for entry in rounds),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """A table."""
+    table = Table(title=f"what MLflow costs a sweep of {found['trials']} trials, {WORKERS} workers")
+    for name in ("", "sweep", "time / without", "CPU / all cores", "after the start", "start, CPU"):
+        table.add_column(name, justify="right" if name else "left")
+    for way, entry in found["ways"].items():
+        ratio = (
+            f"{entry['time_ratio']:.3f} ({entry['lowest']:.3f} to {entry['highest']:.3f})"
+            if "lowest" in entry
+            else ""
+        )
+        table.add_row(
+            way,
+            f"{entry['seconds']:.1f} s",
+            ratio,
+            f"{entry['cpu_share']:.2%}",
+            f"{entry['cpu_share_without_start']:.2%}",
+            f"{entry['start_cpu_seconds']:.1f} s",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
