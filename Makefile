@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-tracking secrets readme lock clean
+	bench-sync bench-tracking secrets readme lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,6 +52,9 @@ bench-coordinator: .venv/.tested  ## What the coordinator costs a trial, at 100 
 
 bench-history: .venv/.tested  ## What a sampler loses that sees a bounded history
 	$(BIN)/python benchmarks/bench_history.py --json benchmarks/history.json
+
+bench-sync: .venv/.tested  ## Compare a study of 10,000 trials with MLflow: time and memory
+	$(BIN)/python benchmarks/bench_sync.py --json benchmarks/sync.json
 
 bench-tracking: .venv/.tested  ## What MLflow costs a sweep: with and without, interleaved
 	$(BIN)/python benchmarks/bench_tracking.py --json benchmarks/tracking.json

@@ -1,13 +1,14 @@
 """What MLflow costs a sweep: the same sweep with it and without it, in turns, into SQLite and through a server.
 
-    python benchmarks/bench_tracking.py [--rounds 5] [--trials 30] [--dataset mnist] [--json FILE] [--no-verdict]
+    python benchmarks/bench_tracking.py [--rounds 3] [--trials 60] [--dataset mnist] [--json FILE] [--no-verdict]
 
 Every sweep trains the same trials (random search over the space of sweeps/mnist.yaml, nothing pruned) in the same two
 warm workers, so the time is what differs. Two figures for each way: the ratio of the sweep's time to that of the same
 round without MLflow, which includes all that a busy machine does to a time; and the CPU seconds of the writing process
 and of the server while the sweep went on, divided by all the CPU seconds that the sweep's cores had. The second is what
 a machine with nothing to spare pays. Both are also given without the start (importing MLflow and opening its store,
-once a sweep, however long it is). Exits 1 when the CPU's share is above 1 % into SQLite.
+once a sweep, however long it is). MLflow's tables are made before, as `regtune db init` does: once a folder. Exits 1
+when the CPU's share is above 1 % into SQLite.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from regtune import SweepSpec, run_sweep
 from regtune.executors.local import LocalExecutor
 from regtune.settings import Settings, load_settings
 from regtune.tracking import TrackingWriter, service
+from regtune.tracking.databases import init_databases
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 WORKERS = 2
@@ -85,8 +87,8 @@ class Metered(TrackingWriter):
 def main() -> int:
     """Measure in turns, show, write; 1 when the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--json", type=Path, help="where the result is written")
@@ -129,6 +131,7 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
     Metered.cpu_seconds = Metered.started_seconds = 0.0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = load_settings(home=Path(folder) / "mlruns")
+        init_databases(settings)
         with_server = _server(settings) if way == "server" else None
         real = regtune.sweep.run.TrackingWriter
         regtune.sweep.run.TrackingWriter = Untold if way == "without" else Metered  # type: ignore[misc,assignment]

@@ -180,10 +180,10 @@ class Embedded:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=STOP_SECONDS)
-        lock = self.data / "postmaster.pid"
-        with suppress(OSError, ValueError, IndexError):
-            if psutil.pid_exists(int(lock.read_text().split()[0])):
-                lock.unlink()
+        for lock in (self.data / "postmaster.pid", self.socket / ".s.PGSQL.5432.lock"):
+            with suppress(OSError, ValueError, IndexError):
+                if psutil.pid_exists(int(lock.read_text().split()[0])):
+                    lock.unlink()
 
     def _launch(self, programs: Path, account: dict[str, Any], note: Callable[[str], None]) -> None:
         _reachable(self.data, account, note)

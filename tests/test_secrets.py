@@ -37,8 +37,9 @@ LOUD = {
     "PYTHONWARNINGS": "always",
     "GRPC_VERBOSITY": "debug",
     "TF_CPP_MIN_LOG_LEVEL": "0",
+    "COLUMNS": "1000",
 }
-"""What makes Python and the libraries say the most."""
+"""What makes Python and the libraries say the most, and nothing that is searched broken into lines."""
 WORKER, WRITER, SERVER = "worker", "writer", "server"
 ROLES = {WORKER: "regtune.executors.worker", WRITER: "regtune.tracking.scribe", SERVER: "mlflow server"}
 SWEEP = """

@@ -18,10 +18,10 @@ from regtune.tracking.store import sqlite_path
 from regtune.tracking.trials import StudyTrials
 from regtune.tracking.writer import PAST, STUDY, Answer, Item
 
-PACE_SECONDS = 1.0
+PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""
-LONGEST_PACE_SECONDS = 3.0
-SHARE = 0.005
+LONGEST_PACE_SECONDS = 5.0
+SHARE = 0.0025
 """Of all cores: what telling it may cost, unless the pace would be longer than that."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0

