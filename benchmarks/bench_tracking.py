@@ -5,8 +5,8 @@
 Every sweep trains the same trials (random search over the space of sweeps/mnist.yaml, nothing pruned) in the same two
 warm workers, so the time is what differs. Two figures for each way: the ratio of the sweep's time to that of the same
 round without MLflow, which includes all that a busy machine does to a time; and the CPU seconds of the writing process
-and of the server while the sweep went on, divided by all the CPU seconds that the sweep's cores had. The second is what
-a machine with nothing to spare pays. Both are also given without the start (importing MLflow and opening its store,
+and of the server while the sweep went on, as a share of all that the sweep used, its workers' and coordinator's with
+them. The second is what a machine with nothing to spare pays, and other work on the machine does not change it. Both are also given without the start (importing MLflow and opening its store,
 once a sweep, however long it is). MLflow's tables are made before, as `regtune db init` does: once a folder. Exits 1
 when the CPU's share is above 1 % into SQLite.
 """
@@ -136,9 +136,10 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
         real = regtune.sweep.run.TrackingWriter
         regtune.sweep.run.TrackingWriter = Untold if way == "without" else Metered  # type: ignore[misc,assignment]
         try:
-            before = with_server() if with_server else 0.0
+            before, trained = with_server() if with_server else 0.0, _training(executor)
             outcome = run_sweep(spec, settings=settings, executor=executor, observer=Unwatched())
             server = with_server() - before if with_server else 0.0
+            trained = _training(executor) - trained
         finally:
             regtune.sweep.run.TrackingWriter = real  # type: ignore[misc]
             if with_server:
@@ -147,10 +148,16 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
     return {
         "seconds": outcome.seconds,
         "trial_epochs": outcome.trial_epochs,
+        "training_cpu_seconds": trained,
         "writer_cpu_seconds": Metered.cpu_seconds,
         "start_cpu_seconds": Metered.started_seconds,
         "server_cpu_seconds": server,
     }
+
+
+def _training(executor: LocalExecutor) -> float:
+    """CPU seconds of the workers and of this process, which is the coordinator."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in (os.getpid(), *executor.pids.values()))
 
 
 def _server(settings: Settings) -> Callable[[], float]:
@@ -169,14 +176,13 @@ def _server(settings: Settings) -> Callable[[], float]:
 
 def summary(rounds: Sequence[dict[str, dict[str, float]]], way: str) -> dict[str, float]:
     """Medians over the rounds; the lowest and the highest of the ratio beside it."""
-    cores = min(WORKERS, os.cpu_count() or 1)
     ratios = [entry[way]["seconds"] / entry["without"]["seconds"] for entry in rounds if "without" in entry]
     whole, later = [], []
     for entry in rounds:
         one = entry[way]
         cpu = one["writer_cpu_seconds"] + one["server_cpu_seconds"]
-        whole.append(cpu / (cores * one["seconds"]))
-        later.append((cpu - one["start_cpu_seconds"]) / (cores * one["seconds"]))
+        whole.append(cpu / (cpu + one["training_cpu_seconds"]))
+        later.append((cpu - one["start_cpu_seconds"]) / (cpu + one["training_cpu_seconds"]))
     return {
         "seconds": statistics.median(entry[way]["seconds"] for entry in rounds),
         **(
@@ -193,7 +199,7 @@ def summary(rounds: Sequence[dict[str, dict[str, float]]], way: str) -> dict[str
 def show(found: dict[str, Any]) -> None:
     """A table."""
     table = Table(title=f"what MLflow costs a sweep of {found['trials']} trials, {WORKERS} workers")
-    for name in ("", "sweep", "time / without", "CPU / all cores", "after the start", "start, CPU"):
+    for name in ("", "sweep", "time / without", "CPU / all of it", "after the start", "start, CPU"):
         table.add_column(name, justify="right" if name else "left")
     for way, entry in found["ways"].items():
         ratio = (

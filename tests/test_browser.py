@@ -6,6 +6,8 @@ With REGTUNE_SCREENSHOTS set, the pictures go to that folder.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from test_tracking_writer import ROOT, free_port
 
 from regtune import SweepSpec, run_sweep
-from regtune.settings import Settings
+from regtune.settings import Settings, load_settings
+from regtune.syncing import sync
 from regtune.tracking import names
 from regtune.tracking.page import newest_sweep
 from regtune.tracking.server import Server
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import big_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -177,3 +183,58 @@ def test_the_study_says_in_words_who_won(
     parent = trials[0].data.tags[names.PARENT]
     page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
     expect(page.get_by_text(f"Best trial: {trials[0].info.run_name}")).to_be_visible()
+
+
+# -- a large store
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A folder whose MLflow has a study of 2,000 trials."""
+    settings = load_settings(home=tmp_path_factory.mktemp("large"))
+    spec = SweepSpec.load(big_study.SWEEP, ["run_cap=2000"], name="large")
+    big_study.make_study(settings, spec, 2000, unfinished=False)
+    assert [entry.wrote.trials for entry in sync(settings, tell=lambda done: None)] == [2000]
+    return settings
+
+
+@pytest.fixture(params=["ui", "up"])
+def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str, str]]:
+    """A verb that shows MLflow's page, and the page of the sweep's trials on its server."""
+    name, port = str(request.param), str(free_port())
+    regtune, home = [sys.executable, "-m", "regtune"], ["--home", str(large.home)]
+    with subprocess.Popen(
+        [*regtune, name, *home, "--port", port], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert f"MLflow: http://127.0.0.1:{port}" in process.stdout.readline()
+            address = newest_sweep(f"http://127.0.0.1:{port}")
+            assert address is not None
+            yield name, address
+        finally:
+            process.terminate()
+            if name == "up":
+                subprocess.run([*regtune, "down", *home], check=True, capture_output=True)
+
+
+def test_two_thousand_trials_open_best_first_and_are_drawn(
+    page: Page, verb: tuple[str, str], large: Settings, pictures: Path
+) -> None:
+    name, address = verb
+    client = MlflowClient(address.split("/#")[0])
+    (found,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
+    order = ["metrics.`best/val_cross_entropy` ASC"]
+    best = client.search_runs(
+        [found.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order, max_results=2
+    )
+    page.goto(address)
+    page.get_by_role("button", name="Close").first.click()
+    shown = page.locator(".ag-pinned-left-cols-container").get_by_role("link")
+    expect(shown.nth(0)).to_have_text(best[0].info.run_name)
+    expect(shown.nth(1)).to_have_text(best[1].info.run_name)
+    page.screenshot(path=pictures / f"mlflow-large-{name}.png")
+    page.goto(f"{address}&compareRunsMode=CHART")
+    expect(page.locator("svg .parcoords, .js-plotly-plot").first).to_be_visible()
+    page.wait_for_timeout(SETTLING_MS)
+    page.screenshot(path=pictures / f"mlflow-large-{name}-charts.png")
