@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import big_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
+expect.set_options(timeout=30_000)
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -194,7 +195,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = load_settings(home=tmp_path_factory.mktemp("large"))
     spec = SweepSpec.load(big_study.SWEEP, ["run_cap=2000"], name="large")
     big_study.make_study(settings, spec, 2000, unfinished=False)
-    assert [entry.wrote.trials for entry in sync(settings, tell=lambda done: None)] == [2000]
+    assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None)] == [2000]
     return settings
 
 
@@ -204,7 +205,10 @@ def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str,
     name, port = str(request.param), str(free_port())
     regtune, home = [sys.executable, "-m", "regtune"], ["--home", str(large.home)]
     with subprocess.Popen(
-        [*regtune, name, *home, "--port", port], stdout=subprocess.PIPE, text=True
+        [*regtune, name, *home, "--port", port],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
@@ -218,6 +222,7 @@ def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str,
                 subprocess.run([*regtune, "down", *home], check=True, capture_output=True)
 
 
+@pytest.mark.timeout(600)
 def test_two_thousand_trials_open_best_first_and_are_drawn(
     page: Page, verb: tuple[str, str], large: Settings, pictures: Path
 ) -> None:
