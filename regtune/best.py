@@ -7,13 +7,11 @@ configuration comes from, and the figures that training it again has to reach.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
@@ -21,6 +19,7 @@ from regtune.config import METRICS, Frozen, TrialConfig, explain
 from regtune.errors import ConfigError, StorageError
 from regtune.leaderboard import Row, StudyInfo, read_best, read_study
 from regtune.quoting import printable, shell_word
+from regtune.source import CONFIGURATION, Source, parse_mapping, read, text_of
 
 PROVENANCE = "provenance"
 
@@ -74,7 +73,7 @@ class Best:
         if self.provenance is None:
             return text
         block = {PROVENANCE: self.provenance.model_dump(mode="json")}
-        return text + yaml.safe_dump(block, sort_keys=False, default_flow_style=False, width=110)
+        return text + text_of(block, flow=False)
 
     def write(self, path: Path) -> None:
         """Write `best.yaml` whole or not at all. Raises StorageError."""
@@ -117,38 +116,27 @@ def describe(info: StudyInfo, row: Row) -> Best:
 
 def load_best(path: Path) -> Best:
     """Read `best.yaml`, or a bare configuration. Raises ConfigError with one line for each mistake."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{printable(str(path))}: expected YAML text in UTF-8") from None
-    except OSError as error:
-        instead = f"regtune best STUDY -o {shell_word(str(path))}"
-        raise ConfigError(
-            f"{printable(str(path))}: cannot be read ({error.strerror}); try: {instead}"
-        ) from None
-    return parse_best(text, str(path))
+    remedy = f"; try: regtune best STUDY -o {shell_word(str(path))}"
+    return _best(read(path, CONFIGURATION, remedy), str(path))
 
 
 def parse_best(text: str, source: str = "best.yaml") -> Best:
     """The same from text; `source`, a path, leads each line of an error."""
-    label = printable(source)
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{label}: not YAML: {printable(first_line)}") from None
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{label}: expected a configuration, as `regtune best STUDY` prints it")
-    if "parameters" in values:
-        raise ConfigError(f"{label}: this is a sweep file; try: regtune sweep {shell_word(source)}")
-    rest = {key: value for key, value in values.items() if key != PROVENANCE}
-    return Best(TrialConfig.from_dict(rest, label), _provenance(values.get(PROVENANCE), label))
+    return _best(parse_mapping(text, printable(source), CONFIGURATION), source)
 
 
-def _provenance(values: Any, source: str) -> Provenance | None:
+def _best(source: Source, path: str) -> Best:
+    if "parameters" in source.values:
+        raise ConfigError([f"{source.label}: this is a sweep file; try: regtune sweep {shell_word(path)}"])
+    rest = {key: value for key, value in source.values.items() if key != PROVENANCE}
+    return Best(TrialConfig.from_dict(rest, source), _provenance(source))
+
+
+def _provenance(source: Source) -> Provenance | None:
+    values = source.values.get(PROVENANCE)
     if values is None:
         return None
     try:
         return Provenance.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {PROVENANCE}.{line}" for line in explain(error))) from None
+        raise ConfigError(source.lines(explain(error, (PROVENANCE,)))) from None

@@ -13,11 +13,11 @@ import math
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from regtune.errors import ConfigError
+from regtune.source import CONFIGURATION, Problem, Source, Where, parse_mapping, shortened, text_of
 
 BatchNorm = Literal["none", "before_activation", "after_activation"]
 Activation = Literal["relu", "elu", "gelu", "leaky_relu", "selu", "sigmoid", "silu", "tanh"]
@@ -124,6 +124,13 @@ class DataConfig(Frozen):
     split_seed: int = Field(default=42, ge=0, le=MAX_SEED)
     digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("expected a name or path of printable characters")
+        return value
+
 
 class TrialConfig(Frozen):
     """One decided configuration.
@@ -176,26 +183,32 @@ class TrialConfig(Frozen):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_dict(cls, values: Any, source: str = "configuration") -> TrialConfig:
-        """Validate `values`. Raises ConfigError with one line for each mistake, each led by `source`."""
+    def from_dict(cls, values: Any, source: str | Source = "configuration") -> TrialConfig:
+        """Validate `values`. Raises ConfigError with one line for each mistake.
+
+        source: what leads each line; or the file that `values` are from, which knows where each of them stands and
+        what else is wrong with it.
+        """
+        if not isinstance(source, Source):
+            source = Source(values, source)
+        found, problems = None, []
         try:
-            return cls.model_validate(values)
+            found = cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error))) from None
+            problems = explain(error)
+        if found is None or source.problems:
+            raise ConfigError(source.lines(problems))
+        return found
 
     def to_yaml(self) -> str:
         """YAML with one line a key group, readable and complete."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
+        return text_of(self.to_dict(), flow=None)
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "configuration") -> TrialConfig:
         """Read what `to_yaml` wrote. Raises ConfigError."""
-        try:
-            values = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"{source}: not YAML: {first_line}") from None
-        return cls.from_dict(values, source)
+        found = parse_mapping(text, source, CONFIGURATION)
+        return cls.from_dict(found.values, found)
 
 
 KEYS = tuple(
@@ -220,20 +233,22 @@ def mistakes(error: ValidationError) -> list[ErrorDetails]:
     return [each for each in found if each["type"] != "too_short" or each["loc"] not in groups]
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line for each mistake pydantic found: ``training.batch_size: expected ..., found ...``."""
-    lines = []
+def explain(error: ValidationError, under: Where = ()) -> list[Problem]:
+    """What pydantic found, one problem for each mistake. under: where in the file the values stand."""
+    problems: list[Problem] = []
     for found in mistakes(error):
-        where = ".".join(str(part) for part in found["loc"]) or "the whole"
+        where = (*under, *found["loc"]) or ("the whole",)
         what = found["msg"].removeprefix("Value error, ")
         value = found["input"]
         if found["type"] == "extra_forbidden":
-            near = get_close_matches(str(found["loc"][-1]), KEYS, 1)
-            lines.append(f"{where}: unknown key" + (f'; did you mean "{near[0]}"?' if near else ""))
+            near = get_close_matches(str(where[-1]), KEYS, 1)
+            problems.append((where, "unknown key" + (f'; did you mean "{near[0]}"?' if near else "")))
             continue
-        shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f", found {value!r:.80}"
-        lines.append(f"{where}: {what}{shown}")
-    return lines
+        shown = (
+            "" if isinstance(value, dict | list | tuple | BaseModel) else f", found {shortened(repr(value))}"
+        )
+        problems.append((where, what + shown))
+    return problems
 
 
 def _real(value: Any) -> Any:

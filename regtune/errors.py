@@ -2,8 +2,9 @@
 
     RegtuneError
     ├── InputError                  what was typed or written in a file is wrong (exit code 2)
-    │   ├── SpecError               the sweep file: every mistake at once, each with its file and line
-    │   ├── ConfigError             a configuration file such as best.yaml
+    │   ├── SourceError             a YAML file: every mistake at once, each with its file and line
+    │   │   ├── SpecError           the sweep file
+    │   │   └── ConfigError         a configuration file such as best.yaml
     │   ├── DataError               a data set is missing, damaged or not what its digest says
     │   ├── SettingsError           a flag, an environment variable or a line of .env
     │   ├── ParameterError          a value outside the search space (enqueue)
@@ -36,15 +37,19 @@ class InputError(RegtuneError):
     exit_code = 2
 
 
-class SpecError(InputError):
-    """A sweep file has mistakes. `problems` has one line for each: ``file:line: key: what was expected``."""
+class SourceError(InputError):
+    """A file has mistakes. `problems` has one line for each: ``file:line: key: what was expected``."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
 
-class ConfigError(InputError):
+class SpecError(SourceError):
+    """A sweep file cannot be read or does not describe a sweep."""
+
+
+class ConfigError(SourceError):
     """A configuration cannot be read or does not describe a trial."""
 
 

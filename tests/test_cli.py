@@ -80,7 +80,7 @@ def test_the_version_is_the_package_s() -> None:
         (["watch", "nope"], 2, 'no study "nope"'),
         (["stop", "nope"], 2, 'no study "nope"'),
         (["best", "nope"], 2, 'no study "nope"'),
-        (["train", "absent.yaml"], 2, "absent.yaml: cannot be read"),
+        (["train", "absent.yaml"], 2, "absent.yaml: no such file"),
         (["sweep", "absent.yaml"], 2, "absent.yaml"),
         (["plan", "."], 2, "."),
         (["delete", NAME], 2, "add --yes"),

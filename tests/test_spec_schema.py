@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from specs import SWEEPS, specs
 
 from regtune.errors import SpecError
+from regtune.source import SWEEP, read
 from regtune.spec import SweepSpec, json_schema
 from regtune.spec.reading import IGNORED
-from regtune.spec.source import read
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 GOOD: dict[str, Any] = {"run_cap": 9, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
@@ -30,7 +30,7 @@ def test_the_schema_knows_every_key_and_describes_it():
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_sweeps_of_the_repository_are_valid(path):
-    VALIDATOR.validate(read(path).values)
+    VALIDATOR.validate(read(path, SWEEP).values)
 
 
 @settings(max_examples=60, deadline=None)

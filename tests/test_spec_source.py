@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regtune.errors import SpecError
+from regtune.source import MAX_BYTES, SWEEP, parse, read
 from regtune.spec import SweepSpec
-from regtune.spec.source import MAX_BYTES, parse, read
 
 
 def refusal(path: str | Path) -> str:
     with pytest.raises(SpecError) as refused:
-        read(Path(path))
+        read(Path(path), SWEEP)
     assert len(refused.value.problems) == 1
     return refused.value.problems[0]
 
@@ -99,7 +99,7 @@ def test_a_file_of_another_encoding_is_refused_with_the_line_and_the_byte():
 
 
 def test_a_byte_order_mark_is_no_mistake():
-    assert read(write(b"\xef\xbb\xbfrun_cap: 1")).values == {"run_cap": 1}
+    assert read(write(b"\xef\xbb\xbfrun_cap: 1"), SWEEP).values == {"run_cap": 1}
 
 
 def test_a_file_that_is_too_large_is_not_parsed():
@@ -119,7 +119,7 @@ def test_a_file_that_is_too_large_is_not_parsed():
         ("a: 1\n---\nb: 2", "s.yaml:2: not YAML: but found another document"),
         ("a: *nowhere", "s.yaml:1: not YAML: found undefined alias 'nowhere'"),
         ("a: \x07", "s.yaml: not YAML: unacceptable character"),
-        ("[" * 3000, "s.yaml: not YAML: nested too deeply"),
+        ("[" * 3000, "s.yaml:1: nested deeper than 32 levels; expected a sweep file"),
     ],
 )
 def test_what_is_not_yaml_is_one_line_with_its_place(text, problem):
@@ -130,7 +130,7 @@ def test_an_alias_bomb_is_refused_before_it_goes_off():
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(97 + n)}: &{chr(97 + n)} [{', '.join(['*' + chr(96 + n)] * 9)}]\n" for n in range(1, 20)
     )
-    assert "more than 20000 values, aliases counted where they are used" in refusal(write(bomb))
+    assert "more than 5000 values, aliases counted where they are used" in refusal(write(bomb))
 
 
 def test_an_alias_of_itself_is_refused():

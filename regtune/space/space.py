@@ -19,10 +19,10 @@ from regtune.config import (
     TrialConfig,
 )
 from regtune.errors import ParameterError, SpecError
+from regtune.source import parse
 from regtune.space.columns import Column, Value, columns_of, in_order_of_conditions, shown
 from regtune.spec import TARGETS, SweepSpec, suggestion
 from regtune.spec.checks import depths_of
-from regtune.spec.source import parse
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from regtune.config import MAX_LAYERS
+from regtune.source import Problem, describe
 from regtune.spec.parameters import Categorical, Constant, Range
-from regtune.spec.source import Problem, describe
 from regtune.spec.targets import TARGETS, suggestion
 
 if TYPE_CHECKING:
@@ -117,9 +117,8 @@ def _conditions(spec: SweepSpec) -> Iterator[Problem]:
             edges.setdefault(name, []).append(base)
             if refusal := _layer_refusal(spec, name, base, layer):
                 yield where, refusal
-            for value in values:
-                if refusal := _outside(base, searched[base], value):
-                    yield where, refusal
+            for refusal in _outside(base, searched[base], values):
+                yield where, refusal
     for cycle in _cycles(edges):
         yield (
             ("parameters", cycle[0], "when"),
@@ -147,24 +146,25 @@ def _layer_refusal(spec: SweepSpec, name: str, other: str, layer: str) -> str | 
     return None
 
 
-def _outside(name: str, parameter: Categorical | Range, value: Any) -> str | None:
-    """Why `value` is no value that `name` can have, or None."""
-    converted = TARGETS[name].convert(value)
-    if parameter.optional and type(converted) in (int, float) and converted == 0:
-        return None
-    if isinstance(parameter, Categorical):
-        shown = [shown_value(known) for known in parameter.values]
-        if shown_value(converted) in shown:
-            return None
-        hint = suggestion(value, tuple(shown)) if isinstance(value, str) else ""
-        return f"{name} is one of {', '.join(shown)}, found {describe(value)}{hint}"
-    if parameter.points is None:
-        only = "expected 0 (off)" if parameter.optional else "expected a parameter with values or q"
-        return f"{name} is continuous, no single value of it recurs; {only}"
-    if type(converted) not in (int, float) or converted not in parameter.points:
-        first, last = parameter.points[0], parameter.points[-1]
-        return f"{name} goes from {first} to {last} by {parameter.step}, found {describe(value)}"
-    return None
+def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -> Iterator[str]:
+    """Why those of `values` that `name` cannot have are none of its."""
+    shown = dict.fromkeys(map(shown_value, parameter.values)) if isinstance(parameter, Categorical) else {}
+    points = frozenset(parameter.points or ()) if isinstance(parameter, Range) else frozenset()
+    for value in values:
+        converted = TARGETS[name].convert(value)
+        number = type(converted) in (int, float)
+        if parameter.optional and number and converted == 0:
+            continue
+        if isinstance(parameter, Categorical):
+            if shown_value(converted) not in shown:
+                hint = suggestion(value, tuple(shown)) if isinstance(value, str) else ""
+                yield f"{name} is one of {', '.join(shown)}, found {describe(value)}{hint}"
+        elif parameter.points is None:
+            only = "expected 0 (off)" if parameter.optional else "expected a parameter with values or q"
+            yield f"{name} is continuous, no single value of it recurs; {only}"
+        elif not number or converted not in points:
+            first, last = parameter.points[0], parameter.points[-1]
+            yield f"{name} goes from {first} to {last} by {parameter.step}, found {describe(value)}"
 
 
 def shown_value(value: Any) -> str:

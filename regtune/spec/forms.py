@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from regtune.config import format_number
+from regtune.source import Problem, describe
 from regtune.spec.parameters import Categorical, Constant, Distribution, Parameter, Range
-from regtune.spec.source import Problem, describe
 from regtune.spec.targets import TARGETS, Target, suggestion, unknown_key
 
 REFUSED: Mapping[str, str] = {

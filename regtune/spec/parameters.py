@@ -6,6 +6,7 @@ The words are those of Weights & Biases; `forms` reads all that a file may say.
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -79,7 +80,7 @@ class Range(_Searched):
         found = Decimal(str(self.step)) * factor
         return int(found) if isinstance(self.step, int) else float(found)
 
-    @property
+    @cached_property
     def points(self) -> tuple[float | int, ...] | None:
         """Every value in ascending order; None where it is continuous."""
         return (

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from regtune.config import METRICS, mistakes
 from regtune.errors import SpecError
+from regtune.source import Problem, Source, Where, describe
 from regtune.spec.forms import RejectedError, read_parameter
 from regtune.spec.parameters import Parameter
-from regtune.spec.source import Problem, Source, Where, describe
 from regtune.spec.specification import MetricSpec, PrunerSpec, SplitSpec, SweepSpec
 from regtune.spec.targets import BLOCKS, TARGETS, UNSUPPORTED, expectation, suggestion, unknown_key
 
@@ -76,10 +76,8 @@ def spec_from(source: Source, stem: str | None = None, here: bool = False) -> Sw
         problems.append(
             (("method",), 'gp needs torch, which is not installed; try: pip install "regtune[gp]"')
         )
-    unread = {where for where, _ in source.problems}
-    problems = [*source.problems, *(problem for problem in problems if problem[0] not in unread)]
-    if problems or spec is None:
-        raise SpecError(list(dict.fromkeys(source.line(problem) for problem in _by_line(source, problems))))
+    if problems or source.problems or spec is None:
+        raise SpecError(source.lines(problems))
     object.__setattr__(spec, "_notes", tuple(notes))
     return spec
 
@@ -239,14 +237,3 @@ def _group_hint(group: str) -> str:
         "training": "max_epochs: 30",
     }
     return f", for example {{{examples[group]}}}"
-
-
-def _by_line(source: Source, problems: list[Problem]) -> list[Problem]:
-    """In the order of the file: by line, those without one last."""
-
-    def line(problem: Problem) -> tuple[int, int]:
-        place = source.line(problem)
-        number = place.removeprefix(source.label + ":").split(":", 1)[0]
-        return (0, int(number)) if place.startswith(source.label + ":") and number.isdigit() else (1, 0)
-
-    return sorted(problems, key=line)

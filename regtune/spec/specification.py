@@ -22,9 +22,9 @@ from regtune.config import (
 )
 from regtune.errors import SpecError
 from regtune.quoting import shell_word
+from regtune.source import SWEEP, Source, read
 from regtune.spec import checks
 from regtune.spec.parameters import Constant, Parameter
-from regtune.spec.source import Source, read
 from regtune.spec.targets import TARGETS
 
 Method = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"]
@@ -194,7 +194,7 @@ class SweepSpec(Frozen):
         """
         from regtune.spec.reading import spec_from
 
-        source = read(Path(path))
+        source = read(Path(path), SWEEP)
         if "provenance" in source.values or "regularization" in source.values:
             instead = f"regtune train {shell_word(str(path))}"
             raise SpecError([f"{source.label}: this is a configuration, not a sweep file; try: {instead}"])

@@ -17,7 +17,7 @@ from regtune.config import (
     TrainingConfig,
     mistakes,
 )
-from regtune.spec.source import describe
+from regtune.source import describe
 
 Block = Literal["regularization", "model", "training", "early_stopping"]
 Kind = Literal["real", "whole", "word", "switch", "layers"]

@@ -1,33 +1,50 @@
-"""The sweep file as it is written: its values, and for each of them the line it stands on.
+"""A YAML file as it is written, a sweep file or a configuration: its values, and the line each stands on.
 
 YAML is composed into nodes by PyYAML's safe loader and turned into plain values here, because only nodes know
 their lines and only here a key given twice can be seen. Scalars are read by YAML 1.2's core schema, so that
 `1e-3` is a number, `no` is a word and `1:30` is not ninety. Tags, merge keys, non-finite numbers and alias
-bombs are refused.
+bombs are refused, and what is larger than a person would write.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from regtune.errors import SpecError
+from regtune.errors import ConfigError, SourceError, SpecError
 from regtune.quoting import printable
 
 MAX_BYTES = 2**18
-MAX_NODES = 20_000
+MAX_NODES = 5_000
 MAX_DEPTH = 32
+MAX_SHOWN = 60
+"""Letters of a key or value that a message repeats."""
+MAX_MESSAGE = 480
+MAX_PROBLEMS = 30
+"""Mistakes that are told at once."""
 
 Where = tuple[str | int, ...]
 """A place in the file: ``("parameters", "dropout", "max")``."""
 Problem = tuple[Where, str]
 """A mistake: where it is, and what was expected there."""
+
+
+class Form(NamedTuple):
+    """What a file should be, and the error that says what it is instead."""
+
+    error: type[SourceError]
+    name: str
+    keys: str
+
+
+SWEEP = Form(SpecError, "a sweep file", "keys such as parameters and run_cap")
+CONFIGURATION = Form(ConfigError, "a configuration", "a configuration, as `regtune best STUDY` prints it")
 
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -51,18 +68,34 @@ class Source:
 
     def line(self, problem: Problem) -> str:
         """``sweeps/mnist.yaml:14: parameters.dropout: expected ...``."""
-        where, what = problem
+        where, what = problem[0], shortened(problem[1], MAX_MESSAGE)
         place = next(
             (self.places[where[:n]] for n in range(len(where), -1, -1) if where[:n] in self.places),
             self.label,
         )
-        key = ".".join(str(part) for part in where)
+        key = ".".join(shortened(str(part)) for part in where)
         line = f"{place}: {key}: {what}" if key and key != place else f"{place}: {what}"
         return printable(line)
 
+    def lines(self, problems: Iterable[Problem]) -> list[str]:
+        """One line for each mistake in the order of the file: those of reading, and of `problems` those elsewhere.
+
+        Of very many the first, and how many more there are.
+        """
+
+        def order(line: str) -> tuple[int, int]:
+            number = line.removeprefix(f"{self.label}:").partition(":")[0]
+            return (0, int(number)) if line.startswith(f"{self.label}:") and number.isdigit() else (1, 0)
+
+        unread = {where for where, _ in self.problems}
+        every = [*self.problems, *(problem for problem in problems if problem[0] not in unread)]
+        found = sorted(dict.fromkeys(map(self.line, every)), key=order)
+        more = len(found) - MAX_PROBLEMS
+        return [*found[:MAX_PROBLEMS], *([f"{self.label}: and {more} more mistakes"] if more > 0 else [])]
+
     def set(self, assignment: str) -> None:
         """Apply one `--set key=value`; a dot in the key goes one level down, the value is YAML."""
-        label = f"--set {assignment}"
+        label = f"--set {shortened(assignment)}"
         key, equals, text = assignment.partition("=")
         where = tuple(key.strip().split("."))
         if not equals or not all(where):
@@ -92,53 +125,98 @@ class Source:
         target[where[-1]] = given.values
 
 
-def read(path: Path) -> Source:
-    """Read a sweep file. Raises SpecError when it cannot be read at all or is not a mapping."""
+def read(path: Path, form: Form, remedy: str = "") -> Source:
+    """Read a file of `form`. Raises its error when it cannot be read at all or is not a mapping.
+
+    remedy: what to try when there is no such file.
+    """
     label = printable(str(path))
     try:
         if path.is_dir():
-            raise SpecError([f"{label}: expected a sweep file, found a folder"])
+            raise form.error([f"{label}: expected {form.name}, found a folder"])
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SpecError([f"{label}: no such file"]) from None
+        raise form.error([f"{label}: no such file{remedy}"]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SpecError([f"{label}: cannot be read ({reason})"]) from None
+        raise form.error([f"{label}: cannot be read ({reason})"]) from None
     if len(raw) > MAX_BYTES:
-        raise SpecError([f"{label}: larger than {MAX_BYTES // 2**10} KiB; expected a sweep file"])
+        raise form.error([f"{label}: larger than {MAX_BYTES // 2**10} KiB; expected {form.name}"])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise SpecError(
+        raise form.error(
             [f"{label}:{line}: expected UTF-8 text, found the byte 0x{raw[error.start]:02x}"]
         ) from None
-    source = parse(text, label, with_lines=True)
+    return parse_mapping(text, label, form, with_lines=True)
+
+
+def parse_mapping(text: str, label: str, form: Form, *, with_lines: bool = False) -> Source:
+    """`parse`, where keys are expected. Raises the form's error when there are none."""
+    source = parse(text, label, form, with_lines=with_lines)
     if source.values is None and not source.problems:
-        raise SpecError([f"{label}: the file is empty; expected keys such as parameters and run_cap"])
+        raise form.error([f"{label}: the file is empty; expected {form.keys}"])
     if not isinstance(source.values, dict):
-        raise SpecError(
-            [f"{label}:1: expected keys such as parameters and run_cap, found {describe(source.values)}"]
-        )
+        at = f"{label}:1" if with_lines else label
+        raise form.error([printable(f"{at}: expected {form.keys}, found {describe(source.values)}")])
     return source
 
 
-def parse(text: str, label: str, *, with_lines: bool = False) -> Source:
-    """Values of a YAML text. Raises SpecError when it is not YAML; other mistakes are in the result's `problems`."""
+def parse(text: str, label: str, form: Form = SWEEP, *, with_lines: bool = False) -> Source:
+    """Values of a YAML text. Raises the form's error when it is not YAML; other mistakes are in `problems`."""
+    source = Source(None, label)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _Loader(text).get_single_node()
+        values = _Reader(source, with_lines).value(node, ()) if node is not None else None
+    except _TooMuch as error:
+        at = f"{label}:{error.line}" if with_lines else label
+        raise form.error([f"{at}: {error}; expected {form.name}"]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{label}:{mark.line + 1}" if with_lines and mark else label
         hint = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
-        raise SpecError([f"{at}: not YAML: {error.problem or error.context}{hint}"]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise SpecError([f"{label}: not YAML: {reason}"]) from None
-    source = Source(None, label)
-    source.values = _Reader(source, with_lines).value(node, ()) if node is not None else None
+        told = error.context if error.problem in (None, "second occurrence") else error.problem
+        reason = shortened(str(told).removesuffix("; first occurrence"), MAX_MESSAGE)
+        raise form.error([printable(f"{at}: not YAML: {reason}{hint}")]) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = shortened(str(error).splitlines()[0], MAX_MESSAGE)
+        raise form.error([printable(f"{label}: not YAML: {reason}")]) from None
+    source.values = values
     return source
+
+
+class _TooMuch(Exception):
+    """More than a person writes. line: where."""
+
+    def __init__(self, what: str, line: int) -> None:
+        self.line = line
+        super().__init__(what)
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes no more nodes than a file may have: that takes PyYAML most of the time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, with all that is in it."""
+        self.nodes += 1
+        _limit(self.nodes, self.depth, self.line + 1)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _limit(nodes: int, depth: int, line: int) -> None:
+    if nodes > MAX_NODES:
+        raise _TooMuch(f"more than {MAX_NODES} values, aliases counted where they are used", line)
+    if depth > MAX_DEPTH:
+        raise _TooMuch(f"nested deeper than {MAX_DEPTH} levels", line)
 
 
 class _Reader:
@@ -151,15 +229,7 @@ class _Reader:
 
     def value(self, node: yaml.Node, where: Where) -> Any:
         self.nodes += 1
-        if self.nodes > MAX_NODES or len(where) > MAX_DEPTH:
-            what = (
-                f"more than {MAX_NODES} values"
-                if self.nodes > MAX_NODES
-                else f"nested deeper than {MAX_DEPTH} levels"
-            )
-            raise SpecError(
-                [f"{self._place(node)}: {what}, aliases counted where they are used; expected a sweep file"]
-            )
+        _limit(self.nodes, len(where), node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
@@ -180,7 +250,7 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problem((*where, "?"), key_node, "expected a word as key, found a group of values")
                 continue
-            key = str(key_node.value)
+            key = self._text(key_node, where)
             line = key_node.start_mark.line + 1
             if key == "<<" and key_node.style is None:
                 self._problem((*where, key), key_node, "merge keys are not read; write the keys out")
@@ -199,7 +269,7 @@ class _Reader:
         return found
 
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
-        text = str(node.value)
+        text = self._text(node, where)
         if node.style is not None:
             self._refuse_tag(node, where, "str")
             return text
@@ -210,6 +280,15 @@ class _Reader:
             self._problem(where, node, f"expected a finite number, found {text}")
             return 0
         return _plain(text)
+
+    def _text(self, node: yaml.ScalarNode, where: Where) -> str:
+        """The text of a scalar; JSON writes a letter beyond U+FFFF as two halves, which PyYAML leaves apart."""
+        text = str(node.value)
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            self._problem(where, node, "expected text, found half a letter (a lone surrogate)")
+            return printable(text)
 
     def _refuse_tag(self, node: yaml.Node, where: Where, expected: str) -> None:
         if node.tag not in (_STANDARD_TAG + expected, "!"):
@@ -239,6 +318,25 @@ def _plain(text: str) -> Any:
     return text
 
 
+def shortened(text: str, most: int = MAX_SHOWN) -> str:
+    """Text of at most `most` letters, for a message."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def text_of(values: Mapping[str, Any], *, flow: bool | None) -> str:
+    """YAML that is read back as it was, here and by YAML 1.1. flow: None has groups of single values on one line."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 takes for text and 1.2 for a number: ``1e5``."""
+
+
+_Dumper.add_implicit_resolver(
+    "!number", re.compile(rf"(?:{_INT.pattern}|{_FLOAT.pattern})$"), list("+-.0123456789")
+)
+
+
 def describe(value: Any) -> str:
     """A value for a message: ``"abc"``, ``3``, ``true``, ``a list``."""
     if value is None:
@@ -246,7 +344,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
+        return f'"{shortened(value)}"'
     if isinstance(value, Mapping):
         return "a group of keys"
     if isinstance(value, Sequence):
