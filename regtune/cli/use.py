@@ -42,6 +42,10 @@ def best(
     """The best configuration, complete: `regtune train` trains exactly that again."""
     from regtune.best import best_of
 
+    if as_json and output is not None:
+        from regtune.errors import InputError
+
+        raise InputError("--json and --output: choose one; a file is YAML, as regtune train reads it")
     with opened(settings_of(home)) as engine:
         found = best_of(engine, study)
     if as_json:
@@ -63,10 +67,11 @@ def train(
 ) -> None:
     """Train a configuration again, log it, and compare its figures with the recorded ones."""
     from regtune.best import load_best
+
+    found = load_best(file)
     from regtune.cli.reports import retrained_view
     from regtune.retrain import retrain
 
-    found = load_best(file)
     say(f"training {found.config.mix} on {printable(found.config.data.name)}", quiet)
     if found.changed:
         say(

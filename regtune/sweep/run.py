@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regtune.config import DataConfig
-from regtune.data import Arrays, load_arrays, located
+from regtune.data import Arrays, check_split, load_arrays
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.leaderboard import read_top
@@ -70,14 +70,15 @@ def run_sweep(
     settings = settings or load_settings()
     where = place(settings.storage_url)
     observer, stop = observer or _Silent(), stop or threading.Event()
+    data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
+    arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
+    check_split(arrays, data.validation)
     writable_folder(settings.home.resolve())
     if is_sqlite(settings.storage_url):
         writable_folder(database_path(settings.storage_url).parent)
     check_store(settings.mlflow_uri)
     with hold(settings, spec.name) as held, understood(where):
         earlier = _earlier(settings, from_study)
-        data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-        located(data.name, settings.data_dir)
         study = Study.open(settings, spec, fresh=fresh, patience=Patience(where, observer.note, stop))
         finished = Standing(study, spec.metric.name).tally.finished
         used = spec.run_cap is not None and finished >= spec.run_cap
@@ -85,7 +86,6 @@ def run_sweep(
         trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
         try:
-            arrays = load_arrays(data.name, settings.data_dir)  # while the workers import TensorFlow
             study.check_data(_facts(data, arrays))
             facts = StudyFacts.of(study.name, study.attributes)
             tracker = TrackingWriter(settings, facts)
