@@ -19,6 +19,8 @@ IN_NO_URL = (
     "or in a file that ..._FILE names"
 )
 
+PRINTABLE = "expected a URL of printable characters"
+
 
 class Settings(BaseSettings):
     """`MLFLOW_TRACKING_URI`, `OPTUNA_STORAGE` and `REGTUNE_*`.
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
     @classmethod
     def _no_password(cls, value: str) -> str:
         if not value.isprintable():
-            raise ValueError("expected a URL of printable characters")
+            raise ValueError(PRINTABLE)
         if in_url(value):
             raise ValueError(IN_NO_URL)
         return value
@@ -78,11 +80,13 @@ def read_stores(home: Path) -> dict[str, str]:
     path = home / STORES
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        chosen = {name: str(found[name]) for name in ("studies", "mlflow")}
+        chosen = {name: found[name] for name in ("studies", "mlflow")}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path}: cannot be read ({error}); choose anew with: regtune up") from None
+    if not all(isinstance(url, str) and url.isprintable() for url in chosen.values()):
+        raise SettingsError(f"{path}: {PRINTABLE}; choose anew with: regtune up")
     if any(in_url(url) for url in chosen.values()):
         raise SettingsError(f"{path}: {IN_NO_URL}")
     return chosen
@@ -109,6 +113,8 @@ def load_settings(**flags: Any) -> Settings:
     }
     try:
         return Settings(**given)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f".env: expected UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValidationError as error:
         lines = [
             f"{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that help and completion answer
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -12,10 +13,11 @@ from typing import Annotated
 import typer
 
 from regtune.cli import db, keep, look, run, serve, setup, use
-from regtune.cli.terminal import INTERRUPTED, show_error
+from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
 from regtune.errors import RegtuneError
 
 BROKEN_PIPE = 141
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="regtune",
@@ -49,22 +51,31 @@ def _regtune(
 
 def main() -> None:
     """Run and exit: 0, 1 for what failed, 2 for what was typed wrong, 130 when interrupted."""
-    code = 0
+    prepare_streams()
+    unwritten = False
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code, unwritten = BROKEN_PIPE, True
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        show_error(RegtuneError(f"the output could not be written whole ({error.strerror})"))
+        code, unwritten = 1, True
+    if unwritten:  # Python flushes once more at its end, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
+def _run() -> int:
     try:
         app()
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
+        return ended.code if isinstance(ended.code, int) else 1
     except RegtuneError as error:
         show_error(error)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:
-        code = BROKEN_PIPE
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        code = BROKEN_PIPE
-    if code == BROKEN_PIPE:  # Python flushes once more at its end, and would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(code)
+        return INTERRUPTED
+    return 0

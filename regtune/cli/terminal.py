@@ -6,6 +6,8 @@ terminal only, no colour when NO_COLOR is set; a pipe gets tables in their full 
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import math
 import os
@@ -36,6 +38,13 @@ _HELD = "\0"
 _PLAIN_WORD = re.compile(r"[\w./+:,@%=-]+")
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 INTERRUPTED = 130
+SPELLED = "regtune.spelled"
+_SPELLINGS = {
+    **{"–": "-", "─": "-", "━": "=", "│": "|", "┤": "|", "├": "+", "└": "+", "…": ".", "→": "->", "±": "+-"},
+    **{"✓": "+", "✗": "x", "▲": "^", **dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))},
+}
+"""What regtune draws, where the terminal's encoding has no such letters."""
+_BRAILLE = range(0x2800, 0x2900)
 
 
 def study_names(incomplete: str) -> list[str]:
@@ -142,10 +151,36 @@ class Screen(Console):
                 yield Segment(printable_lines(text), piece.style)
 
 
+def prepare_streams() -> None:
+    """Have standard output and error spell what their encoding lacks, so that a table can be read in ASCII, too.
+
+    One that is closed (``>&-``) is none at all in Python; what is written to it is lost.
+    """
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
+    codecs.register_error(SPELLED, _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=SPELLED)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_spelling, error.object[error.start : error.end])), error.end
+
+
+def _spelling(letter: str) -> str:
+    if ord(letter) in _BRAILLE:  # learning curves
+        return " " if ord(letter) == _BRAILLE.start else ":"
+    return _SPELLINGS.get(letter) or letter.encode("ascii", "backslashreplace").decode()
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream`, by default standard output: as wide as the terminal, in a pipe as need be."""
     stream = stream or sys.stdout
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PIPE_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    asked = int(columns) if columns.isdecimal() and len(columns) < 6 else 0
+    width = None if stream.isatty() else asked or PIPE_WIDTH
     return Screen(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -188,6 +223,8 @@ def show_json(value: Any) -> None:
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_json_letter, text))
+    if not text.isascii() and (sys.stdout.encoding or "").lower() != "utf-8":
+        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
     sys.stdout.write(f"{text}\n")
 
 
