@@ -95,10 +95,10 @@ class Source:
 
     def set(self, assignment: str) -> None:
         """Apply one `--set key=value`; a dot in the key goes one level down, the value is YAML."""
-        label = f"--set {shortened(assignment)}"
+        label = printable(f"--set {shortened(assignment)}")
         key, equals, text = assignment.partition("=")
         where = tuple(key.strip().split("."))
-        if not equals or not all(where):
+        if not equals or not all(part and part.isprintable() for part in where):
             self.places[(label,)] = label
             self.problems.append(((label,), "expected key=value, for example training.max_epochs=5"))
             return

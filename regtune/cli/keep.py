@@ -20,6 +20,7 @@ from regtune.cli.terminal import (
     settings_of,
     show_error,
     show_json,
+    study_name,
     study_names,
 )
 from regtune.quoting import printable
@@ -40,7 +41,12 @@ def register(app: typer.Typer) -> None:
 def sync(
     study: Annotated[
         str | None,
-        typer.Argument(metavar="STUDY", help="One study; else every one.", autocompletion=study_names),
+        typer.Argument(
+            metavar="STUDY",
+            help="One study; else every one.",
+            autocompletion=study_names,
+            callback=study_name,
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only say what MLflow lacks; exit with 1 when it lacks anything.")

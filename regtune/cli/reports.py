@@ -232,9 +232,10 @@ def retrained_view(found: Retrained) -> RenderableType:
 def databases_table(databases: Sequence[Database]) -> RenderableType:
     """Both databases: where, which revision, and what is wanted here."""
     table = plain_table()
-    for name in ("database", "state", "revision", "wanted"):
+    for name in ("database", "state"):
         table.add_column(name, no_wrap=True)
-    table.add_column("where", overflow="fold")
+    for name in ("revision", "wanted", "where"):
+        table.add_column(name, overflow="fold")
     for one in (database.to_json() for database in databases):
         state = Text(one["state"], style=STATE_STYLES.get(one["state"], "bold red"))
         table.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])

@@ -30,6 +30,7 @@ from regtune.cli.terminal import (
     settings_of,
     show,
     show_json,
+    study_name,
 )
 from regtune.quoting import printable, shell_word
 
@@ -48,7 +49,10 @@ WorkersOption = Annotated[
     typer.Option(min=1, max=256, metavar="N", help="Worker processes; one per core by default."),
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Name the study otherwise than the file.")
+    str | None,
+    typer.Option(
+        "--name", metavar="NAME", help="Name the study otherwise than the file.", callback=study_name
+    ),
 ]
 
 
@@ -69,7 +73,12 @@ def sweep(
     name: NameOption = None,
     from_study: Annotated[
         str | None,
-        typer.Option("--from", metavar="STUDY", help="Try the best configurations of this study first."),
+        typer.Option(
+            "--from",
+            metavar="STUDY",
+            help="Try the best configurations of this study first.",
+            callback=study_name,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     quiet: QuietOption = False,
@@ -219,8 +228,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     epochs = counted(outcome.trial_epochs, "epoch")
     say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
-        lacks = counted(outcome.unwritten, "trial")
-        say(f"MLflow lacks {lacks}; what it lacks is written when the study goes on.", quiet)
+        lacks = counted(outcome.unwritten, "run")
+        say(f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet)
     uri = target_of(settings).uri
     if uri.startswith("http"):
         say(f"compare the runs:  {uri}", quiet)

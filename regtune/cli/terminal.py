@@ -76,10 +76,20 @@ def _sweep_files(incomplete: str) -> list[str]:
     )
 
 
+def study_name(typed: str | None) -> str | None:
+    """A study's name as it was typed: UTF-8 whatever the locale, and what is no UTF-8 as ``\\xff``."""
+    if typed is None or typed.isprintable():
+        return typed
+    return os.fsencode(typed).decode("utf-8", "backslashreplace")
+
+
 StudyArgument = Annotated[
     str,
     typer.Argument(
-        metavar="STUDY", help="The study's name; `regtune studies` lists them.", autocompletion=study_names
+        metavar="STUDY",
+        help="The study's name; `regtune studies` lists them.",
+        autocompletion=study_names,
+        callback=study_name,
     ),
 ]
 FileArgument = Annotated[

@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that listens at `host`."""
     try:
         found = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError:  # no address of this machine: listening at it says so
+    except (OSError, UnicodeError):  # no address of this machine: listening at it says so
         return False
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 

@@ -241,7 +241,7 @@ def check_port(host: str, port: int, verb: str = "ui") -> None:
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # no name of a machine at all
         raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
