@@ -229,7 +229,9 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
         lacks = counted(outcome.unwritten, "run")
-        say(f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet)
+        say(
+            f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet
+        )
     uri = target_of(settings).uri
     if uri.startswith("http"):
         say(f"compare the runs:  {uri}", quiet)
