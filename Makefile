@@ -15,7 +15,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking secrets readme lock clean
+	bench-sync bench-tracking bench-load \
+	faults soak secrets readme lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,6 +59,15 @@ bench-sync: .venv/.tested  ## Compare a study of 10,000 trials with MLflow: time
 
 bench-tracking: .venv/.tested  ## What MLflow costs a sweep: with and without, interleaved
 	$(BIN)/python benchmarks/bench_tracking.py --json benchmarks/tracking.json
+
+bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, files, threads
+	$(BIN)/python benchmarks/bench_load.py --json benchmarks/load.json
+
+faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
+	$(BIN)/python -m pytest -n $(JOBS) --whole tests/faults
+
+soak: .venv/.tested  ## 300 short trials under a random fault every ten seconds, on SQLite and PostgreSQL
+	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --json benchmarks/soak.json
 
 secrets:  ## Make the passwords of docker-compose.yml, once
 	deploy/make-secrets

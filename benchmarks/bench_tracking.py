@@ -6,9 +6,9 @@ Every sweep trains the same trials (random search over the space of sweeps/mnist
 warm workers, so the time is what differs. Two figures for each way: the ratio of the sweep's time to that of the same
 round without MLflow, which includes all that a busy machine does to a time; and the CPU seconds of the writing process
 and of the server while the sweep went on, as a share of all that the sweep used, its workers' and coordinator's with
-them. The second is what a machine with nothing to spare pays, and other work on the machine does not change it. Both are also given without the start (importing MLflow and opening its store,
-once a sweep, however long it is). MLflow's tables are made before, as `regtune db init` does: once a folder. Exits 1
-when the CPU's share is above 1 % into SQLite.
+them. The second is what a machine with nothing to spare pays, and other work on the machine does not change it. Both
+are also given without the start (importing MLflow and opening its store, once a sweep, however long it is). MLflow's
+tables are made before, as `regtune db init` does: once a folder. Exits 1 when the CPU's share is above 1 % into SQLite.
 """
 
 from __future__ import annotations

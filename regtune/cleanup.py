@@ -14,6 +14,7 @@ from pathlib import Path
 
 from regtune.errors import NoStudies
 from regtune.leaderboard import list_studies
+from regtune.record import uid_of
 from regtune.retrain import RETRAINED
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine
@@ -90,12 +91,13 @@ def _has_runs(settings: Settings) -> bool:
 
 
 def _known(settings: Settings) -> set[str]:
+    """Uids of all studies. Raises StorageError for one that is none: what belongs to that study is not known."""
     try:
         engine = open_engine(settings.storage_url)
     except NoStudies:
         return set()
     try:
-        return {summary.info.uid for summary in list_studies(engine)}
+        return {uid_of(summary.info.uid) for summary in list_studies(engine)}
     finally:
         engine.dispose()
 

@@ -21,7 +21,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
-from regtune.errors import SpecChanged, StudyBusy, StudyNotFound
+from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
 from regtune.quoting import printable, shell_word
 from regtune.record import (
     BUDGET,
@@ -207,7 +207,14 @@ class Study:
     @classmethod
     def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
         found = cls(storage, spec.name)
-        differences = spec.differences(found._attributes[SPEC])
+        for trial in found.trials():  # before anything is written: what cannot be read is not gone on with
+            record_of(trial)
+        known = found._attributes.get(SPEC)
+        if not isinstance(known, Mapping):
+            raise StorageError(
+                f'study "{spec.name}": its sweep file cannot be read; was it written by another program?'
+            )
+        differences = spec.differences(known)
         if differences:
             raise SpecChanged(
                 f'study "{spec.name}" exists and was begun with another sweep file; take another name with --name, '

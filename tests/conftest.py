@@ -11,6 +11,11 @@ from stores import Postgres, postgres
 from regtune.credentials import SECRETS
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own."""
+    parser.addoption("--whole", action="store_true", help="tests of faults: every store, nothing shortened")
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "REGTUNE_HOME", "REGTUNE_WORKERS", "PGPASSFILE")

@@ -285,6 +285,17 @@ def test_a_study_that_goes_on_reopens_its_parent_and_may_have_another_winner(sto
     )
 
 
+def test_a_parent_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None:
+    store.project(records.facts(), *records.study(8))
+    first = store.runs()[0]
+    tags = {name: value for name, value in first.data.tags.items() if name != "mlflow.runName"}
+    store.client.create_run(first.info.experiment_id, first.info.start_time + 1, tags, first.info.run_name)
+    assert len([run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]) == 2
+    store.project(records.facts()).study("FINISHED", 5)
+    (left,) = [run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]
+    assert (left.info.run_id, left.info.status) == (first.info.run_id, "FINISHED")
+
+
 def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
     projection = store.project(records.facts(), *records.study(8))
     projection.study("RUNNING", None)

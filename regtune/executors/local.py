@@ -137,6 +137,9 @@ class LocalExecutor:
                 event: Event = worker.child.connection.recv()
                 events.append(event)
                 self._note(worker, event)
+                if isinstance(event, TrialFailed) and event.reason == "out_of_memory":
+                    self._renew(worker)  # what is left in such a process is in no known state
+                    break
         except (EOFError, OSError):
             events.append(self._replace(worker))
         return events
@@ -154,19 +157,24 @@ class LocalExecutor:
                 pass
 
     def _replace(self, dead: _Worker) -> TrialFailed | WorkerDied:
-        dead.child.kill()
-        why = f"worker {dead.number} ended with {dead.child.bury()}"
-        place = self._workers.index(dead)
-        self._workers.remove(dead)
+        why = f"worker {dead.number} ended with {self._renew(dead)}"
         if not dead.ready:
             self._stillborn += 1
-            if self._stillborn >= 2 * (len(self._workers) + 1):
+            if self._stillborn >= 2 * len(self._workers):
                 raise WorkerError(f"workers die before they are ready: {why}")
-        self._workers.insert(place, self._start(dead.number))
         if dead.task is None:
             return WorkerDied(dead.number, why)
         reason, message = dead.ended or ("worker_died", why)
         return TrialFailed(dead.task.uid, dead.number, reason, message)
+
+    def _renew(self, worker: _Worker) -> str:
+        """End a worker for good and start another in its place; says how it ended."""
+        worker.child.kill()
+        how = worker.child.bury()
+        place = self._workers.index(worker)
+        self._workers.remove(worker)
+        self._workers.insert(place, self._start(worker.number))
+        return how
 
     def _enforce_limits(self) -> None:
         now = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +15,8 @@ from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed,
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
+_NODE = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:\w+\]( name:)?")
+"""Where in its graph TensorFlow complains: of no use to a person."""
 
 
 def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
@@ -87,4 +90,5 @@ def _failure(task: Task, worker: int, error: Exception) -> TrialFailed | NoRoom:
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last
+    line = _NODE.sub("", next((line for line in lines if "OOM when" in line), line))
     return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])

@@ -19,7 +19,7 @@ from regtune.errors import StorageError, StudyNotFound
 from regtune.leaderboard.rows import Row, StudyInfo
 from regtune.quoting import printable
 from regtune.record import BUDGET, DATA, RECORD, REQUEST, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
-from regtune.storage import explain, place
+from regtune.storage import explain, not_json, place
 
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
 _STUDY_ATTRIBUTES = table(
@@ -57,6 +57,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield connection
     except SQLAlchemyError as error:
         raise StorageError(explain(error, place(engine.url.render_as_string()))) from None
+    except json.JSONDecodeError as error:
+        raise StorageError(not_json(error, place(engine.url.render_as_string()))) from None
 
 
 def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:

@@ -8,7 +8,7 @@ decides who runs a study, `ledger` is what the one who does knows of its trials 
 
 from regtune.storage.engines import engine_options, open_engine, open_storage, studies_engine, studies_url
 from regtune.storage.locks import lock, lock_path, schema_lock
-from regtune.storage.troubles import BUSY_SECONDS, DISK_FULL, explain, understood, writable_folder
+from regtune.storage.troubles import BUSY_SECONDS, DISK_FULL, explain, not_json, understood, writable_folder
 from regtune.storage.urls import database_path, is_sqlite, parse_url, place, redact
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "is_sqlite",
     "lock",
     "lock_path",
+    "not_json",
     "open_engine",
     "open_storage",
     "parse_url",

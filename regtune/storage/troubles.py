@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def understood(place: str | Path) -> Iterator[None]:
         raise StorageError(explain(error, place)) from error
     except OSError as error:
         raise StorageError(f"{error.filename or place}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise StorageError(not_json(error, place)) from error
     except Exception as error:
         if type(error).__name__ == "StorageInternalError":  # Optuna's; readers do without importing Optuna
             raise StorageError(explain(error, place)) from error
@@ -98,6 +101,11 @@ def explain(error: BaseException, place: str | Path) -> str:
     if said is None:
         said = "cannot be reached ({reason}); is it running?" if away(error) else "{text}"
     return f"{place}: {said.replace('{text}', text).replace('{reason}', _last(text))}"
+
+
+def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
+    """One line for an attribute that nobody can read."""
+    return f"{place}: an attribute in it is not JSON ({error}); restore it from a backup or move it away"
 
 
 def _last(text: str) -> str:

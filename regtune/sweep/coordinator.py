@@ -48,7 +48,7 @@ DRAIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended. `stopped`: by a person, and it can go on. `unwritten`: trials that MLflow has not got yet."""
+    """How a sweep ended. `stopped`: by a person, and it can go on. `unwritten`: runs that MLflow has not got yet."""
 
     study: str
     complete: int
@@ -379,6 +379,8 @@ class Coordinator:
         self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
+        for message in self._tracker.news():
+            self._observer.note(message)
         if self._too_many:
             raise TooManyFailures(f"{self._too_many}; go on with: --set max_failures={2 * tally.failed}")
         ended = "the budget is used" if self._untried else "every configuration of the grid is tried"

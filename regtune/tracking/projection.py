@@ -182,7 +182,11 @@ class Projection:
         found = self._reader.parents(self._experiment_id, self._facts.uid)
         if not found:
             return self._create(study_contents(self._facts, "RUNNING", None, None))
-        first = found[0]
+        first, *others = found
+        for other in others:  # made by a request whose answer was lost
+            if not other.deleted:
+                self._client.delete_run(other.run_id)
+                self.writes += 1
         if first.deleted:
             self._client.restore_run(first.run_id)
             self.writes += 1

@@ -145,6 +145,7 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
             return Missing(absent=sum(1 for _ in trials.read([n for n, _ in trials.uids()])), own=True)
         parents = reader.parents(experiment.experiment_id, facts.uid)
         own = experiment.deleted or not parents or parents[0].deleted
+        own = own or not all(parent.deleted for parent in parents[1:])
         own = own or bool(experiment_lacks(facts, experiment))
         kinds: Counter[str] = Counter()
         wrong, done, best = 0, 0, None

@@ -12,7 +12,7 @@ from typing import Any, Protocol, get_args
 
 from sqlalchemy import Engine
 
-from regtune.errors import StorageError
+from regtune.errors import SpecError, StorageError
 from regtune.leaderboard.order import Heads
 from regtune.leaderboard.tables import read_attributes, read_info, read_numbers, read_records, reading
 from regtune.quoting import printable
@@ -114,9 +114,10 @@ class StudyTrials:
 def _facts(name: str, attributes: Mapping[str, Any]) -> StudyFacts:
     try:
         return StudyFacts.of(name, attributes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+        why = str(error) if isinstance(error, SpecError) else repr(error)
         raise StorageError(
-            f"{printable(name)}: its attributes cannot be read ({error!r}); was it written by another version?"
+            f"{printable(name)}: its attributes cannot be read ({why}); was it written by another version?"
         ) from None
 
 

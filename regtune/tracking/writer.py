@@ -156,8 +156,8 @@ class TrackingWriter:
         return self._child.pid
 
     def close(self, timeout_seconds: float) -> int:
-        """Write what is left, for at most `timeout_seconds`, end the process, and return how many trials
-        are unwritten.
+        """Write what is left, for at most `timeout_seconds`, end the process, and return how many runs are
+        unwritten: those of trials, and the study's own.
         """
         with self._lock:
             self._closing = True
@@ -167,7 +167,8 @@ class TrackingWriter:
             self._given_up = True
         self._child.kill()
         self._thread.join()
-        return self.unwritten
+        with self._lock:
+            return self._waiting() + (STUDY in self._unwritten)
 
     def _waiting(self) -> int:
         trials = sum(key >= 0 for key in self._unwritten)

@@ -1,0 +1,285 @@
+"""A long sweep of short trials under a random fault every few seconds; what was lost, doubled, and how memory grew.
+
+    PYTHONPATH=tests python tests/faults/soak.py [--trials 300] [--every 10] [--pairs ...] [--json FILE]
+
+The sweep runs in a project of its own with its MLflow server up. When a fault ends the coordinator, the same command is
+given again, as a person would. In the end the study is judged by `assert_consistent`; the command exits with 1 when
+anything is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from harness import NAME, Project, Sweep, assert_consistent, project
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+from stores import Postgres, postgres
+
+from regtune.study import record_of
+from regtune.tracking import names, service
+
+WARM_SECONDS = 15.0
+"""Of a process's life, after which its memory is compared with what it has later."""
+SAMPLE_SECONDS = 1.0
+SHORT = {
+    "training": {"batch_size": 64, "max_epochs": 3},
+    "early_stopping": {"patience": 3},
+    "max_failures": 1000,
+    "keep_models": 3,
+    "trial_timeout": 60,
+}
+
+
+@dataclass
+class Soak:
+    """One soak on one pair of stores."""
+
+    place: Project
+    server: Postgres | None
+    dice: random.Random
+    faults: Counter[str] = field(default_factory=Counter)
+    starts: int = 0
+    memory: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
+    """Of each process, by role and id: age in seconds and resident MiB."""
+
+    def run(self, trials: int, every: float) -> dict[str, Any]:
+        """Sweep, disturb, sweep again until the budget is used. Returns the figures."""
+        began = time.monotonic()
+        while True:
+            self.starts += 1
+            with self.place.sweep(workers=2, run_cap=trials, **SHORT) as sweep:
+                self._disturb(sweep, every)
+                if sweep.process.wait() == 0:
+                    break
+                assert "Traceback" not in sweep.said, sweep.said
+        self.place.up()
+        self.place.run("sync")
+        seconds = time.monotonic() - began
+        return {"seconds": seconds, **self._figures(trials)}
+
+    def _disturb(self, sweep: Sweep, every: float) -> None:
+        """A fault now and then, until the sweep ends."""
+        due = time.monotonic() + self.dice.expovariate(1 / every)
+        while sweep.process.poll() is None:
+            self._weigh(sweep)
+            if time.monotonic() >= due:
+                fault = self.dice.choice(self._kinds())
+                with suppress(psutil.NoSuchProcess, IndexError, ProcessLookupError):
+                    fault(sweep)
+                    self.faults[fault.__name__.lstrip("_").replace("_", " ")] += 1
+                due = time.monotonic() + self.dice.expovariate(1 / every)
+            time.sleep(SAMPLE_SECONDS)
+
+    # -- the faults
+
+    def _kinds(self) -> Sequence[Callable[[Sweep], None]]:
+        shared = [
+            self._worker_killed,
+            self._every_worker_killed,
+            self._worker_stopped_for_a_while,
+            self._writer_killed,
+            self._coordinator_killed,
+            self._coordinator_terminated,
+            self._mlflow_killed_and_started,
+            self._mlflow_stopped_for_a_while,
+        ]
+        if self.server is None:
+            return [*shared, self._databases_locked]
+        return [*shared, self._postgresql_restarted, self._connections_ended]
+
+    def _worker_killed(self, sweep: Sweep) -> None:
+        self.dice.choice(sweep.workers).kill()
+
+    def _every_worker_killed(self, sweep: Sweep) -> None:
+        for worker in sweep.workers:
+            worker.kill()
+
+    def _worker_stopped_for_a_while(self, sweep: Sweep) -> None:
+        worker = self.dice.choice(sweep.workers)
+        worker.suspend()
+        time.sleep(self.dice.uniform(0.5, 5))
+        worker.resume()
+
+    def _writer_killed(self, sweep: Sweep) -> None:
+        sweep.writer.kill()
+
+    def _coordinator_killed(self, sweep: Sweep) -> None:
+        sweep.kill()
+
+    def _coordinator_terminated(self, sweep: Sweep) -> None:
+        sweep.signal(signal.SIGTERM)
+
+    def _mlflow_killed_and_started(self, _: Sweep) -> None:
+        for process in service.processes(self.place.home):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(self.dice.uniform(0.5, 5))
+        self.place.up()
+
+    def _mlflow_stopped_for_a_while(self, _: Sweep) -> None:
+        frozen = service.processes(self.place.home)
+        for process in frozen:
+            process.suspend()
+        time.sleep(self.dice.uniform(1, 15))
+        for process in frozen:
+            process.resume()
+
+    def _databases_locked(self, _: Sweep) -> None:
+        with ExitStack() as locks:
+            for name in ("studies.db", "mlflow.db"):
+                connection = locks.enter_context(closing(sqlite3.connect(self.place.home / name, timeout=30)))
+                connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(self.dice.uniform(1, 8))
+
+    def _postgresql_restarted(self, _: Sweep) -> None:
+        assert self.server is not None
+        self.server.control("stop", "-m", self.dice.choice(["fast", "immediate"]))
+        time.sleep(self.dice.uniform(0.5, 5))
+        self.server.control("start")
+
+    def _connections_ended(self, _: Sweep) -> None:
+        assert self.server is not None
+        self.server.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+    # -- the figures
+
+    def _weigh(self, sweep: Sweep) -> None:
+        with suppress(psutil.Error, IndexError):
+            found = [("coordinator", psutil.Process(sweep.process.pid)), ("writer", sweep.writer)]
+            found += [("worker", worker) for worker in sweep.workers]
+            found += [("MLflow", process) for process in service.processes(self.place.home)]
+            for role, process in found:
+                age = time.time() - process.create_time()
+                samples = self.memory.setdefault((role, process.pid), [])
+                samples.append((age, process.memory_info().rss / 2**20))
+
+    def _growth(self) -> dict[str, dict[str, float]]:
+        """Of each role: its process that lived longest, its memory when warm and at its end, MiB."""
+        found = {}
+        for role in sorted({role for role, _ in self.memory}):
+            lives = [samples for (of, _), samples in self.memory.items() if of == role]
+            longest = max(lives, key=lambda samples: samples[-1][0] - samples[0][0])
+            warm = [mib for age, mib in longest if age >= WARM_SECONDS]
+            if len(warm) >= 4:
+                quarter = max(2, len(warm) // 4)
+                first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
+                lived = longest[-1][0]
+                found[role] = {
+                    "warm_mib": first,
+                    "end_mib": last,
+                    "ratio": last / first,
+                    "lived_seconds": lived,
+                }
+        return found
+
+    def _figures(self, trials: int) -> dict[str, Any]:
+        study = self.place.study()
+        all_ = study.trials
+        finished = [trial for trial in all_ if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        uids = [record.uid for trial in all_ if (record := record_of(trial)) is not None]
+        client = self.place.client()
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        of_study = f"tags.`{names.STUDY_UID}` = '{study.user_attrs['regtune.uid']}' AND tags.`{names.KIND}` = 'trial'"
+        runs: list[str] = []
+        token = None
+        while True:
+            page = client.search_runs(experiments, of_study, max_results=1000, page_token=token)
+            runs += [run.data.tags[names.TRIAL_UID] for run in page]
+            token = page.token
+            if not token:
+                break
+        failed = [trial for trial in all_ if trial.state is TrialState.FAIL]
+        assert_consistent(self.place, NAME, run_cap=trials, failed=len(failed), keep_models=3)
+        return {
+            "faults": sum(self.faults.values()),
+            "kinds": dict(sorted(self.faults.items())),
+            "sweeps_started": self.starts,
+            "finished": len(finished),
+            "failed_attempts": len(failed),
+            "lost": trials - len(finished) + len(set(uids) - set(runs)),
+            "doubled": len(uids) - len(set(uids)) + len(runs) - len(set(runs)),
+            "memory": self._growth(),
+        }
+
+
+def soak(pair: str, trials: int, every: float, seed: int, folder: Path) -> dict[str, Any]:
+    """One soak on one of `stores.PAIRS`."""
+    with ExitStack() as stack:
+        server = stack.enter_context(postgres()) if pair.startswith("postgres") else None
+        place = stack.enter_context(project(pair, folder, server))
+        return {"pair": pair, **Soak(place, server, random.Random(seed)).run(trials, every)}
+
+
+def main() -> int:
+    """Soak on each pair, show, write; 1 when anything is lost or doubled."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument(
+        "--every", type=float, default=10.0, metavar="SECONDS", help="between two faults, on average"
+    )
+    parser.add_argument("--pairs", nargs="+", default=["sqlite-server", "postgres-server"])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="where the result is written")
+    arguments = parser.parse_args()
+    found = []
+    for pair in arguments.pairs:
+        with tempfile.TemporaryDirectory(prefix="soak", ignore_cleanup_errors=True) as folder:
+            found.append(soak(pair, arguments.trials, arguments.every, arguments.seed, Path(folder)))
+    show(found)
+    if arguments.json:
+        given = {"trials": arguments.trials, "every_seconds": arguments.every, "seed": arguments.seed}
+        arguments.json.write_text(json.dumps({**given, "soaks": found}, indent=2) + "\n")
+    return int(any(one["lost"] or one["doubled"] for one in found))
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """Tables."""
+    table = Table(title="a sweep under random faults")
+    for name in (
+        "stores",
+        "time",
+        "faults",
+        "sweeps",
+        "finished",
+        "failed attempts",
+        "lost",
+        "doubled",
+        "memory",
+    ):
+        table.add_column(name, justify="left" if name in ("stores", "memory") else "right")
+    for one in found:
+        memory = "\n".join(
+            f"{role} {entry['warm_mib']:.0f} to {entry['end_mib']:.0f} MiB in {entry['lived_seconds']:.0f} s"
+            for role, entry in one["memory"].items()
+        )
+        counts = ("faults", "sweeps_started", "finished", "failed_attempts", "lost", "doubled")
+        table.add_row(one["pair"], f"{one['seconds']:.0f} s", *(str(one[name]) for name in counts), memory)
+    console = Console(width=130)
+    console.print(table)
+    for one in found:
+        console.print(
+            f"{one['pair']}: " + ", ".join(f"{count} x {kind}" for kind, count in one["kinds"].items())
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,210 @@
+"""Files cut off, another program's, a newer version's, or nonsense: refused with what to do, and left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from harness import NAME, Project, assert_consistent, project
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+VERBS = (
+    ("board", NAME),
+    ("show", NAME, "0"),
+    ("best", NAME),
+    ("studies",),
+    ("status",),
+    ("watch", NAME, "--json"),
+    ("sync",),
+    ("gc", "--yes"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project with a finished study."""
+    with project("sqlite", tmp_path_factory.mktemp("finished"), None) as found:
+        with found.sweep(run_cap=2) as sweep:
+            sweep.ended()
+        yield found
+
+
+@pytest.fixture
+def damaged(finished: Project) -> Iterator[Project]:
+    """The same; what a test does to its databases is undone."""
+    kept = {path: path.read_bytes() for path in finished.home.glob("*.db*")}
+    yield finished
+    for path in finished.home.glob("*.db*"):
+        path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert_consistent(finished, run_cap=2)
+
+
+def cut(path: Path) -> None:
+    """Leave the first half."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
+
+
+def overwritten(path: Path) -> None:
+    """Text where a database was."""
+    for file in path.parent.glob(f"{path.name}-*"):
+        file.unlink()
+    path.write_text("remember the milk\n" * 1000)
+
+
+def foreign(path: Path) -> None:
+    """Another program's database."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+        connection.commit()
+
+
+def attribute(table: str, key: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    """Change an attribute as it lies in Optuna's tables, JSON."""
+
+    def damage(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as connection:
+            column = f"{table}_attribute_id"
+            rows = connection.execute(
+                f"SELECT {column}, value_json FROM {table}_attributes WHERE key = ?", (key,)
+            ).fetchall()
+            assert rows
+            for row, value in rows:
+                connection.execute(
+                    f"UPDATE {table}_attributes SET value_json = ? WHERE {column} = ?", (change(value), row)
+                )
+            connection.commit()
+
+    return damage
+
+
+def with_a_key_of_tomorrow(value: str) -> str:
+    """JSON as a newer version might write it."""
+    return json.dumps({**json.loads(value), "tomorrow": 1})
+
+
+NEWER = "a sweep file of a newer version"
+DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "studies cut off": ("studies.db", cut, "studies.db: damaged"),
+    "studies overwritten": ("studies.db", overwritten, "studies.db: damaged, or not a SQLite database"),
+    "studies of another program": ("studies.db", foreign, "studies.db"),
+    "a record of a newer version": (
+        "studies.db",
+        attribute("trial_user", "regtune.record", with_a_key_of_tomorrow),
+        "was it written by another version?",
+    ),
+    "a record that is no JSON object": (
+        "studies.db",
+        attribute("trial_user", "regtune.record", lambda _: '"{"'),
+        "record cannot be read",
+    ),
+    "a record that is not JSON": (
+        "studies.db",
+        attribute("trial_user", "regtune.record", lambda _: "{"),
+        "an attribute in it is not JSON",
+    ),
+    NEWER: (
+        "studies.db",
+        attribute("study_user", "regtune.spec", with_a_key_of_tomorrow),
+        "tomorrow",
+    ),
+    "a sweep file that is nonsense": (
+        "studies.db",
+        attribute("study_user", "regtune.spec", lambda _: "[1, 2]"),
+        "its sweep file cannot be read",
+    ),
+    "a uid that names a folder elsewhere": (
+        "studies.db",
+        attribute("study_user", "regtune.uid", lambda _: '"../../etc"'),
+        "no uid",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_studies_are_refused_in_a_line_and_nothing_is_overwritten(
+    damaged: Project, name: str
+) -> None:
+    file, damage, words = DAMAGES[name]
+    damage(damaged.home / file)
+    before = contents(damaged.home)
+    said = damaged.run(*sweep_again(damaged), code=2 if name == NEWER else 1)
+    assert words in said
+    assert contents(damaged.home) == before
+    for verb in VERBS:
+        found = answer(damaged, *verb)
+        assert len(found.splitlines()) < 60, found
+        assert contents(damaged.home) == before, verb
+
+
+@pytest.mark.parametrize("damage", [cut, overwritten, foreign])
+def test_a_damaged_mlflow_database_is_refused_and_the_studies_are_read_all_the_same(
+    damaged: Project, damage: Callable[[Path], None]
+) -> None:
+    board = damaged.run("board", NAME)
+    damage(damaged.home / "mlflow.db")
+    before = contents(damaged.home)
+    assert damaged.run("board", NAME) == board
+    for verb in (
+        ["sync"],
+        ["sync", "--check"],
+        ["up", "--port", "1"],
+        ["sweep", "small.yaml", "--set", "run_cap=3"],
+    ):
+        assert "mlflow.db" in damaged.run(*verb, code=1)
+        assert contents(damaged.home) == before, verb
+    for file in damaged.home.glob("mlflow.db*"):
+        file.unlink()
+    damaged.run("sync")
+
+
+def sweep_again(place: Project) -> list[str]:
+    """Arguments of the sweep that would go on with the study."""
+    return place.command(run_cap=3)[3:]
+
+
+def answer(place: Project, *verb: str) -> str:
+    """What a verb says: an answer, or one error and exit code 1."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "regtune", *verb],
+        env=place.variables(),
+        cwd=place.folder,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in ended.stderr, f"{verb}: {ended.stderr}"
+    if ended.returncode:
+        assert ended.returncode == 1, f"{verb}: {ended.returncode}: {ended.stderr}"
+        assert ended.stderr.startswith("error: "), f"{verb}: {ended.stderr}"
+    return ended.stdout + ended.stderr
+
+
+def contents(home: Path) -> dict[str, str]:
+    """A digest of every file; of a database that can be read of its rows, because reading may tidy its pages."""
+    found = {}
+    for path in sorted(home.rglob("*")):
+        if not path.is_file() or path.suffix == ".lock" or path.name.endswith(("-wal", "-shm")):
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".db":
+            with (
+                suppress(sqlite3.Error),
+                closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection,
+            ):
+                content = "\n".join(connection.iterdump()).encode()
+        found[str(path.relative_to(home))] = hashlib.sha256(content).hexdigest()[:8]
+    return found

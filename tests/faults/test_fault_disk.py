@@ -1,0 +1,51 @@
+"""The disk is full in the middle of a sweep: it ends with one line, and goes on when there is room."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import Project, assert_consistent, project
+from parts import file_system
+from stores import Postgres
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+LONG = {
+    "run_cap": 12,
+    "keep_models": 12,
+    "model": {"hidden": [128]},
+    "training": {"batch_size": 64, "max_epochs": 3},
+}
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """A file that leaves `leave` bytes of room in the folder's file system."""
+    found = folder / "filler"
+    size = shutil.disk_usage(folder).free - leave
+    subprocess.run(["fallocate", "-l", str(size), str(found)], check=True)
+    return found
+
+
+def sweep_into_a_full_disk(place: Project, disk: Path) -> str:
+    """Sweep until the disk is full; make room; sweep to the end. Returns what the first sweep said."""
+    with place.sweep(**LONG) as sweep:
+        sweep.until_epochs(2)
+        filler = fill(disk, 300_000)
+        said = sweep.ended(code=1)
+    filler.unlink()
+    with place.sweep(**LONG) as sweep:
+        sweep.ended()
+    return said
+
+
+@pytest.mark.parametrize("pair", ["sqlite", "postgres"])
+def test_no_room_for_artifacts_ends_the_sweep_and_loses_nothing(
+    pair: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
+    with file_system(tmp_path, "size=64m"), project(pair, tmp_path, server) as place:
+        said = sweep_into_a_full_disk(place, tmp_path)
+        assert "the disk is full; make room and give the same command again: nothing recorded is lost" in said
+        assert_consistent(place, run_cap=12, keep_models=12)

@@ -1,0 +1,17 @@
+"""The soak, shortened: `make soak` is the whole one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak import soak
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+@pytest.mark.parametrize("pair", ["sqlite-server", "postgres-server"])
+def test_forty_trials_under_random_faults_are_neither_lost_nor_doubled(pair: str, tmp_path: Path) -> None:
+    found = soak(pair, trials=40, every=6, seed=2, folder=tmp_path)
+    assert (found["lost"], found["doubled"], found["finished"]) == (0, 0, 40)
+    assert found["faults"] > 0

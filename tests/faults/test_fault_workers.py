@@ -1,0 +1,145 @@
+"""Workers are killed, stopped and starved: each costs an attempt at most, never a trial."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+import pytest
+from harness import Project, Sweep, assert_consistent
+from optuna.trial import TrialState
+
+from regtune.record import TrialRecord
+from regtune.study import record_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+LONG = {"training": {"batch_size": 4, "max_epochs": 4}, "early_stopping": {"patience": 4}, "run_cap": 3}
+"""Epochs long enough to be in the middle of one."""
+
+
+def failures(place: Project) -> list[TrialRecord]:
+    """Records of the trials that failed."""
+    found = [record_of(trial) for trial in place.study().get_trials(states=(TrialState.FAIL,))]
+    return [record for record in found if record is not None]
+
+
+def kill_while_it_reports(sweep: Sweep) -> None:
+    """Kill the worker when it has sent an epoch's figures and waits for the answer."""
+    sweep.until_epochs(1)
+    (worker,) = sweep.workers
+    sweep.signal(signal.SIGSTOP)  # nobody answers
+    busy = worker.cpu_times().user
+    while True:
+        time.sleep(0.5)
+        before, busy = busy, worker.cpu_times().user
+        if busy == before:
+            break
+    worker.kill()
+    sweep.signal(signal.SIGCONT)
+
+
+@pytest.mark.pairs
+def test_a_worker_killed_in_its_first_epoch_costs_one_attempt(place: Project) -> None:
+    with place.sweep(**LONG) as sweep:
+        sweep.until_running()
+        time.sleep(0.1)
+        sweep.workers[0].kill()
+        sweep.ended()
+    lost = failures(place)
+    assert [(record.end_reason, record.attempt) for record in lost] in ([("worker_died", 1)], [])
+    assert_consistent(place, run_cap=3, failed=len(lost))
+
+
+@pytest.mark.pairs("sqlite", "postgres")
+def test_a_worker_killed_in_the_middle_of_an_epoch_costs_one_attempt(place: Project) -> None:
+    with place.sweep(**LONG) as sweep:
+        sweep.until_epochs(2)
+        time.sleep(0.2)
+        sweep.workers[0].kill()
+        sweep.ended()
+    (lost,) = failures(place)
+    assert (lost.end_reason, lost.attempt) == ("worker_died", 1)
+    assert "SIGKILL" in str(lost.message)
+    assert_consistent(place, run_cap=3, failed=1)
+
+
+@pytest.mark.pairs("sqlite", "postgres")
+def test_a_worker_killed_while_it_reports_costs_one_attempt(place: Project) -> None:
+    with place.sweep(**LONG) as sweep:
+        kill_while_it_reports(sweep)
+        sweep.ended()
+    (lost,) = failures(place)
+    assert lost.end_reason == "worker_died"
+    assert lost.epochs >= 1
+    assert_consistent(place, run_cap=3, failed=1)
+
+
+@pytest.mark.pairs("postgres-server", "sqlite", "postgres", "sqlite-server")
+def test_all_workers_killed_at_once_are_replaced(place: Project) -> None:
+    with place.sweep(workers=2, **LONG) as sweep:
+        sweep.until_epochs(2)
+        for worker in sweep.workers:
+            worker.kill()
+        sweep.ended()
+    lost = failures(place)
+    assert {record.end_reason for record in lost} == {"worker_died"}
+    assert 1 <= len(lost) <= 2
+    assert_consistent(place, run_cap=3, failed=len(lost))
+
+
+@pytest.mark.pairs("sqlite")
+def test_a_trial_whose_workers_are_killed_twice_is_failed_and_the_sweep_goes_on(place: Project) -> None:
+    with place.sweep(**LONG) as sweep:
+        for epochs in (1, 2):
+            before = sweep.workers
+            sweep.until_epochs(epochs)
+            (worker,) = sweep.workers
+            worker.kill()
+            psutil.wait_procs([*before, worker], timeout=20)
+        sweep.ended()
+    first, second = failures(place)
+    assert (first.attempt, second.attempt, second.retry_of) == (1, 2, 0)
+    assert first.config == second.config
+    assert_consistent(place, run_cap=3, failed=2)
+
+
+@pytest.mark.pairs("sqlite", "postgres")
+def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_not_count(
+    place: Project,
+) -> None:
+    with place.sweep(trial_timeout=8, **LONG) as sweep:
+        sweep.until_epochs(1)
+        (worker,) = sweep.workers
+        worker.suspend()
+        sweep.until_finished(1)
+        with pytest.raises(psutil.NoSuchProcess):
+            worker.resume()
+        sweep.ended()
+    (late,) = failures(place)
+    assert (late.end_reason, late.message) == ("timeout", "longer than trial_timeout, 8 s")
+    assert_consistent(place, run_cap=3, failed=1)
+
+
+@pytest.mark.pairs("sqlite", "postgres")
+def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_next_one_runs(
+    place: Project,
+) -> None:
+    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 4}}
+    with place.sweep(**{**LONG, **wide, "run_cap": 2}) as sweep:
+        sweep.until_epochs(1)
+        (worker,) = sweep.workers
+        address_space = worker.memory_info().vms - 300 * 2**20
+        worker.rlimit(psutil.RLIMIT_AS, (address_space, psutil.RLIM_INFINITY))
+        sweep.ended()
+    (starved,) = failures(place)
+    assert (starved.end_reason, starved.attempt) == ("out_of_memory", 1)
+    assert "OOM when allocating tensor" in str(starved.message)
+    assert_consistent(place, run_cap=2, failed=1)
+
+
+@pytest.mark.pairs("sqlite")
+def test_a_trial_above_its_limit_of_memory_is_failed_with_the_reason(place: Project) -> None:
+    with place.sweep(trial_memory_mb=60, max_failures=0, **LONG) as sweep:
+        said = sweep.ended(code=1)
+    assert "MiB, more than trial_memory_mb, 60" in said
