@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,13 +17,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
-from parts import file_system
 
 from regtune.cleanup import delete_study, find_garbage
 from regtune.errors import (
     DataError,
     SpecChanged,
-    StorageError,
     StudyBusy,
     StudyNotFound,
     TooManyFailures,
@@ -464,56 +461,6 @@ def coordinator(workers: int = 1, **changes: Any) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_leaves_a_study_that_ends_as_if_nothing_had_been(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    changes = {
-        "controls": True,
-        "run_cap": 12,
-        "training": {"batch_size": 16, "max_epochs": 60},
-        "early_stopping": {"patience": 60},
-        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
-    }
-    run(**changes)
-    monkeypatch.setenv("REGTUNE_HOME", "killed")
-    dice = random.Random(5)
-    kills = 0
-    while True:
-        process = coordinator(**changes)
-        try:
-            _, errors = process.communicate(timeout=dice.uniform(3.0, 7.0) if kills < 8 else 120)
-        except subprocess.TimeoutExpired:
-            children = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            process.communicate()
-            kills += 1
-            _, alive = psutil.wait_procs(children, timeout=20)
-            assert not alive, "an orphan is left"
-            continue
-        assert process.returncode == 0, errors.decode()
-        break
-    assert kills >= 3
-    assert what_repeats("killed") == what_repeats()
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_the_sweep_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    with monkeypatch.context() as there, file_system(small, "size=1500k"):
-        there.setenv("REGTUNE_HOME", str(small))
-        with pytest.raises(StorageError, match="the disk is full; make room"):
-            run(run_cap=30, workers=1, keep_models=30)
-        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
-        run(run_cap=30, keep_models=30)
-        again = what_repeats(str(small))
-    run(run_cap=30, keep_models=30)
-    assert again == what_repeats()
-
-
-@pytest.mark.slow
 def test_two_sweeps_at_once_in_one_folder_both_end_whole() -> None:
     processes = [coordinator(name=name, run_cap=5) for name in ("one", "other")]
     for process in processes:
@@ -526,38 +473,3 @@ def test_two_sweeps_at_once_in_one_folder_both_end_whole() -> None:
         assert experiment is not None
         found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
         assert [a_run.info.status for a_run in found] == ["FINISHED"] * 5
-
-
-@pytest.mark.slow
-def test_a_killed_coordinator_of_two_workers_loses_and_doubles_nothing() -> None:
-    changes = {
-        "run_cap": 10,
-        "training": {"batch_size": 16, "max_epochs": 40},
-        "early_stopping": {"patience": 40},
-    }
-    dice = random.Random(7)
-    for _ in range(4):
-        process = coordinator(workers=2, **changes)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=dice.uniform(4.0, 8.0))
-        process.kill()
-        process.communicate()
-        if len(finished()) > 7:
-            break
-    assert run(**changes).complete == 10
-    trials = study().trials
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 10
-    assert [record.uid for record in records(trials)] == [
-        f"{records(trials)[0].uid[:-2]}-{n}" for n in range(10)
-    ]
-    client = MlflowClient(load_settings().mlflow_uri)
-    experiment = client.get_experiment_by_name("small")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
-    assert sorted(a_run.data.tags["regtune.trial_uid"] for a_run in found) == sorted(
-        r.uid for r in records(trials)
-    )
-    values = {
-        a_run.data.tags["regtune.trial_uid"]: a_run.data.metrics["best/val_cross_entropy"] for a_run in found
-    }
-    assert values == {record.uid: trial.value for record, trial in zip(records(trials), trials, strict=True)}

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from regtune.errors import StorageError
 
-BUSY_SECONDS = 30
+BUSY_SECONDS = 60
 DISK_FULL = "the disk is full; make room and give the same command again: nothing recorded is lost"
 _AWAY = re.compile(
     r"connection (is )?(refused|lost|timeout|closed|failed|not available)|the connection is closed|timed? ?out|"

@@ -26,7 +26,13 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
     place: Project, tmp_path: Path, whole: bool
 ) -> None:
     kills, dice = 50 if whole else 4, random.Random(5)
-    changes = {**LONG, "run_cap": 12 if whole else 4, "early_terminate": {"type": "median"}}
+    changes = {
+        "controls": True,
+        "run_cap": 40 if whole else 10,
+        "training": {"batch_size": 16, "max_epochs": 40},
+        "early_stopping": {"patience": 40},
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
+    }
     killed = 0
     while killed < kills:
         with place.sweep(**changes) as sweep:
