@@ -17,6 +17,7 @@ from parts import missing
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 5, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
 STOPPED = 130
+WHOLE = pytest.mark.whole
 FAKETIME = "faketime/libfaketimeMT.so.1"
 
 
@@ -56,7 +57,7 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
 
 
 @pytest.mark.pairs("sqlite", "postgres")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=WHOLE)])
 def test_a_coordinator_that_is_told_to_end_ends_its_epochs_and_goes_on_with_the_same_line(
     place: Project, number: signal.Signals
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_terminal_that_is_closed_stops_the_sweep_as_a_signal_does(place: Proje
 
 
 @pytest.mark.pairs("sqlite", "postgres")
-@pytest.mark.parametrize("jump", ["+3600", "-3600"])
+@pytest.mark.parametrize("jump", [pytest.param("+3600", marks=WHOLE), "-3600"])
 def test_a_clock_that_jumps_an_hour_changes_no_result(place: Project, jump: str) -> None:
     libraries = [str(path) for path in Path("/usr/lib").glob(f"*/{FAKETIME}")]
     library = libraries[0] if libraries else missing("faketime is not installed")

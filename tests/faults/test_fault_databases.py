@@ -14,6 +14,7 @@ from stores import Postgres, postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 4, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
+WHOLE = pytest.mark.whole
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +24,14 @@ def own_server() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(params=["postgres", "postgres-server"])
+@pytest.fixture(params=["postgres", pytest.param("postgres-server", marks=WHOLE)])
 def shaken(request: pytest.FixtureRequest, own_server: Postgres, tmp_path: Path) -> Iterator[Project]:
     """A project both of whose databases lie on that server."""
     with project(request.param, tmp_path, own_server) as found:
         yield found
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", [pytest.param("fast", marks=WHOLE), "immediate"])
 def test_postgresql_may_be_restarted_during_a_sweep(shaken: Project, own_server: Postgres, mode: str) -> None:
     with shaken.sweep(**LONG) as sweep:
         sweep.until_epochs(3)

@@ -13,10 +13,10 @@ from stores import Postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {
-    "run_cap": 12,
-    "keep_models": 12,
+    "run_cap": 24,
+    "keep_models": 24,
     "model": {"hidden": [128]},
-    "training": {"batch_size": 64, "max_epochs": 3},
+    "training": {"batch_size": 64, "max_epochs": 5},
 }
 
 
@@ -45,7 +45,7 @@ def test_no_room_for_artifacts_ends_the_sweep_and_loses_nothing(
     pair: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
-    with file_system(tmp_path, "size=64m"), project(pair, tmp_path, server) as place:
+    with file_system(tmp_path, "size=128m"), project(pair, tmp_path, server) as place:
         said = sweep_into_a_full_disk(place, tmp_path)
         assert "the disk is full; make room and give the same command again: nothing recorded is lost" in said
-        assert_consistent(place, run_cap=12, keep_models=12)
+        assert_consistent(place, run_cap=24, keep_models=24)

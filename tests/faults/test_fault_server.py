@@ -23,6 +23,7 @@ LONG = {"run_cap": 4, "training": {"batch_size": 2, "max_epochs": 20}, "early_st
 """Half a minute and more: a server is given up after a few tries."""
 AWAY, BACK = " is away; the sweep goes on", "MLflow is back"
 SLOW_SECONDS = 2.0
+WHOLE = pytest.mark.whole
 
 
 @pytest.mark.pairs("sqlite-server", "postgres-server")
@@ -37,7 +38,7 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project)
     assert_consistent(place, run_cap=4)
 
 
-@pytest.mark.pairs("sqlite-server", "postgres-server")
+@pytest.mark.pairs("postgres-server", "sqlite-server")
 def test_a_server_that_stands_still_holds_up_nothing(place: Project, whole: bool) -> None:
     with place.sweep(**LONG) as sweep:
         sweep.until_epochs(3)
@@ -79,18 +80,20 @@ def test_a_server_that_comes_up_during_the_sweep_is_brought_everything(tmp_path:
     place = Project(tmp_path, given, port)
     owner = Project(tmp_path, {"REGTUNE_HOME": given["REGTUNE_HOME"]}, port)
     try:
-        with place.sweep(**LONG) as sweep:
+        with place.sweep(**{**LONG, "run_cap": 8}) as sweep:
             sweep.until_said(AWAY)
             owner.up()
             said = sweep.ended()
             assert BACK in said
             assert "MLflow lacks" not in said
-        assert_consistent(place, run_cap=4)
+        assert_consistent(place, run_cap=8)
     finally:
         owner.run("down")
 
 
-@pytest.mark.parametrize("mood", ["500", "429", "truncated", "slow"])
+@pytest.mark.parametrize(
+    "mood", [pytest.param("500", marks=WHOLE), "429", "truncated", pytest.param("slow", marks=WHOLE)]
+)
 def test_a_server_that_answers_badly_for_a_while_doubles_and_loses_nothing(tmp_path: Path, mood: str) -> None:
     with project("sqlite-server", tmp_path, None) as place, capricious(place.port) as proxy:
         given = {**place.environment, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{proxy.server_port}"}

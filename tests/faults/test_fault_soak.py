@@ -10,7 +10,7 @@ from soak import soak
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
-@pytest.mark.parametrize("pair", ["sqlite-server", "postgres-server"])
+@pytest.mark.parametrize("pair", [pytest.param("sqlite-server", marks=pytest.mark.whole), "postgres-server"])
 def test_forty_trials_under_random_faults_are_neither_lost_nor_doubled(pair: str, tmp_path: Path) -> None:
     found = soak(pair, trials=40, every=6, seed=2, folder=tmp_path)
     assert (found["lost"], found["doubled"], found["finished"]) == (0, 0, 40)

@@ -14,7 +14,7 @@ from regtune.record import TrialRecord
 from regtune.study import record_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-LONG = {"training": {"batch_size": 4, "max_epochs": 4}, "early_stopping": {"patience": 4}, "run_cap": 3}
+LONG = {"training": {"batch_size": 4, "max_epochs": 8}, "early_stopping": {"patience": 8}, "run_cap": 3}
 """Epochs long enough to be in the middle of one."""
 
 
@@ -39,6 +39,7 @@ def kill_while_it_reports(sweep: Sweep) -> None:
     sweep.signal(signal.SIGCONT)
 
 
+@pytest.mark.whole
 @pytest.mark.pairs
 def test_a_worker_killed_in_its_first_epoch_costs_one_attempt(place: Project) -> None:
     with place.sweep(**LONG) as sweep:
@@ -108,7 +109,7 @@ def test_a_trial_whose_workers_are_killed_twice_is_failed_and_the_sweep_goes_on(
 def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_not_count(
     place: Project,
 ) -> None:
-    with place.sweep(trial_timeout=8, **LONG) as sweep:
+    with place.sweep(trial_timeout=20, **LONG) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
         worker.suspend()
@@ -117,7 +118,7 @@ def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_
             worker.resume()
         sweep.ended()
     (late,) = failures(place)
-    assert (late.end_reason, late.message) == ("timeout", "longer than trial_timeout, 8 s")
+    assert (late.end_reason, late.message) == ("timeout", "longer than trial_timeout, 20 s")
     assert_consistent(place, run_cap=3, failed=1)
 
 
