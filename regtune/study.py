@@ -148,6 +148,10 @@ def _lock_file(url: str, name: str) -> Path:
     return lock_path(database_path(url).parent, _lock_name(name))
 
 
+_BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED}
+"""Attributes that a study has before it has its uid; one with no other and without trials was cut off there."""
+
+
 class Study:
     """An open study. Make one with `Study.open` while `hold` holds its name."""
 
@@ -180,7 +184,8 @@ class Study:
             elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
                 return cls._continue(storage, spec)
             elif spec.name in known and (
-                known[spec.name].user_attrs or storage.get_n_trials(known[spec.name]._study_id)
+                not known[spec.name].user_attrs.keys() <= _BEGINNING
+                or storage.get_n_trials(known[spec.name]._study_id)
             ):
                 raise SpecChanged(
                     f'study "{spec.name}" in {where} was not made by regtune; take another name with --name'
@@ -403,7 +408,7 @@ def delete(settings: Settings, name: str) -> str:
     """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
     storage = open_storage(settings)
     with understood(place(settings.storage_url)):
-        uid = str(load(storage, name).user_attrs.get(STUDY_UID, ""))
+        uid = uid_of(load(storage, name).user_attrs.get(STUDY_UID))
         with hold(settings, name):
             optuna.delete_study(study_name=name, storage=storage)
     return uid

@@ -17,7 +17,7 @@ from scipy import stats
 
 from regtune.config import TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
-from regtune.record import TrialRecord
+from regtune.record import STUDY_UID, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
@@ -96,10 +96,15 @@ def test_a_study_of_somebody_else_is_refused() -> None:
         opened()
 
 
-def test_a_beginning_that_was_cut_off_is_begun_again() -> None:
-    open_storage(load_settings())
-    optuna.create_study(study_name="s", storage=load_settings().storage_url)
-    assert opened().uid
+@pytest.mark.parametrize("written", range(6))
+def test_a_beginning_that_was_cut_off_is_begun_again(written: int) -> None:
+    whole = opened()
+    found = [item for item in whole.optuna.user_attrs.items() if item[0] != STUDY_UID][:written]
+    optuna.delete_study(study_name="s", storage=load_settings().storage_url)
+    cut_off = optuna.create_study(study_name="s", storage=load_settings().storage_url)
+    for key, value in found:
+        cut_off.set_user_attr(key, value)
+    assert opened().uid != whole.uid
 
 
 def test_a_folder_that_cannot_be_written_is_said() -> None:

@@ -28,15 +28,18 @@ _WORDS = (
         r"on socket .*/(postgres|regtune-[0-9a-f]{16})/\.s\.PGSQL\S* failed: (no such file|connection refused)",
         "the PostgreSQL of this folder is not running; try: regtune up",
     ),
-    (r"full|no space left", DISK_FULL),
+    (r"disk (is )?full|no space left", DISK_FULL),
     (r"read-?only", "cannot be written; is the folder read-only?"),
-    (r"locked", f"locked by another process for more than {BUSY_SECONDS} s; end it and try again"),
+    (
+        r"(database|table)( \S+)? is locked",
+        f"locked by another process for more than {BUSY_SECONDS} s; end it and try again",
+    ),
     (
         r"not a database|malformed",
         "damaged, or not a SQLite database ({text}); restore it from a backup or move it away",
     ),
     (
-        r"password|pg_hba",
+        r"password (authentication|retrieved)|no password|pg_hba",
         "refused ({reason}); the password is that of OPTUNA_STORAGE_PASSWORD or its _FILE, for MLflow's database that "
         "of MLFLOW_TRACKING_PASSWORD",
     ),

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import optuna
 from optuna.trial import TrialState
 
 from regtune.config import DataConfig
-from regtune.errors import StorageError, TooManyFailures
+from regtune.errors import StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
     Event,
@@ -29,6 +30,7 @@ from regtune.executors import (
     TrialStarted,
     WorkerDied,
 )
+from regtune.executors.worker import MODEL_FILE
 from regtune.progress import Observer, Progress, RunningTrial, remaining_seconds
 from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
@@ -123,6 +125,7 @@ class Coordinator:
         self._tracker.catch_up(len(trials))
         self._models = set(self._standing.best())
         self._drop_models()
+        self._drop_remains()
         self._tracker.finish("RUNNING", None)
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
@@ -145,11 +148,15 @@ class Coordinator:
                 for message in self._tracker.news():
                     self._observer.note(message)
                 self._observer.progress(self.progress())
+        except StudyBusy:  # it is another's now, and so are its trials
+            self._executor.close()
+            raise
         except BaseException:
             self._executor.close()
-            for running in self._running.values():
-                self._put_back(running)
-            self._ended("KILLED")
+            with suppress(Exception):  # what cannot be written now is settled by the next coordinator
+                for running in self._running.values():
+                    self._put_back(running)
+                self._ended("KILLED")
             raise
         return self._end()
 
@@ -262,6 +269,7 @@ class Coordinator:
             self._drop_models()
         trial = self._study.trials()[number]
         if state is TrialState.FAIL:
+            shutil.rmtree(self._folder / record.uid, ignore_errors=True)
             self._proposals.queue_retry(trial)
             self._count_failures()
         self._observer.finished(finished_trial(trial), self.progress())
@@ -284,6 +292,15 @@ class Coordinator:
                 record = record_of(trials[number])
                 assert record is not None
                 self._tracker.put(number, trials[number].state.name, self._present(record))
+
+    def _drop_remains(self) -> None:
+        """Remove what workers that were killed have left of models: half of one, or one of a trial that has none."""
+        kept = {f"{self._study.uid}-{number}" for number in self._standing.best(self._spec.keep_models)}
+        for folder in self._folder.glob(f"{self._study.uid}-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in folder.glob(f".*.{MODEL_FILE}"):
+                file.unlink(missing_ok=True)
 
     def _count_failures(self) -> None:
         """Stop when more trials have failed than may."""

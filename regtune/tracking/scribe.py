@@ -108,7 +108,7 @@ class _Scribe:
             self._inbox.arrived.clear()
             began = time.process_time()
             away = self._pass()
-            if self._inbox.closing and (tried_last or (not away and not self._writable())):
+            if self._inbox.closing and (tried_last if away else not self._writable()):
                 return
             tried_last = self._inbox.closing and away
             if away:

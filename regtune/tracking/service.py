@@ -45,6 +45,8 @@ MARK = "REGTUNE_SERVICE"
 LOCK_SECONDS = 180.0
 """How long a second `up` waits for a first."""
 HEALTH_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+"""How long one that runs may take to answer, on a machine that has much to do."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,11 @@ def _keep(
         )
     if embedded.owns(known.store) and embedded.start(tell):
         tell("PostgreSQL had ended; it runs again")
+    if not known.answers(ANSWER_SECONDS):
+        raise TrackingError(
+            f"the server of this folder, process {known.pid} at {known.url}, does not answer within "
+            f"{ANSWER_SECONDS:.0f} s; end it with: regtune down, then: regtune up"
+        )
     tell(f"MLflow: {known.url}, on {place(known.store)}, since {clock(known.since)}")
     return known
 

@@ -224,6 +224,8 @@ class TrackingWriter:
                     del self._unwritten[key]
             self._trouble = answer.trouble
             self._past_done = answer.past
+            if answer.written:
+                self._restarts = RESTARTS
             if answer.away != self._away:
                 self._away = answer.away
                 where = redact(self._settings.mlflow_uri)

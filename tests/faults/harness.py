@@ -14,9 +14,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,9 +119,10 @@ class Project:
     def sweep(self, workers: int = 1, **changes: Any) -> Iterator[Sweep]:
         """Start `regtune sweep`, with `changes` of SWEEP; what still runs when the block ends is killed."""
         name = str(changes.get("name", NAME))
-        log = self.folder / f"{name}-{uuid.uuid4().hex[:8]}.log"
         command = self.command(workers, **changes)
-        with log.open("wb") as out:
+        with tempfile.NamedTemporaryFile(
+            prefix="sweep", suffix=".log"
+        ) as out:  # the folder's disk may be full
             process = subprocess.Popen(
                 command,
                 env=self.variables(),
@@ -130,12 +132,12 @@ class Project:
                 stderr=out,
                 start_new_session=True,
             )
-        try:
-            yield Sweep(self, process, log, name)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            try:
+                yield Sweep(self, process, Path(out.name), name)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
 
     def processes(self) -> list[psutil.Process]:
         """What this project has started and is still there, its MLflow server aside."""
@@ -197,7 +199,7 @@ class Sweep:
         _, left = psutil.wait_procs(children, timeout=20)
         assert not left, f"left behind: {left}"
 
-    def ended(self, code: int = 0, seconds: float = 200) -> str:
+    def ended(self, code: int = 0, seconds: float = 600) -> str:
         """Wait for its end with `code`; returns what it has printed."""
         try:
             found = self.process.wait(timeout=seconds)
@@ -209,7 +211,7 @@ class Sweep:
 
     def until_epochs(self, count: int) -> None:
         """Wait until so many epochs are recorded."""
-        self._until(lambda: self._count("trial_intermediate_values") >= count, f"{count} epochs")
+        self._until(lambda: self.epochs >= count, f"{count} epochs")
 
     def until_finished(self, count: int) -> None:
         """Wait until so many trials have ended."""
@@ -223,16 +225,21 @@ class Sweep:
             "a running trial",
         )
 
-    def until_said(self, words: str, seconds: float = 60) -> None:
+    def until_said(self, words: str, seconds: float = 240) -> None:
         """Wait until it has printed `words`."""
         self._until(lambda: words in self.said, repr(words), seconds)
 
-    def _until(self, true: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    def _until(self, true: Callable[[], bool], what: str, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not true():
             assert self.process.poll() is None, f"ended before {what}: {self.said}"
             assert time.monotonic() < deadline, f"no {what} in {seconds:.0f} s: {self.said}"
             time.sleep(0.02)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are recorded."""
+        return self._count("trial_intermediate_values")
 
     def _count(self, table: str) -> int:
         """Rows of one of Optuna's tables; 0 while there is none."""
@@ -254,6 +261,20 @@ class Sweep:
                 if any(module in word for word in process.cmdline()):
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
+
+
+@contextmanager
+def standing(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """They stand still (SIGSTOP) until the block ends."""
+    try:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @contextmanager
@@ -287,7 +308,7 @@ def assert_consistent(
 
     run_cap: trials that are complete or pruned. failed: trials that failed, those that were tried again among them.
     """
-    until(lambda: not project.processes(), 20)
+    until(lambda: not project.processes(), 60)
     study = project.study(name)
     trials = study.trials
     records = [record_of(trial) for trial in trials]

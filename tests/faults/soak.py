@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import NAME, Project, Sweep, assert_consistent, project
+from harness import NAME, Project, Sweep, assert_consistent, project, standing
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
@@ -34,9 +34,12 @@ from stores import Postgres, postgres
 from regtune.study import record_of
 from regtune.tracking import names, service
 
+STOPPED = 130
 WARM_SECONDS = 15.0
 """Of a process's life, after which its memory is compared with what it has later."""
 SAMPLE_SECONDS = 1.0
+ENDS = (0, STOPPED, -signal.SIGKILL)
+"""How a sweep may end: with its budget used, told to, killed."""
 SHORT = {
     "training": {"batch_size": 64, "max_epochs": 3},
     "early_stopping": {"patience": 3},
@@ -65,9 +68,11 @@ class Soak:
             self.starts += 1
             with self.place.sweep(workers=2, run_cap=trials, **SHORT) as sweep:
                 self._disturb(sweep, every)
-                if sweep.process.wait() == 0:
-                    break
+                code = sweep.process.wait()
+                assert code in ENDS, f"{code}: {sweep.said}"
                 assert "Traceback" not in sweep.said, sweep.said
+                if code == 0:
+                    break
         self.place.up()
         self.place.run("sync")
         seconds = time.monotonic() - began
@@ -111,10 +116,8 @@ class Soak:
             worker.kill()
 
     def _worker_stopped_for_a_while(self, sweep: Sweep) -> None:
-        worker = self.dice.choice(sweep.workers)
-        worker.suspend()
-        time.sleep(self.dice.uniform(0.5, 5))
-        worker.resume()
+        with standing([self.dice.choice(sweep.workers)]):
+            time.sleep(self.dice.uniform(0.5, 5))
 
     def _writer_killed(self, sweep: Sweep) -> None:
         sweep.writer.kill()
@@ -133,17 +136,15 @@ class Soak:
         self.place.up()
 
     def _mlflow_stopped_for_a_while(self, _: Sweep) -> None:
-        frozen = service.processes(self.place.home)
-        for process in frozen:
-            process.suspend()
-        time.sleep(self.dice.uniform(1, 15))
-        for process in frozen:
-            process.resume()
+        with standing(service.processes(self.place.home)):
+            time.sleep(self.dice.uniform(1, 15))
 
     def _databases_locked(self, _: Sweep) -> None:
         with ExitStack() as locks:
             for name in ("studies.db", "mlflow.db"):
-                connection = locks.enter_context(closing(sqlite3.connect(self.place.home / name, timeout=30)))
+                connection = locks.enter_context(
+                    closing(sqlite3.connect(self.place.home / name, timeout=120))
+                )
                 connection.execute("BEGIN EXCLUSIVE")
             time.sleep(self.dice.uniform(1, 8))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pexpect
 import psutil
 import pytest
-from harness import Project, assert_consistent, project, what_repeats
+from harness import Project, assert_consistent, project, standing, what_repeats
 from parts import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -34,17 +34,14 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
         "early_stopping": {"patience": 40},
         "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
     }
-    killed = 0
-    while killed < kills:
+    for _ in range(kills):
         with place.sweep(**changes) as sweep:
-            try:
-                sweep.process.wait(dice.uniform(0.2, 9.0))
-            except subprocess.TimeoutExpired:
-                sweep.kill()
-                killed += 1
+            if dice.random() < 0.3:  # while it begins
+                time.sleep(dice.uniform(0.2, 6.0))
             else:
-                sweep.ended()
-                break
+                sweep.until_epochs(sweep.epochs + dice.randrange(1, 6))
+                time.sleep(dice.uniform(0.0, 0.2))
+            sweep.kill()
     with place.sweep(**changes) as sweep:
         sweep.ended()
     assert_consistent(place, run_cap=changes["run_cap"])
@@ -53,7 +50,6 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
         with undisturbed.sweep(**changes) as sweep:
             sweep.ended()
         assert what_repeats(place) == what_repeats(undisturbed)
-    assert killed >= 4, "it ended before it was killed often enough"
 
 
 @pytest.mark.pairs("sqlite", "postgres")
@@ -77,7 +73,7 @@ def test_a_terminal_that_is_closed_stops_the_sweep_as_a_signal_does(place: Proje
     terminal.expect("0 of 5")
     process = psutil.Process(terminal.pid)
     terminal.ptyproc.fileobj.close()  # the kernel sends SIGHUP to those in the terminal
-    assert process.wait(60) in (STOPPED, 1)  # what it says last can be written nowhere
+    assert process.wait(180) in (STOPPED, 1)  # what it says last can be written nowhere
     with place.sweep(**LONG) as sweep:
         sweep.ended()
     assert_consistent(place, run_cap=5)
@@ -102,7 +98,9 @@ def test_a_clock_that_jumps_an_hour_changes_no_result(place: Project, jump: str)
     )
     with swept.sweep(timeout=1800, **LONG) as sweep:
         sweep.until_finished(1)
-        offset.write_text(jump)
+        moved = offset.with_suffix(".new")
+        moved.write_text(jump)
+        moved.replace(offset)
         sweep.ended()
     assert_consistent(place, run_cap=5)
 
@@ -113,7 +111,7 @@ def test_a_second_coordinator_is_refused_by_name_and_a_dead_one_s_lock_is_free_a
 ) -> None:
     with place.sweep(**LONG) as first:
         first.until_epochs(1)
-        with place.sweep(**LONG) as second:
+        with standing([psutil.Process(first.process.pid)]), place.sweep(**LONG) as second:
             said = second.ended(code=1)
         assert f'study "small" is being run by process {first.process.pid} on ' in said
         assert "regtune watch small" in said

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import NAME, Project, assert_consistent, project
+from stores import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 VERBS = (
@@ -175,7 +176,7 @@ def test_a_damaged_mlflow_database_is_refused_and_the_studies_are_read_all_the_s
     for verb in (
         ["sync"],
         ["sync", "--check"],
-        ["up", "--port", "1"],
+        ["up", "--port", str(free_port())],
         ["sweep", "small.yaml", "--set", "run_cap=3"],
     ):
         assert "mlflow.db" in damaged.run(*verb, code=1)

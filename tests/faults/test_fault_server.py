@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from harness import Project, assert_consistent, project
+from harness import Project, assert_consistent, project, standing
 from stores import free_port
 
 from regtune.tracking import service
@@ -33,7 +33,8 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project)
         for process in service.processes(place.home):
             process.kill()
         sweep.until_finished(2)
-        place.up()
+        with standing(sweep.workers):
+            place.up()
         assert "MLflow lacks" not in sweep.ended()
     assert_consistent(place, run_cap=4)
 
@@ -42,15 +43,9 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project)
 def test_a_server_that_stands_still_holds_up_nothing(place: Project, whole: bool) -> None:
     with place.sweep(**LONG) as sweep:
         sweep.until_epochs(3)
-        frozen = service.processes(place.home)
-        for process in frozen:
-            process.suspend()
-        try:
+        with standing(service.processes(place.home)):
             sweep.until_finished(2)
             time.sleep(120 if whole else 5)
-        finally:
-            for process in frozen:
-                process.resume()
         sweep.ended()
     place.run("sync")
     assert_consistent(place, run_cap=4)
@@ -82,7 +77,8 @@ def test_a_server_that_comes_up_during_the_sweep_is_brought_everything(tmp_path:
     try:
         with place.sweep(**{**LONG, "run_cap": 8}) as sweep:
             sweep.until_said(AWAY)
-            owner.up()
+            with standing(sweep.workers):
+                owner.up()
             said = sweep.ended()
             assert BACK in said
             assert "MLflow lacks" not in said
