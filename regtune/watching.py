@@ -13,9 +13,10 @@ from regtune.study import holder
 
 
 def follow(
-    settings: Settings, engine: Engine, study: str, observer: Observer, wait: Callable[[], None]
+    settings: Settings, engine: Engine, study: str, observer: Observer, wait: Callable[[], object]
 ) -> None:
-    """Tell `observer` what happens in `study` until nobody runs it. `wait` is called between two looks.
+    """Tell `observer` what happens in `study` until nobody runs it. `wait` is called between two looks; when it returns
+    something true, the looking ends.
 
     Trials that had ended before are not told. Raises StudyNotFound, StorageError.
     """
@@ -28,6 +29,5 @@ def follow(
         for row in read_rows(engine, study, now - known):
             observer.finished(finished_trial(row), progress)
         known = now
-        if not running:
+        if not running or wait():
             return
-        wait()

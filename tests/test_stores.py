@@ -40,14 +40,14 @@ class Place:
         """What a verb prints with --json."""
         return json.loads(self.run(*arguments, "--json"))
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start a verb and do not wait."""
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.Popen(
             [sys.executable, "-m", "regtune", *arguments],
             env={**os.environ, **path, **self.environment},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
         )
 
 
@@ -199,9 +199,9 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
     file = str(place.folder / "small.yaml")
     arguments = ("sweep", file, "--name", "killed", "--quiet", "--workers", "1", "--set")
     long = "run_cap=60"  # so that no machine is too fast for what happens meanwhile
-    running = place.start(*arguments, long)
+    started = [running := place.start(*arguments, long)]
     try:
-        until(lambda: _finished(place, "killed") >= 1, 60)
+        until(lambda: _finished(place, "killed") >= 1, 180)
         assert f"process {running.pid}" in place.run(*arguments, long, code=1)
         workers = psutil.Process(running.pid).children(recursive=True)
         os.kill(running.pid, signal.SIGKILL)
@@ -209,15 +209,16 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
         psutil.wait_procs(workers, timeout=10)
         assert not [worker for worker in workers if worker.is_running()]
         before = _finished(place, "killed")
-        resumed = place.start(*arguments, long)
-        until(lambda: _finished(place, "killed") > before, 60)
+        started.append(resumed := place.start(*arguments, long))
+        until(lambda: _finished(place, "killed") > before, 180)
         place.run("stop", "killed")
-        resumed.wait(60)
+        resumed.wait(180)
         finished = _finished(place, "killed")
         assert before < finished < 60
     finally:
-        for process in (running,):
-            process.poll() is None and process.kill()  # type: ignore[func-returns-value]
+        for process in started:
+            if process.poll() is None:
+                process.kill()
     place.run(*arguments, f"run_cap={finished + 2}")
     rows = [row for row in place.json("board", "killed") if row["state"] != "WAITING"]
     assert [row["number"] for row in sorted(rows, key=lambda row: row["number"])] == list(range(finished + 2))
@@ -240,8 +241,23 @@ def test_what_looks_at_the_folder_finds_it_in_order(place: Place) -> None:
     place.run("plan", str(place.folder / "small.yaml"))
     place.run("watch", "small")
     place.run("db", "check")
+    place.run("db", "upgrade")
     assert {check["status"] for check in place.json("doctor")} <= {"ok", "note"}
     place.json("status")
+
+
+def test_the_page_of_its_runs_is_shown_or_named(place: Place) -> None:
+    process = place.start("ui", "--port", str(free_port()), "--no-browser", stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    try:
+        said = b""
+        while b"The newest sweep's trials, best first: http://127.0.0.1:" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_the_best_is_the_same_file_and_trains_to_the_same_figures(place: Place, reference: Place) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -35,7 +34,6 @@ from regtune.cli.terminal import (
 from regtune.quoting import printable, shell_word
 
 if TYPE_CHECKING:
-    from regtune.cli.display import Display
     from regtune.settings import Settings
     from regtune.spec import SweepSpec
     from regtune.sweep import SweepOutcome
@@ -96,7 +94,7 @@ def sweep(
     asked = threading.Event()
     again = _again(file, assignments, name, home)
     try:
-        with choose(quiet=quiet) as display, _stopping(asked, display):
+        with choose(quiet=quiet) as display, _stopping(asked, display.stopping):
             outcome = run_sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
@@ -140,11 +138,14 @@ def watch(
 
             show_json(asdict(read_progress(engine, study)))
             return
+        asked = threading.Event()
         try:
-            with choose(quiet=False) as display:
-                follow(settings, engine, study, display, wait=lambda: time.sleep(WATCH_SECONDS))
+            with choose(quiet=False) as display, _stopping(asked):
+                follow(settings, engine, study, display, wait=lambda: asked.wait(WATCH_SECONDS))
         except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+            asked.set()
+        if asked.is_set():
+            raise typer.Exit(INTERRUPTED)
     say(f"Nobody runs {printable(study)} now.")
     _show_board(settings, study)
 
@@ -263,14 +264,17 @@ def _again(file: Path, assignments: list[str] | None, name: str | None, home: Pa
 
 
 @contextmanager
-def _stopping(asked: threading.Event, display: Display) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop at the epoch's end, the second ends at once."""
+def _stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop, the second ends at once.
+
+    A KeyboardInterrupt may be raised where Python ignores what is raised, in a finalizer; an event is not lost.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        display.stopping()
+        stopping()
 
     signals = [signal.SIGINT, signal.SIGTERM]
     if sys.platform != "win32":
