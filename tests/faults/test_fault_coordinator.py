@@ -52,6 +52,7 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
         assert what_repeats(place) == what_repeats(undisturbed)
 
 
+@pytest.mark.whole
 @pytest.mark.pairs("sqlite", "postgres")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=WHOLE)])
 def test_a_coordinator_that_is_told_to_end_ends_its_epochs_and_goes_on_with_the_same_line(

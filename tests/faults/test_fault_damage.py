@@ -137,7 +137,6 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 CHOSEN = (
     "studies cut off",
     "a record of a newer version",
-    "a record that is not JSON",
     "a sweep file that is nonsense",
     "a uid that names a folder elsewhere",
 )

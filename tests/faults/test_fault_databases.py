@@ -43,6 +43,7 @@ def test_postgresql_may_be_restarted_during_a_sweep(shaken: Project, own_server:
     assert_consistent(shaken, run_cap=4)
 
 
+@pytest.mark.whole
 def test_postgresql_may_be_away_for_a_minute(shaken: Project, own_server: Postgres, whole: bool) -> None:
     with shaken.sweep(**LONG) as sweep:
         sweep.until_epochs(3)

@@ -40,7 +40,7 @@ def sweep_into_a_full_disk(place: Project, disk: Path) -> str:
     return said
 
 
-@pytest.mark.parametrize("pair", ["sqlite", "postgres"])
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=pytest.mark.whole)])
 def test_no_room_for_artifacts_ends_the_sweep_and_loses_nothing(
     pair: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

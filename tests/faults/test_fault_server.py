@@ -26,6 +26,7 @@ SLOW_SECONDS = 2.0
 WHOLE = pytest.mark.whole
 
 
+@pytest.mark.whole
 @pytest.mark.pairs("sqlite-server", "postgres-server")
 def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project) -> None:
     with place.sweep(**LONG) as sweep:
@@ -69,6 +70,7 @@ def test_a_server_that_is_away_from_the_start_until_after_the_end_is_brought_eve
         owner.run("down")
 
 
+@pytest.mark.whole
 def test_a_server_that_comes_up_during_the_sweep_is_brought_everything(tmp_path: Path) -> None:
     port = free_port()
     given = {"REGTUNE_HOME": str(tmp_path / "mlruns"), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
@@ -88,7 +90,13 @@ def test_a_server_that_comes_up_during_the_sweep_is_brought_everything(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "mood", [pytest.param("500", marks=WHOLE), "429", "truncated", pytest.param("slow", marks=WHOLE)]
+    "mood",
+    [
+        pytest.param("500", marks=WHOLE),
+        pytest.param("429", marks=WHOLE),
+        "truncated",
+        pytest.param("slow", marks=WHOLE),
+    ],
 )
 def test_a_server_that_answers_badly_for_a_while_doubles_and_loses_nothing(tmp_path: Path, mood: str) -> None:
     with project("sqlite-server", tmp_path, None) as place, capricious(place.port) as proxy:

@@ -55,6 +55,7 @@ def test_a_worker_killed_in_its_first_epoch_costs_one_attempt(place: Project) ->
     assert_consistent(place, run_cap=2, failed=1)
 
 
+@pytest.mark.whole
 @pytest.mark.pairs("sqlite", "postgres")
 def test_a_worker_killed_before_it_is_ready_costs_nothing_or_one_attempt(place: Project) -> None:
     with place.sweep(**LONG) as sweep:
@@ -152,6 +153,7 @@ def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_
     assert_consistent(place, run_cap=2, failed=1)
 
 
+@pytest.mark.whole
 @pytest.mark.pairs("sqlite")
 def test_a_trial_above_its_limit_of_memory_is_failed_with_the_reason(place: Project) -> None:
     with place.sweep(trial_memory_mb=60, max_failures=0, **LONG) as sweep:
