@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 from stores import PAIRS, Postgres, free_port, regtune, until
 from test_sweep import SPEC
 
@@ -40,13 +43,13 @@ class Place:
         """What a verb prints with --json."""
         return json.loads(self.run(*arguments, "--json"))
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, output: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start a verb and do not wait."""
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.Popen(
             [sys.executable, "-m", "regtune", *arguments],
             env={**os.environ, **path, **self.environment},
-            stdout=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.DEVNULL,
         )
 
@@ -244,6 +247,24 @@ def test_what_looks_at_the_folder_finds_it_in_order(place: Place) -> None:
     place.run("db", "upgrade")
     assert {check["status"] for check in place.json("doctor")} <= {"ok", "note"}
     place.json("status")
+
+
+def test_the_page_of_its_runs_is_served_or_named(place: Place) -> None:
+    with TemporaryFile("w+") as said:
+        page = place.start("ui", "--port", str(free_port()), "--no-browser", output=said.fileno())
+
+        def newest() -> list[tuple[str, str]]:
+            said.seek(0)
+            return re.findall(r"best first: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs", said.read())
+
+        try:
+            until(lambda: bool(newest()), 120)
+            ((url, experiment),) = newest()
+            shown = MlflowClient(url).search_runs([experiment])
+        finally:
+            page.terminate()
+            page.wait(60)
+    assert len(shown) == 1 + sum(row["state"] != "WAITING" for row in place.json("board", "small"))
 
 
 def test_the_best_is_the_same_file_and_trains_to_the_same_figures(place: Place, reference: Place) -> None:

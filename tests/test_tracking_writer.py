@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -83,12 +84,16 @@ def test_curves_are_live(writer: TrackingWriter, home: Path) -> None:
     until(lambda: len(client.get_metric_history(run.info.run_id, "val_loss")) == 3, seconds=5)
 
 
-def test_handing_over_takes_no_time(writer: TrackingWriter) -> None:
+def test_handing_over_waits_for_nothing(writer: TrackingWriter) -> None:
+    os.kill(writer.pid or 0, signal.SIGSTOP)  # far more than a pipe holds, and nobody reads
     record = records.after(records.started(0), 100)
-    begin = time.perf_counter()
-    for _ in range(200):
-        writer.put(0, "RUNNING", record)
-    assert (time.perf_counter() - begin) / 200 < 0.005
+    handing = threading.Thread(
+        target=lambda: [writer.put(n, "RUNNING", record) for n in range(500)], daemon=True
+    )
+    handing.start()
+    handing.join(30)
+    assert not handing.is_alive()
+    os.kill(writer.pid or 0, signal.SIGCONT)
 
 
 def test_only_the_newest_record_of_a_trial_is_kept(writer: TrackingWriter) -> None:
@@ -212,9 +217,7 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(home: Path) -> No
     try:
         writer.put(*records.complete(1))
         until(lambda: writer.status.startswith("MLflow is away since "), seconds=60)
-        begin = time.perf_counter()
         writer.put(*records.complete(2))
-        assert time.perf_counter() - begin < 0.05
         assert writer.status.endswith("; 2 trials wait")
         with Server(settings, port=port):
             until(lambda: writer.unwritten == 0, seconds=90)
@@ -233,4 +236,4 @@ def test_what_cannot_be_written_is_counted_at_the_end(home: Path) -> None:
     writer.put(*records.complete(1))
     begin = time.monotonic()
     assert writer.close(2) == 2
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20  # MLflow itself would try for minutes

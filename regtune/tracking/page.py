@@ -11,6 +11,7 @@ import urllib.request
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
@@ -21,13 +22,16 @@ from regtune.tracking.service import running
 from regtune.tracking.store import check_uri, is_server
 from regtune.tracking.views import runs_path
 
+_TELL = partial(print, flush=True)
+"""At once, also where the output is a pipe: the page is open for hours after it."""
+
 
 def serve_ui(
     settings: Settings,
     port: int | None = None,
     host: str = DEFAULT_HOST,
     open_browser: bool = True,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = _TELL,
     auth: bool | None = None,
 ) -> None:
     """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
