@@ -235,6 +235,7 @@ def coordinator_of(
     spec: SweepSpec, study: Study, executor: VirtualWorkers, settings: Settings, trials: int
 ) -> Coordinator:
     """A coordinator that goes on with `study` for so many trials more."""
+    study.keep(SimpleNamespace(check=lambda: False))  # type: ignore[arg-type]
     return Coordinator(
         spec.model_copy(update={"run_cap": finished(study) + trials}),
         study,
@@ -242,7 +243,6 @@ def coordinator_of(
         Untracked(),  # type: ignore[arg-type]
         Unwatched(),
         threading.Event(),
-        held=SimpleNamespace(check=lambda: None),  # type: ignore[arg-type]
         data=DataConfig(name=spec.dataset, digest=big_study.FACTS["digest"]),
         folder=settings.artifacts / "trials",
     )

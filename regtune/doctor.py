@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 from regtune.errors import NoStudies, RegtuneError
 from regtune.executors.local import default_workers
+from regtune.holding import holder
 from regtune.inventory import list_datasets
 from regtune.leaderboard import list_studies
 from regtune.plan import free_bytes
 from regtune.quoting import printable
 from regtune.settings import Settings
 from regtune.storage import open_engine, place, redact
-from regtune.study import holder
 from regtune.tracking.store import is_server, sqlite_path
 
 Status = Literal["ok", "note", "mend"]

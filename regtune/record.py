@@ -40,6 +40,8 @@ ENDED = "regtune.ended"
 """Study attribute: how the last sweep ended (`state`: FINISHED, KILLED or FAILED, as MLflow has it) and when (`at_ms`);
 None from its start on.
 """
+COORDINATOR = "regtune.coordinator"
+"""Study attribute: what the process that runs the study, or ran it last, has signed with; another for each."""
 REQUEST = "regtune.request."
 """Prefix of study attributes by which another terminal asks the coordinator for something."""
 

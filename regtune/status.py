@@ -12,13 +12,13 @@ import sqlalchemy
 from sqlalchemy import Engine
 
 from regtune.errors import NoStudies, RegtuneError
+from regtune.holding import holder
 from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.plan import free_bytes
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, studies_engine, understood
 from regtune.storage.migration import studies_schema
 from regtune.storage.schema import Schema
-from regtune.study import holder
 from regtune.tracking.databases import running_sweeps
 from regtune.tracking.service import processes, running
 from regtune.tracking.store import is_server, tracking_engine, tracking_schema

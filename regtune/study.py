@@ -1,4 +1,4 @@
-"""A study: made, opened, locked, continued, asked and told. The coordinator is the only one who holds it open.
+"""A study: made, opened, continued, asked and told. The coordinator is the only one who holds it open.
 
 Optuna's database is the truth. What a study needs beside Optuna's own columns lies in a handful of attributes (named in
 `record.py`), and everything that can be counted is counted from the trials.
@@ -9,22 +9,24 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import sqlalchemy
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
+from regtune.holding import busy, hold, session
 from regtune.quoting import printable, shell_word
 from regtune.record import (
     BUDGET,
+    COORDINATOR,
     CREATED,
     DATA,
     DESCRIPTION,
@@ -42,17 +44,12 @@ from regtune.record import (
 from regtune.settings import Settings
 from regtune.spec import SweepSpec
 from regtune.storage import (
-    database_path,
-    is_sqlite,
-    lock_path,
     locks,
     open_storage,
     place,
-    studies_engine,
     understood,
 )
 from regtune.storage.ledger import Ledger
-from regtune.storage.locks import Holder
 from regtune.storage.patience import Patience, PatientStorage
 
 
@@ -100,54 +97,6 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
     return int(state[0]) & MAX_SEED
 
 
-def holder(settings: Settings, name: str) -> Holder | None:
-    """Who runs the study `name`, or None. Raises StorageError."""
-    url = settings.storage_url
-    if is_sqlite(url):
-        return locks.file_holder(_lock_file(url, name))
-    engine = studies_engine(url)
-    try:
-        with understood(place(url)):
-            return locks.advisory_holder(engine, _lock_name(name))
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def hold(settings: Settings, name: str) -> Iterator[locks.Hold]:
-    """Hold the study `name`: on SQLite by a file beside it, on PostgreSQL by an advisory lock of its database.
-
-    Raises StudyBusy naming the process that has it, StorageError.
-    """
-    url = settings.storage_url
-    with ExitStack() as stack:
-        try:
-            if is_sqlite(url):
-                held = stack.enter_context(locks.hold_file(_lock_file(url, name)))
-            else:
-                with understood(place(url)):
-                    held = stack.enter_context(locks.hold_advisory(studies_engine(url), _lock_name(name)))
-        except locks.Taken as taken:
-            raise busy(name, taken) from None
-        yield held
-
-
-def busy(name: str, taken: locks.Taken) -> StudyBusy:
-    """Another process runs the study `name`."""
-    return StudyBusy(
-        f'study "{printable(name)}" is being run by {taken.holder}; '
-        f"look at it with: regtune watch {shell_word(name)}"
-    )
-
-
-def _lock_name(name: str) -> str:
-    return f"study {name}"
-
-
-def _lock_file(url: str, name: str) -> Path:
-    return lock_path(database_path(url).parent, _lock_name(name))
-
-
 _BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED}
 """Attributes that a study has before it has its uid; one with no other and without trials was cut off there."""
 
@@ -155,7 +104,7 @@ _BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED}
 class Study:
     """An open study. Make one with `Study.open` while `hold` holds its name."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, name: str) -> None:
+    def __init__(self, storage: RDBStorage, name: str) -> None:
         self._patience = storage.patience if isinstance(storage, PatientStorage) else None
         self._id = storage.get_study_id_from_name(name)
         self._storage = Ledger(storage, self._id)
@@ -165,6 +114,9 @@ class Study:
         self.uid = uid_of(self._attributes[STUDY_UID])
         self._origins: set[str] = set()
         self._origins_read = 0
+        self._held: locks.Hold | None = None
+        self._signature = ""
+        self._doubtful = False
 
     @classmethod
     def open(
@@ -176,7 +128,7 @@ class Study:
         while a PostgreSQL server is away.
         """
         where = place(settings.storage_url)
-        storage = open_storage(settings, patience)
+        storage = open_storage(settings, patience, session(spec.name))
         with understood(where):
             known = {study.study_name: study for study in storage.get_all_studies()}
             if spec.name in known and fresh:
@@ -195,7 +147,7 @@ class Study:
             return cls._begin(storage, spec)
 
     @classmethod
-    def _begin(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
+    def _begin(cls, storage: RDBStorage, spec: SweepSpec) -> Study:
         study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
         found = {
             SPEC: spec.identity(),
@@ -210,7 +162,7 @@ class Study:
         return cls(storage, spec.name)
 
     @classmethod
-    def _continue(cls, storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Study:
+    def _continue(cls, storage: RDBStorage, spec: SweepSpec) -> Study:
         found = cls(storage, spec.name)
         for trial in found.trials():  # before anything is written: what cannot be read is not gone on with
             record_of(trial)
@@ -286,12 +238,35 @@ class Study:
         """How often the database was away since the study was opened; 0 on SQLite."""
         return self._patience.outages if self._patience else 0
 
-    def still_held(self, held: locks.Hold) -> None:
+    def keep(self, held: locks.Hold) -> None:
+        """Sign as the one who runs the study. From now on a write that an outage cut off is made again only when nobody
+        else has run the study meanwhile.
+        """
+        self._held, self._signature = held, uuid.uuid4().hex
+        self.set_attribute(COORDINATOR, self._signature)
+        if self._patience:
+            self._patience.guard = self._guard
+
+    def still_ours(self) -> None:
         """See that this process still runs the study, waiting for its database if it is away. Raises StudyBusy."""
+        if self._patience:
+            self._patience.through(self._guard)
+
+    def _guard(self) -> None:
+        assert self._held is not None
         try:
-            self._patience.through(held.check) if self._patience else held.check()
+            self._doubtful |= self._held.check()
         except locks.Taken as taken:
             raise busy(self.name, taken) from None
+        if self._doubtful:  # somebody may have had the lock since
+            with suppress(KeyError):  # the study was deleted
+                attributes = RDBStorage.get_study_user_attrs(self._storage.backend, self._id)
+                self._doubtful = attributes.get(COORDINATOR) != self._signature
+            if self._doubtful:
+                raise StudyBusy(
+                    f'study "{printable(self.name)}" was run by another process while its database was away; '
+                    f"look at it with: regtune watch {shell_word(self.name)}"
+                )
 
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
@@ -414,7 +389,7 @@ def delete(settings: Settings, name: str) -> str:
     return uid
 
 
-def _set_aside(storage: optuna.storages.RDBStorage, name: str) -> None:
+def _set_aside(storage: RDBStorage, name: str) -> None:
     """Rename a study; nothing of it is lost."""
     aside = f"{name} (until {time.strftime('%Y-%m-%d %H:%M:%S')})"
     with storage.engine.begin() as connection:

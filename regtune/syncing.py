@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import Engine
 
 from regtune.errors import NoStudies, StudyBusy, TrackingError
+from regtune.holding import hold, holder
 from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.settings import Settings
 from regtune.storage import open_engine
-from regtune.study import hold, holder
 from regtune.tracking.sync import Caught, Missing, catch_up, missing
 from regtune.tracking.trials import StudyTrials
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from regtune.holding import holder
 from regtune.leaderboard import finished_trial, read_ended, read_progress, read_rows
 from regtune.progress import Observer
 from regtune.settings import Settings
-from regtune.study import holder
 
 
 def follow(

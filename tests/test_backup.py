@@ -24,8 +24,8 @@ from stores import Postgres, free_port, regtune, until
 
 from regtune.backup import make_backup, plan_restore, restore
 from regtune.errors import InputError, StorageError
+from regtune.holding import hold
 from regtune.settings import Settings
-from regtune.study import hold
 from regtune.tracking.databases import init_databases
 from regtune.tracking.store import connect, make_store
 

@@ -17,9 +17,9 @@ from terminals import Terminal, regtune
 from typer.testing import CliRunner
 
 from regtune.cli import app
+from regtune.holding import hold
 from regtune.record import RECORD
 from regtune.settings import load_settings
-from regtune.study import hold
 
 NAME = "mnist-regularization"
 HOME = Path("mlruns")

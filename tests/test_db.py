@@ -24,11 +24,11 @@ from specs import spec_of
 from stores import Postgres, regtune
 
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
+from regtune.holding import hold
 from regtune.leaderboard import list_studies, read_board
 from regtune.settings import Settings, load_settings
 from regtune.storage import migration, open_engine, open_storage, studies_engine
 from regtune.storage.schema import STUDIES, TRACKING, studies_revision
-from regtune.study import hold
 from regtune.sweep import run_sweep
 from regtune.tracking.databases import check_databases, init_databases, upgrade_databases
 from regtune.tracking.store import (

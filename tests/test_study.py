@@ -17,11 +17,12 @@ from scipy import stats
 
 from regtune.config import TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
+from regtune.holding import hold, holder
 from regtune.record import STUDY_UID, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
-from regtune.study import Origin, Study, delete, derive_seed, hold, holder, record_of
+from regtune.study import Origin, Study, delete, derive_seed, record_of
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
 
@@ -128,7 +129,7 @@ def test_a_lock_names_its_holder_and_ends_with_it() -> None:
     settings = load_settings()
     settings.home.mkdir()
     code = (
-        "from regtune.study import hold; from regtune.settings import load_settings; import time\n"
+        "from regtune.holding import hold; from regtune.settings import load_settings; import time\n"
         "with hold(load_settings(), 's'):\n    print('held', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -27,11 +27,12 @@ from regtune.errors import (
     TooManyFailures,
 )
 from regtune.executors.local import LocalExecutor
+from regtune.holding import hold, holder
 from regtune.progress import FinishedTrial, Progress
 from regtune.record import TrialRecord
 from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
-from regtune.study import derive_seed, hold, holder, record_of, request
+from regtune.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
 from regtune.sweep.coordinator import DRAIN_SECONDS
 

@@ -20,8 +20,8 @@ from stores import regtune
 from test_sweep import spec
 
 from regtune.executors.local import LocalExecutor
+from regtune.holding import hold
 from regtune.settings import Settings, load_settings
-from regtune.study import hold
 from regtune.sweep import run_sweep
 from regtune.tracking import names
 

@@ -237,3 +237,14 @@ def test_what_cannot_be_written_is_counted_at_the_end(home: Path) -> None:
     begin = time.monotonic()
     assert writer.close(2) == 2
     assert time.monotonic() - begin < 20  # MLflow itself would try for minutes
+
+
+def test_at_the_end_a_store_that_was_away_is_tried_once_more(home: Path) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    writer = TrackingWriter(Settings(REGTUNE_HOME=home, MLFLOW_TRACKING_URI=uri), records.facts())
+    writer.put(*records.complete(0))
+    until(lambda: writer.status.startswith("MLflow is away since "), seconds=60)
+    with Server(Settings(REGTUNE_HOME=home), port=port):
+        assert writer.close(60) == 0
+        assert set(runs(uri)) == {None, "0"}

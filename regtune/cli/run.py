@@ -152,8 +152,9 @@ def watch(
 
 def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Ask a running study to stop at the end of the epoch."""
+    from regtune.holding import holder
     from regtune.leaderboard import read_study
-    from regtune.study import holder, request
+    from regtune.study import request
 
     settings = settings_of(home)
     with opened(settings) as engine:
@@ -177,10 +178,11 @@ def enqueue(
 ) -> None:
     """Ask for one configuration to be tried."""
     from regtune.cli.tables import exponents
+    from regtune.holding import holder
     from regtune.leaderboard import read_study
     from regtune.space import Space
     from regtune.spec import SweepSpec
-    from regtune.study import holder, request
+    from regtune.study import request
 
     settings = settings_of(home)
     with opened(settings) as engine:

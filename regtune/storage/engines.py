@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import NoStudies
-from regtune.storage.locks import KEEPALIVE, schema_lock
+from regtune.storage.locks import KEEPALIVE, SILENT_SECONDS, schema_lock
 from regtune.storage.schema import STUDIES, check_studies, look
 from regtune.storage.sqlite import beside
 from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
@@ -31,14 +31,18 @@ CONNECT_SECONDS = 10
 FIRST = "no studies yet; try: regtune sweep sweeps/quickstart.yaml"
 
 
-def engine_options(url: str, password: str | None = None) -> dict[str, Any]:
+def engine_options(url: str, password: str | None = None, session: str = "regtune") -> dict[str, Any]:
     """What `create_engine` needs beside the URL. password: of a PostgreSQL role; libpq's own ways work too."""
     if is_sqlite(url):
         return {"connect_args": {"timeout": BUSY_SECONDS}}
     arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
-        "application_name": "regtune",
+        "application_name": session,
         "options": KEEPALIVE,
+        "keepalives_idle": 10,  # and this is how we notice that the server's machine has
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": SILENT_SECONDS * 1000,
     }
     if password is not None:
         arguments["password"] = password
@@ -77,11 +81,13 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def open_storage(settings: Settings, patience: Patience | None = None) -> RDBStorage:
+def open_storage(
+    settings: Settings, patience: Patience | None = None, session: str | None = None
+) -> RDBStorage:
     """Optuna's storage for writing; a SQLite database is made first if there is none.
 
     patience: how to wait while a PostgreSQL server is away; without it, what goes wrong is raised at once.
-    Raises StorageError.
+    session: what PostgreSQL calls its connections. Raises StorageError.
     """
     import optuna
     from optuna.storages import RDBStorage
@@ -93,7 +99,7 @@ def open_storage(settings: Settings, patience: Patience | None = None) -> RDBSto
         make_sqlite(url)
     open_engine(url).dispose()
     options: dict[str, Any] = {
-        "engine_kwargs": engine_options(url, secret(STORAGE_PASSWORD)),
+        "engine_kwargs": engine_options(url, secret(STORAGE_PASSWORD), session or "regtune"),
         "skip_table_creation": True,
     }
     with understood(where):

@@ -1,7 +1,7 @@
 """Locks: a file's on one machine, PostgreSQL's advisory locks where a database is shared by several.
 
 Both are free at once when their holder's process dies. A holder on another machine that vanishes with its network is
-noticed by the server's keepalive probes, within SILENT_SECONDS.
+noticed by the server within SILENT_SECONDS.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from regtune.storage.urls import place
 SILENT_SECONDS = 25
 LOOK_SECONDS = 1.0
 """`holder` takes a file's lock for a moment; that is no reason to refuse another."""
-KEEPALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+KEEPALIVE = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
+    f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"
+)
+"""How the server notices that a client has vanished: the probes where it waits, the timeout where it was answering."""
 _NAME = "regtune"
 
 
@@ -61,8 +65,11 @@ class Taken(Exception):
 class Hold(Protocol):
     """A lock that is held."""
 
-    def check(self) -> None:
-        """See that it is still held. Raises Taken when it was lost and another has it, or what the database raises."""
+    def check(self) -> bool:
+        """See that it is still held; says whether it had been lost and is taken again, so that another may have had it.
+
+        Raises Taken when another has it, or what the database raises.
+        """
 
 
 def lock_path(folder: Path, name: str) -> Path:
@@ -87,8 +94,9 @@ def lock(folder: Path, name: str, wait_seconds: float) -> Iterator[None]:
 
 
 class _FileHold:
-    def check(self) -> None:
+    def check(self) -> bool:
         """A file's lock is not lost while its process lives."""
+        return False
 
 
 @contextmanager
@@ -134,6 +142,11 @@ def _read_holder(path: Path) -> Holder:
 # -- in PostgreSQL: an advisory lock of a connection of its own
 
 
+def session_name(name: str) -> str:
+    """The `application_name` of the connections on which the holder of `name` writes; the next holder ends them."""
+    return f"{_NAME} {lock_key(name) % 2**64:016x}"
+
+
 def lock_key(name: str) -> int:
     """The signed 64-bit key of an advisory lock for `name`."""
     return int.from_bytes(hashlib.sha256(f"regtune {name}".encode()).digest()[:8], "big", signed=True)
@@ -146,16 +159,23 @@ class _AdvisoryHold:
         self._engine = engine
         self._key = lock_key(name)
         self._connection = self._lock()
+        try:
+            self._end_earlier(session_name(name))
+        except BaseException:
+            self.close()
+            raise
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Ask the server; after a lost connection take the lock again. Raises Taken."""
         try:
             self._connection.execute(text("SELECT 1"))
+            return False
         except SQLAlchemyError:
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.close()
             self._connection = self._lock()
+            return True
 
     def close(self) -> None:
         """Give the lock back."""
@@ -163,6 +183,16 @@ class _AdvisoryHold:
             self._connection.invalidate()  # it must not go back to the pool with its lock
             self._connection.close()
         self._engine.dispose()
+
+    def _end_earlier(self, session: str) -> None:
+        """End what the holder before has left open, so that nothing of it is written any more."""
+        ours = text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = :session AND usename = current_user AND datname = current_database()"
+        )
+        deadline = time.monotonic() + SILENT_SECONDS
+        while self._connection.execute(ours, {"session": session}).all() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _lock(self) -> Connection:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")

@@ -27,7 +27,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Patience:
     """How a storage waits. `note` is told of an outage's begin and end; when `stop` is set, the waiting ends.
 
-    outages: how many there were.
+    outages: how many there were. guard: called before a call is made again; raises what says that it must not be.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Patience:
         self._note = note
         self._stop = stop or threading.Event()
         self.outages = 0
+        self.guard: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
         """Wait no more, now and later."""
@@ -60,6 +61,7 @@ class Patience:
             stopped = self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             try:
+                self.guard()
                 found = call()
             except UpdateFinishedTrialError:  # the call that was cut off had done it
                 found = True

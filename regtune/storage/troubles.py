@@ -19,7 +19,9 @@ _AWAY = re.compile(
     r"connection (is )?(refused|lost|timeout|closed|failed|not available)|the connection is closed|timed? ?out|"
     r"failed to resolve host|"  # as a container is named only while it runs
     r"could not (connect|translate)|server closed the connection|terminating connection|shutting down|"
-    r"starting up|not accepting connections|recovery mode|consuming input failed|no route to host|broken pipe|"
+    r"starting up|not accepting connections|recovery mode|consuming input failed|no route to host|"
+    r"network is (unreachable|down)|host is down|"
+    r"broken pipe|"
     r"reset by peer|no such file or directory",
     re.IGNORECASE,
 )

@@ -36,7 +36,6 @@ from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
 from regtune.storage import DISK_FULL
-from regtune.storage.locks import Hold
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, finished_trial, spent_seconds
@@ -86,7 +85,6 @@ class Coordinator:
         observer: Observer,
         stop: threading.Event,
         *,
-        held: Hold,
         data: DataConfig,
         folder: Path,
     ) -> None:
@@ -96,7 +94,6 @@ class Coordinator:
         self._tracker = tracker
         self._observer = observer
         self._stop = stop
-        self._held = held
         self._folder = folder
         self._outages = 0
         self._proposals = Proposals(spec, study, data)
@@ -321,7 +318,7 @@ class Coordinator:
         if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
             return
         self._requests_read = time.monotonic()
-        self._study.still_held(self._held)
+        self._study.still_ours()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({running.trial.number for running in self._running.values()})

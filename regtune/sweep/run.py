@@ -11,6 +11,7 @@ from regtune.config import DataConfig
 from regtune.data import Arrays, check_split, load_arrays
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
+from regtune.holding import hold
 from regtune.leaderboard import read_top
 from regtune.progress import FinishedTrial, Observer, Progress
 from regtune.record import Value
@@ -18,7 +19,7 @@ from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.patience import Patience
-from regtune.study import Study, hold
+from regtune.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
@@ -80,6 +81,7 @@ def run_sweep(
     with hold(settings, spec.name) as held, understood(where):
         earlier = _earlier(settings, from_study)
         study = Study.open(settings, spec, fresh=fresh, patience=Patience(where, observer.note, stop))
+        study.keep(held)
         finished = Standing(study, spec.metric.name).tally.finished
         used = spec.run_cap is not None and finished >= spec.run_cap
         count = 0 if used else workers or settings.workers or default_workers()
@@ -96,7 +98,6 @@ def run_sweep(
                 tracker,
                 observer,
                 stop,
-                held=held,
                 data=data.model_copy(update={"digest": arrays.digest}),
                 folder=settings.artifacts / "trials",
             )

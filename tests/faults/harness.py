@@ -64,11 +64,13 @@ SWEEP: dict[str, Any] = {
 
 @dataclass
 class Project:
-    """A folder with its stores. environment: of its commands. server: whether an MLflow server of its own may run."""
+    """A folder with its stores. environment: of its commands. port: of its own MLflow server. prefix: what a sweep's
+    command is given to."""
 
     folder: Path
     environment: Mapping[str, str]
     port: int | None = None
+    prefix: Sequence[str] = ()
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -113,7 +115,7 @@ class Project:
         spec = {**SWEEP, **changes}
         file = self.folder / f"{spec['name']}.yaml"
         file.write_text(yaml.safe_dump(spec))
-        return [sys.executable, "-m", "regtune", "sweep", file.name, "--workers", str(workers)]
+        return [*self.prefix, sys.executable, "-m", "regtune", "sweep", file.name, "--workers", str(workers)]
 
     @contextmanager
     def sweep(self, workers: int = 1, **changes: Any) -> Iterator[Sweep]:
@@ -224,6 +226,11 @@ class Sweep:
             lambda: self._count("trials WHERE state = 'RUNNING'") > 0 and bool(self.workers),
             "a running trial",
         )
+
+    def until_saving(self) -> None:
+        """Wait until a worker is in the midst of writing a model."""
+        folder = self.project.home / "artifacts" / "trials"
+        self._until(lambda: any(folder.glob("*/.*model.keras")), "half a model")
 
     def until_said(self, words: str, seconds: float = 240) -> None:
         """Wait until it has printed `words`."""

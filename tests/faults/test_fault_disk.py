@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from harness import Project, assert_consistent, project
 from parts import file_system
-from stores import Postgres, until
+from stores import Postgres, postgres, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {
@@ -43,12 +44,51 @@ def sweep_into_a_full_disk(place: Project, disk: Path) -> str:
     return said
 
 
-@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=pytest.mark.whole)])
-def test_no_room_for_artifacts_ends_the_sweep_and_loses_nothing(
+WHOLE = pytest.mark.whole
+
+
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=WHOLE)])
+def test_no_room_for_a_project_ends_the_sweep_and_loses_nothing(
     pair: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
     with file_system(tmp_path, "size=128m"), project(pair, tmp_path, server) as place:
         said = sweep_into_a_full_disk(place, tmp_path)
         assert "the disk is full; make room and give the same command again: nothing recorded is lost" in said
+        assert_consistent(place, run_cap=24, keep_models=24)
+
+
+@WHOLE
+def test_no_room_for_databases_alone_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
+    artifacts = tmp_path / "mlruns" / "artifacts"
+    artifacts.mkdir(parents=True)
+    with file_system(artifacts.parent, "size=64m"):
+        artifacts.mkdir()
+        with file_system(artifacts, "size=128m"), project("sqlite", tmp_path, None) as place:
+            said = sweep_into_a_full_disk(place, artifacts.parent)
+            assert "the disk is full; make room" in said
+            assert_consistent(place, run_cap=24, keep_models=24)
+
+
+@WHOLE
+def test_no_room_for_postgresql_stops_or_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
+    """Without room for a table it refuses; without room for its log it ends, and is started again with room."""
+    with (
+        tempfile.TemporaryDirectory(prefix="disk") as disk,
+        file_system(Path(disk), "size=400m,mode=755"),
+        postgres(Path(disk)) as server,
+        project("postgres", tmp_path, server) as place,
+    ):
+        with place.sweep(**LONG) as sweep:
+            sweep.until_epochs(2)
+            filler = fill(Path(disk), 100_000)
+            until(lambda: sweep.process.poll() is not None or "the sweep waits for it" in sweep.said, 240)
+            filler.unlink()
+            server.ensure_running()
+            if sweep.process.poll() is None:
+                assert "is back; nothing is lost" in sweep.ended()
+            else:
+                assert "the disk is full; make room" in sweep.ended(code=1)
+        with place.sweep(**LONG) as sweep:
+            sweep.ended()
         assert_consistent(place, run_cap=24, keep_models=24)

@@ -27,6 +27,14 @@ WHOLE = pytest.mark.whole
 
 
 @pytest.mark.whole
+@pytest.mark.pairs("sqlite-server")
+def test_up_says_that_the_running_server_does_not_answer(place: Project) -> None:
+    with standing(service.processes(place.home)):
+        assert "does not answer within 30 s; end it with: regtune down" in place.run("up", code=1)
+    place.up()
+
+
+@pytest.mark.whole
 @pytest.mark.pairs("sqlite-server", "postgres-server")
 def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project) -> None:
     with place.sweep(**LONG) as sweep:

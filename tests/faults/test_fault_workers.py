@@ -91,6 +91,19 @@ def test_a_worker_killed_while_it_reports_costs_one_attempt(place: Project) -> N
     assert_consistent(place, run_cap=2, failed=1)
 
 
+@pytest.mark.whole
+@pytest.mark.pairs("sqlite", "postgres")
+def test_a_worker_killed_while_it_saves_a_model_leaves_no_half_of_it(place: Project) -> None:
+    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 2}}
+    with place.sweep(**{**LONG, **wide}) as sweep:
+        sweep.until_saving()
+        sweep.workers[0].kill()
+        sweep.ended()
+    (lost,) = failures(place)
+    assert (lost.end_reason, lost.epochs) == ("worker_died", 2)
+    assert_consistent(place, run_cap=2, failed=1)
+
+
 @pytest.mark.pairs("postgres-server", "sqlite", "postgres", "sqlite-server")
 def test_all_workers_killed_at_once_are_replaced(place: Project) -> None:
     with place.sweep(workers=2, **LONG) as sweep:

@@ -1,0 +1,138 @@
+"""A coordinator's machine vanishes from the network of PostgreSQL, and comes back."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness import Project, assert_consistent, project
+from parts import missing
+from stores import Postgres, postgres, until
+
+from regtune.holding import holder
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+LONG = {"run_cap": 5, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
+MOST_SECONDS = 30
+
+
+class Elsewhere:
+    """Another machine as far as the network goes: a network namespace, joined to this one by a cable of its own.
+
+    address: of this machine on that cable.
+    """
+
+    def __init__(self) -> None:
+        number = random.SystemRandom().randrange(2**14)
+        self.name, self._cable, self._end = (f"{kind}{number}" for kind in ("regtune", "rtc", "rte"))
+        net = f"10.213.{number // 64}.{number % 64 * 4}"
+        first = int(net.rpartition(".")[2])
+        self.network, stem = f"{net}/30", net.rpartition(".")[0]
+        self.address, self._theirs = f"{stem}.{first + 1}", f"{stem}.{first + 2}"
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What a command is given to so that it runs there."""
+        return ("ip", "netns", "exec", self.name)
+
+    def join(self) -> None:
+        """Make it."""
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self._cable, "type", "veth", "peer", "name", self._end)
+        _ip("link", "set", self._end, "netns", self.name)
+        _ip("address", "add", f"{self.address}/30", "dev", self._cable)
+        _ip("link", "set", self._cable, "up")
+        _ip("-n", self.name, "link", "set", "lo", "up")
+        self.back()
+        _ip("-n", self.name, "link", "set", self._end, "up")
+
+    def vanish(self) -> None:
+        """From now on nothing that is sent there is answered, and nothing comes from there: no end, no reset."""
+        _ip("-n", self.name, "address", "flush", "dev", self._end)
+
+    def back(self) -> None:
+        """On the network, with the address it had."""
+        _ip("-n", self.name, "address", "add", f"{self._theirs}/30", "dev", self._end)
+
+    def remove(self) -> None:
+        """Undo `join`."""
+        _ip("netns", "delete", self.name)  # the cable goes with it
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextmanager
+def elsewhere() -> Iterator[Elsewhere]:
+    """Another machine until the block ends."""
+    found = Elsewhere()
+    if shutil.which("ip") is None:
+        missing("ip is not at hand: apt-get install iproute2")
+    try:
+        found.join()
+    except subprocess.CalledProcessError as error:
+        missing(f"a network namespace needs the right to make one: {error.stderr.decode()}")
+    try:
+        yield found
+    finally:
+        found.remove()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[tuple[Project, Project, Elsewhere]]:
+    """One project on a PostgreSQL of this machine: as it is worked on here, and there."""
+    with elsewhere() as there, postgres() as server, project("postgres", tmp_path, server) as here:
+        _listen(server, there)
+        environment = {
+            name: value.replace(
+                f"@/{_database(value)}?host={server.socket}", f"@{there.address}/{_database(value)}"
+            )
+            for name, value in here.environment.items()
+        }
+        assert there.address in environment["OPTUNA_STORAGE"]
+        yield here, replace(here, environment=environment, prefix=there.prefix), there
+
+
+def _listen(server: Postgres, there: Elsewhere) -> None:
+    with (server.socket / "pg_hba.conf").open("a") as accounts:
+        accounts.write(f"host all all {there.network} trust\n")
+    server.control("stop", "-m", "fast")
+    server.control("start", "-o", f"-h {there.address}")
+
+
+def _database(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
+
+
+@pytest.mark.parametrize("back", ["while it runs", pytest.param("after its end", marks=pytest.mark.whole)])
+def test_a_machine_that_vanishes_gives_its_study_up_and_leaves_it_to_the_one_that_took_it(
+    shared: tuple[Project, Project, Elsewhere], back: str
+) -> None:
+    place, away, there = shared
+    with away.sweep(**LONG) as cut_off:
+        cut_off.until_finished(1)
+        there.vanish()
+        since = time.monotonic()
+        with place.sweep(**LONG) as refused:
+            said = refused.ended(code=1)
+        assert f'study "small" is being run by process {cut_off.process.pid} on ' in said
+        until(lambda: holder(place.settings, "small") is None, MOST_SECONDS)
+        print(f"the lock was free after {time.monotonic() - since:.0f} s")
+        with place.sweep(**LONG) as second:
+            if back == "after its end":
+                second.ended()
+            else:
+                second.until_finished(3)
+            there.back()
+            said = cut_off.ended(code=1, seconds=120)
+            second.ended()
+    assert ("was run by another process" if back == "after its end" else "is being run by process") in said
+    assert_consistent(place, run_cap=5)
