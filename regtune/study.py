@@ -6,11 +6,12 @@ Optuna's database is the truth. What a study needs beside Optuna's own columns l
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,6 +98,7 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
     return int(state[0]) & MAX_SEED
 
 
+_SIGNATURE = "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key"
 _BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED}
 """Attributes that a study has before it has its uid; one with no other and without trials was cut off there."""
 
@@ -259,9 +261,12 @@ class Study:
         except locks.Taken as taken:
             raise busy(self.name, taken) from None
         if self._doubtful:  # somebody may have had the lock since
-            with suppress(KeyError):  # the study was deleted
-                attributes = RDBStorage.get_study_user_attrs(self._storage.backend, self._id)
-                self._doubtful = attributes.get(COORDINATOR) != self._signature
+            wanted = {"study": self._id, "key": COORDINATOR}
+            with (
+                self._storage.backend.engine.connect() as connection
+            ):  # Optuna's session may be about to open its own
+                signed = connection.scalar(sqlalchemy.text(_SIGNATURE), wanted)
+            self._doubtful = signed != json.dumps(self._signature)
             if self._doubtful:
                 raise StudyBusy(
                     f'study "{printable(self.name)}" was run by another process while its database was away; '

@@ -96,6 +96,35 @@ def test_a_lock_whose_connection_was_terminated_is_taken_again(
             held.check()
 
 
+def test_who_takes_a_study_over_ends_what_its_holder_before_has_left_open(settings: Settings) -> None:
+    with hold(settings, "small"):
+        earlier = Study.open(settings, spec())
+        connection = earlier._storage.backend.engine.connect()
+        connection.execute(sqlalchemy.text("SELECT 1"))
+    with hold(settings, "small"), pytest.raises(sqlalchemy.exc.OperationalError, match="terminat"):
+        connection.execute(sqlalchemy.text("SELECT 1"))
+    connection.invalidate()
+    connection.close()
+
+
+def test_a_study_that_another_has_run_while_its_database_was_away_is_left_to_it(
+    settings: Settings, postgres_server: Postgres
+) -> None:
+    with hold(settings, "small") as held:
+        study = Study.open(settings, spec(), patience=Patience("the database"))
+        study.keep(held)
+        study.still_ours()
+        postgres_server.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
+        )
+        until(lambda: holder(settings, "small") is None)
+        with hold(settings, "small") as theirs:
+            Study.open(settings, spec()).keep(theirs)
+        with pytest.raises(StudyBusy, match="was run by another process while its database was away"):
+            study.set_attribute("regtune.anything", 1)
+        assert "regtune.anything" not in Study.open(settings, spec()).attributes
+
+
 def test_a_database_without_tables_and_one_that_is_not_there_are_told_apart(
     postgres_server: Postgres,
 ) -> None:

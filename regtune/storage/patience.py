@@ -17,6 +17,7 @@ from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import event
 
 from regtune.storage.troubles import away
 
@@ -27,7 +28,8 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Patience:
     """How a storage waits. `note` is told of an outage's begin and end; when `stop` is set, the waiting ends.
 
-    outages: how many there were. guard: called before a call is made again; raises what says that it must not be.
+    outages: how many there were. guard: raises what says that nothing may be written any more; it is asked before a
+    call is made again, and before any is made on a new connection, as the one before may have been cut off unseen.
     """
 
     def __init__(
@@ -41,10 +43,21 @@ class Patience:
         self._stop = stop or threading.Event()
         self.outages = 0
         self.guard: Callable[[], None] = lambda: None
+        self._asking = False
 
     def stop(self) -> None:
         """Wait no more, now and later."""
         self._stop.set()
+
+    def ask(self) -> None:
+        """Ask the guard, unless it is its own call that is to be made."""
+        if self._asking:
+            return
+        self._asking = True
+        try:
+            self.guard()
+        finally:
+            self._asking = False
 
     def through(self, call: Callable[[], Any]) -> Any:
         """`call()`, made again while the server is away. Raises what `call` raises for any other reason."""
@@ -61,7 +74,7 @@ class Patience:
             stopped = self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             try:
-                self.guard()
+                self.ask()
                 found = call()
             except UpdateFinishedTrialError:  # the call that was cut off had done it
                 found = True
@@ -79,6 +92,7 @@ class PatientStorage(RDBStorage):
     def __init__(self, url: str, patience: Patience, **options: Any) -> None:
         self.patience = patience
         super().__init__(url, **options)
+        event.listen(self.engine, "connect", lambda *_: patience.ask())
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
