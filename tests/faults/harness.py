@@ -39,6 +39,7 @@ from regtune.study import record_of
 from regtune.syncing import sync
 from regtune.tracking import names
 
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 ROOT = Path(__file__).parents[2]
 MARK = "REGTUNE_TEST_MARK"
 """In the environment of every process that a project has started."""

@@ -35,14 +35,14 @@ from regtune.study import record_of
 from regtune.tracking import names, service
 
 STOPPED = 130
-WARM_SECONDS = 15.0
+WARM_SECONDS = 30.0
 """Of a process's life, after which its memory is compared with what it has later."""
 SAMPLE_SECONDS = 1.0
 ENDS = (0, STOPPED, -signal.SIGKILL)
 """How a sweep may end: with its budget used, told to, killed."""
 SHORT = {
-    "training": {"batch_size": 64, "max_epochs": 3},
-    "early_stopping": {"patience": 3},
+    "training": {"batch_size": 64, "max_epochs": 10},
+    "early_stopping": {"patience": 10},
     "max_failures": 1000,
     "keep_models": 3,
     "trial_timeout": 60,
@@ -58,6 +58,7 @@ class Soak:
     dice: random.Random
     faults: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    _left: list[Callable[[Sweep], None]] = field(default_factory=list)
     memory: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
     """Of each process, by role and id: age in seconds and resident MiB."""
 
@@ -84,7 +85,7 @@ class Soak:
         while sweep.process.poll() is None:
             self._weigh(sweep)
             if time.monotonic() >= due:
-                fault = self.dice.choice(self._kinds())
+                fault = self._drawn()
                 with suppress(psutil.NoSuchProcess, IndexError, ProcessLookupError):
                     fault(sweep)
                     self.faults[fault.__name__.lstrip("_").replace("_", " ")] += 1
@@ -92,6 +93,12 @@ class Soak:
             time.sleep(SAMPLE_SECONDS)
 
     # -- the faults
+
+    def _drawn(self) -> Callable[[Sweep], None]:
+        """Each kind once, in a random order, before any comes again."""
+        if not self._left:
+            self._left = self.dice.sample(self._kinds(), len(self._kinds()))
+        return self._left.pop()
 
     def _kinds(self) -> Sequence[Callable[[Sweep], None]]:
         shared = [
