@@ -27,10 +27,11 @@ def holder(settings: Settings, name: str) -> Holder | None:
 
 
 @contextmanager
-def hold(settings: Settings, name: str) -> Iterator[locks.Hold]:
+def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[locks.Hold]:
     """Hold the study `name`: on SQLite by a file beside it, on PostgreSQL by an advisory lock of its database.
 
-    Raises StudyBusy naming the process that has it, StorageError.
+    take_over: end the connections of whoever ran it before, to write to it oneself. Raises StudyBusy naming the process
+    that has it, StorageError.
     """
     url = settings.storage_url
     with ExitStack() as stack:
@@ -39,7 +40,9 @@ def hold(settings: Settings, name: str) -> Iterator[locks.Hold]:
                 held = stack.enter_context(locks.hold_file(_lock_file(url, name)))
             else:
                 with understood(place(url)):
-                    held = stack.enter_context(locks.hold_advisory(studies_engine(url), _lock_name(name)))
+                    held = stack.enter_context(
+                        locks.hold_advisory(studies_engine(url), _lock_name(name), take_over)
+                    )
         except locks.Taken as taken:
             raise busy(name, taken) from None
         yield held
@@ -51,6 +54,16 @@ def busy(name: str, taken: locks.Taken) -> StudyBusy:
         f'study "{printable(name)}" is being run by {taken.holder}; '
         f"look at it with: regtune watch {shell_word(name)}"
     )
+
+
+def untouched(held: locks.Hold, name: str) -> None:
+    """See that the lock has never been lost, for a process that has not signed the study yet. Raises StudyBusy."""
+    try:
+        lost = held.check()
+    except locks.Taken as taken:
+        raise busy(name, taken) from None
+    if lost:
+        raise StudyBusy(f'study "{printable(name)}": its database was away; give the same command again')
 
 
 def session(name: str) -> str:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
-from regtune.holding import busy, hold, session
+from regtune.holding import busy, hold, session, untouched
 from regtune.quoting import printable, shell_word
 from regtune.record import (
     BUDGET,
@@ -241,8 +241,8 @@ class Study:
         return self._patience.outages if self._patience else 0
 
     def keep(self, held: locks.Hold) -> None:
-        """Sign as the one who runs the study. From now on a write that an outage cut off is made again only when nobody
-        else has run the study meanwhile.
+        """Sign as the one who runs the study. From now on, after an outage, nothing is written before it was seen that
+        nobody else has run the study meanwhile.
         """
         self._held, self._signature = held, uuid.uuid4().hex
         self.set_attribute(COORDINATOR, self._signature)
@@ -262,16 +262,15 @@ class Study:
             raise busy(self.name, taken) from None
         if self._doubtful:  # somebody may have had the lock since
             wanted = {"study": self._id, "key": COORDINATOR}
-            with (
-                self._storage.backend.engine.connect() as connection
-            ):  # Optuna's session may be about to open its own
-                signed = connection.scalar(sqlalchemy.text(_SIGNATURE), wanted)
-            self._doubtful = signed != json.dumps(self._signature)
-            if self._doubtful:
+            signed = self._held.scalar(sqlalchemy.text(_SIGNATURE), wanted)
+            if signed is None:
+                raise StudyBusy(f'study "{printable(self.name)}" was deleted while its database was away')
+            if signed != json.dumps(self._signature):
                 raise StudyBusy(
                     f'study "{printable(self.name)}" was run by another process while its database was away; '
                     f"look at it with: regtune watch {shell_word(self.name)}"
                 )
+            self._doubtful = False
 
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
@@ -386,22 +385,28 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
 
 def delete(settings: Settings, name: str) -> str:
     """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
-    storage = open_storage(settings)
-    with understood(place(settings.storage_url)):
-        uid = uid_of(load(storage, name).user_attrs.get(STUDY_UID))
-        with hold(settings, name):
-            optuna.delete_study(study_name=name, storage=storage)
+    where = place(settings.storage_url)
+    with understood(where):
+        uid = uid_of(load(open_storage(settings), name).user_attrs.get(STUDY_UID))
+        with hold(settings, name) as held:
+            patience = Patience(where)
+            patience.stop()
+            patience.guard = lambda: untouched(held, name)
+            optuna.delete_study(study_name=name, storage=open_storage(settings, patience, session(name)))
     return uid
 
 
 def _set_aside(storage: RDBStorage, name: str) -> None:
-    """Rename a study; nothing of it is lost."""
+    """Rename a study; nothing of it is lost. Who may still run it is shut out."""
     aside = f"{name} (until {time.strftime('%Y-%m-%d %H:%M:%S')})"
+    given = {"aside": aside, "name": name, "key": COORDINATOR, "nobody": json.dumps("")}
     with storage.engine.begin() as connection:
-        connection.execute(
-            sqlalchemy.text("UPDATE studies SET study_name = :aside WHERE study_name = :name"),
-            {"aside": aside, "name": name},
-        )
+        for statement in (
+            "UPDATE study_user_attributes SET value_json = :nobody WHERE key = :key "
+            "AND study_id = (SELECT study_id FROM studies WHERE study_name = :name)",
+            "UPDATE studies SET study_name = :aside WHERE study_name = :name",
+        ):
+            connection.execute(sqlalchemy.text(statement), given)
 
 
 def _budget(spec: SweepSpec) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _one(settings: Settings, engine: Engine, name: str, check: bool, tell: Tell)
         if check:
             who = holder(settings, name)
             return Synced(name, running=str(who)) if who else _look(settings, engine, name, tell)
-        with hold(settings, name):
+        with hold(settings, name, take_over=False):
             return _write(settings, engine, name, tell)
     except StudyBusy:
         return Synced(name, running=str(holder(settings, name) or "another process"))

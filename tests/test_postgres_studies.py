@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -107,8 +108,26 @@ def test_who_takes_a_study_over_ends_what_its_holder_before_has_left_open(settin
     connection.close()
 
 
+def test_a_lock_is_taken_again_from_our_own_connection_that_the_server_does_not_know_is_lost(
+    settings: Settings,
+) -> None:
+    class Lost:
+        def __getattr__(self, name: str) -> Any:
+            raise sqlalchemy.exc.OperationalError(
+                "", {}, Exception("server closed the connection unexpectedly")
+            )
+
+    with hold(settings, "small") as held:
+        ghost, held._connection = held._connection, Lost()
+        assert held.check()
+        assert not held.check()
+        with pytest.raises(sqlalchemy.exc.OperationalError, match="terminat"):
+            ghost.execute(sqlalchemy.text("SELECT 1"))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
 def test_a_study_that_another_has_run_while_its_database_was_away_is_left_to_it(
-    settings: Settings, postgres_server: Postgres
+    settings: Settings, postgres_server: Postgres, fresh: bool
 ) -> None:
     with hold(settings, "small") as held:
         study = Study.open(settings, spec(), patience=Patience("the database"))
@@ -119,7 +138,7 @@ def test_a_study_that_another_has_run_while_its_database_was_away_is_left_to_it(
         )
         until(lambda: holder(settings, "small") is None)
         with hold(settings, "small") as theirs:
-            Study.open(settings, spec()).keep(theirs)
+            Study.open(settings, spec(), fresh=fresh).keep(theirs)
         with pytest.raises(StudyBusy, match="was run by another process while its database was away"):
             study.set_attribute("regtune.anything", 1)
         assert "regtune.anything" not in Study.open(settings, spec()).attributes

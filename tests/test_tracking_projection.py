@@ -203,6 +203,14 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
     assert len(store.runs()) == 2
 
 
+def test_what_a_trial_said_while_it_ran_comes_too_late_when_it_has_ended(store: Store) -> None:
+    store.project(records.facts(), records.with_model(records.complete(0), store.artifacts))
+    before = store.contents()
+    late = records.after(records.started(0), 2)
+    store.project(records.facts(), (0, "RUNNING", late), (0, "WAITING", late))
+    assert store.contents() == before
+
+
 def test_every_run_has_the_same_params_and_controls_say_theirs(store: Store) -> None:
     trials = records.study(9)
     store.project(records.facts(), *trials)

@@ -39,11 +39,14 @@ def engine_options(url: str, password: str | None = None, session: str = "regtun
         "connect_timeout": CONNECT_SECONDS,
         "application_name": session,
         "options": KEEPALIVE,
-        "keepalives_idle": 10,  # and this is how we notice that the server's machine has
+        "keepalives_idle": 10,  # these are how we notice that the server's machine has vanished
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": SILENT_SECONDS * 1000,
     }
+    for name in sqlalchemy.make_url(url).query:  # what the URL says of these counts
+        if name.startswith(("keepalives", "tcp_user_timeout", "connect_timeout")):
+            arguments.pop(name, None)
     if password is not None:
         arguments["password"] = password
     return {"connect_args": arguments, "pool_pre_ping": True}

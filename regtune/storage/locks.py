@@ -1,7 +1,7 @@
 """Locks: a file's on one machine, PostgreSQL's advisory locks where a database is shared by several.
 
 Both are free at once when their holder's process dies. A holder on another machine that vanishes with its network is
-noticed by the server within SILENT_SECONDS.
+noticed by the server within SILENT_SECONDS and a probe's interval.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from regtune.errors import StorageError
 from regtune.quoting import printable
 from regtune.storage.urls import place
 
 SILENT_SECONDS = 25
+NOTICED_SECONDS = SILENT_SECONDS + 10
+"""Until a server has noticed that a client has vanished: it looks at its next probe."""
 LOOK_SECONDS = 1.0
 """`holder` takes a file's lock for a moment; that is no reason to refuse another."""
 KEEPALIVE = (
@@ -35,6 +37,10 @@ KEEPALIVE = (
 )
 """How the server notices that a client has vanished: the probes where it waits, the timeout where it was answering."""
 _NAME = "regtune"
+_OURS = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_OURS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :start"
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Hold(Protocol):
         Raises Taken when another has it, or what the database raises.
         """
 
+    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
+        """What the statement says on the very connection that has the lock: while it is answered, the lock is held."""
+
 
 def lock_path(folder: Path, name: str) -> Path:
     """The lock file for `name`: readable, and different for different names, whatever characters they have."""
@@ -97,6 +106,10 @@ class _FileHold:
     def check(self) -> bool:
         """A file's lock is not lost while its process lives."""
         return False
+
+    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
+        """A file has no connection."""
+        raise NotImplementedError
 
 
 @contextmanager
@@ -155,15 +168,18 @@ def lock_key(name: str) -> int:
 class _AdvisoryHold:
     """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, take_over: bool) -> None:
         self._engine = engine
         self._key = lock_key(name)
+        self._backend: tuple[int, Any] | None = None
+        self._closed = False
         self._connection = self._lock()
-        try:
-            self._end_earlier(session_name(name))
-        except BaseException:
-            self.close()
-            raise
+        if take_over:
+            try:
+                self._end_earlier(session_name(name))
+            except BaseException:
+                self.close()
+                raise
 
     def check(self) -> bool:
         """Ask the server; after a lost connection take the lock again. Raises Taken."""
@@ -171,28 +187,50 @@ class _AdvisoryHold:
             self._connection.execute(text("SELECT 1"))
             return False
         except SQLAlchemyError:
+            if self._closed:
+                raise
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.close()
             self._connection = self._lock()
             return True
 
+    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
+        """See `Hold`."""
+        return self._connection.scalar(statement, parameters)
+
     def close(self) -> None:
         """Give the lock back."""
+        self._closed = True
         with suppress(SQLAlchemyError):
             self._connection.invalidate()  # it must not go back to the pool with its lock
             self._connection.close()
         self._engine.dispose()
 
     def _end_earlier(self, session: str) -> None:
-        """End what the holder before has left open, so that nothing of it is written any more."""
-        ours = text(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = :session AND usename = current_user AND datname = current_database()"
+        """End the connections on which the holder before wrote, so that nothing comes late on one of them.
+
+        Those of another role cannot be ended: then wait until the server has noticed that they are dead. Raises
+        StorageError when they are not.
+        """
+        theirs = text(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = :session AND datname = current_database()"
         )
-        deadline = time.monotonic() + SILENT_SECONDS
-        while self._connection.execute(ours, {"session": session}).all() and time.monotonic() < deadline:
+        deadline = time.monotonic() + NOTICED_SECONDS
+        while found := self._connection.scalars(theirs, {"session": session}).all():
+            if time.monotonic() > deadline:
+                where, pids = place(self._engine.url.render_as_string()), ", ".join(map(str, found))
+                raise StorageError(
+                    f"{where}: connections of the process that ran the study before are still open (pid {pids} in "
+                    "pg_stat_activity); end them as their role"
+                )
+            for pid in found:
+                with suppress(DBAPIError):  # not permitted
+                    self._end(pid)
             time.sleep(0.05)
+
+    def _end(self, pid: int) -> None:
+        self._connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
     def _lock(self) -> Connection:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -200,6 +238,11 @@ class _AdvisoryHold:
             me = Holder.me()
             named = f"{_NAME} {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": named})
+            if (
+                self._backend is not None
+            ):  # of a connection that was cut off: the server may not have noticed yet
+                connection.execute(text(_END_OURS), dict(zip(("pid", "start"), self._backend, strict=True)))
+            self._backend = tuple(connection.execute(text(_OURS)).one())
             deadline = time.monotonic() + LOOK_SECONDS
             while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}):
                 if time.monotonic() > deadline:
@@ -214,10 +257,13 @@ class _AdvisoryHold:
 
 
 @contextmanager
-def hold_advisory(engine: Engine, name: str) -> Iterator[Hold]:
-    """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken."""
+def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator[Hold]:
+    """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken.
+
+    take_over: end the connections of the holder before.
+    """
     try:
-        held = _AdvisoryHold(engine, name)
+        held = _AdvisoryHold(engine, name, take_over)
     except BaseException:
         engine.dispose()
         raise

@@ -322,6 +322,7 @@ class Coordinator:
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({running.trial.number for running in self._running.values()})
+            self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
         for request in self._study.requests():
             if request.verb == "enqueue":
                 self._observer.note(self._proposals.queue_request(request))

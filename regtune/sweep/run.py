@@ -9,9 +9,10 @@ from typing import Any
 
 from regtune.config import DataConfig
 from regtune.data import Arrays, check_split, load_arrays
+from regtune.errors import StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
-from regtune.holding import hold
+from regtune.holding import hold, untouched
 from regtune.leaderboard import read_top
 from regtune.progress import FinishedTrial, Observer, Progress
 from regtune.record import Value
@@ -80,7 +81,9 @@ def run_sweep(
     check_store(settings.mlflow_uri)
     with hold(settings, spec.name) as held, understood(where):
         earlier = _earlier(settings, from_study)
-        study = Study.open(settings, spec, fresh=fresh, patience=Patience(where, observer.note, stop))
+        patience = Patience(where, observer.note, stop)
+        patience.guard = lambda: untouched(held, spec.name)
+        study = Study.open(settings, spec, fresh=fresh, patience=patience)
         study.keep(held)
         finished = Standing(study, spec.metric.name).tally.finished
         used = spec.run_cap is not None and finished >= spec.run_cap
@@ -103,7 +106,12 @@ def run_sweep(
             )
             coordinator.prepare(earlier)
             return coordinator.run()
+        except StudyBusy:
+            if tracker is not None:  # what waits to be written is of trials that are another's now
+                tracker.close(timeout_seconds=0)
+            raise
         finally:
+            patience.guard = lambda: None
             if executor is None:
                 trainer.close()
             if tracker is not None:

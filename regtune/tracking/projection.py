@@ -40,6 +40,10 @@ AT_ONCE = 25
 """Trials that are made between two looks at how far it is."""
 
 
+_LIVE: tuple[State, ...] = ("WAITING", "RUNNING")
+_ENDED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL")
+
+
 class Projection:
     """One study in one MLflow store. `client` is a MlflowClient; artifacts is regtune's artifact folder.
 
@@ -90,7 +94,8 @@ class Projection:
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
         """Make the run of one trial say what its record says. Returns whether anything had to be written.
 
-        A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted.
+        A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted. A trial that
+        has ended does not run again: what says so is late, of a coordinator whose study another has taken over.
         """
         if record.started_ms is None:
             return False
@@ -98,7 +103,8 @@ class Projection:
         try:
             self.open()
             run = self._find(record.uid)
-            if run is None or not run.deleted:
+            late = run is not None and state in _LIVE and run.tags.get(names.STATE) in _ENDED
+            if not late and (run is None or not run.deleted):
                 self._write_trial(run, number, state, record)
         except Exception:
             self._forget()
