@@ -129,6 +129,19 @@ def test_only_names_that_are_the_servers_own_are_answered(team: Team) -> None:
         assert team.ask("/", host=host)[0] == status, host
 
 
+def test_the_account_lines_of_the_readme_make_an_account_and_then_an_administrator(team: Team) -> None:
+    (team.folder / "ada.json").write_text(json.dumps({"username": "ada", "password": "a-password-of-adas"}))
+    netrc = team.folder / "netrc"
+    netrc.touch(0o600)
+    netrc.write_text(f"machine localhost login admin password {team.secrets['tracking_admin_password']}\n")
+    typed = {"--user admin": "--netrc-file netrc", "localhost:5000": f"localhost:{team.port}"}
+    team.follow_readme("Accounts.", typed)
+    assert team.as_admin("/api/2.0/mlflow/users/get?username=ada")["user"]["is_admin"] is True
+    runs = {"experiment_ids": [team.runs("quickstart")[0]["info"]["experiment_id"]]}
+    account = ("ada", "a-password-of-adas")
+    assert team.ask("/api/2.0/mlflow/runs/search", runs, account=account)[0] == 200
+
+
 READER = ("reader", "a-password-of-ones-own")
 
 
