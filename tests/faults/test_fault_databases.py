@@ -75,5 +75,8 @@ def test_sqlite_files_may_be_locked_by_another_process_for_half_a_minute(place: 
                 connection = locks.enter_context(closing(sqlite3.connect(place.home / name, timeout=20)))
                 connection.execute("BEGIN EXCLUSIVE")
             time.sleep(31)
-        sweep.ended()
+        said = sweep.ended()
+    if "MLflow lacks" in said:  # a server gives up before the coordinator does
+        assert place.port
+        place.run("sync")
     assert_consistent(place, run_cap=4)
