@@ -238,9 +238,8 @@ class _AdvisoryHold:
             me = Holder.me()
             named = f"{_NAME} {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": named})
-            if (
-                self._backend is not None
-            ):  # of a connection that was cut off: the server may not have noticed yet
+            # our own connection that was cut off may have it still: the server does not know yet
+            if self._backend is not None:
                 connection.execute(text(_END_OURS), dict(zip(("pid", "start"), self._backend, strict=True)))
             self._backend = tuple(connection.execute(text(_OURS)).one())
             deadline = time.monotonic() + LOOK_SECONDS
