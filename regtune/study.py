@@ -50,7 +50,7 @@ from regtune.storage import (
     place,
     understood,
 )
-from regtune.storage.ledger import Ledger
+from regtune.storage.ledger import Ledger, unpack
 from regtune.storage.patience import Patience, PatientStorage
 
 
@@ -109,7 +109,7 @@ class Study:
     def __init__(self, storage: RDBStorage, name: str) -> None:
         self._patience = storage.patience if isinstance(storage, PatientStorage) else None
         self._id = storage.get_study_id_from_name(name)
-        self._storage = Ledger(storage, self._id)
+        self._storage = Ledger(storage, self._id, packed=(RECORD,))
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
@@ -333,6 +333,8 @@ def state_of(record: TrialRecord) -> TrialState:
 def record_of(trial: FrozenTrial) -> TrialRecord | None:
     """A trial's record, or None when it never started."""
     found = trial.user_attrs.get(RECORD)
+    if isinstance(found, bytes):
+        found = unpack(found)
     return None if found is None else TrialRecord.from_json(found, f"trial {trial.number}")
 
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from stores import Postgres
 
-from regtune.storage.ledger import Ledger
+from regtune.storage.ledger import Ledger, unpack
 
 FLAT = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
 
@@ -230,3 +230,24 @@ def test_what_was_written_before_an_error_stays_written(url: str) -> None:
         report_and_fail()
     assert same(ledger, storage)
     assert study.trials[0].intermediate_values == {1: 0.5}
+
+
+def test_an_ended_trial_has_its_packed_attributes_and_shares_its_space(url: str) -> None:
+    storage, ledger, study = begun(url)
+    ledger = Ledger(storage, study._study_id, packed=("record",))
+    study = optuna.load_study(storage=ledger, study_name="s")
+    record = {"history": [0.1, 1e-300, 3], "name": "dropout \u00e9"}
+    for value in (1.0, 2.0):
+        trial = study.ask(FLAT)
+        trial.set_user_attr("record", record)
+        trial.set_user_attr("other", 1)
+        assert study.trials[-1].user_attrs == {"record": record, "other": 1}, "it runs"
+        study.tell(trial, value)
+    opened = Ledger(storage, study._study_id, packed=("record",))
+    for known in (ledger, opened):
+        first, second = known.get_all_trials(study._study_id, deepcopy=False)
+        assert unpack(second.user_attrs["record"]) == record
+        assert second.user_attrs["other"] == 1
+        assert first.distributions is second.distributions
+        assert first.distributions == FLAT
+    assert storage.get_all_trials(study._study_id)[1].user_attrs == {"record": record, "other": 1}

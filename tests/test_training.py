@@ -239,6 +239,17 @@ def test_a_checkpoint_is_a_plain_network(data: Data, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_the_network_is_that_of_its_trial_whenever_it_is_asked_for(data: Data) -> None:
+    config = _config(epochs=1, batchnorm="before_activation")
+    first = train(config, data)
+    kernels = np.concatenate([layer.ravel() for layer in first.make_model().get_weights() if layer.ndim == 2])
+    train(_config(epochs=1, batchnorm="before_activation", seed=8), data)  # in the same graph
+    later = np.concatenate([layer.ravel() for layer in first.model.get_weights() if layer.ndim == 2])
+    np.testing.assert_array_equal(later, kernels)
+    assert first.model is first.model
+    assert first.without_model().model is None
+
+
 @EXACT_IS_SLOW
 def test_the_trained_network_is_plain_and_loads_where_regtune_is_not_installed(
     data: Data, tmp_path: Path, fused: bool

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -33,12 +34,17 @@ class Ledger(BaseStorage):
     """The trials of the study `study_id` in memory, in front of `backend`, which keeps everything else.
 
     **One writer.** The process holds the study. **Ids are the database's.** **A trial that was handed out does not
-    change**: each write replaces it, as in Optuna's own storage in memory.
+    change**: each write replaces it, as in Optuna's own storage in memory. **Ended trials are small**: there may be
+    a hundred thousand of them.
+
+    packed: user attributes that of ended trials are known as `pack` makes them.
     """
 
-    def __init__(self, backend: RDBStorage, study_id: int) -> None:
+    def __init__(self, backend: RDBStorage, study_id: int, packed: Collection[str] = ()) -> None:
         self.backend = backend
         self._study_id = study_id
+        self._packed = packed
+        self._spaces: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
         self._name = backend.get_study_name_from_id(study_id)
         self._directions = backend.get_study_directions(study_id)
         self._writes = Writes(backend.engine.dialect.name)
@@ -246,6 +252,8 @@ class Ledger(BaseStorage):
         return copy.copy(trial)
 
     def _know(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished():
+            self._make_small(trial)
         if trial.number == len(self._trials):
             self._trials.append(trial)
             self._numbers[trial._trial_id] = trial.number
@@ -257,6 +265,16 @@ class Ledger(BaseStorage):
             self._open.pop(trial.number, None)
         else:
             self._open[trial.number] = None
+
+    def _make_small(self, trial: FrozenTrial) -> None:
+        attributes = trial.user_attrs
+        if any(key in attributes for key in self._packed):
+            trial.user_attrs = {
+                key: pack(value) if key in self._packed else value for key, value in attributes.items()
+            }
+        known = self._spaces.setdefault(tuple(trial.distributions), trial.distributions)
+        if known == trial.distributions:
+            trial.distributions = known
 
     def _read(self, call: Callable[[Connection], _Found]) -> _Found:
         if self._pending:
@@ -308,3 +326,13 @@ def _running() -> FrozenTrial:
         intermediate_values={},
         trial_id=-1,
     )
+
+
+def pack(value: Any) -> bytes:
+    """A value of plain JSON in a sixth of the memory that its objects take."""
+    return zlib.compress(json.dumps(value).encode(), 1)
+
+
+def unpack(packed: bytes) -> Any:
+    """The value that `pack` was given."""
+    return json.loads(zlib.decompress(packed))

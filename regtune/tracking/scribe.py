@@ -20,8 +20,8 @@ from regtune.tracking.writer import PAST, STUDY, Answer, Item
 
 PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""
-LONGEST_PACE_SECONDS = 5.0
-SHARE = 0.0025
+LONGEST_PACE_SECONDS = 10.0
+SHARE = 0.001
 """Of all cores: what telling it may cost, unless the pace would be longer than that."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0

@@ -11,6 +11,7 @@ same structure uses the same graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -161,15 +162,23 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
             amount.assign(getattr(config.training, name))
         self._order_seed.assign(seeds.order)
 
-    def plain(self) -> keras.Sequential:
-        """A network of stock layers with these weights: this class would not load where regtune is missing."""
-        found = build_model(self._config, self.input_shape[-1], self.output_shape[-1])
-        found.set_weights(self.get_weights())
-        return found
+    def snapshot(self) -> Callable[[], keras.Sequential]:
+        """Makes a network of stock layers with the weights of this moment, whatever is trained in between: this
+        class would not load where regtune is missing.
+        """
+        config, weights = self._config, self.get_weights()
+        features, classes = self.input_shape[-1], self.output_shape[-1]
+
+        def make() -> keras.Sequential:
+            found = build_model(config, features, classes)
+            found.set_weights(weights)
+            return found
+
+        return make
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the plain network, for callbacks such as ModelCheckpoint."""
-        self.plain().save(*args, **kwargs)
+        self.snapshot()().save(*args, **kwargs)
 
     def train_step(self, epoch: Any) -> dict[str, Any]:
         """One epoch. `epoch` counts from 0."""

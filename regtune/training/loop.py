@@ -152,5 +152,5 @@ def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -
         generalization_gap=gap,
         sparsity=sparsity,
         l2_norm=l2_norm,
-        model=model.plain() if kept_epoch else None,
+        make_model=model.snapshot() if kept_epoch else None,
     )
