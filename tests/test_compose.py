@@ -282,6 +282,19 @@ def test_the_readmes_lines_back_up_and_bring_back_everything(team: Team) -> None
     )
 
 
+def test_the_readmes_lines_upgrade_and_lose_nothing(team: Team) -> None:
+    before = standing(team)
+    here = {
+        "git pull && make secrets": "deploy/make-secrets",
+        "build --pull": "ps",
+        "run --rm": "run --rm -T",
+    }
+    said = team.follow_readme("Upgrade", here)  # what is built is built already, and this is no terminal
+    assert said.count(": current already (revision ") == 2, said
+    come_up(team)
+    assert standing(team) == before
+
+
 def test_every_generation_of_compose_that_is_here_reads_the_file(team: Team) -> None:
     for version in range(len(team.composers)):
         team.compose("config", "--quiet", version=version)

@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def test_curves_are_live(writer: TrackingWriter, home: Path) -> None:
     run = runs(f"sqlite:///{home / 'mlflow.db'}")["0"]
     assert run.info.status == "RUNNING"
     writer.put(0, "RUNNING", records.after(records.started(0), 3))
-    until(lambda: len(client.get_metric_history(run.info.run_id, "val_loss")) == 3, seconds=5)
+    until(lambda: len(client.get_metric_history(run.info.run_id, "val_loss")) == 3)
 
 
 def test_handing_over_waits_for_nothing(writer: TrackingWriter) -> None:
@@ -237,6 +239,21 @@ def test_what_cannot_be_written_is_counted_at_the_end(home: Path) -> None:
     begin = time.monotonic()
     assert writer.close(2) == 2
     assert time.monotonic() - begin < 20  # MLflow itself would try for minutes
+
+
+def test_at_the_end_what_was_refused_is_tried_once_more(writer: TrackingWriter, home: Path) -> None:
+    record = records.after(records.started(0), 2)
+    writer.put(0, "RUNNING", record)
+    until(lambda: writer.unwritten == 0)
+    uri = f"sqlite:///{home / 'mlflow.db'}"
+    run = runs(uri)["0"].info.run_id
+    with closing(sqlite3.connect(home / "mlflow.db", timeout=30)) as database, database:
+        for table in ("runs", "tags"):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+    writer.put(0, "RUNNING", records.after(record, 1))
+    until(lambda: writer.status.startswith("MLflow refuses #000 "))
+    assert writer.close(60) == 0
+    assert runs(uri)["0"].info.run_id != run
 
 
 def test_at_the_end_a_store_that_was_away_is_tried_once_more(home: Path) -> None:

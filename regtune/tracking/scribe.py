@@ -100,16 +100,23 @@ class _Scribe:
         self._refused: dict[int, tuple[float, str]] = {}
 
     def run(self) -> None:
-        """Until told to close and nothing is left that can be written, or the store is away and stays away."""
-        tried_last = False
+        """Until told to close and nothing is left that can be written, or the store is away and stays away. What was
+        refused is tried once more before that.
+        """
+        tried_last = released = False
         while True:
             if not self._writable():
                 self._inbox.arrived.wait(REFUSED_PAUSE_SECONDS if self._refused else None)
             self._inbox.arrived.clear()
             began = time.process_time()
             away = self._pass()
-            if self._inbox.closing and (tried_last if away else not self._writable()):
-                return
+            if self._inbox.closing:
+                if self._refused and not released:
+                    released = True
+                    self._refused = {key: (0.0, reason) for key, (_, reason) in self._refused.items()}
+                    continue
+                if tried_last if away else not self._writable():
+                    return
             tried_last = self._inbox.closing and away
             if away:
                 self._rest(self._pause)
