@@ -4,8 +4,8 @@
 
 `regtune sweep` runs in a folder of its own, SQLite and MLflow included, and is looked at from outside: trials finished,
 and of the coordinator, the writer and each worker the resident memory, file descriptors and threads. "Flat" compares
-medians of the last tenth with those from the 200th trial to the 400th: memory within 10 %, descriptors and threads the
-same but for one that a look may catch open. The growth a trial, by least squares, is what 24 hours are extrapolated
+medians of the last tenth with those from the 200th trial to the 400th: memory within 10 %, descriptors and threads no
+more than one above, which a look may catch open. The growth a trial, by least squares, is what 24 hours are extrapolated
 from. Exits 1 when something is not flat.
 """
 
@@ -165,7 +165,7 @@ def figures(looks: Sequence[dict[str, Any]], trials: int, seconds: float) -> dic
             "mib_after_a_day": before["mib"] + slope * pace * DAY_SECONDS,
             "cpu_seconds": cpu,
             "flat": after["mib"] <= MOST_GROWTH * before["mib"]
-            and all(abs(after[key] - before[key]) <= 1 for key in ("files", "threads")),
+            and all(after[key] - before[key] <= 1 for key in ("files", "threads")),
         }
     return {"trials": trials, "seconds": seconds, "trials_a_second": pace, "processes": found}
 

@@ -1,6 +1,6 @@
 """What MLflow costs a sweep: the same sweep with it and without it, in turns, into SQLite and through a server.
 
-    python benchmarks/bench_tracking.py [--rounds 1] [--trials 30] [--dataset mnist] [--json FILE] [--no-verdict]
+    python benchmarks/bench_tracking.py [--rounds 1] [--trials 60] [--dataset mnist] [--json FILE] [--no-verdict]
 
 Every sweep trains the same trials (random search over the space of sweeps/mnist.yaml, nothing pruned) in the same two
 warm workers, so the time is what differs. Two figures for each way: the ratio of the sweep's time to that of the same
@@ -88,7 +88,7 @@ def main() -> int:
     """Measure in turns, show, write; 1 when the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--json", type=Path, help="where the result is written")
