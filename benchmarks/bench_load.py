@@ -5,8 +5,8 @@
 `regtune sweep` runs in a folder of its own, SQLite and MLflow included, and is looked at from outside: trials finished,
 and of the coordinator, the writer and each worker the resident memory, file descriptors and threads. "Flat" compares
 medians of the last tenth with those from the 200th trial to the 400th: memory within 10 %, descriptors and threads no
-more than one above, which a look may catch open. The growth a trial, by least squares, is what 24 hours are extrapolated
-from. Exits 1 when something is not flat.
+more than one above, which a look may catch open. The growth a trial, by least squares, is what 24 hours are
+extrapolated from. Exits 1 when something is not flat.
 """
 
 from __future__ import annotations
