@@ -45,7 +45,7 @@ class TrialResult:
     def model(self) -> Any:
         """The plain keras.Sequential with the kept weights, made when it is first asked for; or None.
 
-        Most trials are trained for their figures. Keras takes 25 ms to make a network, and keeps 35 KiB of each.
+        Most trials are trained for their figures alone, and of each network that is made Keras keeps some memory.
         """
         return None if self.make_model is None else self.make_model()
 
