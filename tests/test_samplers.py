@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +19,7 @@ from specs import spec_of
 
 from regtune.errors import SpecError
 from regtune.samplers import BEST, History, make_pruner, make_sampler
+from regtune.samplers.history import OfTheSpace
 from regtune.space import Space
 from regtune.spec import SweepSpec
 
@@ -348,6 +351,38 @@ def test_hyperband_has_a_bracket_for_each_rung_from_min_iter_to_the_last_epoch(g
         assert len(spec.early_terminate.brackets(27)) == brackets
 
 
+def test_hyperband_decides_as_optunas_own():
+    """Whatever stands in the study, with several trials at once, and when it is taken up anew."""
+    spec = spec_of(FLAT, early_terminate={"type": "hyperband", "min_iter": 1}, training={"max_epochs": 27})
+    found = []
+    for pruner in (
+        lambda: make_pruner(spec),
+        lambda: HyperbandPruner(min_resource=1, max_resource=27, reduction_factor=3),
+    ):
+        study = optuna.create_study(
+            study_name="x", sampler=TPESampler(seed=SEED), pruner=pruner(), direction="maximize"
+        )
+        with_strangers(study)
+        dice, ends = random.Random(3), []
+        for number in range(50):
+            if number == 25:
+                study.pruner = pruner()
+            trials = [(study.ask(), dice.random()) for _ in range(3)]
+            for trial, goal in trials:
+                Space(spec).suggest(trial)
+                state = TrialState.COMPLETE
+                for epoch in range(1, 28):
+                    trial.report(dice.choice([goal, goal, math.nan]) if number % 9 == 8 else goal, epoch)
+                    if trial.should_prune():
+                        state = TrialState.PRUNED
+                        break
+                study.tell(trial, goal if state is TrialState.COMPLETE else None, state=state)
+                ends.append((trial.params, epoch, study.trials[trial.number].system_attrs))
+        found.append(ends)
+    assert found[0] == found[1]
+    assert 30 < sum(epoch < 27 for _, epoch, _ in found[0]) < 150
+
+
 def test_a_searched_number_of_epochs_gives_the_pruner_its_most():
     spec = SweepSpec.from_dict(
         {
@@ -437,6 +472,56 @@ def test_where_few_are_complete_the_pruned_that_came_far_are_shown():
     assert {trial.number for trial in _split_trials(study, found, 25)[0]} == {
         trial.number for trial in _split_trials(study, ended, 25)[0]
     }
+
+
+class Plain(OfTheSpace, TPESampler):
+    """Optuna's TPE as it is, over what a history shows."""
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("bound", [(None, 0), (15, 25), (3, 40)], ids=["all", "bounded", "few best"])
+@pytest.mark.parametrize("parameters", [FLAT, CONDITIONAL], ids=["flat", "conditional"])
+def test_what_is_looked_up_changes_no_proposal_of_tpe(parameters, bound, direction):
+    """Ties, pruned and failed trials, figures that are no numbers, several at once, and trials of other programs."""
+    spec = spec_of(parameters)
+    space = Space(spec)
+    studies = [optuna.create_study(direction=direction) for _ in range(2)]
+    histories = [History(space, *bound) for _ in studies]
+    for study in studies:
+        with_strangers(study)
+
+    def samplers(seed: int) -> list[BaseSampler]:
+        plain = Plain(seed=seed, group=not space.static)
+        plain.history = histories[1]
+        return [make_sampler(spec, space, seed, histories[0]), plain]
+
+    differ = set()
+    for number in range(60):
+        asked = []
+        for study, sampler in zip(studies, samplers(number), strict=True):
+            study.sampler = sampler
+            trials = [study.ask() for _ in range(1 + number % 3)]
+            asked.append([(trial, space.suggest(trial)) for trial in trials])
+        ours, stock = ([shown for _, shown in found] for found in asked)
+        assert ours == stock
+        differ.update(tuple(shown.items()) for shown in ours)
+        for study, found in zip(studies, asked, strict=True):
+            for trial, shown in found:
+                end(study, trial, round(value_of(shown), 2))
+    assert len(differ) > 90
+
+
+def end(study: optuna.Study, trial: optuna.Trial, value: float) -> None:
+    """As its number says: pruned, with a figure that may be none; failed; left running; or complete."""
+    for step in range(1, 2 + trial.number % 3):
+        trial.report(value if trial.number % 11 else math.nan, step)
+    if trial.number % 4 == 3:
+        study.tell(trial, state=TrialState.PRUNED)
+    elif trial.number % 10 == 9:
+        study.tell(trial, state=TrialState.FAIL)
+    elif trial.number % 50 != 30:
+        study.tell(trial, value)
 
 
 def test_what_is_shown_covers_what_tpe_takes_for_good_by_default():

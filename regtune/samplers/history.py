@@ -1,0 +1,185 @@
+"""What a sampler sees of a study: the trials of one space, and of very many a part.
+
+A study holds trials beside the search: controls, which have no parameters, and what another program has put there.
+Optuna's samplers would take them for evidence, lose their search space over them, or fail.
+
+TPE's time grows with the trials it is shown, and an ask in a study of 10,000 would take a fifth of a second. It is
+shown a part of a long `History`; benchmarks/bench_history.py measures what that costs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import math
+from collections.abc import Container, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from regtune.space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+
+BEST, RECENT = 50, 250
+"""How many finished trials TPE is shown at most: the best, and of the others the latest."""
+
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+
+Row = tuple[float, ...] | None
+Rows = dict[int, Row]
+"""By an ended trial's number, its values of some parameters in Optuna's internal form; None without all of them."""
+
+
+class History:
+    """What a sampler is shown of a study: the trials of `space`, and when many have ended, some of these.
+
+    best, recent: then the `best`, and of the others the `recent` latest. TPE models the best tenth, at most 25 trials,
+    and all others (Bergstra et al. 2011, section 4; Optuna's `gamma`). The first model is the same as with all trials,
+    as long as `best` is not smaller than that; the second has a sample of its trials. The order is TPE's own: complete
+    trials by their value, then pruned ones, the longer trained first.
+
+    What a trial was when it ended it stays, so one object for all looks at a study reads each trial once.
+    """
+
+    def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
+        self._roots = space.roots
+        self._names = space.distributions.keys()
+        self._best = best
+        self._recent = recent
+        self._read = 0
+        self._open: set[int] = set()
+        self._ended: list[int] = []
+        self._order: list[tuple[tuple[int, int, float], int]] = []
+        self._rows: dict[tuple[str, ...], tuple[list[BaseDistribution], Rows]] = {}
+
+    def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """The trials that are shown of all `trials` of a study, which are in the order of their numbers."""
+        self._open.update(range(self._read, len(trials)))
+        self._read = len(trials)
+        for number in sorted(number for number in self._open if trials[number].state.is_finished()):
+            self._open.remove(number)
+            trial = trials[number]
+            if trial.state in TOLD and self._of_the_space(trial):
+                bisect.insort(self._ended, number)
+                bisect.insort(self._order, (_goodness(trial, direction), number))
+        if self._best is None or len(self._ended) <= self._best + self._recent:
+            return [trial for trial in trials if self._of_the_space(trial)]
+        kept = {number for _, number in self._order[: self._best]}
+        latest = (number for number in reversed(self._ended) if number not in kept)
+        kept.update(list(islice(latest, self._recent)))
+        kept.update(number for number in self._open if self._of_the_space(trials[number]))
+        return [trials[number] for number in sorted(kept)]
+
+    def best_of(self, numbers: Container[int], count: int) -> set[int]:
+        """Of the trials with these numbers, as `shown` found them last, the `count` best that have been told."""
+        return set(islice((number for _, number in self._order if number in numbers), count))
+
+    def rows(self, group: Mapping[str, BaseDistribution], shown: int) -> Rows:
+        """Where the sampler keeps the rows of a group of parameters, of not many more trials than are `shown`."""
+        names, distributions = tuple(group), list(group.values())
+        known = self._rows.get(names)
+        if known is None or known[0] != distributions or len(known[1]) > 2 * shown + 100:
+            known = self._rows[names] = distributions, {}
+        return known[1]
+
+    def _of_the_space(self, trial: FrozenTrial) -> bool:
+        return self._roots <= trial.params.keys() <= self._names
+
+
+def row_of(params: Mapping[str, Any], group: Mapping[str, BaseDistribution]) -> Row:
+    """The values of a group of parameters, in its order."""
+    if not group.keys() <= params.keys():
+        return None
+    return tuple(distribution.to_internal_repr(params[name]) for name, distribution in group.items())
+
+
+def _goodness(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, int, float]:
+    """The order in which TPE takes trials for good ones, the best first."""
+    sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
+    if trial.state is TrialState.COMPLETE:
+        return 0, 0, sign * (trial.value or 0.0)
+    step = max(trial.intermediate_values, default=None)
+    if step is None:
+        return 2, 0, 0.0
+    amount = trial.intermediate_values[step]
+    return 1, -step, math.inf if math.isnan(amount) else sign * amount
+
+
+class View:
+    """A study as a sampler may see it while it proposes one trial."""
+
+    def __init__(self, study: Study, history: History, found: list[FrozenTrial] | None = None) -> None:
+        self._seen = study
+        self.history = history
+        self._found = found
+
+    @property
+    def found(self) -> list[FrozenTrial]:
+        """All trials that are shown, in the order of their numbers."""
+        if self._found is None:  # one coordinator writes, and it is waiting for this proposal
+            trials = self._seen._get_trials(deepcopy=False, states=None, use_cache=False)
+            self._found = self.history.shown(trials, self._seen.direction)
+        return self._found
+
+    def kinds(self) -> View:
+        """The same, with one ended trial for each set of distributions: nothing else decides a search space."""
+        first: dict[tuple[TrialState, int], FrozenTrial] = {}
+        for trial in self.found:
+            kind = id(trial.distributions) if trial.state.is_finished() else trial.number
+            first.setdefault((trial.state, kind), trial)
+        return View(self._seen, self.history, list(first.values()))
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in self.found if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._seen, name)
+
+
+class OfTheSpace(BaseSampler):
+    """Optuna's sampler, seeing the trials of one space. Mixed in before a sampler of Optuna's.
+
+    history: what it is shown; set it before the first ask.
+    """
+
+    history: History
+    _last: tuple[int, Study, View] | None = None
+
+    def _view(self, study: Study, trial: FrozenTrial) -> View:
+        """One view for all that is asked in a row about one trial."""
+        if self._last is None or self._last[:2] != (trial.number, study):
+            self._last = trial.number, study, View(study, self.history)
+        return self._last[2]
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._last = None
+        super().before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        view = cast("Study", self._view(study, trial).kinds())
+        return super().infer_relative_search_space(view, trial)  # type: ignore[safe-super]
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        view = cast("Study", self._view(study, trial))
+        return super().sample_relative(view, trial, search_space)  # type: ignore[safe-super]
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        view = cast("Study", self._view(study, trial))
+        return super().sample_independent(view, trial, param_name, param_distribution)  # type: ignore[safe-super]
