@@ -46,6 +46,8 @@ class History:
     trials by their value, then pruned ones, the longer trained first.
 
     What a trial was when it ended it stays, so one object for all looks at a study reads each trial once.
+
+    told: numbers of the complete and the pruned trials that were shown last, in order.
     """
 
     def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
@@ -56,6 +58,7 @@ class History:
         self._read = 0
         self._open: set[int] = set()
         self._ended: list[int] = []
+        self.told: Sequence[int] = ()
         self._order: list[tuple[tuple[int, int, float], int]] = []
         self._rows: dict[tuple[str, ...], tuple[list[BaseDistribution], Rows]] = {}
 
@@ -70,16 +73,19 @@ class History:
                 bisect.insort(self._ended, number)
                 bisect.insort(self._order, (_goodness(trial, direction), number))
         if self._best is None or len(self._ended) <= self._best + self._recent:
+            self.told = self._ended
             return [trial for trial in trials if self._of_the_space(trial)]
         kept = {number for _, number in self._order[: self._best]}
         latest = (number for number in reversed(self._ended) if number not in kept)
         kept.update(list(islice(latest, self._recent)))
+        self.told = sorted(kept)
         kept.update(number for number in self._open if self._of_the_space(trials[number]))
         return [trials[number] for number in sorted(kept)]
 
-    def best_of(self, numbers: Container[int], count: int) -> set[int]:
-        """Of the trials with these numbers, as `shown` found them last, the `count` best that have been told."""
-        return set(islice((number for _, number in self._order if number in numbers), count))
+    def good(self, count: int) -> list[int]:
+        """The numbers of the `count` best of `told`, in their order there."""
+        told = set(self.told)
+        return sorted(islice((number for _, number in self._order if number in told), count))
 
     def rows(self, group: Mapping[str, BaseDistribution], shown: int) -> Rows:
         """Where the sampler keeps the rows of a group of parameters, of not many more trials than are `shown`."""
@@ -112,29 +118,12 @@ def _goodness(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, int, 
     return 1, -step, math.inf if math.isnan(amount) else sign * amount
 
 
-class View:
-    """A study as a sampler may see it while it proposes one trial."""
+class Shown:
+    """A study as a sampler may see it: some of its trials."""
 
-    def __init__(self, study: Study, history: History, found: list[FrozenTrial] | None = None) -> None:
+    def __init__(self, study: Study, shown: Sequence[FrozenTrial]) -> None:
         self._seen = study
-        self.history = history
-        self._found = found
-
-    @property
-    def found(self) -> list[FrozenTrial]:
-        """All trials that are shown, in the order of their numbers."""
-        if self._found is None:  # one coordinator writes, and it is waiting for this proposal
-            trials = self._seen._get_trials(deepcopy=False, states=None, use_cache=False)
-            self._found = self.history.shown(trials, self._seen.direction)
-        return self._found
-
-    def kinds(self) -> View:
-        """The same, with one ended trial for each set of distributions: nothing else decides a search space."""
-        first: dict[tuple[TrialState, int], FrozenTrial] = {}
-        for trial in self.found:
-            kind = id(trial.distributions) if trial.state.is_finished() else trial.number
-            first.setdefault((trial.state, kind), trial)
-        return View(self._seen, self.history, list(first.values()))
+        self._shown = shown
 
     def _get_trials(
         self,
@@ -142,11 +131,33 @@ class View:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        found = [trial for trial in self.found if states is None or trial.state in states]
+        found = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen, name)
+
+
+class View(Shown):
+    """What `history` shows of a study while one trial is proposed: one coordinator writes, and waits for that.
+
+    trials: all of the study. told: numbers of those shown that have been told, in order. open: those shown that run or
+    wait.
+    """
+
+    def __init__(self, study: Study, history: History) -> None:
+        self.trials = study._get_trials(deepcopy=False, states=None, use_cache=False)
+        super().__init__(study, history.shown(self.trials, study.direction))
+        self.history = history
+        self.told = history.told
+        self.open = [trial for trial in self._shown if not trial.state.is_finished()]
+
+    def kinds(self) -> Shown:
+        """The same, with one told trial for each set of distributions: nothing else decides a search space."""
+        first: dict[tuple[bool, int], FrozenTrial] = {}
+        for trial in map(self.trials.__getitem__, self.told):
+            first.setdefault((trial.state is TrialState.COMPLETE, id(trial.distributions)), trial)
+        return Shown(self._seen, [*first.values(), *self.open])
 
 
 class OfTheSpace(BaseSampler):

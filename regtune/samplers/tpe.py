@@ -26,57 +26,51 @@ if TYPE_CHECKING:
 class TPE(OfTheSpace, TPESampler):
     """`optuna.samplers.TPESampler` over one space, for studies of one objective without constraints."""
 
-    _split: tuple[View, list[FrozenTrial], list[FrozenTrial]] | None = None
+    _divided: tuple[View, list[int], list[int]] | None = None
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        good, others = self._divided(cast("View", study), trial)
+        view = cast("View", study)
+        good, others = self._good_and_others(view, trial)
         rows = self.history.rows(search_space, len(good) + len(others))
         below, above = (
             self._parzen_estimator_cls(
-                self._observed(study, trials, search_space, rows),
+                self._observed(view, numbers, search_space, rows),
                 search_space,
                 self._parzen_estimator_parameters,
             )
-            for trials in (good, others)
+            for numbers in (good, others)
         )
         samples = below.sample(self._rng.rng, self._n_ei_candidates)
         found = self._compare(samples, self._compute_acquisition_func(samples, below, above))
         return {name: group.to_external_repr(found[name]) for name, group in search_space.items()}
 
-    def _divided(self, view: View, asked: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """The trials that are modelled as good ones, and the others: ended, or running beside the one asked for."""
-        if self._split is None or self._split[0] is not view:
-            told = {trial.number for trial in view.found if trial.state in TOLD}
-            best = view.history.best_of(told, default_gamma(len(told)))
-            good = [trial for trial in view.found if trial.number in best]
-            others = [
-                trial
-                for trial in view.found
-                if (trial.number in told and trial.number not in best)
-                or (trial.state is TrialState.RUNNING and trial.number != asked.number)
-            ]
-            self._split = view, good, others
-        return self._split[1:]
+    def _good_and_others(self, view: View, asked: FrozenTrial) -> tuple[list[int], list[int]]:
+        """Numbers of the trials that are modelled as good ones, and of the others; those that run are not good yet."""
+        if self._divided is None or self._divided[0] is not view:
+            good = view.history.good(default_gamma(len(view.told)))
+            running = (
+                trial.number
+                for trial in view.open
+                if trial.state is TrialState.RUNNING and trial.number != asked.number
+            )
+            self._divided = view, good, sorted({*view.told, *running}.difference(good))
+        return self._divided[1:]
 
     def _observed(
-        self,
-        study: Study,
-        trials: Sequence[FrozenTrial],
-        group: Mapping[str, BaseDistribution],
-        known: Rows,
+        self, view: View, numbers: Sequence[int], group: Mapping[str, BaseDistribution], known: Rows
     ) -> dict[str, NDArray[np.float64]]:
         """The values of the parameters of `group` in those trials that have all of them, a vector for each."""
-        found = []
-        for trial in trials:
-            if trial.number in known:
-                row = known[trial.number]
-            else:
-                row = row_of(self._get_params(trial, study), group)
-                if trial.state in TOLD:
-                    known[trial.number] = row
-            if row is not None:
-                found.append(row)
+        running = set()
+        for number in numbers:
+            if number not in known:
+                trial = view.trials[number]
+                known[number] = row_of(self._get_params(trial, cast("Study", view)), group)
+                if trial.state not in TOLD:
+                    running.add(number)
+        found = [row for number in numbers if (row := known[number]) is not None]
+        for number in running:  # what a running trial will have been may change
+            del known[number]
         columns = np.array(found, dtype=float).reshape(len(found), len(group)).T
         return dict(zip(group, columns, strict=True))
