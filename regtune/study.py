@@ -314,8 +314,8 @@ class Study:
     def requests(self) -> list[Request]:
         """What other terminals have asked for and nobody has taken up, oldest first."""
         found = []
-        for key, value in self._storage.get_study_user_attrs(self._id).items():
-            if key.startswith(REQUEST) and value.get("taken_ms") is None:
+        for key, value in self._storage.get_study_user_attrs_like(REQUEST).items():
+            if value.get("taken_ms") is None:
                 found.append((value["at_ms"], Request(key, value["verb"], value["parameters"]), value))
         return [request for _, request, _ in sorted(found, key=lambda item: item[0])]
 

@@ -24,7 +24,14 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from regtune.storage.trials import Writes, read_study_attributes, read_trials
+from regtune.storage.trials import (
+    Write,
+    Writes,
+    read_new_trials,
+    read_study_attributes,
+    read_trials,
+    write_all,
+)
 
 _Found = TypeVar("_Found")
 _OPEN = (TrialState.RUNNING, TrialState.WAITING)
@@ -37,7 +44,8 @@ class Ledger(BaseStorage):
     change**: each write replaces it, as in Optuna's own storage in memory. **Ended trials are small**: there may be
     a hundred thousand of them.
 
-    packed: user attributes that of ended trials are known as `pack` makes them.
+    packed: user attributes that are known as JSON text once they were written here, and of ended trials as `pack` makes
+    it.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, packed: Collection[str] = ()) -> None:
@@ -52,7 +60,7 @@ class Ledger(BaseStorage):
         self._numbers: dict[int, int] = {}
         self._open: dict[int, None] = {}
         self._known: dict[str, BaseDistribution] = {}
-        self._pending: list[Callable[[Connection], None]] | None = None
+        self._pending: list[Write] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -67,7 +75,7 @@ class Ledger(BaseStorage):
     def look(self) -> None:
         """Read the trials that are new in the database: one look at the primary key when there is none."""
         last = self._trials[-1]._trial_id if self._trials else -1
-        for trial in self._read(lambda connection: read_trials(connection, self._study_id, after=last)):
+        for trial in self._read(lambda connection: read_new_trials(connection, self._study_id, last)):
             self._know(trial)
 
     @contextmanager
@@ -109,11 +117,7 @@ class Ledger(BaseStorage):
         """Write a parameter. Raises ValueError when other trials have it in another kind."""
         trial = self._updatable(trial_id)
         check_distribution_compatibility(self._known.get(param_name, distribution), distribution)
-        self._write(
-            lambda connection: self._writes.param(
-                connection, trial_id, param_name, param_value_internal, distribution
-            )
-        )
+        self._write(self._writes.param(trial_id, param_name, param_value_internal, distribution))
         trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
         trial.distributions = {**trial.distributions, param_name: distribution}
         self._know(trial)
@@ -147,23 +151,23 @@ class Ledger(BaseStorage):
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write the value of a step."""
         trial = self._updatable(trial_id)
-        self._write(lambda connection: self._writes.step(connection, trial_id, step, intermediate_value))
+        self._write(self._writes.step(trial_id, step, intermediate_value))
         trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
         self._know(trial)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute; it is known as JSON gives it back."""
+        """Write an attribute; it is known as JSON gives it back, or as its text."""
         trial = self._updatable(trial_id)
         text = json.dumps(value)
-        self._write(lambda connection: self._writes.attribute(connection, "user", trial_id, key, text))
-        trial.user_attrs = {**trial.user_attrs, key: json.loads(text)}
+        self._write(self._writes.attribute("user", trial_id, key, text))
+        trial.user_attrs = {**trial.user_attrs, key: text if key in self._packed else json.loads(text)}
         self._know(trial)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write an attribute of Optuna's."""
         trial = self._updatable(trial_id)
         text = json.dumps(value)
-        self._write(lambda connection: self._writes.attribute(connection, "system", trial_id, key, text))
+        self._write(self._writes.attribute("system", trial_id, key, text))
         trial.system_attrs = {**trial.system_attrs, key: json.loads(text)}
         self._know(trial)
 
@@ -230,6 +234,10 @@ class Ledger(BaseStorage):
         self._checked(study_id)
         return self._read(lambda connection: read_study_attributes(connection, study_id))
 
+    def get_study_user_attrs_like(self, beginning: str) -> dict[str, Any]:
+        """Those whose names begin so, as they are in the database now."""
+        return self._read(lambda connection: read_study_attributes(connection, self._study_id, beginning))
+
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As they are in the database now."""
         return self.backend.get_study_system_attrs(self._checked(study_id))
@@ -270,7 +278,8 @@ class Ledger(BaseStorage):
         attributes = trial.user_attrs
         if any(key in attributes for key in self._packed):
             trial.user_attrs = {
-                key: pack(value) if key in self._packed else value for key, value in attributes.items()
+                key: pack(value) if key in self._packed and not isinstance(value, bytes) else value
+                for key, value in attributes.items()
             }
         known = self._spaces.setdefault(tuple(trial.distributions), trial.distributions)
         if known == trial.distributions:
@@ -286,19 +295,18 @@ class Ledger(BaseStorage):
 
         return self._patiently(through)
 
-    def _write(self, call: Callable[[Connection], None]) -> None:
+    def _write(self, write: Write) -> None:
         if self._pending is None:
-            self._write_now(call)
+            self._write_now(lambda connection: write_all(connection, [write]))
         else:
-            self._pending.append(call)
+            self._pending.append(write)
 
     def _write_now(self, call: Callable[[Connection], _Found]) -> _Found:
         before = list(self._pending or ())
 
         def through() -> _Found:
             with self.backend.engine.begin() as connection:
-                for earlier in before:
-                    earlier(connection)
+                write_all(connection, before)
                 return call(connection)
 
         if self._pending:
@@ -329,10 +337,11 @@ def _running() -> FrozenTrial:
 
 
 def pack(value: Any) -> bytes:
-    """A value of plain JSON in a sixth of the memory that its objects take."""
-    return zlib.compress(json.dumps(value).encode(), 1)
+    """A value of plain JSON, or the text of one, in a sixth of the memory that its objects take."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return zlib.compress(text.encode(), 1)
 
 
-def unpack(packed: bytes) -> Any:
-    """The value that `pack` was given."""
-    return json.loads(zlib.decompress(packed))
+def unpack(packed: bytes) -> str:
+    """The JSON text of what `pack` was given."""
+    return zlib.decompress(packed).decode()

@@ -37,6 +37,18 @@ _STEPS = _table(models.TrialIntermediateValueModel)
 
 _distribution = lru_cache(maxsize=4096)(json_to_distribution)
 
+Write = tuple[Any, Mapping[str, Any]]
+"""A statement that writes one value, and its row."""
+
+_ATTRIBUTES = select(_OF_STUDY.c.key, _OF_STUDY.c.value_json).where(
+    _OF_STUDY.c.study_id == bindparam("study"), _OF_STUDY.c.key.like(bindparam("like"))
+)
+_NEWER = (
+    select(_TRIALS.c.trial_id)
+    .where(_TRIALS.c.study_id == bindparam("study"), _TRIALS.c.trial_id > bindparam("after"))
+    .limit(1)
+)
+
 
 def read_trials(
     connection: Connection, study_id: int, *, after: int = -1, ids: Collection[int] = ()
@@ -81,10 +93,16 @@ def read_trials(
     ]
 
 
-def read_study_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
-    """A study's attributes."""
-    found = select(_OF_STUDY.c.key, _OF_STUDY.c.value_json).where(_OF_STUDY.c.study_id == study_id)
-    return {row.key: json.loads(row.value_json) for row in connection.execute(found)}
+def read_new_trials(connection: Connection, study_id: int, after: int) -> list[FrozenTrial]:
+    """Trials whose id is larger than `after`; mostly there are none."""
+    newer = connection.execute(_NEWER, {"study": study_id, "after": after}).first()
+    return [] if newer is None else read_trials(connection, study_id, after=after)
+
+
+def read_study_attributes(connection: Connection, study_id: int, beginning: str = "") -> dict[str, Any]:
+    """A study's attributes whose names begin like this, without wildcards in it."""
+    found = connection.execute(_ATTRIBUTES, {"study": study_id, "like": f"{beginning}%"})
+    return {row.key: json.loads(row.value_json) for row in found if row.key.startswith(beginning)}
 
 
 def _of(table: Table, chosen: ColumnElement[bool]) -> Select[Any]:
@@ -100,6 +118,17 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
+def write_all(connection: Connection, writes: Sequence[Write]) -> None:
+    """Make writes that do not depend on each other; those of one statement at once, in their order."""
+    rows: dict[int, list[Mapping[str, Any]]] = {}
+    statements: dict[int, Any] = {}
+    for statement, row in writes:
+        statements[id(statement)] = statement
+        rows.setdefault(id(statement), []).append(row)
+    for key, found in rows.items():
+        connection.execute(statements[key], found if len(found) > 1 else found[0])
+
+
 class Writes:
     """Statements that write one value of a trial; writing the same again changes nothing."""
 
@@ -107,7 +136,8 @@ class Writes:
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
 
         def upsert(table: Table, key: str, *rest: str) -> Any:
-            statement = insert(table).values({name: bindparam(name) for name in ("trial_id", key, *rest)})
+            given: Any = {name: bindparam(name) for name in ("trial_id", key, *rest)}
+            statement = insert(table).values(given).inline()  # nobody asks for the row's id
             new = {name: statement.excluded[name] for name in rest}
             return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
 
@@ -129,17 +159,12 @@ class Writes:
         self._lock = (
             select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == bindparam("study")).with_for_update()
         )
-        row = ("study_id", "state", "datetime_start", "datetime_complete")
+        row: dict[str, Any] = {
+            name: bindparam(name) for name in ("study_id", "state", "datetime_start", "datetime_complete")
+        }
+        before = select(func.count()).where(_TRIALS.c.study_id == bindparam("study_id")).scalar_subquery()
         self._new = (
-            insert(_TRIALS).values({name: bindparam(name) for name in row}).returning(_TRIALS.c.trial_id)
-        )
-        self._earlier = select(func.count()).where(
-            _TRIALS.c.study_id == bindparam("study"), _TRIALS.c.trial_id < bindparam("id")
-        )
-        self._numbered = (
-            sqlalchemy.update(_TRIALS)
-            .where(_TRIALS.c.trial_id == bindparam("id"))
-            .values(number=bindparam("at"), state=bindparam("after"))
+            insert(_TRIALS).values({**row, "number": before}).returning(_TRIALS.c.trial_id, _TRIALS.c.number)
         )
         self._begun = self._state.values(datetime_start=bindparam("at"))
         self._ended = self._state.values(datetime_complete=bindparam("at"))
@@ -149,45 +174,38 @@ class Writes:
         connection.execute(self._lock, {"study": study_id})
         row = {
             "study_id": study_id,
-            "state": TrialState.RUNNING,
+            "state": trial.state,
             "datetime_start": _utc(trial.datetime_start),
             "datetime_complete": _utc(trial.datetime_complete),
         }
-        trial_id = int(connection.execute(self._new, row).scalar_one())
-        number = int(connection.execute(self._earlier, {"study": study_id, "id": trial_id}).scalar_one())
+        made = connection.execute(self._new, row).one()
+        trial_id, number = int(made.trial_id), int(made.number)
+        writes = []
         for name, value in trial.params.items():
             distribution = trial.distributions[name]
-            self.param(connection, trial_id, name, distribution.to_internal_repr(value), distribution)
+            writes.append(self.param(trial_id, name, distribution.to_internal_repr(value), distribution))
         for kind, attributes in (("user", trial.user_attrs), ("system", trial.system_attrs)):
             for key, value in attributes.items():
-                self.attribute(connection, kind, trial_id, key, json.dumps(value))
+                writes.append(self.attribute(kind, trial_id, key, json.dumps(value)))
         for step, amount in trial.intermediate_values.items():
-            self.step(connection, trial_id, step, amount)
-        self._set_values(connection, trial_id, trial.values)
-        connection.execute(self._numbered, {"id": trial_id, "at": number, "after": trial.state})
+            writes.append(self.step(trial_id, step, amount))
+        write_all(connection, [*writes, *self._values(trial_id, trial.values)])
         return trial_id, number
 
-    def attribute(self, connection: Connection, kind: str, trial_id: int, key: str, text: str) -> None:
+    def attribute(self, kind: str, trial_id: int, key: str, text: str) -> Write:
         """An attribute as JSON text; kind: `user` or `system`."""
-        connection.execute(self._attributes[kind], {"trial_id": trial_id, "key": key, "value_json": text})
+        return self._attributes[kind], {"trial_id": trial_id, "key": key, "value_json": text}
 
-    def step(self, connection: Connection, trial_id: int, step: int, amount: float) -> None:
+    def step(self, trial_id: int, step: int, amount: float) -> Write:
         """An intermediate value."""
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(amount)
         row = {"step": step, "intermediate_value": stored, "intermediate_value_type": kind}
-        connection.execute(self._step, {"trial_id": trial_id, **row})
+        return self._step, {"trial_id": trial_id, **row}
 
-    def param(
-        self,
-        connection: Connection,
-        trial_id: int,
-        name: str,
-        internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
+    def param(self, trial_id: int, name: str, internal: float, distribution: BaseDistribution) -> Write:
         """A parameter in Optuna's internal form."""
         row = {"param_value": internal, "distribution_json": distribution_to_json(distribution)}
-        connection.execute(self._param, {"trial_id": trial_id, "param_name": name, **row})
+        return self._param, {"trial_id": trial_id, "param_name": name, **row}
 
     def state(
         self,
@@ -207,11 +225,13 @@ class Writes:
             statement = self._begun if after is TrialState.RUNNING else self._ended
             changed = connection.execute(statement, {**row, **moment}).rowcount
         if changed:
-            self._set_values(connection, trial_id, values)
+            write_all(connection, self._values(trial_id, values))
         return bool(changed)
 
-    def _set_values(self, connection: Connection, trial_id: int, values: Sequence[float] | None) -> None:
+    def _values(self, trial_id: int, values: Sequence[float] | None) -> list[Write]:
+        found: list[Write] = []
         for objective, amount in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(amount)
             row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
-            connection.execute(self._value, row)
+            found.append((self._value, row))
+        return found

@@ -179,7 +179,6 @@ class Coordinator:
         trial, record = found
         reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
         self._running[record.uid] = _Running(trial, record, reported)
-        self._study.write(trial, record)
         memory = self._spec.trial_memory_mb
         self._executor.submit(
             Task(
