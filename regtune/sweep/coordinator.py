@@ -31,14 +31,14 @@ from regtune.executors import (
     WorkerDied,
 )
 from regtune.executors.worker import MODEL_FILE
-from regtune.progress import Observer, Progress, RunningTrial, remaining_seconds
+from regtune.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
 from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
 from regtune.storage import DISK_FULL
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Standing, finished_trial, spent_seconds
+from regtune.sweep.standing import Standing, spent_seconds
 from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
@@ -70,6 +70,7 @@ class _Running:
     trial: optuna.Trial
     record: TrialRecord
     reported: int
+    mix: str
     epoch: int = 0
 
 
@@ -178,7 +179,7 @@ class Coordinator:
             return False
         trial, record = found
         reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
-        self._running[record.uid] = _Running(trial, record, reported)
+        self._running[record.uid] = _Running(trial, record, reported, record.config.mix)
         memory = self._spec.trial_memory_mb
         self._executor.submit(
             Task(
@@ -268,7 +269,9 @@ class Coordinator:
             shutil.rmtree(self._folder / record.uid, ignore_errors=True)
             self._proposals.queue_retry(trial)
             self._count_failures()
-        self._observer.finished(finished_trial(trial), self.progress())
+        self._observer.finished(
+            FinishedTrial.of(number, record.end_state or "FAIL", trial.value, record), self.progress()
+        )
 
     def _present(self, record: TrialRecord) -> TrialRecord:
         """The record with those of its artifacts that are still there."""
@@ -358,7 +361,7 @@ class Coordinator:
         return RunningTrial(
             number=running.trial.number,
             control=record.control,
-            mix=record.config.mix,
+            mix=running.mix,
             parameters=record.parameters,
             worker=-1 if record.worker is None else record.worker,
             epoch=running.epoch,
