@@ -12,10 +12,12 @@ from __future__ import annotations
 import bisect
 import copy
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
@@ -32,9 +34,39 @@ BEST, RECENT = 50, 250
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
-Row = tuple[float, ...] | None
-Rows = dict[int, Row]
-"""By an ended trial's number, its values of some parameters in Optuna's internal form; None without all of them."""
+
+class Values:
+    """Parameters of ended trials in Optuna's internal form: a row a trial number, of NaN where one of them is missing.
+
+    group: the parameters and their distributions, in the order of the columns.
+    """
+
+    def __init__(self, group: Mapping[str, BaseDistribution]) -> None:
+        self.group = dict(group)
+        self._rows = np.empty((0, len(group)))
+        self._known = np.empty(0, dtype=bool)
+
+    def of(
+        self, numbers: NDArray[np.intp], parameters: Callable[[int], tuple[Mapping[str, Any], bool]]
+    ) -> NDArray[np.float64]:
+        """The rows of trials with these numbers that have all parameters, in their order.
+
+        parameters: of a trial that is not known yet, and whether it has ended, so that they will not change.
+        """
+        missing = numbers.max(initial=-1) + 1 - len(self._known)
+        if missing > 0:
+            missing += len(self._known)  # room for as many again
+            self._rows = np.pad(self._rows, ((0, missing), (0, 0)))
+            self._known = np.pad(self._known, (0, missing))
+        for number in numbers[~self._known[numbers]].tolist():
+            given, ended = parameters(number)
+            self._rows[number] = [
+                distribution.to_internal_repr(given[name]) if self.group.keys() <= given.keys() else math.nan
+                for name, distribution in self.group.items()
+            ]
+            self._known[number] = ended
+        found = self._rows[numbers]
+        return found[~np.isnan(found[:, 0])]
 
 
 class History:
@@ -60,7 +92,7 @@ class History:
         self._ended: list[int] = []
         self.told: Sequence[int] = ()
         self._order: list[tuple[tuple[int, int, float], int]] = []
-        self._rows: dict[tuple[str, ...], tuple[list[BaseDistribution], Rows]] = {}
+        self._values: dict[tuple[str, ...], Values] = {}
 
     def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
         """The trials that are shown of all `trials` of a study, which are in the order of their numbers."""
@@ -87,23 +119,15 @@ class History:
         told = set(self.told)
         return sorted(islice((number for _, number in self._order if number in told), count))
 
-    def rows(self, group: Mapping[str, BaseDistribution], shown: int) -> Rows:
-        """Where the sampler keeps the rows of a group of parameters, of not many more trials than are `shown`."""
-        names, distributions = tuple(group), list(group.values())
-        known = self._rows.get(names)
-        if known is None or known[0] != distributions or len(known[1]) > 2 * shown + 100:
-            known = self._rows[names] = distributions, {}
-        return known[1]
+    def values(self, group: Mapping[str, BaseDistribution]) -> Values:
+        """What is known of a group of parameters that are proposed together."""
+        found = self._values.get(tuple(group))
+        if found is None or found.group != group:
+            found = self._values[tuple(group)] = Values(group)
+        return found
 
     def _of_the_space(self, trial: FrozenTrial) -> bool:
         return self._roots <= trial.params.keys() <= self._names
-
-
-def row_of(params: Mapping[str, Any], group: Mapping[str, BaseDistribution]) -> Row:
-    """The values of a group of parameters, in its order."""
-    if not group.keys() <= params.keys():
-        return None
-    return tuple(distribution.to_internal_repr(params[name]) for name, distribution in group.items())
 
 
 def _goodness(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, int, float]:

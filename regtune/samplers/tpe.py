@@ -7,7 +7,7 @@ that have ended. What is estimated from them, and what is drawn, is Optuna's own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,10 +18,13 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.samplers._tpe.sampler import default_gamma
 from optuna.trial import FrozenTrial, TrialState
 
-from regtune.samplers.history import TOLD, OfTheSpace, Rows, View, row_of
+from regtune.samplers.history import OfTheSpace, View
 
 if TYPE_CHECKING:
     from optuna import Study
+
+
+_Numbers = NDArray[np.intp]
 
 
 class _Dice(LazyRandomState):
@@ -40,7 +43,7 @@ class TPE(OfTheSpace, TPESampler):
 
     def __init__(self, *, seed: int, group: bool) -> None:
         super().__init__(group=group)
-        self._divided: tuple[View, list[int], list[int]] | None = None
+        self._divided: tuple[View, _Numbers, _Numbers] | None = None
         self._rng = _Dice(seed)
         self._random_sampler._rng = _Dice(seed)
 
@@ -48,21 +51,25 @@ class TPE(OfTheSpace, TPESampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         view = cast("View", study)
-        good, others = self._good_and_others(view, trial)
-        rows = self.history.rows(search_space, len(good) + len(others))
+        values = self.history.values(search_space)
+
+        def parameters(number: int) -> tuple[Mapping[str, Any], bool]:
+            found = view.trials[number]
+            return self._get_params(found, study), found.state.is_finished()
+
         below, above = (
             self._parzen_estimator_cls(
-                self._observed(view, numbers, search_space, rows),
+                dict(zip(search_space, values.of(numbers, parameters).T, strict=True)),
                 search_space,
                 self._parzen_estimator_parameters,
             )
-            for numbers in (good, others)
+            for numbers in self._good_and_others(view, trial)
         )
         samples = below.sample(self._rng.rng, self._n_ei_candidates)
         found = self._compare(samples, self._compute_acquisition_func(samples, below, above))
         return {name: group.to_external_repr(found[name]) for name, group in search_space.items()}
 
-    def _good_and_others(self, view: View, asked: FrozenTrial) -> tuple[list[int], list[int]]:
+    def _good_and_others(self, view: View, asked: FrozenTrial) -> tuple[_Numbers, _Numbers]:
         """Numbers of the trials that are modelled as good ones, and of the others; those that run are not good yet."""
         if self._divided is None or self._divided[0] is not view:
             good = view.history.good(default_gamma(len(view.told)))
@@ -71,22 +78,6 @@ class TPE(OfTheSpace, TPESampler):
                 for trial in view.open
                 if trial.state is TrialState.RUNNING and trial.number != asked.number
             )
-            self._divided = view, good, sorted({*view.told, *running}.difference(good))
+            others = sorted({*view.told, *running}.difference(good))
+            self._divided = view, np.array(good, dtype=np.intp), np.array(others, dtype=np.intp)
         return self._divided[1:]
-
-    def _observed(
-        self, view: View, numbers: Sequence[int], group: Mapping[str, BaseDistribution], known: Rows
-    ) -> dict[str, NDArray[np.float64]]:
-        """The values of the parameters of `group` in those trials that have all of them, a vector for each."""
-        running = set()
-        for number in numbers:
-            if number not in known:
-                trial = view.trials[number]
-                known[number] = row_of(self._get_params(trial, cast("Study", view)), group)
-                if trial.state not in TOLD:
-                    running.add(number)
-        found = [row for number in numbers if (row := known[number]) is not None]
-        for number in running:  # what a running trial will have been may change
-            del known[number]
-        columns = np.array(found, dtype=float).reshape(len(found), len(group)).T
-        return dict(zip(group, columns, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 import zlib
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,13 +37,16 @@ from regtune.storage.trials import (
 _Found = TypeVar("_Found")
 _OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
+KEPT_SECONDS = 1.0
+"""How long after a call the next one is made on the same connection, without trying first whether it lives."""
+
 
 class Ledger(BaseStorage):
     """The trials of the study `study_id` in memory, in front of `backend`, which keeps everything else.
 
-    **One writer.** The process holds the study. **Ids are the database's.** **A trial that was handed out does not
-    change**: each write replaces it, as in Optuna's own storage in memory. **Ended trials are small**: there may be
-    a hundred thousand of them.
+    **One writer**, in one thread. The process holds the study. **Ids are the database's.** **A trial that was handed
+    out does not change**: each write replaces it, as in Optuna's own storage in memory. **Ended trials are small**:
+    there may be a hundred thousand of them.
 
     packed: user attributes that are known as JSON text once they were written here, and of ended trials as `pack` makes
     it.
@@ -61,6 +65,8 @@ class Ledger(BaseStorage):
         self._open: dict[int, None] = {}
         self._known: dict[str, BaseDistribution] = {}
         self._pending: list[Write] | None = None
+        self._connection: Connection | None = None
+        self._used = 0.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -292,12 +298,7 @@ class Ledger(BaseStorage):
     def _read(self, call: Callable[[Connection], _Found]) -> _Found:
         if self._pending:
             self._write_now(lambda _: None)
-
-        def through() -> _Found:
-            with self.backend.engine.connect() as connection:
-                return call(connection)
-
-        return self._patiently(through)
+        return self._patiently(lambda: self._in_transaction(call))
 
     def _write(self, write: Write) -> None:
         if self._pending is None:
@@ -308,14 +309,33 @@ class Ledger(BaseStorage):
     def _write_now(self, call: Callable[[Connection], _Found]) -> _Found:
         before = list(self._pending or ())
 
-        def through() -> _Found:
-            with self.backend.engine.begin() as connection:
-                write_all(connection, before)
-                return call(connection)
+        def written(connection: Connection) -> _Found:
+            write_all(connection, before)
+            return call(connection)
 
         if self._pending:
             self._pending.clear()
-        return self._patiently(through)
+        return self._patiently(lambda: self._in_transaction(written))
+
+    def _in_transaction(self, call: Callable[[Connection], _Found]) -> _Found:
+        """On the connection of a moment ago, or on one that the pool has tried just now."""
+        if time.monotonic() - self._used > KEPT_SECONDS:
+            self._let_go()
+        if self._connection is None:
+            self._connection = self.backend.engine.connect()
+        try:
+            with self._connection.begin():
+                found = call(self._connection)
+        except BaseException:
+            self._let_go()
+            raise
+        self._used = time.monotonic()
+        return found
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
 
     def _patiently(self, call: Callable[[], _Found]) -> _Found:
         """Wait for a server that is away, where the backend does."""
