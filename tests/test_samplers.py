@@ -383,6 +383,28 @@ def test_hyperband_decides_as_optunas_own():
     assert 30 < sum(epoch < 27 for _, epoch, _ in found[0]) < 150
 
 
+def test_before_its_first_check_hyperband_has_one_bracket_and_then_optunas():
+    study = optuna.create_study(study_name="x", pruner=pruner_of(type="hyperband", min_iter=1))
+    for _ in range(20):
+        study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.5}))
+    pruner = study.pruner
+
+    def brackets() -> list[list[int]]:
+        found = (pruner._create_bracket_study(study, bracket) for bracket in range(4))
+        return [[trial.number for trial in bracket.get_trials()] for bracket in found]
+
+    assert brackets() == [list(range(20)), [], [], []]
+    study.ask().should_prune()
+    asked = study.ask()
+    asked.report(1.0, 1)
+    asked.should_prune()
+    assert brackets() == [
+        [trial.number for trial in study.trials if pruner._get_bracket_id(study, trial) == bracket]
+        for bracket in range(4)
+    ]
+    assert sum(map(bool, brackets())) > 1
+
+
 def test_a_searched_number_of_epochs_gives_the_pruner_its_most():
     spec = SweepSpec.from_dict(
         {

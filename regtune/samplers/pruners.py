@@ -46,38 +46,44 @@ class Hyperband(HyperbandPruner):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._brackets: dict[int, _Bracket] = {}
         self._members: dict[int, list[int]] = {}
         self._read = 0
 
     def members(self, study: Study, bracket: int, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Of all `trials` of the study those of a bracket; a trial stays in its bracket."""
+        if not self._pruners:  # Optuna makes the brackets at the first check; until then there is one
+            return [] if bracket else list(trials)
         for trial in trials[self._read :]:
             self._members.setdefault(self._get_bracket_id(study, trial), []).append(trial.number)
         self._read = len(trials)
         return [trials[number] for number in self._members.get(bracket, ())]
 
     def _create_bracket_study(self, study: Study, bracket_id: int) -> Study:
-        return cast("Study", _Bracket(study, self, bracket_id))
+        found = self._brackets.get(bracket_id)
+        if found is None or found.study is not study:
+            found = self._brackets[bracket_id] = _Bracket(study, self, bracket_id)
+        return cast("Study", found)
 
 
 class _Bracket:
     """A study of which `get_trials` gives the trials of one bracket, as in Optuna's `_BracketStudy`."""
 
     def __init__(self, study: Study, pruner: Hyperband, bracket: int) -> None:
-        self._seen = study
+        self.study = study
         self._pruner = pruner
         self._bracket = bracket
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        trials = self._seen._get_trials(deepcopy=False)
+        trials = self.study._get_trials(deepcopy=False)
         found = [
             trial
-            for trial in self._pruner.members(self._seen, self._bracket, trials)
+            for trial in self._pruner.members(self.study, self._bracket, trials)
             if states is None or trial.state in states
         ]
         return copy.deepcopy(found) if deepcopy else found
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._seen, name)
+        return getattr(self.study, name)
