@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import HyperbandPruner
@@ -231,6 +232,20 @@ def test_what_was_written_before_an_error_stays_written(url: str) -> None:
         report_and_fail()
     assert same(ledger, storage)
     assert study.trials[0].intermediate_values == {1: 0.5}
+
+
+def test_after_a_write_that_failed_blocks_are_written_at_their_end_again() -> None:
+    storage, ledger, study = begun("sqlite:///studies.db")
+    trial = study.ask()
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE trial_intermediate_values RENAME TO away")
+    with pytest.raises(sqlalchemy.exc.OperationalError), ledger.together():
+        trial.report(0.5, 1)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO trial_intermediate_values")
+    with ledger.together():
+        trial.report(0.25, 2)
+    assert storage.get_all_trials(study._study_id)[0].intermediate_values == {2: 0.25}
 
 
 def test_an_ended_trial_has_its_packed_attributes_and_shares_its_space(url: str) -> None:

@@ -204,6 +204,36 @@ def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -
     own_server.control("start")
 
 
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_connection_cut_off_between_two_calls_is_replaced_and_no_outage(
+    settings: Settings, postgres_server: Postgres, stopping: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The server is there all the time. Who may have taken the study over is asked first, as on any new connection."""
+    notes: list[str] = []
+    patience = Patience("the database", notes.append)
+    study = Study.open(settings, spec(), patience=patience)
+    trial = study.optuna.ask()
+    asked: list[bool] = []
+    patience.guard = lambda: asked.append(True)
+    if stopping:
+        patience.stop()
+    for turn in range(3):
+        study.look()  # on a connection that is kept
+        asked.clear()
+        postgres_server.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
+        )
+        with study.together():
+            for step in range(50):
+                trial.report(0.5, 50 * turn + step)
+        assert asked
+    assert study.outages == 0
+    assert notes == []
+    stored = RDBStorage(settings.storage_url).get_all_trials(study.optuna._study_id)[0]
+    assert stored.intermediate_values == dict.fromkeys(range(150), 0.5)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_trial_that_nobody_heard_of_goes_back_into_the_queue(settings: Settings) -> None:
     study = Study.open(settings, spec())
     mine, lost = study.optuna.ask(), study.optuna.ask()

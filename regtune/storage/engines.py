@@ -7,6 +7,7 @@ verb that writes. Whoever else opens a database makes none.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -109,6 +110,9 @@ def open_storage(
         if not is_sqlite(url):
             from regtune.storage.patience import Patience, PatientStorage
 
+            logging.getLogger("psycopg").setLevel(
+                logging.ERROR
+            )  # it warns of connections that we know are lost
             hurried = Patience(where)
             hurried.stop()
             return PatientStorage(url, patience or hurried, **options)

@@ -33,6 +33,7 @@ from regtune.storage.trials import (
     read_trials,
     write_all,
 )
+from regtune.storage.troubles import away
 
 _Found = TypeVar("_Found")
 _OPEN = (TrialState.RUNNING, TrialState.WAITING)
@@ -97,9 +98,11 @@ class Ledger(BaseStorage):
         try:
             yield
         finally:
-            if self._pending:
-                self._write_now(lambda _: None)
-            self._pending = None
+            try:
+                if self._pending:
+                    self._write_now(lambda _: None)
+            finally:
+                self._pending = None
 
     # -- trials
 
@@ -318,19 +321,24 @@ class Ledger(BaseStorage):
         return self._patiently(lambda: self._in_transaction(written))
 
     def _in_transaction(self, call: Callable[[Connection], _Found]) -> _Found:
-        """On the connection of a moment ago, or on one that the pool has tried just now."""
+        """On the connection of a moment ago, and if that was lost meanwhile on one that the pool has tried just now."""
         if time.monotonic() - self._used > KEPT_SECONDS:
             self._let_go()
-        if self._connection is None:
-            self._connection = self.backend.engine.connect()
-        try:
-            with self._connection.begin():
-                found = call(self._connection)
-        except BaseException:
-            self._let_go()
-            raise
-        self._used = time.monotonic()
-        return found
+        while True:
+            kept = self._connection is not None
+            connection = self._connection = self._connection or self.backend.engine.connect()
+            called = False
+            try:
+                with connection.begin():
+                    found = call(connection)
+                    called = True
+            except BaseException as error:
+                self._let_go()
+                if called or not kept or not away(error):  # once called it may be written
+                    raise
+                continue
+            self._used = time.monotonic()
+            return found
 
     def _let_go(self) -> None:
         if self._connection is not None:
