@@ -206,7 +206,7 @@ def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -
 
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_connection_cut_off_between_two_calls_is_replaced_and_no_outage(
-    settings: Settings, postgres_server: Postgres, stopping: bool, caplog: pytest.LogCaptureFixture
+    settings: Settings, postgres_server: Postgres, stopping: bool
 ) -> None:
     """The server is there all the time. Who may have taken the study over is asked first, as on any new connection."""
     notes: list[str] = []
@@ -231,6 +231,32 @@ def test_a_connection_cut_off_between_two_calls_is_replaced_and_no_outage(
     assert notes == []
     stored = RDBStorage(settings.storage_url).get_all_trials(study.optuna._study_id)[0]
     assert stored.intermediate_values == dict.fromkeys(range(150), 0.5)
+
+
+def test_a_connection_cut_off_amid_rows_is_replaced_too_and_psycopg_prints_nothing(
+    settings: Settings, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes: list[str] = []
+    study = Study.open(settings, spec(), patience=Patience("the database", notes.append))
+    trial = study.optuna.ask()
+    cut: list[Any] = []
+
+    def cut_off(*found: Any) -> None:
+        if "trial_user_attributes" in found[2] and not cut:
+            cut.append(found)
+            postgres_server.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
+            )
+
+    sqlalchemy.event.listen(study._storage.backend.engine, "before_cursor_execute", cut_off)
+    with study.together():
+        for step in range(50):
+            trial.report(0.5, step)
+            trial.set_user_attr(f"a{step}", "x" * 1000)
+    assert cut
+    assert (study.outages, len(notes)) == (0, 0)
+    stored = RDBStorage(settings.storage_url).get_all_trials(study.optuna._study_id)[0]
+    assert (len(stored.intermediate_values), len(stored.user_attrs)) == (50, 50)
     assert [record.message for record in caplog.records if record.name == "psycopg"] == []
 
 

@@ -110,9 +110,8 @@ def open_storage(
         if not is_sqlite(url):
             from regtune.storage.patience import Patience, PatientStorage
 
-            logging.getLogger("psycopg").setLevel(
-                logging.ERROR
-            )  # it warns of connections that we know are lost
+            # It warns of connections that were lost, which `Patience` knows and says.
+            logging.getLogger("psycopg").setLevel(logging.ERROR)
             hurried = Patience(where)
             hurried.stop()
             return PatientStorage(url, patience or hurried, **options)
