@@ -234,6 +234,31 @@ def test_what_was_written_before_an_error_stays_written(url: str) -> None:
     assert study.trials[0].intermediate_values == {1: 0.5}
 
 
+def test_an_epoch_is_one_statement_where_the_database_can(url: str) -> None:
+    storage, ledger, study = begun(url)
+    first, second = study.ask(), study.ask()
+    statements: list[str] = []
+    event.listen(storage.engine, "before_cursor_execute", lambda *found: statements.append(str(found[2])))
+    for step, value in ((1, 0.5), (1, 0.25), (2, float("nan")), (3, float("inf"))):
+        with ledger.together():
+            ledger.set_trial_intermediate_value(first._trial_id, step, value)
+            first.set_user_attr("record", {"steps": step})
+    written = len(statements)
+    assert written == (4 if "postgres" in url else 8)
+    with ledger.together():  # of two trials, and two rows of one: each by its own statement
+        first.report(0.125, 5)
+        second.set_user_attr("record", {"steps": 0})
+    with ledger.together():
+        first.report(0.125, 6)
+        first.report(0.125, 7)
+        first.set_user_attr("record", {"steps": 7})
+    assert len(statements) == written + 4
+    stored = storage.get_all_trials(study._study_id)
+    assert str(seen(study.get_trials())) == str(seen(stored))
+    assert str(stored[0].intermediate_values) == "{1: 0.25, 2: nan, 3: inf, 5: 0.125, 6: 0.125, 7: 0.125}"
+    assert [trial.user_attrs["record"]["steps"] for trial in stored] == [7, 0]
+
+
 def test_after_a_write_that_failed_blocks_are_written_at_their_end_again() -> None:
     storage, ledger, study = begun("sqlite:///studies.db")
     trial = study.ask()

@@ -47,10 +47,11 @@ def make_sampler(spec: SweepSpec, space: Space, seed: int, history: History | No
         history: what is shown of the one study that is asked about; by default read anew.
     """
     sampler: BaseSampler
+    history = history or make_history(spec, space)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's group, which a conditional space needs
         if spec.method == "tpe":
-            sampler = TPE(seed=seed, group=not space.static)
+            sampler = TPE(seed=seed, group=not space.static, dice=history.dice)
         elif spec.method == "cmaes":
             sampler = _CmaEs(seed=seed, warn_independent_sampling=False)
         elif spec.method == "qmc":
@@ -65,7 +66,7 @@ def make_sampler(spec: SweepSpec, space: Space, seed: int, history: History | No
         else:
             return RandomSampler(seed=seed)
     if isinstance(sampler, OfTheSpace):
-        sampler.history = history or make_history(spec, space)
+        sampler.history = history
     return sampler
 
 

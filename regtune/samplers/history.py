@@ -79,7 +79,8 @@ class History:
 
     What a trial was when it ended it stays, so one object for all looks at a study reads each trial once.
 
-    told: numbers of the complete and the pruned trials that were shown last, in order.
+    told: numbers of the complete and the pruned trials that were shown last, in order. dice: for the sampler that is
+    asked now, which seeds it.
     """
 
     def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
@@ -93,6 +94,7 @@ class History:
         self.told: Sequence[int] = ()
         self._order: list[tuple[tuple[int, int, float], int]] = []
         self._values: dict[tuple[str, ...], Values] = {}
+        self.dice = np.random.RandomState()
 
     def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
         """The trials that are shown of all `trials` of a study, which are in the order of their numbers."""

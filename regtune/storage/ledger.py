@@ -31,7 +31,6 @@ from regtune.storage.trials import (
     read_new_trials,
     read_study_attributes,
     read_trials,
-    write_all,
 )
 from regtune.storage.troubles import away
 
@@ -305,7 +304,7 @@ class Ledger(BaseStorage):
 
     def _write(self, write: Write) -> None:
         if self._pending is None:
-            self._write_now(lambda connection: write_all(connection, [write]))
+            self._write_now(lambda connection: self._writes.make(connection, [write]))
         else:
             self._pending.append(write)
 
@@ -313,7 +312,7 @@ class Ledger(BaseStorage):
         before = list(self._pending or ())
 
         def written(connection: Connection) -> _Found:
-            write_all(connection, before)
+            self._writes.make(connection, before)
             return call(connection)
 
         if self._pending:

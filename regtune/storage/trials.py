@@ -1,7 +1,7 @@
 """A study's trials in Optuna's tables, read and written by plain SQL: row for row what Optuna's own storage does.
 
 Optuna goes through SQLAlchemy's object mapper, several statements for each value; here a read is six statements for
-any number of trials, and a write is one.
+any number of trials, and a write is one or a part of one.
 """
 
 from __future__ import annotations
@@ -118,17 +118,6 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def write_all(connection: Connection, writes: Sequence[Write]) -> None:
-    """Make writes that do not depend on each other; those of one statement at once, in their order."""
-    rows: dict[int, list[Mapping[str, Any]]] = {}
-    statements: dict[int, Any] = {}
-    for statement, row in writes:
-        statements[id(statement)] = statement
-        rows.setdefault(id(statement), []).append(row)
-    for key, found in rows.items():
-        connection.execute(statements[key], found if len(found) > 1 else found[0])
-
-
 class Writes:
     """Statements that write one value of a trial; writing the same again changes nothing."""
 
@@ -147,6 +136,10 @@ class Writes:
         }
         self._step = upsert(_STEPS, "step", "intermediate_value", "intermediate_value_type")
         self._param = upsert(_PARAMS, "param_name", "param_value", "distribution_json")
+        # What an epoch writes, as one statement where the database can: a fifth of a transaction's time.
+        self._epoch = (
+            self._attributes["user"].add_cte(self._step.cte("step")) if dialect == "postgresql" else None
+        )
         self._value = upsert(_VALUES, "objective", "value", "value_type")
         self._state = (
             sqlalchemy.update(_TRIALS)
@@ -169,6 +162,21 @@ class Writes:
         self._begun = self._state.values(datetime_start=bindparam("at"))
         self._ended = self._state.values(datetime_complete=bindparam("at"))
 
+    def make(self, connection: Connection, writes: Sequence[Write]) -> None:
+        """Make writes that do not depend on each other; those of one statement at once, in their order."""
+        rows: dict[int, list[Mapping[str, Any]]] = {}
+        statements: dict[int, Any] = {}
+        for statement, row in writes:
+            statements[id(statement)] = statement
+            rows.setdefault(id(statement), []).append(row)
+        if self._epoch is not None and [*statements.values()] == [self._step, self._attributes["user"]]:
+            (step, *more), (attribute, *others) = rows.values()
+            if not more and not others and step["trial_id"] == attribute["trial_id"]:
+                connection.execute(self._epoch, {**step, **attribute})
+                return
+        for key, found in rows.items():
+            connection.execute(statements[key], found if len(found) > 1 else found[0])
+
     def create(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
         """A new trial like `trial`; its id and its number, which counts the study's trials."""
         connection.execute(self._lock, {"study": study_id})
@@ -189,7 +197,7 @@ class Writes:
                 writes.append(self.attribute(kind, trial_id, key, json.dumps(value)))
         for step, amount in trial.intermediate_values.items():
             writes.append(self.step(trial_id, step, amount))
-        write_all(connection, [*writes, *self._values(trial_id, trial.values)])
+        self.make(connection, [*writes, *self._values(trial_id, trial.values)])
         return trial_id, number
 
     def attribute(self, kind: str, trial_id: int, key: str, text: str) -> Write:
@@ -225,7 +233,7 @@ class Writes:
             statement = self._begun if after is TrialState.RUNNING else self._ended
             changed = connection.execute(statement, {**row, **moment}).rowcount
         if changed:
-            write_all(connection, self._values(trial_id, values))
+            self.make(connection, self._values(trial_id, values))
         return bool(changed)
 
     def _values(self, trial_id: int, values: Sequence[float] | None) -> list[Write]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -131,8 +132,13 @@ def test_a_machine_that_vanishes_gives_its_study_up_and_leaves_it_to_the_one_tha
                 second.ended()
             else:
                 second.until_finished(3)
+                second.process.send_signal(
+                    signal.SIGSTOP
+                )  # so that it has not ended before the other sees it
             there.back()
             said = cut_off.ended(code=1, seconds=120)
+            if back == "while it runs":
+                second.process.send_signal(signal.SIGCONT)
             second.ended()
     assert ("was run by another process" if back == "after its end" else "is being run by process") in said
     assert_consistent(place, run_cap=5)
