@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Engine, event
 from stores import Postgres
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from regtune.leaderboard import (
     COLUMNS,
@@ -324,15 +325,22 @@ def test_ten_thousand_trials_are_read_with_the_statements_and_the_memory_of_a_th
         assert memory < 1.2 * small[name][1] + 200_000, name
 
 
-def statements_of_a_sweep(count: int, home: Path, trials: int) -> float:
+def statements_of_a_sweep(
+    count: int, home: Path, trials: int, at_each_event: Callable[[], None] = lambda: None
+) -> float:
     """SQL statements for each of `trials` trials that the coordinator runs in a study of `count`."""
     import bench_coordinator
+
+    class Workers(bench_coordinator.VirtualWorkers):
+        def events(self, timeout_seconds: float) -> Any:
+            at_each_event()
+            return super().events(timeout_seconds)
 
     settings = load_settings(home=home)
     spec = big(10**6, f"coordinator-{count}").model_copy(update={"max_failures": 10**6})
     big_study.make_study(settings, spec, count, unfinished=False)
     study = Study.open(settings, spec)
-    executor = bench_coordinator.VirtualWorkers(2)
+    executor = Workers(2)
     coordinator = bench_coordinator.coordinator_of(spec, study, executor, settings, trials)
     coordinator.prepare()
     traffic = Traffic(study.optuna._storage.backend.engine)
@@ -346,4 +354,15 @@ def test_the_coordinator_asks_the_database_as_often_in_a_large_study_as_in_a_sma
     small = statements_of_a_sweep(40, tmp_path / "small", 12)
     large = statements_of_a_sweep(400, tmp_path / "large", 12)
     assert large < 1.25 * small  # some trials are pruned early, in each study others
-    assert small < 40
+    assert small < 25
+
+
+def test_beside_its_workers_the_coordinator_computes_in_one_thread(tmp_path: Path) -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    meanwhile: list[int] = []
+    with threadpool_limits(limits=2, user_api="blas"):
+        statements_of_a_sweep(20, tmp_path, 2, lambda: meanwhile.extend(threads()))
+        assert set(threads()) == {2}
+    assert set(meanwhile) == {1}

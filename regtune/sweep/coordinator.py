@@ -16,6 +16,7 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
 from regtune.config import DataConfig
 from regtune.errors import StorageError, StudyBusy, TooManyFailures
@@ -134,6 +135,12 @@ class Coordinator:
 
     def run(self) -> SweepOutcome:
         """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
+        with threadpool_limits(
+            limits=1, user_api="blas"
+        ):  # on small arrays more threads wait, on the workers' cores
+            return self._run()
+
+    def _run(self) -> SweepOutcome:
         try:
             while True:
                 self._take_requests()
