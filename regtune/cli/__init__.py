@@ -52,20 +52,29 @@ def _regtune(
 def main() -> None:
     """Run and exit: 0, 1 for what failed, 2 for what was typed wrong, 130 when interrupted."""
     prepare_streams()
-    unwritten = False
+    code, unwritten = 1, False
     try:
         code = _run()
         sys.stdout.flush()
     except BrokenPipeError:
         code, unwritten = BROKEN_PIPE, True
     except OSError as error:
-        if error.errno not in FULL:
+        if _hung_up(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        elif error.errno in FULL:
+            show_error(RegtuneError(f"the output could not be written whole ({error.strerror})"))
+            code = 1
+        else:
             raise
-        show_error(RegtuneError(f"the output could not be written whole ({error.strerror})"))
-        code, unwritten = 1, True
+        unwritten = True
     if unwritten:  # Python flushes once more at its end, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
+
+
+def _hung_up(error: OSError) -> bool:
+    """Whether the terminal that was written to is gone, so that nobody is there to be told."""
+    return error.errno == errno.EIO and error.filename is None
 
 
 def _run() -> int:
