@@ -361,6 +361,9 @@ def test_beside_its_workers_the_coordinator_computes_in_one_thread(tmp_path: Pat
     def threads() -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
+    import bench_coordinator  # whatever computes is loaded before the threads are counted
+
+    assert bench_coordinator
     meanwhile: list[int] = []
     with threadpool_limits(limits=2, user_api="blas"):
         statements_of_a_sweep(20, tmp_path, 2, lambda: meanwhile.extend(threads()))

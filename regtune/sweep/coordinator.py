@@ -31,13 +31,13 @@ from regtune.executors import (
     TrialStarted,
     WorkerDied,
 )
-from regtune.executors.worker import MODEL_FILE
 from regtune.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
 from regtune.record import EndReason, Kept, TrialRecord, Value
 from regtune.samplers import make_pruner
 from regtune.spec import SweepSpec
 from regtune.storage import DISK_FULL
 from regtune.study import Study, now_ms, record_of
+from regtune.sweep.models import KeptModels
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, spent_seconds
 from regtune.tracking import ParentState, TrackingWriter
@@ -100,7 +100,7 @@ class Coordinator:
         self._outages = 0
         self._proposals = Proposals(spec, study, data)
         self._standing = Standing(study, spec.metric.name)
-        self._models: set[int] = set()
+        self._models = KeptModels(study, self._standing, folder, spec.keep_models)
         self._running: dict[str, _Running] = {}
         self._began = time.monotonic()
         self._spent_before = 0.0
@@ -122,9 +122,9 @@ class Coordinator:
             self._proposals.queue_retry(trial)
         trials = self._study.trials()
         self._tracker.catch_up(len(trials))
-        self._models = set(self._standing.best())
+        self._models.take_up()
         self._drop_models()
-        self._drop_remains()
+        self._models.drop_remains()
         self._tracker.finish("RUNNING", None)
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
@@ -135,9 +135,7 @@ class Coordinator:
 
     def run(self) -> SweepOutcome:
         """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
-        with threadpool_limits(
-            limits=1, user_api="blas"
-        ):  # on small arrays more threads wait, on the workers' cores
+        with threadpool_limits(limits=1, user_api="blas"):  # on small arrays others would only wait
             return self._run()
 
     def _run(self) -> SweepOutcome:
@@ -280,33 +278,10 @@ class Coordinator:
             FinishedTrial.of(number, record.end_state or "FAIL", trial.value, record), self.progress()
         )
 
-    def _present(self, record: TrialRecord) -> TrialRecord:
-        """The record with those of its artifacts that are still there."""
-        found = {
-            name: sha for name, sha in record.artifacts.items() if (self._folder / record.uid / name).exists()
-        }
-        return replace(record, artifacts=found)
-
     def _drop_models(self) -> None:
-        """Remove the models of trials that are no longer among the best `keep_models`."""
         trials = self._study.trials()
-        for number in sorted(self._models.difference(self._standing.best(self._spec.keep_models))):
-            self._models.remove(number)  # it will never be among the best again
-            folder = self._folder / f"{self._study.uid}-{number}"
-            if folder.exists():
-                shutil.rmtree(folder)
-                record = record_of(trials[number])
-                assert record is not None
-                self._tracker.put(number, trials[number].state.name, self._present(record))
-
-    def _drop_remains(self) -> None:
-        """Remove what workers that were killed have left of models: half of one, or one of a trial that has none."""
-        kept = {f"{self._study.uid}-{number}" for number in self._standing.best(self._spec.keep_models)}
-        for folder in self._folder.glob(f"{self._study.uid}-*"):
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-            for file in folder.glob(f".*.{MODEL_FILE}"):
-                file.unlink(missing_ok=True)
+        for number, record in self._models.drop():
+            self._tracker.put(number, trials[number].state.name, record)
 
     def _count_failures(self) -> None:
         """Stop when more trials have failed than may."""
