@@ -414,6 +414,22 @@ def test_a_second_trial_of_a_structure_traces_nothing(
     assert len(traced) > before
 
 
+def test_nothing_is_autotuned_while_epochs_are_counted(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of `fit` one would wait for the thread that autotunes, for as long as half the trial took."""
+    import tensorflow as tf
+
+    seen, real = [], tf.data.Dataset.__iter__
+
+    def iterated(self: Any) -> Any:
+        seen.append(self.options().autotune.enabled)
+        return real(self)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", iterated)
+    train(_config(epochs=2), few)
+    assert seen
+    assert set(seen) == {False}
+
+
 @pytest.mark.slow
 def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(data: Data) -> None:
     """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random."""

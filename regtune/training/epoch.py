@@ -112,7 +112,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._batch_size = config.training.batch_size
         self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
-        self._epochs = tf.data.Dataset.range(10**9)
+        self._epochs = _numbers(10**9)
         optimizer = make_optimizer(config)
         loss = keras.losses.SparseCategoricalCrossentropy()
         self.compile(optimizer=optimizer, loss=loss, jit_compile=False)
@@ -225,6 +225,15 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
             return _sums(loss, labels, probabilities)
 
         return over_batches(x.shape[0], self._batch_size, batch)
+
+
+def _numbers(count: int) -> Any:
+    """The numbers from 0, without autotuning: its thread looks at the pipeline ever more rarely, each time after twice
+    as long, and who lets go of the pipeline at the end of `fit` waits for its next look.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(count).with_options(options)
 
 
 def batch_order(seed: Any, epoch: Any, count: int) -> Any:
