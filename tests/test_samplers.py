@@ -14,14 +14,17 @@ from optuna.distributions import FloatDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
 from regtune.errors import SpecError
 from regtune.samplers import BEST, History, make_pruner, make_sampler
 from regtune.samplers.history import OfTheSpace
+from regtune.samplers.tpe import TPE
 from regtune.space import Space
 from regtune.spec import SweepSpec
+from regtune.storage.ledger import Ledger
 
 FLAT = {
     "dropout": {"min": 0.0, "max": 0.6},
@@ -532,6 +535,39 @@ def test_what_is_looked_up_changes_no_proposal_of_tpe(parameters, bound, directi
             for trial, shown in found:
                 end(study, trial, round(value_of(shown), 2))
     assert len(differ) > 90
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_space_of_a_study_is_found_anew_when_trials_of_another_kind_are_told(tmp_path, monkeypatch):
+    """In a `Ledger`, as in a sweep: there trials of the same parameters have one set of distributions."""
+    spec = spec_of(CONDITIONAL)
+    space = Space(spec)
+    searched = {TPE: 0, Plain: 0}
+    real = OfTheSpace.infer_relative_search_space
+
+    def counted(self: OfTheSpace, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        searched[type(self)] += 1
+        return real(self, study, trial)
+
+    monkeypatch.setattr(OfTheSpace, "infer_relative_search_space", counted)
+    storage = RDBStorage(f"sqlite:///{tmp_path}/studies.db")
+    studies = []
+    for name in "ab":
+        made = optuna.create_study(storage=storage, study_name=name)
+        studies.append(optuna.load_study(storage=Ledger(storage, made._study_id), study_name=name))
+    histories = [History(space, 10, 10) for _ in studies]
+    for number in range(60):
+        plain = Plain(seed=number, group=True)
+        plain.history = histories[1]
+        ours, stock = (
+            run(study, space, 1, lambda _, sampler=sampler: sampler)  # type: ignore[misc]
+            for study, sampler in zip(
+                studies, (make_sampler(spec, space, number, histories[0]), plain), strict=True
+            )
+        )
+        assert ours == stock
+    assert searched[Plain] == 60
+    assert searched[TPE] < 30
 
 
 def end(study: optuna.Study, trial: optuna.Trial, value: float) -> None:

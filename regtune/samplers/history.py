@@ -13,6 +13,7 @@ import bisect
 import copy
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,8 +80,8 @@ class History:
 
     What a trial was when it ended it stays, so one object for all looks at a study reads each trial once.
 
-    told: numbers of the complete and the pruned trials that were shown last, in order. dice: for the sampler that is
-    asked now, which seeds it.
+    told: numbers of the complete and the pruned trials that were shown last, in order. searched: the search space that
+    a sampler found last, and the trials that decided it. dice: for the sampler that is asked now, which seeds it.
     """
 
     def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
@@ -94,6 +95,7 @@ class History:
         self.told: Sequence[int] = ()
         self._order: list[tuple[tuple[int, int, float], int]] = []
         self._values: dict[tuple[str, ...], Values] = {}
+        self.searched: tuple[Sequence[FrozenTrial], Any] = ((), None)
         self.dice = np.random.RandomState()
 
     def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
@@ -183,12 +185,13 @@ class View(Shown):
         self.told = history.told
         self.open = [trial for trial in self._shown if not trial.state.is_finished()]
 
-    def kinds(self) -> Shown:
-        """The same, with one told trial for each set of distributions: nothing else decides a search space."""
+    @cached_property
+    def kinds(self) -> Sequence[FrozenTrial]:
+        """The first told trial of each state and set of distributions: nothing else decides a search space."""
         first: dict[tuple[bool, int], FrozenTrial] = {}
         for trial in map(self.trials.__getitem__, self.told):
             first.setdefault((trial.state is TrialState.COMPLETE, id(trial.distributions)), trial)
-        return Shown(self._seen, [*first.values(), *self.open])
+        return list(first.values())
 
 
 class OfTheSpace(BaseSampler):
@@ -211,8 +214,9 @@ class OfTheSpace(BaseSampler):
         super().before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        view = cast("Study", self._view(study, trial).kinds())
-        return super().infer_relative_search_space(view, trial)  # type: ignore[safe-super]
+        view = self._view(study, trial)
+        few = cast("Study", Shown(study, [*view.kinds, *view.open]))
+        return super().infer_relative_search_space(few, trial)  # type: ignore[safe-super]
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

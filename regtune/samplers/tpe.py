@@ -52,6 +52,17 @@ class TPE(OfTheSpace, TPESampler):
         self._rng = _Dice(seed, dice)
         self._random_sampler._rng = _Dice(seed)
 
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Optuna's, which copies every distribution, until a trial of another kind is told."""
+        kinds = self._view(study, trial).kinds
+        known, found = self.history.searched
+        if found is None or [*map(_kind, known)] != [*map(_kind, kinds)]:
+            space = super().infer_relative_search_space(study, trial)
+            found = space, self._search_space_group
+            self.history.searched = kinds, found
+        space, self._search_space_group = found
+        return dict(space)
+
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -86,3 +97,7 @@ class TPE(OfTheSpace, TPESampler):
             others = sorted({*view.told, *running}.difference(good))
             self._divided = view, np.array(good, dtype=np.intp), np.array(others, dtype=np.intp)
         return self._divided[1:]
+
+
+def _kind(trial: FrozenTrial) -> tuple[TrialState, int]:
+    return trial.state, id(trial.distributions)  # while a trial is kept no other dict has its id
