@@ -120,13 +120,13 @@ def regtune(
     )
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until `true()`."""
+def until(true: Callable[[], bool], seconds: float = 30.0, pause: float = 0.1) -> None:
+    """Wait until `true()`; `pause` is long where to look takes a process of its own."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:.0f} s")
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def names(pair: str, server: Postgres | None, uid: str) -> Mapping[str, str]:

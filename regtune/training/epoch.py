@@ -229,7 +229,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
 def _numbers(count: int) -> Any:
     """The numbers from 0, without autotuning: its thread looks at the pipeline ever more rarely, each time after twice
-    as long, and who lets go of the pipeline at the end of `fit` waits for its next look.
+    as long, and who lets go of the pipeline at the end of `fit` may wait for its next look.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
