@@ -435,8 +435,10 @@ def _assert_artifacts(client: MlflowClient, run: Run, wanted: set[str]) -> None:
     }
     assert set(tagged) == wanted, run.info.run_name
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == wanted, run.info.run_name
-    for name, sha in tagged.items():
-        assert _sha256(Path(client.download_artifacts(run.info.run_id, name))) == sha, run.info.run_name
+    with tempfile.TemporaryDirectory() as folder:
+        for name, sha in tagged.items():
+            copy = Path(client.download_artifacts(run.info.run_id, name, folder))
+            assert _sha256(copy) == sha, run.info.run_name
 
 
 def _assert_databases(project: Project) -> None:
