@@ -199,22 +199,32 @@ def summary(rounds: Sequence[dict[str, dict[str, float]]], way: str) -> dict[str
 def show(found: dict[str, Any]) -> None:
     """A table."""
     table = Table(title=f"what MLflow costs a sweep of {found['trials']} trials, {WORKERS} workers")
-    for name in ("", "sweep", "time / without", "CPU / all of it", "after the start", "start, CPU"):
+    for name in (
+        "",
+        "sweep",
+        "workers busy",
+        "time / without",
+        "CPU / all of it",
+        "after the start",
+        "start, CPU",
+    ):
         table.add_column(name, justify="right" if name else "left")
-    for way, entry in found["ways"].items():
+    for way in found["rounds"][0]:
+        entry = found["ways"].get(way)
+        seconds, training = (
+            statistics.median(one[way][name] for one in found["rounds"])
+            for name in ("seconds", "training_cpu_seconds")
+        )
         ratio = (
-            f"{entry['time_ratio']:.3f} ({entry['lowest']:.3f} to {entry['highest']:.3f})"
-            if "lowest" in entry
+            "{time_ratio:.3f} ({lowest:.3f} to {highest:.3f})".format(**entry)
+            if entry and "lowest" in entry
             else ""
         )
-        table.add_row(
-            way,
-            f"{entry['seconds']:.1f} s",
-            ratio,
-            f"{entry['cpu_share']:.2%}",
-            f"{entry['cpu_share_without_start']:.2%}",
-            f"{entry['start_cpu_seconds']:.1f} s",
+        shares = (
+            [f"{entry[name]:.2%}" for name in ("cpu_share", "cpu_share_without_start")] if entry else ["", ""]
         )
+        start = f"{entry['start_cpu_seconds']:.1f} s" if entry else ""
+        table.add_row(way, f"{seconds:.1f} s", f"{training / (WORKERS * seconds):.1%}", ratio, *shares, start)
     Console().print(table)
 
 
