@@ -18,11 +18,12 @@ from scipy import stats
 from regtune.config import TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.holding import hold, holder
-from regtune.record import STUDY_UID, TrialRecord
+from regtune.record import STUDY_UID, Kept, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
 from regtune.study import Origin, Study, delete, derive_seed, record_of
+from regtune.tracking.trials import StudyTrials
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
 
@@ -166,6 +167,28 @@ def test_a_trial_whose_end_was_recorded_is_ended() -> None:
         study.write(trial, record(study, trial.number, end_reason=reason))
     study.settle()
     assert [found.state for found in study.trials()] == [TrialState.FAIL, TrialState.PRUNED]
+
+
+def test_a_trial_that_ends_while_its_study_is_read_keeps_its_model() -> None:
+    """MLflow's writer reads a study that is run: first whose models are kept, then its trials, page by page."""
+    study = opened(keep_models=1)
+    trials = [study.optuna.ask() for _ in range(3)]
+    for trial in trials:
+        study.write(trial, record(study, trial.number, started_ms=5))
+
+    def end(number: int, value: float) -> None:
+        kept = Kept(1, {"val_cross_entropy": value}, *[0.1] * 5)
+        whole = {"started_ms": 5, "ended_ms": 7, "end_reason": "max_epochs", "kept": kept}
+        ended = record(study, number, **whole, artifacts={"model.keras": "0" * 64})
+        study.write(trials[number], ended)
+        study.tell(number, ended)
+
+    end(0, 0.2)
+    end(1, 0.3)
+    found = StudyTrials(open_engine(load_settings().storage_url), "s", at_rest=False)
+    end(2, 0.1)
+    shown = {number: list(read.artifacts) for number, _, read in found.read(range(3))}
+    assert shown == {0: ["model.keras"], 1: [], 2: ["model.keras"]}
 
 
 def test_what_is_queued_twice_is_queued_once() -> None:

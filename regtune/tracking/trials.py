@@ -52,7 +52,9 @@ class StudyTrials:
             self._id, info = read_info(connection, name)
             attributes = read_attributes(connection, self._id)
             heads = Heads(connection, self._id, info)
-            self._numbers = read_numbers(connection, self._id)
+            self._numbers = read_numbers(
+                connection, self._id
+            )  # before the ranking, which has all that ended then
             best = [row.number for row in heads.ranked(1, states=_COMPLETE)]
             keep = info.budget.get("keep_models")
             self._models = (
@@ -106,8 +108,11 @@ class StudyTrials:
         return (record.end_state if record else None) or "WAITING"
 
     def _kept(self, number: int, record: TrialRecord) -> TrialRecord:
-        """The record without artifacts where the trial is no longer among those that keep theirs."""
-        dropped = self._models is not None and number not in self._models
+        """The record without artifacts where the trial is no longer among those that keep theirs. One that has ended
+        since they were read may be among them by now.
+        """
+        ended = self._numbers.get(number) in _COMPLETE
+        dropped = ended and self._models is not None and number not in self._models
         return replace(record, artifacts={}) if dropped and record.artifacts else record
 
 
