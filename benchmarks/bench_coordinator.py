@@ -285,12 +285,12 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     table = Table(title=f"the coordinator, trials of {EPOCHS} epochs of {EPOCH_SECONDS} s, {WORKERS} workers")
     for name in (
         "database",
-        "trials there",
-        "CPU a trial",
-        "CPU / training",
+        "trials",
+        "a trial",
+        "CPU",
         "rounds",
         "at most",
-        "wall / wall",
+        "wall",
         "start",
         "",
     ):
@@ -302,13 +302,13 @@ def show(found: Sequence[dict[str, Any]]) -> None:
             f"{row['size']:,}",
             f"{row['cpu_ms_per_trial']:.1f} ms",
             f"{row['cpu_share']:.2%}",
-            f"{min(row['cpu_share_by_round']):.2%} to {max(row['cpu_share_by_round']):.2%}",
+            "{:.1f}-{:.1f}".format(*(100 * end(row["cpu_share_by_round"]) for end in (min, max))),
             f"{target:.0%}" if target else "",
             f"{row['wall_share_of_two_workers']:.2%}",
             f"{row['prepare_cpu_seconds']:.1f} s",
             "" if target is None else "ok" if row["cpu_share"] <= target else "MISSED",
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
