@@ -207,10 +207,8 @@ class Study:
         return self._attributes
 
     def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
-        """Trials in the order of their numbers, not to be changed: of those states, or all, as they become."""
-        if not states:
-            return self._storage.trials
-        return self._storage.get_all_trials(self._id, deepcopy=False, states=states)
+        """Trials in the order of their numbers, of all states or of those given; not to be changed."""
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def begin(self) -> None:
         """Record that a sweep is under way."""

@@ -69,11 +69,6 @@ class Ledger(BaseStorage):
         self._used = 0.0
         self.refresh()
 
-    @property
-    def trials(self) -> Sequence[FrozenTrial]:
-        """All trials as they are known at any moment, in the order of their numbers; not to be changed."""
-        return self._trials
-
     def refresh(self) -> None:
         """Read the trials that are new in the database, and those that have not ended, again."""
         last = self._trials[-1]._trial_id if self._trials else -1

@@ -52,9 +52,8 @@ class StudyTrials:
             self._id, info = read_info(connection, name)
             attributes = read_attributes(connection, self._id)
             heads = Heads(connection, self._id, info)
-            self._numbers = read_numbers(
-                connection, self._id
-            )  # before the ranking, which has all that ended then
+            # Before the ranking: what has ended by now is ranked.
+            self._numbers = read_numbers(connection, self._id)
             best = [row.number for row in heads.ranked(1, states=_COMPLETE)]
             keep = info.budget.get("keep_models")
             self._models = (
