@@ -271,14 +271,18 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
 
 FRESH = """
 import json, sys
-from regtune.training.runtime import configure
+from regtune.training.runtime import UNUSED, configure, without_unused
 configure()
+with without_unused():
+    from regtune.training import train
+assert "keras" in sys.modules and not set(UNUSED) & set(sys.modules), set(UNUSED) & set(sys.modules)
 from regtune.config import DataConfig, TrialConfig
 from regtune.data import load_data
-from regtune.training import train
 result = train(TrialConfig.from_dict(json.loads(sys.argv[1])), load_data(DataConfig(name="mnist-5k")))
+import matplotlib, pandas, scipy, sklearn
 print(json.dumps({name: list(values) for name, values in result.history.items()}))
 """
+"""As a worker trains: without what Keras would import besides, where the tests' own process has all of it."""
 
 
 def _histories_in_fresh_processes(config: TrialConfig, count: int) -> list[dict[str, list[float]]]:

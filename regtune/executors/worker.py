@@ -24,7 +24,8 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
     from regtune.training import runtime
 
     runtime.configure()
-    from regtune.training import train
+    with runtime.without_unused():
+        from regtune.training import train
 
     coordinator.send(WorkerReady(worker, os.getpid()))
     while True:

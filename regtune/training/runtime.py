@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from regtune.errors import WorkerError
 
@@ -17,6 +18,10 @@ ARITHMETIC: Mapping[str, str] = {
 }
 """One thread a process, since several processes share a machine better than several threads do, and no
 oneDNN: it is slower for layers this small, and sums in another order."""
+
+UNUSED = ("matplotlib", "pandas", "scipy", "sklearn")
+"""What Keras imports where it is installed, for callers that training is none of: nearly half of the time that
+importing TensorFlow takes. MLflow brings all four."""
 
 
 def configure() -> None:
@@ -32,3 +37,18 @@ def configure() -> None:
         )
     os.environ.update(ARITHMETIC)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@contextmanager
+def without_unused() -> Iterator[None]:
+    """Within the block nothing of UNUSED is found, unless it is imported already; afterwards it is as before.
+
+    For a process that does nothing but train: what is imported in the block goes without them to its end.
+    """
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not to be found" to `import`
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
