@@ -10,6 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 
 # How many tests run side by side; those of one file stay together.
 JOBS ?= 2
+TOGETHER := --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -25,10 +26,10 @@ sweep: .venv/.installed  ## Install what is needed, then run sweeps/quickstart.y
 	$(BIN)/regtune sweep sweeps/quickstart.yaml
 
 test: .venv/.tested  ## Run the quick tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not full_mnist and not browser"
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "not slow and not full_mnist and not browser"
 
 test-slow: .venv/.tested  ## Run the slow tests: full MNIST, browser, long proofs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow or full_mnist or browser"
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "slow or full_mnist or browser"
 
 lint: .venv/.tested  ## Check format, style, types and the walls between the modules
 	$(BIN)/ruff format --check .

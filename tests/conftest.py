@@ -10,10 +10,24 @@ from stores import Postgres, postgres
 
 from regtune.credentials import SECRETS
 
+LONGEST = (
+    "test_compose.py",
+    "test_stores.py",
+    "test_secrets.py",
+    "test_fault_coordinator.py",
+    "test_equality.py",
+)
+"""Files that take minutes: they begin first, so that what runs side by side ends together."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of our own."""
     parser.addoption("--whole", action="store_true", help="tests of faults: every store, nothing shortened")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the LONGEST first; within a file the order stays."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
