@@ -218,7 +218,7 @@ def test_accuracy_of_fused_and_exact_training_is_equivalent_within_two_thousandt
         fused, exact = (
             TrialConfig(
                 regularization=regularization,
-                training=TrainingConfig(max_epochs=12, fused=fused),
+                training=TrainingConfig(max_epochs=8, fused=fused),
                 early_stopping=None,
                 seed=seed,
             )

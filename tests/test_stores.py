@@ -205,7 +205,7 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
     long = "run_cap=1000"  # so that no machine is too fast for what happens meanwhile
     started = [running := place.start(*arguments, long)]
     try:
-        until(lambda: _finished(place, "killed") >= 1, 180, pause=1)
+        until(lambda: _finished(place, "killed") >= 1, 180, pause=2)
         assert f"process {running.pid}" in place.run(*arguments, long, code=1)
         workers = psutil.Process(running.pid).children(recursive=True)
         os.kill(running.pid, signal.SIGKILL)
@@ -214,7 +214,7 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
         assert not [worker for worker in workers if worker.is_running()]
         before = _finished(place, "killed")
         started.append(resumed := place.start(*arguments, long))
-        until(lambda: _finished(place, "killed") > before, 180, pause=1)
+        until(lambda: _finished(place, "killed") > before, 180, pause=2)
         place.run("stop", "killed")
         resumed.wait(180)
         finished = _finished(place, "killed")

@@ -435,8 +435,10 @@ def test_nothing_is_autotuned_while_epochs_are_counted(few: Data, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(data: Data) -> None:
-    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random."""
+def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(few: Data) -> None:
+    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random. What is kept of a
+    trial is kept of its graphs and its network: few images are enough.
+    """
     random, memory, process = np.random.default_rng(0), [], psutil.Process()
     for trial in range(200):
         config = _config(
@@ -450,7 +452,7 @@ def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(data: Data) -> 
             training={"learning_rate": float(10.0 ** random.uniform(-4, -2))},
             early_stopping=EarlyStoppingConfig(patience=1),
         )
-        train(config, data)
+        train(config, few)
         memory.append(process.memory_info().rss)
     print(f"{memory[19] / 2**20:.0f} MiB after 20 trials, at most {max(memory[20:]) / 2**20:.0f} afterwards")
     assert max(memory[20:]) < 1.05 * memory[19]

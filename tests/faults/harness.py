@@ -242,7 +242,7 @@ class Sweep:
         while not true():
             assert self.process.poll() is None, f"ended before {what}: {self.said}"
             assert time.monotonic() < deadline, f"no {what} in {seconds:.0f} s: {self.said}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     @property
     def epochs(self) -> int:
