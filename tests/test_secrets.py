@@ -350,6 +350,8 @@ def uncaught(call):
     else:
         sys.exit("it went well")
 settings = load_settings()
+import mlflow.store.db.utils
+mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # each time with the same words; all ten take 100 s
 from regtune.storage import open_storage, studies_engine
 from regtune.tracking.store import connect, open_sql, tracking_engine
 uncaught(lambda: run_sweep(SweepSpec.load("sweep.yaml"), settings=settings, workers=1))

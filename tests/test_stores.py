@@ -200,7 +200,7 @@ def test_a_study_goes_on_with_what_another_terminal_asks_for(place: Place) -> No
 
 def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: Place) -> None:
     file = str(place.folder / "small.yaml")
-    slow = "training.batch_size=4"  # so that few trials end meanwhile
+    slow = "training.batch_size=16"  # so that few trials end meanwhile
     arguments = ("sweep", file, "--name", "killed", "--quiet", "--workers", "1", "--set", slow, "--set")
     long = "run_cap=1000"  # so that no machine is too fast for what happens meanwhile
     started = [running := place.start(*arguments, long)]

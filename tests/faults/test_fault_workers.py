@@ -153,7 +153,7 @@ def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_
 def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_next_one_runs(
     place: Project,
 ) -> None:
-    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 6}}
+    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 3}}
     with place.sweep(**{**LONG, **wide}) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
