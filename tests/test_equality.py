@@ -200,6 +200,7 @@ def _power(deviation: float, seeds: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "regularization",
     [
@@ -218,7 +219,7 @@ def test_accuracy_of_fused_and_exact_training_is_equivalent_within_two_thousandt
         fused, exact = (
             TrialConfig(
                 regularization=regularization,
-                training=TrainingConfig(max_epochs=8, fused=fused),
+                training=TrainingConfig(max_epochs=12, fused=fused),
                 early_stopping=None,
                 seed=seed,
             )

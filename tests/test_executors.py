@@ -17,6 +17,7 @@ from regtune.config import DataConfig, EarlyStoppingConfig, ModelConfig, Trainin
 from regtune.errors import WorkerError
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.executors.local import LocalExecutor
+from regtune.training.runtime import UNUSED
 
 SMALL = TrialConfig(
     model=ModelConfig(hidden=(16,)),
@@ -69,6 +70,24 @@ def test_a_task_is_trained_and_told_epoch_by_epoch(executor: LocalExecutor, tmp_
     assert ended.result.end == "max_epochs"
     assert (tmp_path / "a" / "model.keras").exists()
     assert executor.idle == 1
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="shows what a process has loaded: /proc/PID/maps"
+)
+def test_a_worker_has_not_loaded_what_keras_imports_for_others(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    executor.submit(task(tmp_path, "loaded"))
+    collect(executor, TrialEnded)
+    (worker,) = (
+        child
+        for child in psutil.Process().children()
+        if "regtune.executors.worker" in " ".join(child.cmdline())
+    )
+    maps = Path(f"/proc/{worker.pid}/maps").read_text()
+    assert "/tensorflow/" in maps
+    assert [name for name in UNUSED if f"/{name}/" in maps] == []
 
 
 def test_a_model_that_is_not_among_the_best_is_not_kept(executor: LocalExecutor, tmp_path: Path) -> None:

@@ -279,10 +279,10 @@ assert "keras" in sys.modules and not set(UNUSED) & set(sys.modules), set(UNUSED
 from regtune.config import DataConfig, TrialConfig
 from regtune.data import load_data
 result = train(TrialConfig.from_dict(json.loads(sys.argv[1])), load_data(DataConfig(name="mnist-5k")))
-import matplotlib, pandas, scipy, sklearn
+import matplotlib
 print(json.dumps({name: list(values) for name, values in result.history.items()}))
 """
-"""As a worker trains: without what Keras would import besides, where the tests' own process has all of it."""
+"""As a worker trains: without what Keras would import besides, which the tests' own process has."""
 
 
 def _histories_in_fresh_processes(config: TrialConfig, count: int) -> list[dict[str, list[float]]]:

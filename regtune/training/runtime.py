@@ -19,9 +19,8 @@ ARITHMETIC: Mapping[str, str] = {
 """One thread a process, since several processes share a machine better than several threads do, and no
 oneDNN: it is slower for layers this small, and sums in another order."""
 
-UNUSED = ("matplotlib", "pandas", "scipy", "sklearn")
-"""What Keras imports where it is installed, for callers that training is none of. `python -X importtime` shows what
-that takes of a worker's start. MLflow brings all four."""
+UNUSED = ("matplotlib",)
+"""What Keras imports where it is installed, as MLflow has it, and training never uses."""
 
 
 def configure() -> None:
@@ -43,7 +42,7 @@ def configure() -> None:
 def without_unused() -> Iterator[None]:
     """Within the block nothing of UNUSED is found, unless it is imported already; afterwards it is as before.
 
-    For a process that does nothing but train: what is imported in the block goes without them to its end.
+    For a process that does nothing but train: what is imported in the block goes without it to its end.
     """
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not to be found" to `import`
