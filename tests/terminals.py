@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | changes
 
 
-def regtune(*arguments: str, timeout: float = 120, **changes: str) -> subprocess.CompletedProcess[str]:
+def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a verb in pipes."""
     return subprocess.run(
         [sys.executable, "-c", START, *arguments],
@@ -46,7 +48,7 @@ class Terminal:
             ["-c", START, *arguments],
             dimensions=(rows, columns),
             env=environment(**changes),
-            timeout=60,
+            timeout=120,
         )
 
     def read(self, seconds: float) -> bool:
@@ -61,18 +63,17 @@ class Terminal:
         self.stream.feed(found)
         return True
 
-    def until(self, text: str, seconds: float = 60) -> str:
-        """Read until `text` is on the screen; returns the screen."""
-        import time
-
+    def until(self, text: str | re.Pattern[str], seconds: float = 120) -> str:
+        """Read until `text` is on the screen, or what matches it; returns the screen."""
+        wanted = re.compile(re.escape(text)) if isinstance(text, str) else text
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             alive = self.read(0.2)
-            if text in self.text:
+            if wanted.search(self.text):
                 return self.text
             if not alive:
                 break
-        raise AssertionError(f"{text!r} never came; the terminal shows:\n{self.everything}")
+        raise AssertionError(f"{wanted.pattern!r} never came; the terminal shows:\n{self.everything}")
 
     def finish(self) -> int:
         """Read to the end; returns the exit code."""

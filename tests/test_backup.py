@@ -195,7 +195,6 @@ studies = sqlite3.connect(home / "studies.db", timeout=30, isolation_level=None)
 mlflow = sqlite3.connect(home / "mlflow.db", timeout=30, isolation_level=None)
 study, = studies.execute("SELECT study_id FROM studies").fetchone()
 first, = studies.execute("SELECT max(number) + 1 FROM trials").fetchone()
-(home / "ready").touch()
 for number in range(first, first + 100_000):
     name = f"{number}.model.keras"
     (home / "artifacts" / "trials" / ".0.partial").write_text(name)
@@ -203,6 +202,8 @@ for number in range(first, first + 100_000):
     studies.execute("INSERT INTO trials (number, study_id, state) VALUES (?, ?, 'RUNNING')", (number, study))
     mlflow.execute("INSERT INTO runs (run_uuid, name, experiment_id, status, lifecycle_stage) "
                    "VALUES (?, ?, 1, 'RUNNING', 'active')", (str(number), str(number)))
+    if number == first:
+        (home / "ready").touch()
 """
 """As the coordinator does it: a trial's file, then the trial, then its run."""
 

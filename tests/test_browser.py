@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import big_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=180_000)
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -102,7 +102,7 @@ def page(browser: Browser) -> Iterator[Page]:
     found = context.new_page()
     found.on("console", listen)
     found.on("pageerror", lambda error: said.append(str(error)))
-    found.set_default_timeout(30_000)
+    found.set_default_timeout(180_000)
     yield found
     context.close()
     assert said == []
@@ -222,7 +222,7 @@ def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str,
                 subprocess.run([*regtune, "down", *home], check=True, capture_output=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_thousand_trials_open_best_first_and_are_drawn(
     page: Page, verb: tuple[str, str], large: Settings, pictures: Path
 ) -> None:

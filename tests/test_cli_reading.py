@@ -279,12 +279,12 @@ def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
     def coordinator() -> None:
         with hold(load_settings(), NAME):
             held.set()
-            done.wait(60)
+            done.wait(300)
 
     thread = threading.Thread(target=coordinator)
     thread.start()
     try:
-        assert held.wait(10)
+        assert held.wait(60)
         terminal = Terminal(["watch", NAME], columns=columns)
         terminal.until("13 of 20")
         terminal.until("5/30")

@@ -169,7 +169,7 @@ def test_mounted_secrets_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.M
         assert "others may read it" in refusal()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_folder_a_pipe_and_nothing_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_folder_a_pipe_and_nothing_are_refused_at_once(
         assert f"{tmp_path / name} cannot be read ({why}" in refusal()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_dotenv_that_is_no_file_gives_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".env", 0o600)
     assert secret(NAME) is None

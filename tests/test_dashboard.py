@@ -52,12 +52,12 @@ def dashboard() -> Iterator[str]:
         process.wait()
 
 
-def answer(url: str, seconds: float = 60) -> Any:
+def answer(url: str, seconds: float = 240) -> Any:
     """The JSON at `url`, once the server is up."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=10) as found:
+            with urllib.request.urlopen(url, timeout=60) as found:
                 return json.load(found)
         except OSError:
             if time.monotonic() > deadline:

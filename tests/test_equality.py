@@ -200,7 +200,6 @@ def _power(deviation: float, seeds: int) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "regularization",
     [

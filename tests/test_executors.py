@@ -33,7 +33,7 @@ def task(folder: Path, uid: str = "a", **changes: object) -> Task:
 
 
 def collect(
-    executor: LocalExecutor, until: type[Event], seconds: float = 120, verdict: str = "continue"
+    executor: LocalExecutor, until: type[Event], seconds: float = 400, verdict: str = "continue"
 ) -> list[Event]:
     """Events until one of the type `until`, with every epoch answered."""
     found: list[Event] = []
@@ -200,7 +200,8 @@ def test_no_worker_outlives_a_killed_coordinator() -> None:
     pids = [int(pid) for pid in coordinator.stdout.readline().split()]
     assert len(pids) == 2
     time.sleep(1.5)  # past the interpreter's start, in the middle of TensorFlow's import
+    workers = [psutil.Process(pid) for pid in pids]
     coordinator.kill()
     coordinator.wait()
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive

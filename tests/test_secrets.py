@@ -62,7 +62,7 @@ def run(*arguments: str, environment: Mapping[str, str], code: str | None = None
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     return found.returncode, found.stdout.decode(errors="replace")

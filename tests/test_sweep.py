@@ -34,7 +34,6 @@ from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
-from regtune.sweep.coordinator import DRAIN_SECONDS
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -58,13 +57,14 @@ def spec(**changes: Any) -> SweepSpec:
 
 
 class Watching:
-    """An observer that remembers, and can act on the first epoch of a trial."""
+    """An observer that remembers, and can act on the first epoch of a trial, and at a trial's end."""
 
-    def __init__(self, act: Any = None) -> None:
+    def __init__(self, act: Any = None, at_end: Any = None) -> None:
         self.ended: list[FinishedTrial] = []
         self.notes: list[str] = []
         self.last: Progress | None = None
         self._act = act
+        self._at_end = at_end
 
     def progress(self, progress: Progress) -> None:
         self.last = progress
@@ -73,6 +73,8 @@ class Watching:
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
         self.ended.append(trial)
+        if self._at_end is not None:
+            self._at_end(trial)
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -323,8 +325,9 @@ def test_requests_of_another_terminal_are_taken_up() -> None:
         request(settings, "small", "enqueue", {"dropout": 7.0, "l2": 0.0})
         return True
 
-    watching = Watching(ask)
-    run(observer=watching, run_cap=400, timeout=8.0)
+    stop = threading.Event()
+    watching = Watching(ask, at_end=lambda trial: trial.parameters["dropout"] == 0.123 and stop.set())
+    run(observer=watching, run_cap=400, stop=stop)
     wanted = [record for record in records(finished()) if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
     assert any("is as requested: dropout 0.123, l2 0.0" in note for note in watching.notes)
@@ -350,7 +353,7 @@ def test_what_is_asked_for_at_the_end_of_a_grid_is_still_tried() -> None:
     settings = load_settings()
 
     def ask(progress: Progress) -> bool:
-        if progress.complete < 2 or not any(trial.epoch for trial in progress.running):
+        if progress.complete + len(progress.running) < 3:
             return False
         request(settings, "small", "enqueue", {"dropout": 0.1})
         return True
@@ -359,6 +362,18 @@ def test_what_is_asked_for_at_the_end_of_a_grid_is_still_tried() -> None:
     outcome = run(**GRID, run_cap=50, workers=2, observer=Watching(ask), training=slow, early_stopping=None)
     assert outcome.complete == 4
     assert [record.requested for record in records(study().trials)].count(True) == 1
+
+
+def test_what_is_asked_for_as_the_last_trial_ends_is_still_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regtune.sweep.coordinator.REQUESTS_SECONDS", float("inf"))  # no look but the last
+
+    def ask(trial: FinishedTrial) -> None:
+        if trial.number == 2:
+            request(load_settings(), "small", "enqueue", {"dropout": 0.1})
+
+    outcome = run(**GRID, run_cap=50, observer=Watching(at_end=ask))
+    assert outcome.complete == 4
+    assert [record.requested for record in records(study().trials)] == [False, False, False, True]
 
 
 def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
@@ -381,9 +396,10 @@ def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
 
 def test_a_store_that_is_away_delays_nothing_and_is_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("regtune.tracking.writer.DRAIN_SECONDS", 600.0)
     outcome = run(run_cap=2)
     assert (outcome.complete, outcome.unwritten) == (2, 3)  # the study's own run is one, too
-    assert outcome.seconds < DRAIN_SECONDS
+    assert outcome.seconds < 600
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert run(run_cap=2).unwritten == 0
     client = MlflowClient(load_settings().mlflow_uri)
@@ -465,7 +481,7 @@ def coordinator(workers: int = 1, **changes: Any) -> subprocess.Popen[bytes]:
 def test_two_sweeps_at_once_in_one_folder_both_end_whole() -> None:
     processes = [coordinator(name=name, run_cap=5) for name in ("one", "other")]
     for process in processes:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()
     client = MlflowClient(load_settings().mlflow_uri)
     for name in ("one", "other"):

@@ -63,8 +63,8 @@ def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings, presse
     assert len([child for child in children if "uvicorn" in child.cmdline()]) == 1
     for _ in range(presses):
         page.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    assert page.wait(timeout=20) == 0
+        time.sleep(0.01)
+    assert page.wait(timeout=120) == 0
     assert page.stderr.read() == ""
     assert not any(child.is_running() for child in children)
     check_port("127.0.0.1", port)
@@ -73,11 +73,11 @@ def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings, presse
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_leaves_nothing(settings: Settings) -> None:
     page = ui(settings, free_port())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not (children := psutil.Process(page.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)
     page.send_signal(signal.SIGINT)
-    assert page.wait(timeout=20) == 0
+    assert page.wait(timeout=120) == 0
     assert children
     assert not group_members(children[0].pid)
 
@@ -89,7 +89,7 @@ def test_a_server_that_dies_is_reported(settings: Settings) -> None:
     assert page.stderr is not None
     page.stdout.readline()
     os.killpg(psutil.Process(page.pid).children()[0].pid, signal.SIGKILL)
-    assert page.wait(timeout=20) == 1
+    assert page.wait(timeout=120) == 1
     assert "TrackingError: the MLflow server has ended by itself" in page.stderr.read()
 
 

@@ -291,7 +291,7 @@ def _histories_in_fresh_processes(config: TrialConfig, count: int) -> list[dict[
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(count)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes)
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 

@@ -39,7 +39,8 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
         except EOFError:
             return
         except MemoryError as error:
-            coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {error}"))
+            what = str(error) or "Python could not allocate an object"
+            coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {what}"))
         except (
             Exception
         ) as error:  # whatever a trial raises is that trial's end, told in full, and not the worker's

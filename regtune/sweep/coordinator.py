@@ -44,7 +44,6 @@ from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
-DRAIN_SECONDS = 60.0
 """How long a finished sweep waits for MLflow; what is missing then is caught up at the next start."""
 
 
@@ -145,6 +144,8 @@ class Coordinator:
                 while self._executor.idle and self._may_start() and self._start_next():
                     pass
                 if not self._running:
+                    if self._may_start() and self._take_requests(at_once=True):
+                        continue  # asked for since the last look
                     break
                 for event in self._executor.events(TICK_SECONDS):
                     self._handle(event)
@@ -298,22 +299,25 @@ class Coordinator:
         self._study.requeue(running.trial.number)
         self._tracker.put(running.trial.number, "WAITING", running.record)
 
-    def _take_requests(self) -> None:
-        if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
-            return
+    def _take_requests(self, *, at_once: bool = False) -> int:
+        """Do what other terminals ask for, looking once in REQUESTS_SECONDS. Returns how many requests there were."""
+        if not at_once and time.monotonic() - self._requests_read < REQUESTS_SECONDS:
+            return 0
         self._requests_read = time.monotonic()
         self._study.still_ours()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({running.trial.number for running in self._running.values()})
             self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
-        for request in self._study.requests():
+        requests = self._study.requests()
+        for request in requests:
             if request.verb == "enqueue":
                 self._observer.note(self._proposals.queue_request(request))
             elif request.verb == "stop":
                 self._reason = "stopped from another terminal"
                 self._stop.set()
             self._study.take(request)
+        return len(requests)
 
     # -- what is known, and the end
 
@@ -377,7 +381,7 @@ class Coordinator:
         stopped = self._stop.is_set()
         self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
-        unwritten = self._tracker.close(timeout_seconds=DRAIN_SECONDS)
+        unwritten = self._tracker.close()
         for message in self._tracker.news():
             self._observer.note(message)
         if self._too_many:

@@ -86,7 +86,7 @@ def newest_sweep(url: str) -> str | None:
         {"Content-Type": "application/json", **authorization()},
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             found = json.load(answer).get("experiments", [])
     except (OSError, ValueError):  # the page itself will say what is wrong with the store
         return None

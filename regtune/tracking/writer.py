@@ -28,6 +28,9 @@ from regtune.tracking.store import check_uri
 from regtune.tracking.views import runs_path
 
 RESTARTS = 3
+DRAIN_SECONDS = 60.0
+START_SECONDS = 180.0
+"""On a busy machine MLflow's import takes longer than a short sweep."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 STUDY = -1
@@ -92,6 +95,8 @@ class TrackingWriter:
         self._closing = False
         self._given_up = False
         self._restarts = RESTARTS
+        self._began = time.monotonic()
+        self._heard = threading.Event()
         self._wake_in, self._wake_out = multiprocessing.Pipe(duplex=False)
         self._child = self._start()
         self._thread = threading.Thread(target=self._serve, name="tracking", daemon=True)
@@ -155,13 +160,17 @@ class TrackingWriter:
         """The writing process."""
         return self._child.pid
 
-    def close(self, timeout_seconds: float) -> int:
+    def close(self, timeout_seconds: float | None = None) -> int:
         """Write what is left, for at most `timeout_seconds`, end the process, and return how many runs are
-        unwritten: those of trials, and the study's own.
+        unwritten: those of trials, and the study's own. None: DRAIN_SECONDS, counted from the process's first word,
+        which may come START_SECONDS after its start.
         """
         with self._lock:
             self._closing = True
         self._wake()
+        if timeout_seconds is None:
+            self._heard.wait(max(0.0, self._began + START_SECONDS - time.monotonic()))
+            timeout_seconds = DRAIN_SECONDS
         self._thread.join(max(0.0, timeout_seconds))
         with self._lock:
             self._given_up = True
@@ -214,10 +223,12 @@ class TrackingWriter:
             except (EOFError, OSError):
                 how = self._child.bury()
                 if (told_to_close and how == "exit code 0") or not self._restart():
+                    self._heard.set()
                     return
                 told_to_close = False
 
     def _take(self, answer: Answer) -> None:
+        self._heard.set()
         with self._lock:
             for key, version in answer.written:
                 if key in self._unwritten and self._unwritten[key].version == version:

@@ -30,10 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test of a fault time enough, and leave what is marked `whole` to `make faults`."""
-    for item in items:
-        if item.get_closest_marker("faults") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(1200))
+    """Leave what is marked `whole` to `make faults`."""
     if not config.getoption("--whole"):
         left = [item for item in items if item.get_closest_marker("whole")]
         config.hook.pytest_deselected(items=left)

@@ -100,7 +100,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=400,
         )
         assert ended.returncode == code, f"{arguments}: {ended.returncode}: {ended.stdout}"
         assert "Traceback" not in ended.stdout, ended.stdout
@@ -199,7 +199,7 @@ class Sweep:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
-        _, left = psutil.wait_procs(children, timeout=20)
+        _, left = psutil.wait_procs(children, timeout=120)
         assert not left, f"left behind: {left}"
 
     def ended(self, code: int = 0, seconds: float = 600) -> str:
@@ -231,18 +231,33 @@ class Sweep:
     def until_saving(self) -> None:
         """Wait until a worker is in the midst of writing a model."""
         folder = self.project.home / "artifacts" / "trials"
-        self._until(lambda: any(folder.glob("*/.*model.keras")), "half a model")
+        self._until(lambda: any(folder.glob("*/.*model.keras")), "half a model", pause=0.01)
 
-    def until_said(self, words: str, seconds: float = 240) -> None:
+    def until_in_mlflow(self) -> None:
+        """Wait until its writer has written the first run into MLflow's SQLite database."""
+        self._until(self._in_mlflow, "a run in MLflow")
+
+    def until_said(self, words: str, seconds: float = 400) -> None:
         """Wait until it has printed `words`."""
         self._until(lambda: words in self.said, repr(words), seconds)
 
-    def _until(self, true: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    def _until(self, true: Callable[[], bool], what: str, seconds: float = 400, pause: float = 0.05) -> None:
         deadline = time.monotonic() + seconds
         while not true():
             assert self.process.poll() is None, f"ended before {what}: {self.said}"
             assert time.monotonic() < deadline, f"no {what} in {seconds:.0f} s: {self.said}"
-            time.sleep(0.05)
+            time.sleep(pause)
+
+    def _in_mlflow(self) -> bool:
+        file = self.project.home / "mlflow.db"
+        if not file.exists():
+            return False
+        with (
+            suppress(sqlite3.OperationalError),  # its tables are being made
+            closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection,
+        ):
+            return bool(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
+        return False
 
     @property
     def epochs(self) -> int:
@@ -316,7 +331,7 @@ def assert_consistent(
 
     run_cap: trials that are complete or pruned. failed: trials that failed, those that were tried again among them.
     """
-    until(lambda: not project.processes(), 60)
+    until(lambda: not project.processes())
     study = project.study(name)
     trials = study.trials
     records = [record_of(trial) for trial in trials]

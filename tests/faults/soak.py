@@ -38,8 +38,10 @@ STOPPED = 130
 WARM_SECONDS = 30.0
 """Of a process's life, after which its memory is compared with what it has later."""
 SAMPLE_SECONDS = 1.0
-ENDS = (0, STOPPED, -signal.SIGKILL)
-"""How a sweep may end: with its budget used, told to, killed."""
+ENDS = (0, STOPPED, -signal.SIGKILL, -signal.SIGTERM)
+"""How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
+BEFORE_IT_RUNS = ("give the same command again", "cannot be reached", "before they are ready")
+"""What a sweep that could not begin may say."""
 SHORT = {
     "training": {"batch_size": 64, "max_epochs": 10},
     "early_stopping": {"patience": 10},
@@ -70,7 +72,8 @@ class Soak:
             with self.place.sweep(workers=2, run_cap=trials, **SHORT) as sweep:
                 self._disturb(sweep, every)
                 code = sweep.process.wait()
-                assert code in ENDS, f"{code}: {sweep.said}"
+                began_not = code == 1 and any(words in sweep.said for words in BEFORE_IT_RUNS)
+                assert code in ENDS or began_not, f"{code}: {sweep.said}"
                 assert "Traceback" not in sweep.said, sweep.said
                 if code == 0:
                     break
@@ -80,8 +83,10 @@ class Soak:
         return {"seconds": seconds, **self._figures(trials)}
 
     def _disturb(self, sweep: Sweep, every: float) -> None:
-        """A fault now and then, until the sweep ends."""
-        due = time.monotonic() + self.dice.expovariate(1 / every)
+        """A fault now and then, until the sweep ends; the first of all soon after training has begun."""
+        while not self.faults and sweep.process.poll() is None and not sweep.epochs:
+            time.sleep(SAMPLE_SECONDS / 4)
+        due = time.monotonic() + (self.dice.expovariate(1 / every) if self.faults else 1.0)
         while sweep.process.poll() is None:
             self._weigh(sweep)
             if time.monotonic() >= due:

@@ -71,11 +71,11 @@ def test_a_coordinator_that_is_told_to_end_ends_its_epochs_and_goes_on_with_the_
 def test_a_terminal_that_is_closed_stops_the_sweep_as_a_signal_does(place: Project) -> None:
     words = place.command(**LONG)
     buffered = {name: value for name, value in place.variables().items() if name != "PYTHONUNBUFFERED"}
-    terminal = pexpect.spawn(words[0], words[1:], env=buffered, cwd=str(place.folder), timeout=60)
+    terminal = pexpect.spawn(words[0], words[1:], env=buffered, cwd=str(place.folder), timeout=240)
     terminal.expect("0 of 5")
     process = psutil.Process(terminal.pid)
     terminal.ptyproc.fileobj.close()  # the kernel sends SIGHUP to those in the terminal
-    assert process.wait(180) in (STOPPED, 1)  # what it says last can be written nowhere
+    assert process.wait(400) in (STOPPED, 1)  # what it says last can be written nowhere
     with place.sweep(**LONG) as sweep:
         sweep.ended()
     assert_consistent(place, run_cap=5)

@@ -202,7 +202,7 @@ def answer(place: Project, *verb: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
     )
     assert "Traceback" not in ended.stderr, f"{verb}: {ended.stderr}"
     if ended.returncode:

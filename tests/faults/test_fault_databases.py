@@ -70,6 +70,7 @@ def test_postgresql_may_end_every_connection_again_and_again(shaken: Project, ow
 def test_sqlite_files_may_be_locked_by_another_process_for_half_a_minute(place: Project) -> None:
     with place.sweep(**LONG) as sweep:
         sweep.until_epochs(3)
+        sweep.until_in_mlflow()
         with ExitStack() as locks:
             for name in ("studies.db", "mlflow.db"):
                 connection = locks.enter_context(closing(sqlite3.connect(place.home / name, timeout=20)))

@@ -10,7 +10,6 @@ from harness import Project, assert_consistent
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.pairs("postgres-server")
 def test_sweeps_at_once_on_one_database_and_one_server_all_end_whole(place: Project, whole: bool) -> None:
     names = [f"study-{number}" for number in range(12 if whole else 3)]

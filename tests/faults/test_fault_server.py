@@ -110,14 +110,15 @@ def test_a_server_that_answers_badly_for_a_while_doubles_and_loses_nothing(tmp_p
     with project("sqlite-server", tmp_path, None) as place, capricious(place.port) as proxy:
         given = {**place.environment, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{proxy.server_port}"}
         swept = replace(place, environment=given)
-        with swept.sweep(**{**LONG, "run_cap": 8}) as sweep:
+        with swept.sweep(**{**LONG, "run_cap": 12}) as sweep:
             sweep.until_epochs(5)
             proxy.mood = mood
-            until(lambda: proxy.spoilt > 0, 120)  # the writer begins when there is time for it
-            time.sleep(3 * SLOW_SECONDS)
+            until(lambda: proxy.spoilt > 0, 400)  # the writer begins when there is time for it
+            with standing(sweep.workers):
+                time.sleep(3 * SLOW_SECONDS)
             proxy.mood = ""
             assert "MLflow lacks" not in sweep.ended()
-        assert_consistent(swept, run_cap=8)
+        assert_consistent(swept, run_cap=12)
 
 
 class Capricious(ThreadingHTTPServer):
