@@ -19,7 +19,7 @@ from regtune.record import Kept, TrialRecord
 from regtune.settings import Settings
 from regtune.storage import DISK_FULL, writable_folder
 from regtune.study import now_ms, versions
-from regtune.tracking import DataFacts, StudyFacts, TrackingWriter
+from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
 from regtune.tracking.store import check_store
 from regtune.training.result import TrialResult
 
@@ -120,7 +120,6 @@ def data_facts(data: Any, config: DataConfig) -> DataFacts:
 
 def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyFacts:
     found = best.provenance
-    origin = f"trial {found.trial} of {printable(found.study)}" if found else "a configuration file"
     metric = found.metric if found else "val_cross_entropy"
     return StudyFacts(
         uid=uid,
@@ -133,7 +132,7 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyF
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
-        description=f"Training again {origin}.",
+        retrained=Origin(found.study, found.trial) if found and not best.changed else Origin(),
     )
 
 

@@ -125,6 +125,9 @@ def test_the_best_trains_again_bit_for_bit(home: str, tmp_path: Path) -> None:
     assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED"]
     child = next(run for run in runs if "mlflow.parentRunId" in run.data.tags)
     assert child.data.metrics["best/val_accuracy"] == provenance.figures["val_accuracy"]
+    assert str(child.info.run_name).startswith(f"again #{provenance.trial:03d} ")
+    (shown,) = re.findall("`regtune (show .*)`", child.data.tags["mlflow.note.content"])
+    assert regtune(*shown.split(), "--home", home).returncode == 0
 
 
 @pytest.mark.slow

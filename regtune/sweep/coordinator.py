@@ -44,7 +44,6 @@ from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
-"""How long a finished sweep waits for MLflow; what is missing then is caught up at the next start."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from regtune.quoting import printable
 from regtune.record import State, TrialRecord
 from regtune.tracking import names
-from regtune.tracking.facts import ParentState, StudyFacts, params
+from regtune.tracking.facts import Origin, ParentState, StudyFacts, params
 from regtune.tracking.notes import study_note, trial_note
 from regtune.tracking.runs import Run
 from regtune.tracking.views import view_tag
@@ -62,7 +62,7 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
         last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
         ended = record.ended_ms or last
     return Contents(
-        name=run_name(number, record),
+        name=run_name(number, record, facts.retrained),
         started_ms=record.started_ms,
         tags={names.STUDY_UID: facts.uid, **trial_tags(number, state, record)},
         note=trial_note(facts, number),
@@ -75,9 +75,13 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
     )
 
 
-def run_name(number: int, record: TrialRecord) -> str:
-    """The run's name: number and technique mix, and what else sets this trial apart."""
+def run_name(number: int, record: TrialRecord, retrained: Origin | None = None) -> str:
+    """The run's name: number and technique mix, and what else sets this trial apart; of what is trained again, its
+    own number.
+    """
     parts = [f"#{number:03d}", record.config.mix]
+    if retrained is not None:
+        parts[0] = "again" if retrained.trial is None else f"again #{retrained.trial:03d}"
     if record.control is not None:
         parts.append("(control)" if record.control != "early_stopping" else "(control, early stopping)")
     if record.retry_of is not None:
@@ -102,6 +106,8 @@ def study_contents(
     started = facts.created_ms or int(time.time() * 1000)
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
     name = "study" if facts.name == facts.sweep else f"study {printable(facts.name)}"
+    if facts.retrained is not None:
+        name = "retraining"
     return Contents(
         name=f"{name} of {day}",
         started_ms=started,

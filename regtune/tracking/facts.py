@@ -32,13 +32,21 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a retraining trains again: a trial of a study, or a configuration that comes from none that is known."""
+
+    study: str | None = None
+    trial: int | None = None
+
+
+@dataclass(frozen=True)
 class StudyFacts:
     """A study as MLflow shows it.
 
     uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that
     of the MLflow experiment. parameters: the searched parameters, each a param of every run. metric, goal:
     what is optimized. versions: of Python and the libraries. created_ms: Unix milliseconds, None when
-    unknown.
+    unknown. retrained: for a retraining, which is shown like a study of one trial.
     """
 
     uid: str
@@ -52,6 +60,7 @@ class StudyFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     created_ms: int | None = None
     description: str = ""
+    retrained: Origin | None = None
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from regtune.config import format_number
 from regtune.quoting import code, markdown, printable, shell_word
 from regtune.tracking import names
-from regtune.tracking.facts import ParentState, StudyFacts
+from regtune.tracking.facts import Origin, ParentState, StudyFacts
 from regtune.tracking.views import TITLE
 
 
@@ -17,7 +17,7 @@ def experiment_note(facts: StudyFacts) -> str:
     """Markdown for the experiment's page."""
     metric = names.best(facts.metric)
     better = "lower" if facts.goal == "minimize" else "higher"
-    searched = ", ".join(map(code, facts.parameters))
+    searched = ", ".join(map(code, facts.parameters)) or "techniques and their strengths"
     lines = [
         f"Which regularization makes this network generalize best? {markdown(facts.description)}".strip(),
         "",
@@ -46,14 +46,7 @@ def study_note(
     figures: Mapping[str, float],
 ) -> str:
     """Markdown for the parent run's page. winner: number of the best trial; tags and figures: of its run."""
-    data, size = facts.data, "small" if facts.goal == "minimize" else "large"
-    study, word = markdown(printable(facts.name)), shell_word(facts.name)
-    verb = {
-        "RUNNING": "is running",
-        "FINISHED": "has ended",
-        "KILLED": "was interrupted",
-        "FAILED": "broke off",
-    }
+    data, again = facts.data, facts.retrained
     lines = []
     if winner is not None and figures:
         wanted = dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP))
@@ -63,29 +56,57 @@ def study_note(
             if name in figures
         )
         label = "Best trial" if state == "FINISHED" else "Best so far"
+        label = f"{label}: #{winner:03d}" if again is None else "Trained again:"
         lines += [
-            f"**{label}: #{winner:03d} {markdown(tags.get(names.MIX, ''))}** with {said}. "
+            f"**{label} {markdown(tags.get(names.MIX, ''))}** with {said}. "
             "The metrics of this page are that trial's.",
             "",
         ]
     lines += [
-        f"The study **{study}** {verb[state]}. Its trials are the runs nested under this one; `{facts.method}` "
-        f"proposes them, and `{facts.metric}` is to be as {size} as possible.",
+        _what_it_is(facts, state) if again is None else f"{_origin(again)} Its run is nested under this one.",
         "",
         f"Data: {markdown(printable(data.name))}, {data.train:,} training and {data.validation:,} validation images, "
         f"digest `{data.digest[:12]}`.",
-        "",
-        f"In a terminal: {code(f'regtune board {word}')}, {code(f'regtune best {word} -o best.yaml')}.",
     ]
+    if again is None:
+        word = shell_word(facts.name)
+        lines += [
+            "",
+            f"In a terminal: {code(f'regtune board {word}')}, {code(f'regtune best {word} -o best.yaml')}.",
+        ]
     return "\n".join(lines)
+
+
+def _what_it_is(facts: StudyFacts, state: ParentState) -> str:
+    verb = {
+        "RUNNING": "is running",
+        "FINISHED": "has ended",
+        "KILLED": "was interrupted",
+        "FAILED": "broke off",
+    }
+    size = "small" if facts.goal == "minimize" else "large"
+    return (
+        f"The study **{markdown(printable(facts.name))}** {verb[state]}. Its trials are the runs nested under this "
+        f"one; `{facts.method}` proposes them, and `{facts.metric}` is to be as {size} as possible."
+    )
 
 
 def trial_note(facts: StudyFacts, number: int) -> str:
     """Markdown for a trial's page."""
-    command = f"regtune show {shell_word(facts.name)} {number}"
-    return (
-        f"Trial {number} of the study **{markdown(printable(facts.name))}**. In a terminal: {code(command)}."
-    )
+    if facts.retrained is not None:
+        return _origin(facts.retrained)
+    return f"Trial {number} of the study **{markdown(printable(facts.name))}**. {_shown(facts.name, number)}"
+
+
+def _origin(again: Origin) -> str:
+    if again.study is None or again.trial is None:
+        return "A configuration, trained by `regtune train`."
+    study = markdown(printable(again.study))
+    return f"Trial {again.trial} of the study **{study}**, trained again. {_shown(again.study, again.trial)}"
+
+
+def _shown(study: str, number: int) -> str:
+    return f"In a terminal: {code(f'regtune show {shell_word(study)} {number}')}."
 
 
 def _figure(name: str, value: float) -> str:

@@ -29,8 +29,9 @@ from regtune.tracking.views import runs_path
 
 RESTARTS = 3
 DRAIN_SECONDS = 60.0
+"""How long a finished sweep waits for MLflow; what is missing then is caught up at the next start."""
 START_SECONDS = 180.0
-"""On a busy machine MLflow's import takes longer than a short sweep."""
+"""How long its process may take to say its first word: on a busy machine MLflow's import outlasts a short sweep."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 STUDY = -1
