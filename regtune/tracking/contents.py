@@ -81,7 +81,7 @@ def run_name(number: int, record: TrialRecord, retrained: Origin | None = None) 
     """
     parts = [f"#{number:03d}", record.config.mix]
     if retrained is not None:
-        parts[0] = "again" if retrained.trial is None else f"again #{retrained.trial:03d}"
+        parts[0] = "trained" if retrained.trial is None else f"again #{retrained.trial:03d}"
     if record.control is not None:
         parts.append("(control)" if record.control != "early_stopping" else "(control, early stopping)")
     if record.retry_of is not None:
@@ -107,7 +107,7 @@ def study_contents(
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
     name = "study" if facts.name == facts.sweep else f"study {printable(facts.name)}"
     if facts.retrained is not None:
-        name = "retraining"
+        name = "training" if facts.retrained.trial is None else "retraining"
     return Contents(
         name=f"{name} of {day}",
         started_ms=started,

@@ -56,7 +56,7 @@ def study_note(
             if name in figures
         )
         label = "Best trial" if state == "FINISHED" else "Best so far"
-        label = f"{label}: #{winner:03d}" if again is None else "Trained again:"
+        label = f"{label}: #{winner:03d}" if again is None else "Trained:"
         lines += [
             f"**{label} {markdown(tags.get(names.MIX, ''))}** with {said}. "
             "The metrics of this page are that trial's.",
