@@ -155,7 +155,7 @@ class Untracked:
         """Nothing has happened."""
         return ()
 
-    def close(self, timeout_seconds: float) -> int:
+    def close(self, timeout_seconds: float | None = None) -> int:
         """Nothing is left to write."""
         return 0
 

@@ -19,7 +19,7 @@ import os
 import socket
 import statistics
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,18 @@ class Metered(TrackingWriter):
         self.look()
         return super().news()
 
-    def close(self, timeout_seconds: float) -> int:
+    def close(self, timeout_seconds: float | None = None) -> int:
         """Ends as ever, watched until then."""
-        began, self._closing_at = time.monotonic(), time.monotonic() + timeout_seconds
-        with self._lock:
-            self._closing = True
-        self._wake()
-        while self._thread.is_alive() and time.monotonic() - began < timeout_seconds:
+        watching = threading.Thread(target=self._watch)
+        watching.start()
+        unwritten = super().close(timeout_seconds)
+        watching.join()
+        return unwritten
+
+    def _watch(self) -> None:
+        while self._thread.is_alive():
             self.look()
             self._thread.join(0.02)
-        return super().close(max(0.0, self._closing_at - time.monotonic()))
 
 
 def main() -> int:
