@@ -73,7 +73,7 @@ def test_a_second_coordinator_is_refused_by_name_until_the_first_is_killed(setti
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    until(lambda: holder(settings, "small") is None)
+    until(lambda: holder(settings, "small") is None, seconds=20)
     with hold(settings, "small"):
         pass
 

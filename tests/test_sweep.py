@@ -376,6 +376,17 @@ def test_what_is_asked_for_as_the_last_trial_ends_is_still_tried(monkeypatch: py
     assert [record.requested for record in records(study().trials)] == [False, False, False, True]
 
 
+def test_a_stop_as_the_last_trial_ends_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regtune.sweep.coordinator.REQUESTS_SECONDS", float("inf"))  # no look but the last
+
+    def ask(trial: FinishedTrial) -> None:
+        if trial.number == 2:
+            request(load_settings(), "small", "stop")
+
+    outcome = run(**GRID, run_cap=50, observer=Watching(at_end=ask))
+    assert (outcome.stopped, outcome.reason) == (False, "every configuration of the grid is tried")
+
+
 def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
     with pytest.raises(TooManyFailures, match=r"2 trials failed.*longer than trial_timeout, 0\.001 s"):
         run(trial_timeout=0.001, max_failures=1, workers=1)

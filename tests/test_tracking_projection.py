@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from regtune.config import METRICS
-from regtune.tracking import StudyFacts, names
+from regtune.tracking import Origin, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.store import connect
 
@@ -327,6 +327,32 @@ def test_a_renamed_experiment_is_found_again(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0))
     store.client.rename_experiment(projection.experiment_id, "renamed by hand")
     assert store.project(records.facts(), records.complete(1)).experiment_id == projection.experiment_id
+
+
+@pytest.mark.parametrize(
+    ("origin", "study_run", "run", "said"),
+    [
+        (
+            Origin("wide", 3),
+            "retraining of ",
+            "again #003 ",
+            "Trial 3 of the study **wide**, trained again. ",
+        ),
+        (Origin(), "training of ", "trained ", "A configuration, trained by `regtune train`."),
+    ],
+)
+def test_a_retraining_is_no_trial_of_the_study(
+    store: Store, origin: Origin, study_run: str, run: str, said: str
+) -> None:
+    projection = store.project(replace(records.facts(), retrained=origin), records.complete(0))
+    (parent,) = [found for found in store.runs() if names.NUMBER not in found.data.tags]
+    assert str(parent.info.run_name).startswith(study_run)
+    assert store.run(0).info.run_name == f"{run}dropout 0.2 + L2 1e-4"
+    for found in (parent, store.run(0)):
+        assert said in found.data.tags["mlflow.note.content"]
+        assert "regtune board" not in found.data.tags["mlflow.note.content"]
+    shown = store.client.get_experiment(projection.experiment_id).tags["mlflow.note.content"]
+    assert "Each *training* is one configuration" in shown
 
 
 def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:

@@ -63,7 +63,7 @@ def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings, presse
     assert len([child for child in children if "uvicorn" in child.cmdline()]) == 1
     for _ in range(presses):
         page.send_signal(signal.SIGINT)
-        time.sleep(0.01)
+        time.sleep(0.05)
     assert page.wait(timeout=120) == 0
     assert page.stderr.read() == ""
     assert not any(child.is_running() for child in children)

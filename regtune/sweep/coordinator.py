@@ -6,6 +6,7 @@ read from the study whenever it is needed, so a coordinator that takes over afte
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
@@ -143,8 +144,8 @@ class Coordinator:
                 while self._executor.idle and self._may_start() and self._start_next():
                     pass
                 if not self._running:
-                    if self._may_start() and self._take_requests(at_once=True):
-                        continue  # asked for since the last look
+                    if self._may_start() and self._asked_since():
+                        continue
                     break
                 for event in self._executor.events(TICK_SECONDS):
                     self._handle(event)
@@ -298,25 +299,30 @@ class Coordinator:
         self._study.requeue(running.trial.number)
         self._tracker.put(running.trial.number, "WAITING", running.record)
 
-    def _take_requests(self, *, at_once: bool = False) -> int:
-        """Do what other terminals ask for, looking once in REQUESTS_SECONDS. Returns how many requests there were."""
-        if not at_once and time.monotonic() - self._requests_read < REQUESTS_SECONDS:
-            return 0
+    def _take_requests(self) -> None:
+        """Do what other terminals ask for, looking once in REQUESTS_SECONDS."""
+        if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
+            return
         self._requests_read = time.monotonic()
         self._study.still_ours()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({running.trial.number for running in self._running.values()})
             self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
-        requests = self._study.requests()
-        for request in requests:
+        for request in self._study.requests():
             if request.verb == "enqueue":
                 self._observer.note(self._proposals.queue_request(request))
             elif request.verb == "stop":
                 self._reason = "stopped from another terminal"
                 self._stop.set()
             self._study.take(request)
-        return len(requests)
+
+    def _asked_since(self) -> bool:
+        """Whether a trial was asked for since the last look; a stop has nothing left to stop."""
+        if all(request.verb != "enqueue" for request in self._study.requests()):
+            return False
+        self._requests_read = -math.inf
+        return True
 
     # -- what is known, and the end
 

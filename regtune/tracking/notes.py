@@ -17,13 +17,18 @@ def experiment_note(facts: StudyFacts) -> str:
     """Markdown for the experiment's page."""
     metric = names.best(facts.metric)
     better = "lower" if facts.goal == "minimize" else "higher"
-    searched = ", ".join(map(code, facts.parameters)) or "techniques and their strengths"
+    searched = ", ".join(map(code, facts.parameters))
+    rows = (
+        f"Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named "
+        "by number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat. "
+        f"*Views*, then *{TITLE}*, lists all trials with their parameters."
+    )
+    if facts.retrained is not None:
+        rows = "Each *training* is one configuration that `regtune train` trained; the run under it has its figures."
     lines = [
         f"Which regularization makes this network generalize best? {markdown(facts.description)}".strip(),
         "",
-        f"**Rows.** Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named "
-        "by number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat. "
-        f"*Views*, then *{TITLE}*, lists all trials with their parameters.",
+        f"**Rows.** {rows}",
         "",
         f"**Figures.** `{metric}` is what the sweep {facts.goal}s ({better} is better). All `best/` figures are those "
         "of the weights a trial keeps. Cross-entropy here never contains the L1 or L2 penalty, so it compares across "

@@ -27,6 +27,7 @@ from regtune.tracking.databases import init_databases, running_sweeps
 from regtune.tracking.server import (
     DEFAULT_HOST,
     DEFAULT_PORT,
+    START_SECONDS,
     STOP_SECONDS,
     address,
     check_port,
@@ -42,7 +43,7 @@ LOG = "service.log"
 LONGEST_LOG = 10 * 2**20
 MARK = "REGTUNE_SERVICE"
 """In the environment of the server's processes: their folder."""
-LOCK_SECONDS = 180.0
+LOCK_SECONDS = 2 * START_SECONDS
 """How long a second `up` waits for a first."""
 HEALTH_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

@@ -29,9 +29,11 @@ from regtune.tracking.views import runs_path
 
 RESTARTS = 3
 DRAIN_SECONDS = 60.0
-"""How long a finished sweep waits for MLflow; what is missing then is caught up at the next start."""
+"""How long a finished sweep waits for MLflow to take what is left; what is missing then is caught up later."""
 START_SECONDS = 180.0
-"""How long its process may take to say its first word: on a busy machine MLflow's import outlasts a short sweep."""
+"""How long it waits before that while the process has not said a word since it was started: on a busy machine MLflow's
+import outlasts a short sweep.
+"""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 STUDY = -1
@@ -163,8 +165,8 @@ class TrackingWriter:
 
     def close(self, timeout_seconds: float | None = None) -> int:
         """Write what is left, for at most `timeout_seconds`, end the process, and return how many runs are
-        unwritten: those of trials, and the study's own. None: DRAIN_SECONDS, counted from the process's first word,
-        which may come START_SECONDS after its start.
+        unwritten: those of trials, and the study's own. None: DRAIN_SECONDS, from the process's first word on if it has
+        not come yet, for which START_SECONDS since the writer was made are allowed.
         """
         with self._lock:
             self._closing = True

@@ -42,6 +42,8 @@ ENDS = (0, STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
 BEFORE_IT_RUNS = ("give the same command again", "cannot be reached", "before they are ready")
 """What a sweep that could not begin may say."""
+MOST_NOT_BEGUN = 3
+"""In a row."""
 SHORT = {
     "training": {"batch_size": 64, "max_epochs": 10},
     "early_stopping": {"patience": 10},
@@ -67,13 +69,17 @@ class Soak:
     def run(self, trials: int, every: float) -> dict[str, Any]:
         """Sweep, disturb, sweep again until the budget is used. Returns the figures."""
         began = time.monotonic()
+        epochs = not_begun = 0
         while True:
             self.starts += 1
             with self.place.sweep(workers=2, run_cap=trials, **SHORT) as sweep:
                 self._disturb(sweep, every)
                 code = sweep.process.wait()
-                began_not = code == 1 and any(words in sweep.said for words in BEFORE_IT_RUNS)
-                assert code in ENDS or began_not, f"{code}: {sweep.said}"
+                known = max(epochs, sweep.epochs)
+                told = code == 1 and known == epochs and any(words in sweep.said for words in BEFORE_IT_RUNS)
+                not_begun = not_begun + 1 if told else 0
+                assert code in ENDS or 0 < not_begun <= MOST_NOT_BEGUN, f"{code}: {sweep.said}"
+                epochs = known
                 assert "Traceback" not in sweep.said, sweep.said
                 if code == 0:
                     break
