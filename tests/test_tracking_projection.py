@@ -351,6 +351,7 @@ def test_a_retraining_is_no_trial_of_the_study(
     for found in (parent, store.run(0)):
         assert said in found.data.tags["mlflow.note.content"]
         assert "regtune board" not in found.data.tags["mlflow.note.content"]
+        assert found.data.tags["mlflow.source.name"] == "regtune train (mnist-regularization)"
     shown = store.client.get_experiment(projection.experiment_id).tags["mlflow.note.content"]
     assert "Each *training* is one configuration" in shown
 

@@ -197,7 +197,8 @@ def experiment_tags(facts: StudyFacts) -> dict[str, str]:
 
 def source_tags(facts: StudyFacts) -> dict[str, str]:
     """What MLflow shows as a run's source."""
-    return {names.SOURCE_NAME: f"regtune sweep ({facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
+    verb = "sweep" if facts.retrained is None else "train"
+    return {names.SOURCE_NAME: f"regtune {verb} ({facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
 
 
 def dataset_inputs(facts: StudyFacts) -> list[Any]:
