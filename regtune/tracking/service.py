@@ -211,7 +211,7 @@ def _keep(
             f"the server of this folder runs otherwise, at {known.url} on {place(known.store)} since "
             f"{clock(known.since)}; to change it: regtune down, then: regtune up {wanted}".rstrip()
         )
-    if embedded.owns(known.store) and embedded.start(tell):
+    if embedded.owns(known.store) and embedded.start():
         tell("PostgreSQL had ended; it runs again")
     if not known.answers(ANSWER_SECONDS):
         raise TrackingError(

@@ -42,7 +42,7 @@ def choose(settings: Settings, store: str | None, tell: Callable[[str], None] = 
                 f"{embedded.data}: the data of this folder's PostgreSQL are gone; restore them from a backup, or begin "
                 f"anew: regtune up --postgres, or: regtune up --sqlite"
             )
-        embedded.start(tell)
+        embedded.start()
         if known != embedded.stores:
             _tell_of_files(home, known, tell)
             write_stores(home, embedded.stores)
