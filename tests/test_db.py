@@ -320,7 +320,7 @@ def test_a_sweep_says_so_before_it_trains(postgres_server: Postgres, tmp_path: P
         REGTUNE_HOME=tmp_path / "home", MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db")
     )
     with pytest.raises(TrackingError, match="regtune db init"):
-        run_sweep(spec_of({"dropout": {"min": 0.0, "max": 0.5}}), settings=settings)
+        run_sweep(spec_of({"dropout": {"min": 0.0, "max": 0.5}}, dataset="mnist-5k"), settings=settings)
     assert not (settings.home / "studies.db").exists()
 
 
