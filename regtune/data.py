@@ -7,6 +7,7 @@ searches calls that for its test part.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ from regtune.quoting import printable
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int64]
 
 KERAS_CACHE = Path("~/.keras/datasets")
 MAX_BYTES = 4 * 2**30
@@ -64,7 +66,7 @@ class Arrays:
 class Data:
     """What a trial may see: images `(n, 784) float32 in [0, 1]`, labels `(n,) int32` in `range(classes)`.
 
-    digest: of the whole data set, its test part included (see `Arrays.digest`).
+    digest: of the whole data set, its test part included (see `Arrays.digest`). notes: what a person should know of it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Data:
     x_val: npt.NDArray[np.float32]
     y_val: Labels
     classes: int
+    notes: tuple[str, ...] = ()
 
     @property
     def features(self) -> int:
@@ -83,9 +86,9 @@ class Data:
 
 
 def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
-    """The training and validation part of a data set, split by scikit-learn's `train_test_split`.
+    """The training and validation part of a data set, split by `split_of`.
 
-    Raises DataError when it is missing, damaged, or when `config.digest` names other data.
+    Raises DataError when it is missing, damaged, too small, or when `config.digest` names other data.
     """
     found = load_arrays(config.name, data_dir)
     if config.digest is not None and config.digest != found.digest:
@@ -93,30 +96,8 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
             f"{config.name}: the data at {printable(found.source)} has digest {found.digest[:12]}..., "
             f"the configuration was made with {config.digest[:12]}...; expected the same data"
         )
-    return _split(found, config.validation, config.split_seed)
-
-
-@lru_cache(maxsize=2)
-def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
-    """`load_data`, kept: the trials of a worker share one copy."""
-    return load_data(config, data_dir)
-
-
-def check_split(found: Arrays, validation: float) -> None:
-    """Raises DataError when there are too few training images for both parts."""
-    count = len(found.x_train)
-    if not 0 < round(count * validation) < count:
-        raise DataError(
-            f"{found.name}: {count} images cannot be split into {1 - validation:.0%} and {validation:.0%}"
-        )
-
-
-def _split(found: Arrays, validation: float, seed: int) -> Data:
-    from sklearn.model_selection import train_test_split
-
-    check_split(found, validation)
-    count = len(found.x_train)
-    train, val = train_test_split(np.arange(count), test_size=validation, random_state=seed)
+    parts = split_of(found, config)
+    train, val = parts.train, parts.validation
     return Data(
         name=found.name,
         source=found.source,
@@ -126,7 +107,54 @@ def _split(found: Arrays, validation: float, seed: int) -> Data:
         x_val=_scaled(found.x_train[val]),
         y_val=found.y_train[val],
         classes=int(found.y_train.max()) + 1,
+        notes=parts.notes,
     )
+
+
+@lru_cache(maxsize=2)
+def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
+    """`load_data`, kept: the trials of a worker share one copy."""
+    return load_data(config, data_dir)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images train and which validate, by their indices. notes: classes that one of the parts lacks."""
+
+    train: Indices
+    validation: Indices
+    notes: tuple[str, ...]
+
+
+def split_of(found: Arrays, config: DataConfig) -> Split:
+    """Divide the training images as scikit-learn's `train_test_split` does, which rounds the validation part up.
+
+    Raises DataError when that leaves none to train on.
+    """
+    count = len(found.x_train)
+    held_out = math.ceil(count * config.validation)
+    if held_out == count:
+        raise DataError(
+            f"{printable(found.name)}: a validation part of {config.validation} leaves none of {count:,} images "
+            f"to train on; expected split.validation of at most {math.floor(1e6 * (count - 1) / count) / 1e6}"
+        )
+    order = np.random.RandomState(config.split_seed).permutation(count)
+    train, validation = order[held_out:], order[:held_out]
+    classes = np.unique(found.y_train)
+    notes = []
+    for part, indices in (("training", train), ("validation", validation)):
+        lacking = [str(label) for label in np.setdiff1d(classes, found.y_train[indices])]
+        if lacking:
+            which = (
+                f"class {lacking[0]}"
+                if len(lacking) == 1
+                else f"{len(lacking)} of the {len(classes)} classes"
+            )
+            notes.append(
+                f"{printable(found.name)}: no image of {which} is in the {part} part; "
+                "try another split.validation or split.seed"
+            )
+    return Split(train, validation, tuple(notes))
 
 
 def _scaled(images: Images) -> npt.NDArray[np.float32]:

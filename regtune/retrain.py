@@ -59,13 +59,18 @@ def retrain(
     best: Best,
     settings: Settings,
     on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
+    on_note: Callable[[str], None] = lambda message: None,
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
+
+    on_note: told what a person should know of the data.
 
     Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
     TrackingError.
     """
     data = load_data(best.config.data, settings.data_dir)  # before anything is written
+    for note in data.notes:
+        on_note(note)
     writable_folder(settings.home.resolve())
     check_store(settings.mlflow_uri)
     config = best.config.model_copy(

@@ -138,6 +138,18 @@ def test_a_data_set_is_refused(capsys: pytest.CaptureFixture[str], bad: Malforme
     refused(capsys, bad, "train", str(best), "--quiet")
 
 
+UNSPLIT = Malformed("a split that leaves none to train on", lambda: "0.9998", "leaves none of 4,000 images")
+
+
+def test_a_split_that_leaves_none_to_train_on_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("small.yaml").write_text(f"dataset: mnist-5k\nsplit: {{validation: 0.9998}}\n{SMALL}")
+    Path("best.yaml").write_text("data: {name: mnist-5k, validation: 0.9998}\n")
+    refused(capsys, UNSPLIT, "sweep", "small.yaml", "--quiet")
+    refused(capsys, UNSPLIT, "train", "best.yaml", "--quiet")
+
+
 # -- as processes
 
 NASTIEST = [

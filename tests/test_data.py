@@ -14,7 +14,7 @@ from parts import full_mnist
 from sklearn.model_selection import train_test_split
 
 from regtune.config import DataConfig
-from regtune.data import DIGESTS, load_arrays, load_data
+from regtune.data import DIGESTS, Arrays, load_arrays, load_data, split_of
 from regtune.errors import DataError
 
 
@@ -53,6 +53,42 @@ def test_the_split_is_scikit_learns() -> None:
     np.testing.assert_array_equal(data.x_val, x_val)
     np.testing.assert_array_equal(data.y_train, y_train)
     np.testing.assert_array_equal(data.y_val, y_val)
+
+
+def labelled(*labels: int) -> Arrays:
+    """A data set whose images do not matter."""
+    y = np.array(labels, np.int32)
+    x = np.zeros((len(y), 784), np.uint8)
+    return Arrays("made", "made", x, y, x[:1], y[:1], {})
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 4000])
+@pytest.mark.parametrize("validation", [0.0001, 0.2, 1 / 3, 0.5, 0.9, 0.99975, 0.9998])
+def test_a_split_is_refused_where_scikit_learn_refuses_it_and_else_is_the_same(
+    count: int, validation: float
+) -> None:
+    found = labelled(*(number % 2 for number in range(count)))
+    for seed in (0, 42):
+        config = DataConfig(name="made", validation=validation, split_seed=seed)
+        try:
+            train, val = train_test_split(np.arange(count), test_size=validation, random_state=seed)
+        except ValueError:
+            with pytest.raises(DataError, match=f"leaves none of {count:,} images to train on"):
+                split_of(found, config)
+            continue
+        parts = split_of(found, config)
+        np.testing.assert_array_equal(parts.train, train)
+        np.testing.assert_array_equal(parts.validation, val)
+
+
+def test_a_class_that_one_part_of_the_split_lacks_is_said() -> None:
+    notes = split_of(labelled(*[0] * 6, *[1] * 6, 7), DataConfig(name="made", validation=0.25)).notes
+    assert notes == (
+        "made: no image of class 7 is in the validation part; try another split.validation or split.seed",
+    )
+    notes = split_of(labelled(0, 0, 0, 0, 1, 2, 2), DataConfig(name="made", validation=0.8)).notes
+    assert notes[0].startswith("made: no image of 2 of the 3 classes is in the training part")
+    assert split_of(load_arrays("mnist-5k"), DataConfig(name="mnist-5k")).notes == ()
 
 
 @pytest.mark.full_mnist

@@ -44,6 +44,8 @@ def plan_view(plan: Plan) -> RenderableType:
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
     parts: list[RenderableType] = [facts_table(facts), Text(), space_table(plan.parameters)]
+    for note in plan.data_notes:
+        parts += [Text(), Text(note, style="yellow")]
     if plan.data_problem:
         parts += [Text(), Text(f"missing: {plan.data_problem}", style="bold red")]
     if plan.differences:

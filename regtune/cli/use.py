@@ -85,6 +85,7 @@ def train(
             f"val_accuracy {figures['val_accuracy']:.4f}",
             quiet,
         ),
+        on_note=lambda message: say(message, quiet),
     )
     show_json(result.to_json()) if as_json else show(retrained_view(result))
     if result.differences:

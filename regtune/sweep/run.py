@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from regtune.config import DataConfig
-from regtune.data import Arrays, check_split, load_arrays
+from regtune.data import Arrays, Split, load_arrays, split_of
 from regtune.errors import StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
@@ -74,7 +73,9 @@ def run_sweep(
     observer, stop = observer or _Silent(), stop or threading.Event()
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
     arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
-    check_split(arrays, data.validation)
+    split = split_of(arrays, data)
+    for note in split.notes:
+        observer.note(note)
     writable_folder(settings.home.resolve())
     if is_sqlite(settings.storage_url):
         writable_folder(database_path(settings.storage_url).parent)
@@ -91,7 +92,7 @@ def run_sweep(
         trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
         try:
-            study.check_data(_facts(data, arrays))
+            study.check_data(_facts(data, arrays, split))
             facts = StudyFacts.of(study.name, study.attributes)
             tracker = TrackingWriter(settings, facts)
             coordinator = Coordinator(
@@ -118,17 +119,16 @@ def run_sweep(
                 tracker.close(timeout_seconds=BREAK_OFF_SECONDS)
 
 
-def _facts(data: DataConfig, arrays: Arrays) -> Mapping[str, Any]:
-    """What is stored of a data set: scikit-learn's split rounds the validation part up."""
-    validation = math.ceil(len(arrays.x_train) * data.validation)
+def _facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
+    """What is stored of a data set."""
     return {
         "name": arrays.name,
         "source": arrays.source,
         "digest": arrays.digest,
         "features": int(arrays.x_train.shape[1]),
         "classes": int(arrays.y_train.max()) + 1,
-        "train": len(arrays.x_train) - validation,
-        "validation": validation,
+        "train": len(split.train),
+        "validation": len(split.validation),
         "split_seed": data.split_seed,
     }
 

@@ -242,15 +242,6 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: saved(x_test=np.zeros((20, 32, 32), np.uint8)),
         "x_test: expected uint8",
     ),
-    "two images, which cannot be split": (
-        lambda: saved(
-            x_train=np.zeros((2, 784), np.uint8),
-            y_train=np.array([0, 9]),
-            x_test=np.zeros((1, 784), np.uint8),
-            y_test=np.array([0]),
-        ),
-        "cannot be split",
-    ),
     "640 MB in one, behind a header of forty images": (
         lambda: _unpacks_to(640 * 2**20),
         "its header promises",
