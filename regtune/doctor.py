@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import socket
@@ -25,6 +26,7 @@ from regtune.quoting import printable
 from regtune.settings import Settings
 from regtune.storage import open_engine, place, redact
 from regtune.tracking.store import is_server, sqlite_path
+from regtune.training.runtime import OF_OTHERS, environment_of_worker
 
 Status = Literal["ok", "note", "mend"]
 PYTHONS = ((3, 11), (3, 13))
@@ -40,6 +42,13 @@ PACKAGES = (
     "typer",
     "rich",
 )
+KERAS_DEFAULTS = {
+    "floatx": "float32",
+    "epsilon": 1e-07,
+    "backend": "tensorflow",
+    "image_data_format": "channels_last",
+}
+"""Keras writes them into `keras.json` by itself."""
 WANTED_FREE_BYTES = 2 * 10**9
 WANTED_MEMORY_BYTES_A_WORKER = 10**9
 SERVER_SECONDS = 5.0
@@ -64,6 +73,7 @@ def examine(settings: Settings) -> list[Check]:
     return [
         _python(),
         *_packages(),
+        *_of_others(),
         _processor(),
         _memory(settings),
         _folder(settings),
@@ -114,6 +124,37 @@ def _version(name: str) -> str:
 
         return __version__
     return version(name)
+
+
+def _of_others() -> list[Check]:
+    """What is set here for other programs that use Keras, and files that a script would import in its place."""
+    ours = environment_of_worker({}) | {"KERAS_HOME": os.environ.get("KERAS_HOME")}
+    ignored = [
+        name
+        for name in sorted(os.environ)
+        if name.startswith(OF_OTHERS) and os.environ[name] != ours.get(name)
+    ]
+    settings = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+    try:
+        found = json.loads(settings.read_bytes())
+        ignored += [f"{key} in {settings}" for key in found if KERAS_DEFAULTS.get(key) != found[key]]
+    except OSError:
+        pass
+    except (ValueError, TypeError, RecursionError):
+        ignored.append(f"{settings}, which is damaged")
+    folders = dict.fromkeys(("", *os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    files = [
+        Path(folder, file).absolute()
+        for folder in folders
+        for name in ("keras", "tensorflow")
+        for file in (f"{name}.py", f"{name}/__init__.py")
+    ]
+    shadows = [str(file) for file in files if file.exists()]
+    if not ignored and not shadows:
+        return []
+    told = printable(", ".join(ignored + shadows))
+    mend = "rename the file: scripts beside it import it in place of the package" if shadows else ""
+    return [Check("Keras", "note", f"workers ignore what is meant for other programs: {told}", mend)]
 
 
 def _processor() -> Check:

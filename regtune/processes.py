@@ -2,7 +2,8 @@
 
 They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the
 caller's main module is not run again in them, no helper process is left over, and what they are told is in no argument
-list.
+list. They import this regtune, whatever else is installed, and packages before what lies in folders of a user's: a
+`keras.py` beside a script is not Keras.
 
 A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only
 the parent holds. Ctrl-C, SIGTERM and a closed terminal are the parent's to decide about; a child does not hear them.
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 _LOG_BYTES = 4096
+_ROOT = Path(__file__).parents[1]
+"""Where this regtune lies."""
 
 
 class Child:
@@ -37,8 +40,12 @@ class Child:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `bury`)
-        code = f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        code = (
+            f"import sys, typing; sys.path.insert(0, {str(_ROOT)!r}); import regtune; del sys.path[0]; "
+            f"sys.path += {[entry or str(Path.cwd()) for entry in sys.path]!r}; "
+            f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
+        )
+        given = os.environ if environment is None else environment
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -46,7 +53,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env={**(os.environ if environment is None else environment), "PYTHONPATH": path},
+                env={name: value for name, value in given.items() if name != "PYTHONPATH"},
             )
         except OSError:
             os.close(self._lifeline)
@@ -69,17 +76,24 @@ class Child:
         """End it at once."""
         self._process.kill()
 
-    def bury(self) -> str:
-        """Wait for its end, free what it held, and say how it ended, with its last line if that was an error's."""
+    def bury(self, seconds: float | None = None) -> str:
+        """Wait for its end, free what it held, and say how it ended, with its last line if that was an error's.
+
+        seconds: how long it may take to end by itself; a child that is killed at once cannot say why it ends.
+        """
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
         code = self._process.wait()
         self.connection.close()
         os.close(self._lifeline)
         self._log.seek(max(0, os.fstat(self._log.fileno()).st_size - _LOG_BYTES))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         self._log.close()
-        if code < 0:
-            return f"signal {signal.Signals(-code).name}"
-        return f"exit code {code}" + (f": {lines[-1][:300]}" if lines and code else "")
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        told = lines and code not in (0, -signal.SIGKILL)  # whom another kills has not said why
+        return f"{how}: {lines[-1][:300]}" if told else how
 
 
 def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:

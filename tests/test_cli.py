@@ -222,6 +222,18 @@ def test_doctor_finds_nothing_to_mend_here() -> None:
     }
 
 
+def test_doctor_names_what_workers_ignore() -> None:
+    Path("keras.json").write_text('{"floatx": "float64", "epsilon": 1e-07}')
+    Path("tensorflow.py").touch()
+    checks = json.loads(regtune("doctor", "--json", KERAS_HOME=".", KERAS_MAX_EPOCHS="1").stdout)
+    (check,) = (check for check in checks if check["name"] == "Keras")
+    assert check["status"] == "note"
+    for name in ("KERAS_MAX_EPOCHS", "floatx in keras.json", f"{Path.cwd()}/tensorflow.py"):
+        assert name in check["found"]
+    assert "epsilon" not in check["found"]
+    assert "rename the file" in check["mend"]
+
+
 def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     home = tmp_path / "mlruns"
     home.mkdir()

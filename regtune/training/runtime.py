@@ -1,4 +1,7 @@
-"""How TensorFlow runs in a process that trains: one thread, and the same arithmetic every time."""
+"""How TensorFlow runs in a process that trains: one thread, and the same arithmetic every time.
+
+What a user has set for other programs stays outside: variables that Keras and TensorFlow read, and `keras.json`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ ARITHMETIC: Mapping[str, str] = {
 """One thread a process, since several processes share a machine better than several threads do, and no
 oneDNN: it is slower for layers this small, and sums in another order."""
 
+OF_OTHERS = ("KERAS_", "TF_", "XLA_", "AUTOGRAPH_")
+"""How the names of variables begin that Keras and TensorFlow read."""
+
 UNUSED = ("matplotlib",)
 """What Keras imports where it is installed, as MLflow has it, and training never uses."""
 
@@ -36,6 +42,17 @@ def configure() -> None:
         )
     os.environ.update(ARITHMETIC)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def environment_of_worker(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment `given`, without what is set in it for other programs that use Keras, for a process that trains.
+
+    Keras reads `keras.json` of the folder KERAS_HOME, and writes one where there is none: in the null device there
+    is none, and none can be written.
+    """
+    kept = {name: value for name, value in given.items() if not name.startswith(OF_OTHERS)}
+    own = {"KERAS_HOME": os.devnull, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": "0"}
+    return {**kept, **ARITHMETIC, **own, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @contextmanager
