@@ -44,8 +44,14 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'regtune' has no attribute {name!r}")
+    import os
+    import sys
     from importlib import import_module
 
+    if (
+        name in ("build_model", "train") and "keras" not in sys.modules
+    ):  # a user may have set another for others
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     return getattr(import_module(_HOMES[name]), name)
 
 

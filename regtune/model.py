@@ -9,6 +9,7 @@ and the dropout masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 
 from regtune.config import MAX_SEED, TrialConfig
+from regtune.errors import WorkerError
 
 DropoutFactory = Callable[[int, float, int, str], Any]
 """`(layer, rate, seed, name)` gives a dropout layer; `layer` counts hidden layers from 0."""
@@ -46,6 +48,34 @@ class Seeds:
         return cls(kernels=draw(0, layers + 1), dropouts=draw(1, layers), order=draw(2, 1)[0])
 
 
+@contextmanager
+def plain_keras() -> Iterator[None]:
+    """Within the block Keras is as regtune needs it, whatever its user has set for other programs: 32-bit numbers, no
+    limit of epochs. Afterwards it is as before. Raises WorkerError where Keras does not run on TensorFlow.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise WorkerError(
+            f"Keras runs on {keras.config.backend()} here, and regtune trains with TensorFlow; "
+            "set KERAS_BACKEND=tensorflow before keras is imported"
+        )
+    settings = (
+        (keras.config.floatx, keras.config.set_floatx, "float32"),
+        (keras.config.dtype_policy, keras.config.set_dtype_policy, "float32"),
+        (keras.config.epsilon, keras.config.set_epsilon, 1e-7),
+        (keras.config.max_epochs, keras.config.set_max_epochs, None),
+        (keras.config.max_steps_per_epoch, keras.config.set_max_steps_per_epoch, None),
+    )
+    before = [read() for read, _, _ in settings]
+    try:
+        for _, write, value in settings:
+            write(value)
+        yield
+    finally:
+        for (_, write, _), value in zip(settings, before, strict=True):
+            write(value)
+
+
+@plain_keras()
 def build_model(config: TrialConfig, features: int = 784, classes: int = 10) -> keras.Sequential:
     """The network of a configuration with its initial weights, not compiled.
 

@@ -159,11 +159,61 @@ def test_what_a_terminal_sends_is_for_the_coordinator_to_decide(
     assert executor.pids[0] == pid
 
 
-def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
-    Path("numpy.py").write_text("raise SystemExit('imported from the current folder')")
+def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Settings of Keras and TensorFlow, and files beside a script, which is the first folder that Python looks in."""
+    executor.submit(task(tmp_path))
+    before = collect(executor, TrialEnded)[-1]
+    scripts, keras_home = tmp_path / "scripts", tmp_path / "keras"
+    for folder in (scripts, keras_home, scripts / "regtune"):
+        folder.mkdir()
+    for file in ("numpy.py", "keras.py", "tensorflow.py", "typing.py", "regtune/__init__.py"):
+        (scripts / file).write_text("raise SystemExit('imported from a folder of the user')")
+    (keras_home / "keras.json").write_text('{"floatx": "float64", "backend": "torch"}')
+    for name, value in {
+        "KERAS_HOME": str(keras_home),
+        "KERAS_MAX_EPOCHS": "1",
+        "KERAS_MAX_STEPS_PER_EPOCH": "many",
+        "KERAS_BACKEND": "torch",
+        "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
+        "XLA_FLAGS": "--no_such_flag",
+        "PYTHONPATH": str(scripts),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(scripts)
+    monkeypatch.chdir(scripts)
+    other = LocalExecutor(1)
+    try:
+        other.submit(task(tmp_path, "other"))
+        after = collect(other, TrialEnded)[-1]
+    finally:
+        other.close()
+    assert isinstance(before, TrialEnded)
+    assert isinstance(after, TrialEnded)
+    assert after.result.history == before.result.history
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [("sys.exit(7)", "exit code 7: "), ("os.abort()", "signal SIGABRT: ")],
+    ids=["exit", "abort"],
+)
+def test_a_worker_s_last_words_reach_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, how: str
+) -> None:
+    """It hangs up before it ends, as a process does whose interpreter still clears up."""
+    dying = tmp_path / "python"
+    dying.write_text(
+        f"#!{sys.executable} -S\nimport os, sys, time\nos.closerange(3, 256)\ntime.sleep(0.2)\n"
+        f"print('libgomp.so.1: no such file', file=sys.stderr, flush=True)\n{end}\n"
+    )
+    dying.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(dying))
     executor = LocalExecutor(1)
     try:
-        assert isinstance(collect(executor, WorkerReady)[-1], WorkerReady)
+        with pytest.raises(WorkerError, match=f"{how}libgomp.so.1: no such file"):
+            collect(executor, WorkerReady, seconds=60)
     finally:
         executor.close()
 

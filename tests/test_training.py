@@ -262,6 +262,38 @@ def test_the_trained_network_is_plain_and_loads_where_regtune_is_not_installed(
     np.testing.assert_array_equal(load_elsewhere(model, images, tmp_path), model.predict(images, verbose=0))
 
 
+def test_keras_settings_of_a_user_change_nothing_and_are_left_as_they_are(
+    few: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(epochs=2, dropout=0.2)
+    plain = train(config, few)
+    monkeypatch.setattr("regtune.training.loop._graphs", Graphs())
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_max_epochs(1)
+    try:
+        result = train(config, few)
+        assert result.history == plain.history
+        assert result.model.dtype_policy.name == "float32"
+        found = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.max_epochs()
+        assert found == ("float64", "mixed_bfloat16", 1)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_max_epochs(None)
+
+
+@pytest.mark.filterwarnings("ignore:Limiting epochs")
+def test_training_that_ends_early_for_no_known_reason_is_an_error(few: Data) -> None:
+    unprotected = train.__wrapped__  # type: ignore[attr-defined]
+    keras.config.set_max_epochs(1)
+    try:
+        with pytest.raises(WorkerError, match="ended after epoch 1 of 3, and neither early stopping nor"):
+            unprotected(_config(epochs=3), few)
+    finally:
+        keras.config.set_max_epochs(None)
+
+
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     orders = [batch_order(5, epoch, 1000).numpy() for epoch in (0, 1)]
     assert all(np.array_equal(np.sort(order), np.arange(1000)) for order in orders)

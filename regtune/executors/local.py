@@ -27,19 +27,12 @@ from regtune.executors import (
     WorkerReady,
 )
 from regtune.processes import Child
+from regtune.training.runtime import environment_of_worker
 
 START_SECONDS = 180
 MEMORY_CHECK_SECONDS = 0.5
-THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "KERAS_BACKEND": "tensorflow",
-    "PYTHONHASHSEED": "0",
-}
+LAST_WORDS_SECONDS = 10.0
+"""How long a worker that has hung up may take to end by itself, so that it can say why."""
 
 
 def default_workers() -> int:
@@ -118,7 +111,7 @@ class LocalExecutor:
 
     def _start(self, number: int) -> _Worker:
         try:
-            environment = without_secrets(os.environ) | THREADS
+            environment = environment_of_worker(without_secrets(os.environ))
             child = Child("regtune.executors.worker", number, self._data_dir, environment=environment)
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {error}") from None
@@ -138,7 +131,8 @@ class LocalExecutor:
                 events.append(event)
                 self._note(worker, event)
                 if isinstance(event, TrialFailed) and event.reason == "out_of_memory":
-                    self._renew(worker)  # what is left in such a process is in no known state
+                    worker.child.kill()  # what is left in such a process is in no known state
+                    self._renew(worker)
                     break
         except (EOFError, OSError):
             events.append(self._replace(worker))
@@ -168,9 +162,8 @@ class LocalExecutor:
         return TrialFailed(dead.task.uid, dead.number, reason, message)
 
     def _renew(self, worker: _Worker) -> str:
-        """End a worker for good and start another in its place; says how it ended."""
-        worker.child.kill()
-        how = worker.child.bury()
+        """Start another in the place of a worker that ends; says how it ended."""
+        how = worker.child.bury(LAST_WORDS_SECONDS)
         place = self._workers.index(worker)
         self._workers.remove(worker)
         self._workers.insert(place, self._start(worker.number))

@@ -13,6 +13,8 @@ import numpy as np
 
 from regtune.config import METRICS, TrialConfig, higher_is_better
 from regtune.data import Data
+from regtune.errors import WorkerError
+from regtune.model import plain_keras
 from regtune.training.epoch import EpochModel
 from regtune.training.graphs import Graphs
 from regtune.training.result import OnEpoch, TrialResult
@@ -25,6 +27,7 @@ SPARSE_BELOW = 1e-3
 _graphs = Graphs()
 
 
+@plain_keras()
 def train(
     config: TrialConfig, data: Data, on_epoch: OnEpoch | None = None, callbacks: Sequence[Any] = ()
 ) -> TrialResult:
@@ -64,6 +67,11 @@ def train(
         callbacks=[*stopping, _TerminateOnNonFinite(reporter), *callbacks, reporter],
     )
     whole = reporter.epochs == config.training.max_epochs
+    if not whole and not model.stop_training:
+        raise WorkerError(
+            f"training ended after epoch {reporter.epochs} of {config.training.max_epochs}, and neither early stopping "
+            "nor a callback has asked for it"
+        )
     end = reporter.end or ("max_epochs" if whole else "early_stopping")
     kept_epoch = stopping[0].best_epoch + 1 if stopping else reporter.epochs
     return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch)
