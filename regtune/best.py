@@ -15,13 +15,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
-from regtune.config import METRICS, Frozen, TrialConfig, explain
+from regtune.config import METRICS, PROVENANCE, Frozen, TrialConfig, explain
 from regtune.errors import ConfigError, StorageError
 from regtune.leaderboard import Row, StudyInfo, read_best, read_study
 from regtune.quoting import printable, shell_word
 from regtune.source import CONFIGURATION, Source, parse_mapping, read, text_of
-
-PROVENANCE = "provenance"
 
 
 class Provenance(Frozen):

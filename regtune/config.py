@@ -10,14 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from regtune.errors import ConfigError
-from regtune.source import CONFIGURATION, Problem, Source, Where, parse_mapping, shortened, text_of
+from regtune.source import (
+    CONFIGURATION,
+    Problem,
+    Source,
+    Where,
+    describe,
+    parse_mapping,
+    read,
+    shortened,
+    text_of,
+)
 
 BatchNorm = Literal["none", "before_activation", "after_activation"]
 Activation = Literal["relu", "elu", "gelu", "leaky_relu", "selu", "sigmoid", "silu", "tanh"]
@@ -132,6 +144,10 @@ class DataConfig(Frozen):
         return value
 
 
+PROVENANCE = "provenance"
+"""The block of `best.yaml` that training does not read."""
+
+
 class TrialConfig(Frozen):
     """One decided configuration.
 
@@ -199,6 +215,23 @@ class TrialConfig(Frozen):
         if found is None or source.problems:
             raise ConfigError(source.lines(problems))
         return found
+
+    @classmethod
+    def of(cls, given: TrialConfig | Mapping[str, Any] | str | Path) -> TrialConfig:
+        """A configuration as a person has it: itself, its values, or the path of a file such as `best.yaml`.
+
+        Raises ConfigError.
+        """
+        if isinstance(given, TrialConfig):
+            return given
+        if isinstance(given, Mapping):
+            return cls.from_dict(given)
+        if not isinstance(given, str | Path):
+            raise ConfigError([f"expected a configuration or the path of its file, found {describe(given)}"])
+        source = read(Path(given), CONFIGURATION)
+        return cls.from_dict(
+            {key: value for key, value in source.values.items() if key != PROVENANCE}, source
+        )
 
     def to_yaml(self) -> str:
         """YAML with one line a key group, readable and complete."""

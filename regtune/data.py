@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from regtune.config import DataConfig
+from regtune.config import DataConfig, TrialConfig
 from regtune.errors import DataError
 from regtune.formats import Part, idx_parts, npz_parts
 from regtune.quoting import printable
+from regtune.settings import load_settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
@@ -85,11 +86,23 @@ class Data:
         return int(self.x_train.shape[1])
 
 
-def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
+def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Path | None = None) -> Data:
     """The training and validation part of a data set, split by `split_of`.
+
+    Args:
+        config: a `DataConfig`, a configuration that has one, or a data set's name or path alone.
+        data_dir: where .npz data sets lie; by default what the settings say (`REGTUNE_DATA_DIR`).
 
     Raises DataError when it is missing, damaged, too small, or when `config.digest` names other data.
     """
+    if isinstance(config, TrialConfig):
+        config = config.data
+    elif not isinstance(config, DataConfig):
+        config = DataConfig(name=str(config))
+    return _load(config, load_settings().data_dir if data_dir is None else Path(data_dir))
+
+
+def _load(config: DataConfig, data_dir: Path | None) -> Data:
     found = load_arrays(config.name, data_dir)
     if config.digest is not None and config.digest != found.digest:
         raise DataError(
@@ -113,8 +126,8 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Data:
 
 @lru_cache(maxsize=2)
 def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
-    """`load_data`, kept: the trials of a worker share one copy."""
-    return load_data(config, data_dir)
+    """`load_data`, kept: the trials of a worker share one copy. data_dir: None for none."""
+    return _load(config, data_dir)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ and the dropout masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -76,8 +77,10 @@ def plain_keras() -> Iterator[None]:
 
 
 @plain_keras()
-def build_model(config: TrialConfig, features: int = 784, classes: int = 10) -> keras.Sequential:
-    """The network of a configuration with its initial weights, not compiled.
+def build_model(
+    config: TrialConfig | Mapping[str, Any] | str | Path, features: int = 784, classes: int = 10
+) -> keras.Sequential:
+    """The network of a configuration, or of a file such as `best.yaml`, with its initial weights, not compiled.
 
     It takes images `(n, features) float32 in [0, 1]` and gives probabilities `(n, classes) float32`. Keras
     computes the cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
@@ -88,7 +91,10 @@ def build_model(config: TrialConfig, features: int = 784, classes: int = 10) -> 
         ['dense_1', 'activation_1', 'dense_2', 'activation_2', 'probabilities']
     """
     return keras.Sequential(
-        [keras.Input((features,), name="pixels"), *layers_of(config, classes, _dropout, _regularizer)],
+        [
+            keras.Input((features,), name="pixels"),
+            *layers_of(TrialConfig.of(config), classes, _dropout, _regularizer),
+        ],
         name="regtune",
     )
 

@@ -19,6 +19,7 @@ IN_NO_URL = (
     "or in a file that ..._FILE names"
 )
 
+MAX_WORKERS = 256
 PRINTABLE = "expected a URL of printable characters"
 
 
@@ -38,7 +39,7 @@ class Settings(BaseSettings):
     storage: str = Field(default="", validation_alias="OPTUNA_STORAGE")
     tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     data_dir: Path | None = Field(default=None, validation_alias="REGTUNE_DATA_DIR")
-    workers: int | None = Field(default=None, ge=1, le=256, validation_alias="REGTUNE_WORKERS")
+    workers: int | None = Field(default=None, ge=1, le=MAX_WORKERS, validation_alias="REGTUNE_WORKERS")
 
     @field_validator("storage", "tracking_uri")
     @classmethod

@@ -13,7 +13,7 @@ import pytest
 from parts import full_mnist
 from sklearn.model_selection import train_test_split
 
-from regtune.config import DataConfig
+from regtune.config import DataConfig, TrialConfig
 from regtune.data import DIGESTS, Arrays, load_arrays, load_data, split_of
 from regtune.errors import DataError
 
@@ -41,6 +41,21 @@ def test_the_embedded_digits_are_split_into_three_parts() -> None:
     found = load_arrays("mnist-5k")
     assert np.bincount(found.y_test).tolist() == [100] * 10
     assert np.bincount(found.y_train).tolist() == [400] * 10
+
+
+def test_data_is_loaded_by_name_or_configuration_from_where_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "fashion-mnist.npz", **arrays(50))
+    monkeypatch.setenv("REGTUNE_DATA_DIR", str(tmp_path))
+    config = TrialConfig(data=DataConfig(name="fashion-mnist"))
+    found = [
+        load_data(given) for given in (config, config.data, "fashion-mnist", tmp_path / "fashion-mnist.npz")
+    ]
+    assert {data.digest for data in found} == {found[0].digest}
+    assert found[0].source == str(tmp_path / "fashion-mnist.npz")
+    with pytest.raises(DataError, match="expected mnist, mnist-5k, fashion-mnist or a path"):
+        load_data("mnistt")
 
 
 def test_the_split_is_scikit_learns() -> None:

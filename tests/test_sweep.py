@@ -21,7 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.cleanup import delete_study, find_garbage
 from regtune.errors import (
     DataError,
+    SettingsError,
     SpecChanged,
+    SpecError,
     StudyBusy,
     StudyNotFound,
     TooManyFailures,
@@ -144,7 +146,27 @@ def test_exactly_run_cap_trials_are_finished_on_two_workers() -> None:
         assert trial.value == record.kept.figures["val_cross_entropy"]
         assert record.config.seed == derive_seed(3, trial.number, "training")
         assert list(trial.intermediate_values.values()) == list(record.history["val_cross_entropy"])
-    assert outcome.best == min(study().trials, key=lambda trial: trial.value or 0).number
+    best = min(study().trials, key=lambda trial: trial.value or 0)
+    assert outcome.best is not None
+    assert (outcome.best.number, outcome.best.value) == (best.number, best.value)
+    assert outcome.best.config == records([best])[0].config
+
+
+def test_a_sweep_takes_what_a_person_has_and_says_what_is_wrong_as_the_command_does() -> None:
+    Path("absent.yaml").write_text(
+        "dataset: absent.npz\nrun_cap: 1\nparameters: {dropout: {min: 0, max: 0.5}}\n"
+    )
+    for wrong, error, words in (
+        ("nowhere.yaml", SpecError, "nowhere.yaml: no such file"),
+        ({"run_cap": 1}, SpecError, "spec: parameters: "),
+        (7, SpecError, "expected a SweepSpec or the path of a sweep file, found 7"),
+        ("absent.yaml", DataError, "absent.npz: not found"),
+        (Path("absent.yaml"), DataError, "absent.npz: not found"),
+    ):
+        with pytest.raises(error, match=words):
+            run_sweep(wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="workers: expected a number from 1 to 256, found 0"):
+        run_sweep("absent.yaml", workers=0)
 
 
 def test_controls_come_first_are_labelled_and_never_pruned() -> None:

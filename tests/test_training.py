@@ -33,7 +33,7 @@ from regtune.config import (  # noqa: E402
     TrialConfig,
 )
 from regtune.data import Data, load_data  # noqa: E402
-from regtune.errors import WorkerError  # noqa: E402
+from regtune.errors import ConfigError, WorkerError  # noqa: E402
 from regtune.training import TrialResult, train  # noqa: E402
 from regtune.training.epoch import EpochModel, batch_order  # noqa: E402
 from regtune.training.fused import FusedModel  # noqa: E402
@@ -228,6 +228,20 @@ def test_keras_own_callbacks_work(data: Data, tmp_path: Path) -> None:
     stopped = train(_config(epochs=9), data, callbacks=[stop])
     assert stopped.end == "early_stopping"
     assert len(stopped.epoch_seconds) == 2
+
+
+def test_a_file_trains_as_its_configuration_does_on_its_own_data_with_a_callback_alone(data: Data) -> None:
+    config = _config(epochs=1).model_copy(update={"data": DataConfig(name="mnist-5k")})
+    Path("best.yaml").write_text(config.to_yaml() + "provenance: {study: small}\n")
+    epochs: list[int] = []
+    counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
+    result = train("best.yaml", callbacks=counting)
+    assert epochs == [0]
+    assert result.history == train(config, data).history
+    with pytest.raises(ConfigError, match="no such file"):
+        train("nowhere.yaml")
+    with pytest.raises(ConfigError, match="expected a configuration or the path of its file, found 7"):
+        train(7)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_is_a_plain_network(data: Data, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from regtune.config import (
 )
 from regtune.errors import SpecError
 from regtune.quoting import shell_word
-from regtune.source import SWEEP, Source, read
+from regtune.source import SWEEP, Source, describe, read
 from regtune.spec import checks
 from regtune.spec.parameters import Constant, Parameter
 from regtune.spec.targets import TARGETS
@@ -211,6 +211,17 @@ class SweepSpec(Frozen):
         from regtune.spec.reading import spec_from
 
         return spec_from(Source(dict(values), source))
+
+    @classmethod
+    def of(cls, given: SweepSpec | Mapping[str, Any] | str | Path) -> SweepSpec:
+        """A spec as a person has it: itself, the path of a sweep file, or plain values. Raises SpecError."""
+        if isinstance(given, SweepSpec):
+            return given
+        if isinstance(given, Mapping):
+            return cls.from_dict(given)
+        if not isinstance(given, str | Path):
+            raise SpecError([f"expected a SweepSpec or the path of a sweep file, found {describe(given)}"])
+        return cls.load(given)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
-from regtune.config import DataConfig
+from regtune.config import DataConfig, TrialConfig
 from regtune.errors import StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
@@ -48,8 +48,22 @@ REQUESTS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a study. `value`: of the sweep's metric; `parameters`: what was searched; `config`: all of it,
+    which `train` trains again.
+    """
+
+    number: int
+    value: float
+    parameters: Mapping[str, Value]
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended. `stopped`: by a person, and it can go on. `unwritten`: runs that MLflow has not got yet."""
+    """How a sweep ended. `stopped`: by a person, and it can go on. `best`: None where no trial is complete.
+    `unwritten`: runs that MLflow has not got yet.
+    """
 
     study: str
     complete: int
@@ -57,7 +71,7 @@ class SweepOutcome:
     failed: int
     stopped: bool
     reason: str
-    best: int | None
+    best: BestTrial | None
     seconds: float
     trial_epochs: int
     unwritten: int
@@ -380,9 +394,16 @@ class Coordinator:
         self._study.end(state, at_ms)
         self._tracker.finish(state, best[0] if best else None, at_ms)
 
+    def _best(self) -> BestTrial | None:
+        for number in self._standing.best(1):
+            trial = self._study.trials()[number]
+            record = record_of(trial)
+            if record is not None and trial.value is not None:
+                return BestTrial(number, trial.value, record.parameters, record.config)
+        return None
+
     def _end(self) -> SweepOutcome:
-        tally, best = self._standing.tally, self._standing.best(1)
-        winner = best[0] if best else None
+        tally = self._standing.tally
         stopped = self._stop.is_set()
         self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
@@ -401,7 +422,7 @@ class Coordinator:
             failed=tally.failed,
             stopped=stopped,
             reason=self._reason or ("stopped" if stopped else ended),
-            best=winner,
+            best=self._best(),
             seconds=time.monotonic() - self._began,
             trial_epochs=tally.epochs,
             unwritten=unwritten,

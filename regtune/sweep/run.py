@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from regtune.config import DataConfig
 from regtune.data import Arrays, Split, load_arrays, split_of
-from regtune.errors import StudyBusy
+from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.holding import hold, untouched
 from regtune.leaderboard import read_top
 from regtune.progress import FinishedTrial, Observer, Progress
 from regtune.record import Value
-from regtune.settings import Settings, load_settings
+from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.patience import Patience
@@ -39,7 +40,7 @@ class _Silent:
 
 
 def run_sweep(
-    spec: SweepSpec,
+    spec: SweepSpec | Mapping[str, Any] | str | Path,
     *,
     settings: Settings | None = None,
     workers: int | None = None,
@@ -52,10 +53,12 @@ def run_sweep(
     """Run the study of `spec`, or go on with it, until its budget is used.
 
     Args:
-        spec: the sweep file.
+        spec: the path of a sweep file, what `SweepSpec.load` has read of it, or its keys and values.
         settings: where databases, artifacts and data lie; by default from the environment.
-        workers: worker processes; one per core by default.
-        observer: told of everything that happens, from this thread.
+        workers: worker processes; by default REGTUNE_WORKERS, else one per core.
+        observer: an object with the three methods of `regtune.progress.Observer`: `progress(progress)` is called when
+            something changed, `finished(trial, progress)` at a trial's end, `note(message)` with what is worth a
+            line. They are called from this thread, between two events of the workers, so they must return at once.
         fresh: set an earlier study of the same name aside and begin anew.
         from_study: enqueue the best configurations of this study first.
         stop: when set, every running trial ends at its epoch's end and goes back into the queue.
@@ -63,12 +66,16 @@ def run_sweep(
             running, idle, unless the sweep breaks off.
 
     Returns:
-        How it ended; `outcome.best` is the best trial's number.
+        How it ended; `outcome.best` has the best trial's number, value and configuration.
 
     Raises:
-        StudyBusy, SpecChanged, DataError, StorageError, TrackingError, WorkerError, TooManyFailures.
+        SpecError, SettingsError, StudyBusy, SpecChanged, DataError, StorageError, TrackingError, WorkerError,
+        TooManyFailures.
     """
+    spec = SweepSpec.of(spec)
     settings = settings or load_settings()
+    if workers is not None and not (isinstance(workers, int) and 1 <= workers <= MAX_WORKERS):
+        raise SettingsError(f"workers: expected a number from 1 to {MAX_WORKERS}, found {workers!r:.40}")
     where = place(settings.storage_url)
     observer, stop = observer or _Silent(), stop or threading.Event()
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)

@@ -6,15 +6,17 @@ import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from regtune.config import METRICS, TrialConfig, higher_is_better
-from regtune.data import Data
+from regtune.data import Data, load_data_cached
 from regtune.errors import WorkerError
 from regtune.model import plain_keras
+from regtune.settings import load_settings
 from regtune.training.epoch import EpochModel
 from regtune.training.graphs import Graphs
 from regtune.training.result import OnEpoch, TrialResult
@@ -29,7 +31,10 @@ _graphs = Graphs()
 
 @plain_keras()
 def train(
-    config: TrialConfig, data: Data, on_epoch: OnEpoch | None = None, callbacks: Sequence[Any] = ()
+    config: TrialConfig | Mapping[str, Any] | str | Path,
+    data: Data | None = None,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Any] | Any = (),
 ) -> TrialResult:
     """Train `config` on `data` until its epochs are over, early stopping ends it, or `on_epoch` does.
 
@@ -38,15 +43,14 @@ def train(
     the same `data` object. One trial at a time in a process: the graphs are shared.
 
     Args:
-        config: what to train; its `data` block is not read, `data` is what counts.
-        data: images and labels.
+        config: what to train, or the path of its file, such as `best.yaml`.
+        data: images and labels; by default what `load_data(config)` gives. With them the configuration's `data`
+            block is not read.
         on_epoch: called after each epoch with its number from 1, its six METRICS and its seconds; what it
-        returns decides
-            what follows. An epoch with a NaN or infinite figure ends training as `non_finite` instead, and is
-            in no history.
-        callbacks: Keras' own; one of them that sets `stop_training` ends training as `early_stopping`. An
-        epoch is one
-            batch to them.
+            returns decides what follows. An epoch with a NaN or infinite figure ends training as `non_finite`
+            instead, and is in no history.
+        callbacks: Keras' own, one or several; one that sets `stop_training` ends training as `early_stopping`.
+            An epoch is one batch to them.
 
     Returns:
         The history, the kept weights' figures, and the network itself.
@@ -54,7 +58,10 @@ def train(
     gc.collect(
         1
     )  # networks are cycles: the last trial's would stay until a full collection, which takes 0.3 s
-    model = _graphs.get(config, data)
+    config = TrialConfig.of(config)
+    model = _graphs.get(
+        config, load_data_cached(config.data, load_settings().data_dir) if data is None else data
+    )
     model.start(config)
     reporter = _Reporter(on_epoch)
     stopping = _early_stopping(config)
@@ -64,7 +71,12 @@ def train(
         steps_per_epoch=1,
         shuffle=False,
         verbose=0,
-        callbacks=[*stopping, _TerminateOnNonFinite(reporter), *callbacks, reporter],
+        callbacks=[
+            *stopping,
+            _TerminateOnNonFinite(reporter),
+            *keras.tree.flatten(callbacks or ()),
+            reporter,
+        ],
     )
     whole = reporter.epochs == config.training.max_epochs
     if not whole and not model.stop_training:
