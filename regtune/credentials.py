@@ -80,6 +80,8 @@ def in_url(url: str) -> bool:
         return "@" in url and ":" in url
     before, at, _ = rest.partition("@")
     scheme = scheme.lower()
+    if scheme.startswith("sqlite"):
+        rest = "".join(rest.partition("?")[1:])  # a path is not an option, whatever characters it has
     if at and not scheme.startswith("sqlite") and (scheme in ("http", "https") or ":" in before):
         return True
     return _OPTION.search(unquote(rest)) is not None

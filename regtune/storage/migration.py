@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from regtune.credentials import STORAGE_PASSWORD, secret
+from regtune.settings import sqlite_url
 from regtune.storage import sqlite
 from regtune.storage.engines import engine_options, make_sqlite, studies_engine, studies_url
 from regtune.storage.locks import schema_lock
@@ -89,7 +90,7 @@ def upgrade(
             sqlite.discard(draft)
             try:
                 sqlite.copy(path, draft)
-                migrate(f"sqlite:///{draft}")
+                migrate(sqlite_url(draft))
                 sqlite.copy(draft, path)
             finally:
                 sqlite.discard(draft)

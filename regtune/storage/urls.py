@@ -10,9 +10,10 @@ from sqlalchemy.exc import ArgumentError
 
 from regtune.credentials import in_url
 from regtune.errors import SettingsError
-from regtune.settings import IN_NO_URL
+from regtune.settings import IN_NO_URL, sqlite_url
 
 POSTGRES = "postgresql+psycopg"
+SQLITE = "sqlite+pysqlite"
 
 
 def redact(url: str) -> str:
@@ -56,6 +57,16 @@ def is_sqlite(url: str) -> bool:
 def database_path(url: str) -> Path:
     """The file of a SQLite URL."""
     return Path(parse_url(url).database or "").expanduser().resolve()
+
+
+def full_url(url: str, variable: str = "OPTUNA_STORAGE") -> str:
+    """The URL as Optuna and MLflow take it: a file's path in full, the driver named. Raises SettingsError.
+
+    Of `sqlite:///PATH` without its driver MLflow makes the folders of PATH as it stands there, still quoted.
+    """
+    if is_sqlite(url):
+        return sqlite_url(database_path(url)).replace("sqlite", SQLITE, 1)
+    return parse_url(url, variable).render_as_string()
 
 
 def place(url: str) -> str:

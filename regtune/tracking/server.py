@@ -40,7 +40,7 @@ from regtune.tracking.auth import (
     is_loopback,
     password_notice,
 )
-from regtune.tracking.store import SILENCE, prepare
+from regtune.tracking.store import SILENCE, prepare, store_url
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -189,7 +189,7 @@ def launch(
         **HARDENING,
         **(_libpq() if uri.startswith("postgresql") else {}),
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": store_url(uri),
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),
         **(more or {}),
     }

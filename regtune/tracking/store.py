@@ -17,11 +17,13 @@ from sqlalchemy import Engine, text
 
 from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
 from regtune.errors import StorageError, TrackingError
-from regtune.storage import database_path, engine_options, is_sqlite, migration, parse_url, place, schema_lock
+from regtune.settings import sqlite_url
+from regtune.storage import database_path, engine_options, is_sqlite, migration, place, schema_lock
 from regtune.storage.passwords import give_password
 from regtune.storage.schema import TRACKING, Schema, look
 from regtune.storage.sqlite import beside
 from regtune.storage.troubles import away, understood
+from regtune.storage.urls import full_url
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 PATIENCE = {
@@ -71,12 +73,10 @@ def is_server(uri: str) -> bool:
 
 
 def store_url(uri: str) -> str:
-    """A store's URI as MLflow takes it: a file's path in full, PostgreSQL's driver named. Raises SettingsError."""
+    """A store's URI as MLflow takes it: a file's path in full, the driver named. Raises SettingsError."""
     if is_server(uri):
         return uri
-    return (
-        f"sqlite:///{database_path(uri)}" if is_sqlite(uri) else parse_url(uri, VARIABLE).render_as_string()
-    )
+    return full_url(uri, VARIABLE)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -178,7 +178,7 @@ def make_store(uri: str, artifacts: Path) -> bool:
                     uri
                 ).dispose()  # kept for good, also on a file that is gone
                 with beside(path) as fresh:
-                    open_sql(f"sqlite:///{fresh}", artifacts).engine.dispose()
+                    open_sql(sqlite_url(fresh), artifacts).engine.dispose()
                 return True
     finally:
         engine.dispose()

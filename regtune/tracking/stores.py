@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import InputError, StorageError
 from regtune.postgres import Embedded, make_database
-from regtune.settings import Settings, read_stores, write_stores
+from regtune.settings import Settings, read_stores, sqlite_url, write_stores
 from regtune.storage import explain, parse_url, place, redact
 
 DEFAULT_NAME = "regtune"
@@ -77,7 +77,7 @@ def named(home: Path, store: str) -> dict[str, str]:
     if store == "postgres":
         return Embedded(home).stores
     if store == "sqlite":
-        return {name: f"sqlite:///{home.resolve() / name}.db" for name in ("studies", "mlflow")}
+        return {name: sqlite_url(home.resolve() / f"{name}.db") for name in ("studies", "mlflow")}
     scheme, _, rest = store.partition("://")
     authority, _, path = rest.partition("?")[0].partition("/")
     query = rest.partition("?")[2]

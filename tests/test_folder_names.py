@@ -1,0 +1,159 @@
+"""A folder's name, whatever characters it has: what belongs into it lies in it and nowhere else."""
+
+from __future__ import annotations
+
+import configparser
+import shlex
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+import studies
+from mlflow.utils.file_utils import local_file_uri_to_path
+from specs import SWEEPS, spec_of
+from stores import UNUSUAL
+from typer.testing import CliRunner
+
+from regtune.backup.dumps import dump_lines, load_lines
+from regtune.cli import app
+from regtune.credentials import in_url
+from regtune.errors import SettingsError
+from regtune.postgres import Embedded
+from regtune.settings import Settings, sqlite_url
+from regtune.storage import database_path, parse_url, place, studies_url
+from regtune.tracking.auth import accounts_environment
+from regtune.tracking.store import store_url, tracking_engine
+from regtune.tracking.stores import named
+
+NAMES = (
+    *(
+        "a b",
+        " a ",
+        "a#b",
+        "a%20b",
+        "100%41",
+        "what?x=1",
+        "a;b",
+        "a+b",
+        "a&token=1",
+        "a'b",
+        'a"b',
+        "a,b",
+        "a@b:c",
+    ),
+    *("äöü", "日本", "{x}", "[x]", "a\\b", "~", "$HOME", UNUSUAL),
+)
+NAME = "mnist-regularization"
+
+
+@pytest.fixture(params=NAMES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with that name, alone in its parent."""
+    found = tmp_path / "parent" / str(request.param)
+    found.mkdir(parents=True)
+    return found
+
+
+def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(folder: Path) -> None:
+    settings = Settings(REGTUNE_HOME=folder)
+    urls = {"studies.db": settings.storage_url, "mlflow.db": settings.mlflow_uri}
+    assert {f"{name}.db": url for name, url in named(folder, "sqlite").items()} == urls
+    for name, url in urls.items():
+        assert not in_url(url)
+        assert (database_path(url), place(url)) == (folder / name, str(folder / name))
+        for given in (url, studies_url(url), store_url(url)):
+            assert given.format(SCHEMA_VERSION="12") == given  # Optuna takes it for a template
+            engine = sqlalchemy.create_engine(given)
+            with engine.begin() as connection:
+                connection.execute(sqlalchemy.text("CREATE TABLE IF NOT EXISTS here (x)"))
+            assert database_path(engine.url.render_as_string()) == folder / name
+            engine.dispose()
+    assert Path(local_file_uri_to_path(settings.artifacts.as_uri())) == folder / "artifacts"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(urls)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_accounts_lie_beside_the_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "a long password")
+    written = accounts_environment(Settings(REGTUNE_HOME=folder))["MLFLOW_AUTH_CONFIG_PATH"]
+    found = configparser.ConfigParser()
+    found.read(written)
+    assert database_path(found["mlflow"]["database_uri"]) == folder / "auth.db"
+
+
+def test_a_folders_own_postgresql_is_reached_through_one_socket(folder: Path) -> None:
+    embedded = Embedded(folder)
+    hosts = {str(parse_url(url).query["host"]) for url in embedded.stores.values()}
+    assert hosts == {str(embedded.socket)}
+    assert "," not in hosts.pop()  # libpq takes it for two hosts
+
+
+def test_the_lines_that_back_up_a_file_beside_postgresql_work_as_they_stand(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = Settings(REGTUNE_HOME=folder, MLFLOW_TRACKING_URI="postgresql+psycopg://me@db/mlflow")
+    with closing(sqlite3.connect(folder / "studies.db")) as connection, connection:
+        connection.execute("CREATE TABLE here (x)")
+    copies = folder / "copies"
+    copies.mkdir()
+    lines = [*dump_lines(settings, copies), *load_lines(settings, copies)]
+    backup, restore = (shlex.split(line) for line in lines if line.startswith("  sqlite3 "))
+    assert backup[1] == restore[1] == str(folder / "studies.db")
+    if shutil.which("sqlite3"):
+        subprocess.run(backup, check=True)
+        with closing(sqlite3.connect(copies / "studies.db")) as connection:
+            assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("here",)]
+        subprocess.run(restore, check=True)
+
+
+def test_a_name_that_no_url_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"not UTF-8 text; rename it"):
+        sqlite_url(tmp_path / "a\udcff" / "studies.db")
+
+
+def test_mlflow_makes_no_folder_beside_it(tmp_path: Path) -> None:
+    from mlflow.store.db.utils import create_sqlalchemy_engine_with_retry
+
+    home = tmp_path / "parent" / UNUSUAL
+    home.mkdir(parents=True)
+    create_sqlalchemy_engine_with_retry(store_url(Settings(REGTUNE_HOME=home).mlflow_uri)).dispose()
+    assert [path.name for path in (tmp_path / "parent").iterdir()] == [UNUSUAL]
+
+
+VERBS = (
+    *(
+        "board N",
+        "board N --csv",
+        "show N",
+        "show N 2",
+        "studies",
+        "watch N --json",
+        "status --json",
+        "doctor",
+    ),
+    *("best N", "best N -o best.yaml", "plan sweep.yaml", "data list", "db init", "db check"),
+    *("sync", "sync --check", "stop N", "enqueue N dropout=0.1", "db upgrade", "db backup ../backup"),
+    *("db restore ../backup --yes", "sync --check", "delete N --yes", "gc --yes", "down"),
+)
+
+
+def test_every_verb_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "parent" / UNUSUAL
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    made = here / "mlruns" / "studies.db"
+    searched = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": list(studies.PLACEMENTS)}}
+    studies.fill(studies.create(made, spec=spec_of(searched, name=NAME).identity()))
+    shutil.copy(SWEEPS[0], here / "sweep.yaml")
+    for verb in VERBS:
+        words = [NAME if word == "N" else word for word in verb.split()]
+        ended = CliRunner().invoke(app, words)
+        code = 1 if verb == "sync --check" else 0  # its uids are made up
+        assert ended.exit_code == code, f"{verb}: {ended.output} {ended.exception!r}"
+    assert sorted(path.name for path in here.parent.iterdir()) == sorted((UNUSUAL, "backup"))
+    assert tracking_engine(Settings().mlflow_uri).url.database == str(here / "mlruns" / "mlflow.db")
+    assert {"studies.db", "mlflow.db", "locks"} <= {path.name for path in (here / "mlruns").iterdir()}
