@@ -48,11 +48,11 @@ def run(*arguments: str, columns: int | None = None) -> str:
 
 def test_csv_has_every_column_in_full_precision() -> None:
     rows = list(csv.DictReader(io.StringIO(run("board", NAME, "--csv"))))
-    assert [row["number"] for row in rows[:3]] == ["2", "3", "4"]
+    assert [row["trial"] for row in rows[:3]] == ["2", "3", "4"]
     assert list(rows[0]) == [
         *(
             "rank",
-            "number",
+            "trial",
             "state",
             "val_cross_entropy",
             "val_accuracy",
@@ -80,7 +80,7 @@ def test_json_and_csv_say_the_same() -> None:
 
 def test_an_empty_board_still_has_its_csv_header() -> None:
     studies.create(HOME / "studies.db", "empty")
-    assert run("board", "empty", "--csv").startswith("rank,number,state,val_cross_entropy,val_accuracy")
+    assert run("board", "empty", "--csv").startswith("rank,trial,state,val_cross_entropy,val_accuracy")
     assert json.loads(run("board", "empty", "--json")) == []
 
 
@@ -106,14 +106,46 @@ def test_controls_are_told_apart_at_eighty_columns() -> None:
         found = studies.record(number, {"dropout": 0.0, "batchnorm": "none"}, floor=0.08, control=name)
         more = dict.fromkeys(("l1", "l2", "learning_rate"), 0.001)
         studies.add(full, replace(found, parameters={**found.parameters, **more}), TrialState.COMPLETE)
-    text = run("board", "controls", columns=80)
-    assert "early stopping" in text
-    assert "control" in text.splitlines()[1]
-    for wanted in ("dropout", "batchnorm", "l1", "l2"):
-        assert wanted in text.splitlines()[1]
-    narrow = run("board", "controls", columns=40)
-    assert "techniques" in narrow
-    assert narrow.count("control: ") == 3
+    for columns in (80, 40):
+        text = run("board", "controls", columns=columns)
+        assert "techniques" in text.splitlines()[1]
+        assert text.count("control: ") == 3
+        assert "control: early sto" in text
+
+
+def test_at_eighty_columns_the_figures_stay_and_the_parameters_are_one_column() -> None:
+    full = studies.create(HOME / "studies.db", "full")
+    found = studies.record(0, {"dropout": 0.25, "batchnorm": "none"})
+    more = {"l2": 3.33e-6, "learning_rate": 0.0012, "patience": 3}
+    studies.add(full, replace(found, parameters={**found.parameters, **more}), TrialState.COMPLETE)
+    text = run("board", "full", columns=80)
+    head = text.splitlines()[1].split()
+    assert head == ["#", "trial", "state", "_entropy", "_accuracy", "gap", "techniques"]
+    assert "dropout 0.25, learning_rate 0.0012, patience 3" in run("board", "full", columns=100)
+    assert "gap: validation minus training cross-entropy" in text
+
+
+@pytest.mark.parametrize("columns", [40, 80, None])
+@pytest.mark.parametrize(
+    "sort", ["l2_norm", "weights/sparsity", "-best/generalization_gap", "dropout", "number"]
+)
+def test_the_column_to_sort_by_is_shown_whatever_the_width(sort: str, columns: int | None) -> None:
+    text = run("board", NAME, "--sort", sort, "--limit", "1", columns=columns)
+    name = {"weights/sparsity": "sparsity", "-best/generalization_gap": "gap", "number": "trial"}.get(
+        sort, sort
+    )
+    assert any(name in line.split() for line in text.splitlines()[:2])
+    last = text.splitlines()[-1]
+    assert last == f"by {name}, {'descending' if sort[0] in 'w-' else 'ascending'}"
+
+
+def test_a_column_has_one_name_in_the_table_in_csv_in_json_and_for_sorting() -> None:
+    names = run("board", NAME, "--csv", "--limit", "1").splitlines()[0].split(",")
+    assert list(json.loads(run("board", NAME, "--json", "--limit", "1"))[0]) == names
+    assert [name for name in names if name not in ("sparsity", "l2_norm")] == run("board", NAME).split()[:11]
+    for name in names:
+        text = run("board", NAME, "--csv", "--sort", name, "--limit", "1")
+        assert text.splitlines()[0].split(",") == names
 
 
 def test_without_room_for_the_parameters_the_techniques_are_one_column() -> None:
@@ -133,11 +165,18 @@ def test_sparsity_is_on_the_board_where_l1_is_searched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sort", "said"), [("-val_accuracy", "worst first"), ("-dropout", "largest first"), ("val_accuracy", "")]
+    ("sort", "said"),
+    [
+        ("-val_accuracy", "by val_accuracy, ascending"),
+        ("-dropout", "by dropout, descending"),
+        ("val_accuracy", "by val_accuracy, descending"),
+        ("sparsity", "by sparsity, descending"),
+        ("metric", "by val_cross_entropy, ascending"),
+    ],
 )
-def test_an_order_that_is_turned_round_is_named(sort: str, said: str) -> None:
-    last = run("board", NAME, "--sort", sort, "--limit", "2").splitlines()[-1]
-    assert last == said if said else "first" not in last
+def test_an_order_other_than_by_rank_is_named(sort: str, said: str) -> None:
+    assert run("board", NAME, "--sort", sort, "--limit", "2").splitlines()[-1] == said
+    assert "by " not in run("board", NAME).splitlines()[-1]
 
 
 def test_csv_and_json_together_are_refused() -> None:

@@ -224,10 +224,10 @@ def test_a_database_killed_in_the_middle_of_a_sweep_costs_no_trial(team: Team) -
     assert team.wait(sweep) == 0, team.logs(sweep)
 
     rows = board(team, "interrupted")
-    assert sorted(row["number"] for row in rows) == list(range(24))
+    assert sorted(row["trial"] for row in rows) == list(range(24))
     ends = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
     shown = [(tag_of(run, "regtune.number"), run["info"]["status"]) for run in team.runs("interrupted")]
-    assert sorted(shown) == sorted((str(row["number"]), ends[row["state"]]) for row in rows)
+    assert sorted(shown) == sorted((str(row["trial"]), ends[row["state"]]) for row in rows)
     team.docker("rm", sweep)
 
 

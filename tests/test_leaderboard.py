@@ -11,14 +11,17 @@ from pathlib import Path
 import optuna
 import pytest
 import studies
+import tracking_records as records
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 from terminals import environment
 
 from regtune.errors import InputError, StorageError, StudyNotFound
 from regtune.leaderboard import (
+    columns,
     covered,
     list_studies,
+    order_of,
     parameter_names,
     read_best,
     read_board,
@@ -28,6 +31,7 @@ from regtune.leaderboard import (
     read_trial,
 )
 from regtune.storage import open_engine
+from regtune.tracking.contents import points_of
 
 NAME = "mnist-regularization"
 
@@ -94,6 +98,16 @@ def test_a_study_that_maximizes_is_ranked_from_the_largest_on(tmp_path: Path) ->
 )
 def test_any_column_sorts_and_a_minus_turns_it_round(engine: Engine, sort: str, first: int) -> None:
     assert read_board(engine, NAME, sort)[0].number == first
+
+
+def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name(engine: Engine) -> None:
+    info = read_study(engine, NAME)
+    kept = [name for name in points_of(records.facts(), studies.record(2, {})) if "/" in name]
+    assert len(kept) == 6
+    for name in set(kept) - {"best/epoch"}:
+        column = order_of(info, name)
+        assert column.name in {known.name for known in columns(info)}
+        assert read_board(engine, NAME, name) == read_board(engine, NAME, column.name)
 
 
 def test_rows_without_a_value_for_the_column_come_last_either_way(engine: Engine) -> None:

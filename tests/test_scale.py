@@ -149,7 +149,8 @@ def by_column(rows: list[Row], sort: str, metric: str, goal: str) -> list[int]:
     name, turned = sort.removeprefix("-"), sort.startswith("-")
     names = parameter_names(rows)
     cell = metric if name == "metric" else name
-    largest_first = turned != (goal == "maximize" if cell == metric else cell == "val_accuracy")
+    better_large = goal == "maximize" if cell == metric else cell in ("val_accuracy", "sparsity")
+    largest_first = turned != better_large
     cells = {row.number: row.cells(metric, names)[cell] for row in rows}
     have = [row for row in rows if cells[row.number] is not None]
     have.sort(key=lambda row: cells[row.number], reverse=largest_first)
@@ -165,7 +166,7 @@ def test_the_database_sorts_and_limits_as_python_does(engine: Engine, study: str
     assert len({row.value for row in rows}) < len(rows)
     names = parameter_names(rows)
     assert len(names) >= 4
-    for column in (*COLUMNS, info.metric, *names):
+    for column in (*(column.name for column in COLUMNS), info.metric, *names):
         for sort in (column, f"-{column}"):
             if sort == "rank":
                 continue

@@ -226,7 +226,7 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
                 process.kill()
     place.run(*arguments, f"run_cap={finished + 2}")
     rows = [row for row in place.json("board", "killed") if row["state"] != "WAITING"]
-    assert [row["number"] for row in sorted(rows, key=lambda row: row["number"])] == list(range(finished + 2))
+    assert sorted(row["trial"] for row in rows) == list(range(finished + 2))
     assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
     place.run("sync", "--check")
     place.run("delete", "killed", "--yes")

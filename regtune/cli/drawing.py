@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -12,10 +13,13 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from regtune.config import format_number
+from regtune.config import RegularizationConfig, format_number
 from regtune.progress import FinishedTrial, Progress, RunningTrial
 from regtune.quoting import printable
 from regtune.record import State
+
+if TYPE_CHECKING:
+    from regtune.leaderboard import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 BRAILLE_START = 0x2800
@@ -229,7 +233,7 @@ def _worker_pairs(running: Sequence[RunningTrial], metric: str, width: int) -> l
         line.append(f"{trial.epoch}/{trial.max_epochs} ", style="dim")
         line.append(_spark(trial, metric, max(4, width - 20)), style="cyan")
         line.append(f" {metric_text(trial.curve[-1])}" if trial.curve else "")
-        lines += [_cut(line, width), _cut(Text(f"  {_named(trial)}", style="dim"), width)]
+        lines += [_cut(line, width), _cut(Text(f"  {techniques(trial)}", style="dim"), width)]
     return lines
 
 
@@ -246,7 +250,7 @@ def _worker_rows(running: Sequence[RunningTrial], metric: str, width: int) -> li
         row.append(f"  {f'{trial.epoch}/{trial.max_epochs}':>6}  ")
         row.append(f"{_spark(trial, metric, spark):<{spark}}", style="cyan")
         row.append(f"  {metric_text(trial.curve[-1] if trial.curve else None):>{figure}}  ")
-        row.append(_named(trial))
+        row.append(techniques(trial))
         rows.append(_cut(row, width))
     return rows
 
@@ -255,25 +259,20 @@ def _spark(trial: RunningTrial, metric: str, width: int) -> str:
     return sparkline(trial.curve, width, accuracy=metric.endswith("accuracy"))
 
 
-def techniques(trial: RunningTrial | FinishedTrial) -> str:
-    """The techniques in use; a control is named as one."""
+def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
+    """The techniques in use, and every other parameter that is searched; a control is named as one."""
     said = mix_text(trial.mix, trial.control)
-    return said if trial.control is None else f"control: {said}"
+    others = [
+        f"{name} {format_number(value)}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.parameters.items()
+        if name.split(".")[0] not in RegularizationConfig.model_fields
+    ]
+    return ", ".join((said if trial.control is None else f"control: {said}", *others))
 
 
 def mix_text(mix: str, control: str | None) -> str:
     """The techniques in use; of a control that changes nothing in the network, its own name."""
     return control.replace("_", " ") if control and mix == "none" else mix
-
-
-def _named(trial: RunningTrial) -> str:
-    """The techniques, and every other parameter that is searched."""
-    others = [
-        f"{name} {format_number(value)}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in trial.parameters.items()
-        if name.split(".")[0] not in ("dropout", "l1", "l2", "batchnorm")
-    ]
-    return "  ".join((techniques(trial), *others))
 
 
 def _ended(trial: FinishedTrial) -> Text:

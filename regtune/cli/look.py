@@ -7,7 +7,6 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from regtune.cli.terminal import (
     AddressOption,
@@ -40,7 +39,11 @@ def board(
     study: StudyArgument,
     *,
     sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Any column or parameter, best first; -COLUMN: worst first.")
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help="Any column or parameter, also by MLflow's name, the better end first; -COLUMN: the other end.",
+        ),
     ] = "rank",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N rows.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in full precision.")] = False,
@@ -48,7 +51,7 @@ def board(
     home: HomeOption = None,
 ) -> None:
     """The leaderboard: every trial, the best first."""
-    from regtune.leaderboard import parameter_names, read_board, read_study
+    from regtune.leaderboard import columns, order_of, read_board, read_parameters, read_study
 
     if as_csv and as_json:
         from regtune.errors import InputError
@@ -57,22 +60,21 @@ def board(
     with opened(settings_of(home)) as engine:
         info = read_study(engine, study)
         rows = read_board(engine, study, sort, limit)
-    names = parameter_names(rows)
+        names = read_parameters(engine, study, rows)
+    by = order_of(info, sort)
+    own = [column.name for column in columns(info)]
+    names = tuple(dict.fromkeys((*names, *([by.name] if by.name not in own else []))))
     cells = [row.cells(info.metric, names) for row in rows]
     if as_json:
         show_json(cells)
     elif as_csv:
-        from regtune.leaderboard import columns
-
-        writer = csv.DictWriter(sys.stdout, columns(info.metric, names), lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, [*own, *names], lineterminator="\n")
         writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in cells)
     else:
-        from regtune.cli.tables import board_table, order_text
+        from regtune.cli.tables import board_table
 
-        turned = order_text(sort, info.metric)
-        table = board_table(info, rows, names, console().width)
-        show(table, *([Text(turned, style="dim")] if turned and rows else []))
+        show(board_table(info, rows, names, console().width, None if sort == "rank" else by))
         if not rows:
             say("no trial yet")
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from regtune.cli.drawing import (
-    NARROW,
     ORDER,
     STYLES,
     WORDS,
@@ -24,44 +23,52 @@ from regtune.cli.drawing import (
     percent,
     reason,
     span,
+    techniques,
 )
 from regtune.quoting import printable
 
 if TYPE_CHECKING:
-    from regtune.leaderboard import Comparison, Row, StudyInfo, StudySummary
+    from regtune.leaderboard import Column, Comparison, Row, StudyInfo, StudySummary
     from regtune.plan import Searched
-    from regtune.space.space import Row as Column
+    from regtune.space.space import Row as Parameter
 
-_FIRST_TO_GO = ("seconds", "epochs", "sparsity", "gap", "state", "val_accuracy")
+_EFFORT = ("seconds", "epochs")
+_ROOM = ((_EFFORT, 60), (("state",), 26), (("sparsity", "gap", "val_accuracy"), 18))
+"""What goes where the techniques have no room, up to so many characters: what a trial took first, its figures last."""
 _GAP = 2
+_GAP_TEXT = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
 _TECHNIQUES = "techniques"
 _PLACEMENTS = {"before_activation": "before", "after_activation": "after"}
-_BEST_FIRST = ("rank", "metric", "gap", "val_accuracy")
 
 
-def board_table(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int) -> RenderableType:
-    """The leaderboard. Columns that do not fit are left out, the least telling first, and named below.
+def board_table(
+    info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int, by: Column | None = None
+) -> RenderableType:
+    """The leaderboard, in the order of the column `by`, which is always shown; of the rank without.
 
-    On a narrow terminal without room for every parameter the techniques are one column, cut where need be.
+    Without room for every column first what a trial took goes; then the parameters are one column, cut where need be,
+    so that the figures stay. What is not shown is named below.
     """
-    figures = ["val_accuracy", "gap", *(["sparsity"] if _has_l1(names) else []), "epochs", "seconds"]
-    columns = ["rank", "trial", "state", info.metric, *figures, "control", *names]
-    if info.metric == "val_accuracy":
-        columns.insert(3, columns.pop(columns.index(info.metric)))
-    columns, must = list(dict.fromkeys(columns)), ["rank", "trial", info.metric]
+    from regtune.leaderboard import columns as columns_of
+
+    must = list(dict.fromkeys(["rank", "trial", info.metric, *([by.name] if by else [])]))
+    some = {"l2_norm", *(() if _has_l1(names) else ("sparsity",))} - set(must)
+    columns = [column.name for column in columns_of(info, names) if column.name not in some]
     cells = [_board_cells(row, info.metric, names) for row in rows]
     head: Callable[[str], str] = str
-    kept, dropped = _fitting(columns, cells, width, must, head)
-    room = 0
-    if dropped:
+    kept, room = columns, 0
+    if _wide(kept, cells, head) > width:
         head = _folded
         cells = [{name: _PLACEMENTS.get(text, text) for name, text in row.items()} for row in cells]
-        kept, dropped = _fitting(columns, cells, width, must, head)
-        without = [name for name in names if name in dropped]
-        if without and (width < NARROW or len(without) == len(names)):
-            wide = _widths(must, cells, head)
-            room = max(len(_TECHNIQUES), width - sum(wide.values()))
-            kept, dropped = [*must, _TECHNIQUES], [name for name in columns if name not in must]
+        kept = _without(kept, [name for name in _EFFORT if name not in must], cells, width, head)
+    if _wide(kept, cells, head) > width:
+        kept = [name for name in columns if name in must or name not in ("control", *names)]
+        for goes, least in _ROOM:
+            left = width - _GAP - min(least, _wide([_TECHNIQUES], cells, head))
+            kept = _without(kept, [name for name in goes if name not in must], cells, left, head)
+        room = max(len(_TECHNIQUES), width - _wide(kept, cells, head) - _GAP)
+        kept = [*kept, _TECHNIQUES]
+    dropped = [name for name in columns if name not in kept]
     table = _table()
     for name in kept:
         left = name in ("state", "control", _TECHNIQUES)
@@ -79,16 +86,12 @@ def board_table(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], widt
             ),
             style=style,
         )
-    if not dropped:
-        return table
-    return Group(table, Text(f"no room for: {', '.join(dropped)} (--csv and --json have all)", style="dim"))
-
-
-def order_text(sort: str, metric: str) -> str:
-    """What comes first when an order is turned round; empty when it is not."""
-    if not sort.startswith("-"):
-        return ""
-    return "worst first" if sort.removeprefix("-") in (*_BEST_FIRST, metric) else "largest first"
+    notes = [_GAP_TEXT] if "gap" in kept and rows else []
+    if dropped:
+        notes.append(f"no room for: {', '.join(dropped)} (--csv and --json have all)")
+    if by and rows:
+        notes.append(f"by {by.name}, {'descending' if by.largest_first else 'ascending'}")
+    return Group(table, *(Text(note, style="dim") for note in notes))
 
 
 def _has_l1(names: Sequence[str]) -> bool:
@@ -109,40 +112,34 @@ def _board_cells(row: Row, metric: str, names: Sequence[str]) -> Mapping[str, st
         metric: metric_text(found[metric]),
         "gap": figure("gap", "+.4f"),
         "sparsity": figure("sparsity", ".1%"),
+        "l2_norm": figure("l2_norm", ".2f"),
         "epochs": figure("epochs", "d"),
         "seconds": figure("seconds", ".1f"),
         "control": printable(row.control or "").replace("_", " "),
-        _TECHNIQUES: f"{'control: ' if row.control else ''}{mix_text(row.mix, row.control)}",
+        _TECHNIQUES: techniques(row),
         **{name: parameter_text(row.parameter(name)) for name in names},
     }
 
 
-def _widths(
-    columns: Sequence[str], cells: Sequence[Mapping[str, str]], head: Callable[[str], str]
-) -> dict[str, int]:
-    return {
-        name: max(len(text) for text in (*head(name).splitlines(), *(row[name] for row in cells))) + _GAP
-        for name in columns
-    }
+def _wide(columns: Sequence[str], cells: Sequence[Mapping[str, str]], head: Callable[[str], str]) -> int:
+    """Characters that the columns take, with the gaps between them."""
+    texts = ((*head(name).splitlines(), *(row[name] for row in cells)) for name in columns)
+    return sum(max(map(len, found)) + _GAP for found in texts) - _GAP
 
 
-def _fitting(
+def _without(
     columns: Sequence[str],
+    goes: Sequence[str],
     cells: Sequence[Mapping[str, str]],
     width: int,
-    keep: Sequence[str],
     head: Callable[[str], str],
-) -> tuple[list[str], list[str]]:
-    wide = _widths(columns, cells, head)
-    kept, dropped = list(columns), []
-    parameters = [name for name in reversed(columns) if name not in (*_FIRST_TO_GO, "control", *keep)]
-    for name in (*_FIRST_TO_GO, *parameters, "control"):
-        if sum(wide[column] for column in kept) - _GAP <= width:
-            break
-        if name in kept and name not in keep:
+) -> list[str]:
+    """The columns without those of `goes`, in their order, that have no room."""
+    kept = list(columns)
+    for name in goes:
+        if name in kept and _wide(kept, cells, head) > width:
             kept.remove(name)
-            dropped.append(name)
-    return kept, [name for name in columns if name in dropped]
+    return kept
 
 
 def _folded(name: str) -> str:
@@ -241,7 +238,7 @@ def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width
     return Group(*parts)
 
 
-def space_table(parameters: Sequence[Searched | Column]) -> Table:
+def space_table(parameters: Sequence[Searched | Parameter]) -> Table:
     """What is searched: a line for each parameter."""
     table = _table()
     conditional = any(found.condition for found in parameters)
@@ -258,7 +255,7 @@ def exponents(text: str) -> str:
     return re.sub(r"(?<=\de)([+-])0*(?=\d)|(?<=\d)\.0(?=e)", lambda found: (found[1] or "").strip("+"), text)
 
 
-def _space_of(info: StudyInfo) -> Sequence[Column]:
+def _space_of(info: StudyInfo) -> Sequence[Parameter]:
     """The searched parameters; none where another version wrote the study's sweep file."""
     from regtune.errors import RegtuneError
     from regtune.space import Space
@@ -308,6 +305,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
         )
         figures.add_row("gap", f"{kept.generalization_gap:+.4f}", "")
         parts += [Text(), Text(f"kept weights: epoch {kept.epoch}", style="dim"), figures]
+        parts.append(Text(_GAP_TEXT, style="dim"))
     if record.epochs and not waits:
         curve = learning_curve(
             record.history["cross_entropy"],

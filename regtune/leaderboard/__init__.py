@@ -15,11 +15,13 @@ from regtune.leaderboard.comparison import Comparison, compare, top_and_controls
 from regtune.leaderboard.order import Heads
 from regtune.leaderboard.rows import (
     COLUMNS,
+    Column,
     Row,
     StudyInfo,
     StudySummary,
     columns,
     finished_trial,
+    order_of,
     parameter_names,
     parameter_of,
 )
@@ -37,6 +39,7 @@ from regtune.quoting import printable, shell_word
 
 __all__ = [
     "COLUMNS",
+    "Column",
     "Comparison",
     "Row",
     "StudyInfo",
@@ -46,11 +49,13 @@ __all__ = [
     "covered",
     "finished_trial",
     "list_studies",
+    "order_of",
     "parameter_names",
     "parameter_of",
     "read_best",
     "read_board",
     "read_ended",
+    "read_parameters",
     "read_progress",
     "read_rows",
     "read_study",
@@ -81,7 +86,7 @@ def read_study(engine: Engine, study: str) -> StudyInfo:
 def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> list[Row]:
     """Rows of a study in the order of `sort`: a column of `COLUMNS`, or a searched parameter.
 
-    The best comes first, of other columns the smallest; a leading `-` turns that round. By rank: complete
+    The better end comes first, of parameters the smallest; a leading `-` turns that round. By rank: complete
     trials from the best on, then pruned, failed, running and waiting ones. Rows without a value for the
     column come last. limit: at most so many rows.
     Raises InputError for an unknown column, StudyNotFound, StorageError.
@@ -91,6 +96,14 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
         heads = Heads(connection, study_id, info)
         found = heads.ranked(limit) if sort == "rank" else _sorted(connection, heads, sort, info, limit)
         return with_records(connection, found, study)
+
+
+def read_parameters(engine: Engine, study: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The searched parameters, also where `rows` are only controls. Raises StudyNotFound, StorageError."""
+    with reading(engine) as connection:
+        study_id, info = read_info(connection, study)
+        searched = Heads(connection, study_id, info).first_of_the_search()
+        return parameter_names([*rows, *with_records(connection, searched, study)])
 
 
 def read_top(engine: Engine, study: str, count: int) -> tuple[list[Row], tuple[str, ...]]:
@@ -194,14 +207,12 @@ def _best(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:
 
 
 def _sorted(connection: Connection, heads: Heads, sort: str, info: StudyInfo, limit: int | None) -> list[Row]:
-    name, turned = sort.removeprefix("-"), sort.startswith("-")
-    if name not in (*COLUMNS, info.metric) and not heads.known(name):
+    by = order_of(info, sort)
+    known = [column.name for column in columns(info)]
+    if by.name not in known and not heads.known(by.name):
         names = parameter_names(with_records(connection, heads.first_of_the_search(), info.name))
-        known = dict.fromkeys((*COLUMNS, info.metric, *names))
-        raise InputError(f"--sort {printable(name)}: expected one of {', '.join(known)}")
-    cell = info.metric if name == "metric" else name
-    better_first = info.goal == "maximize" if cell == info.metric else cell == "val_accuracy"
-    return heads.sorted(cell, turned != better_first, limit)
+        raise InputError(f"--sort {printable(by.name)}: expected one of {', '.join((*known, *names))}")
+    return heads.sorted(by.name, by.largest_first, limit)
 
 
 def _running(row: Row, metric: str) -> RunningTrial:

@@ -130,7 +130,7 @@ class Heads:
     def _cell(self, column: str) -> Cell:
         """As `Row.cells`: what a trial is called and given it has from the beginning, figures once it is trained."""
         rows, cells = self._rows, self._cells
-        if column == "number":
+        if column == "trial":
             return number_cell(rows.c.number)
         if column == "rank":
             return number_cell(case((rows.c.state == "COMPLETE", rows.c.place)))

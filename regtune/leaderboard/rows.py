@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +11,34 @@ from regtune.config import RegularizationConfig, TrialConfig, higher_is_better
 from regtune.progress import FinishedTrial
 from regtune.record import State, TrialRecord, Value
 
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a board. name: the one name of the table, CSV, JSON and `--sort`.
+
+    also: what `--sort` takes for it besides, such as MLflow's name of the same figure. largest_first: which end is the
+    better one.
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+    largest_first: bool = False
+
+
 COLUMNS = (
-    *("rank", "number", "state", "metric", "val_accuracy", "gap", "sparsity", "l2_norm"),
-    *("epochs", "seconds", "control"),
+    Column("rank"),
+    Column("trial", ("number",)),
+    Column("state"),
+    Column("metric"),
+    Column("val_accuracy", ("best/val_accuracy",), largest_first=True),
+    Column("gap", ("best/generalization_gap",)),
+    Column("sparsity", ("weights/sparsity",), largest_first=True),
+    Column("l2_norm", ("weights/l2_norm",)),
+    Column("epochs"),
+    Column("seconds"),
+    Column("control"),
 )
-"""Columns of a board before its searched parameters; each is a key to sort by."""
+"""Columns of a board before its searched parameters. The metric's own name and end are the study's."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +168,7 @@ class Row:
         waits = self.state == "WAITING"
         return {
             "rank": self.rank,
-            "number": self.number,
+            "trial": self.number,
             "state": self.state,
             metric: None if waits else self.value,
             "val_accuracy": None if waits else self.accuracy,
@@ -196,9 +219,21 @@ def finished_trial(row: Row) -> FinishedTrial:
     return FinishedTrial.of(row.number, row.state, row.value, row.record)
 
 
-def columns(metric: str, names: Sequence[str]) -> list[str]:
-    """The keys of `Row.cells`: COLUMNS with the metric under its own name, then `names`."""
-    return list(dict.fromkeys([metric if name == "metric" else name for name in COLUMNS] + list(names)))
+def columns(info: StudyInfo, names: Sequence[str] = ()) -> list[Column]:
+    """The columns of a study's board, as `Row.cells` has them: COLUMNS with the study's own metric, then `names`."""
+    metric = Column(info.metric, ("metric", f"best/{info.metric}"), info.goal == "maximize")
+    shown = [metric if column.name == "metric" else column for column in COLUMNS]
+    return [
+        *(column for column in shown if column is metric or column.name != info.metric),
+        *(Column(name) for name in names),
+    ]
+
+
+def order_of(info: StudyInfo, sort: str) -> Column:
+    """What to sort by, and from which end: a column by any of its names, or else a parameter; a `-` turns it round."""
+    typed = sort.removeprefix("-")
+    found = next((one for one in columns(info) if typed in (one.name, *one.also)), Column(typed))
+    return replace(found, largest_first=found.largest_first != sort.startswith("-"))
 
 
 def parameter_names(rows: Sequence[Row]) -> tuple[str, ...]:
