@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,20 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from regtune.config import DataConfig, TrialConfig
+from regtune.conversions import Images, Labels, check_forms, digest_of, read_images, read_labels
 from regtune.errors import DataError
 from regtune.formats import Part, idx_parts, npz_parts
 from regtune.quoting import printable
 from regtune.settings import load_settings
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
 
 KERAS_CACHE = Path("~/.keras/datasets")
-MAX_BYTES = 4 * 2**30
-MAX_LABEL = 999
-FEATURES = 784
-SHAPES = ((28, 28), (FEATURES,))
+NO_TEST = "none, so there is no test part"
 NAMES = ("mnist", "mnist-5k", "fashion-mnist")
 
 DIGESTS: Mapping[str, Mapping[str, str]] = {
@@ -46,7 +42,10 @@ DIGESTS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set as it was found: images `(n, 784) uint8`, labels `(n,) int32`, and the SHA-256 of each array."""
+    """A data set as it was found: images `(n, 784) uint8`, labels `(n,) int32`, and the SHA-256 of each array.
+
+    notes: what was read otherwise than as images and labels of whole numbers. Without a test part its arrays are empty.
+    """
 
     name: str
     source: str
@@ -55,6 +54,7 @@ class Arrays:
     x_test: Images
     y_test: Labels
     digests: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -120,7 +120,7 @@ def _load(config: DataConfig, data_dir: Path | None) -> Data:
         x_val=_scaled(found.x_train[val]),
         y_val=found.y_train[val],
         classes=int(found.y_train.max()) + 1,
-        notes=parts.notes,
+        notes=(*found.notes, *parts.notes),
     )
 
 
@@ -274,62 +274,38 @@ def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
     What costs least comes first: shapes and types, which read no values, then labels, then images.
     """
     where = printable(source)
-    _fits(where, parts)
-    y = {part: _labels(f"{where}: y_{part}", parts[f"y_{part}"]) for part in ("train", "test")}
-    if len(np.unique(y["train"])) < 2:
+    check_forms(where, parts)
+    y, x, noted = {}, {}, {name: [part.note] if part.note else [] for name, part in parts.items()}
+    for part in ("y_train", "y_test"):
+        y[part], notes = read_labels(where, part, parts[part])
+        noted[part] += notes
+    classes = np.unique(y["y_train"])
+    if len(classes) < 2:
         raise DataError(f"{where}: y_train: expected at least two classes, found one")
-    if y["test"].max() > y["train"].max():
-        raise DataError(f"{where}: y_test has label {y['test'].max()}, which y_train has not")
-    x = {part: _images(parts[f"x_{part}"]) for part in ("train", "test")}
-    digests = {
-        **{f"x_{part}": hashlib.sha256(images.tobytes()).hexdigest() for part, images in x.items()},
-        **{f"y_{part}": _digest(labels) for part, labels in y.items()},
-    }
+    unknown = np.setdiff1d(y["y_test"], classes)
+    if len(unknown):
+        raise DataError(f"{where}: y_test has label {unknown[0]}, which y_train has not")
+    for part in ("x_train", "x_test"):
+        x[part], notes = read_images(where, part, parts[part])
+        noted[part] += notes
+    if not len(x["x_test"]):
+        noted["x_test"], noted["y_test"] = [NO_TEST], [NO_TEST]
+    digests = {part: digest_of(values) for part, values in (x | y).items()}
     for key, expected in DIGESTS.get(name, {}).items():
         if digests[key] != expected:
             raise DataError(
                 f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
                 f"remove {where} and try: regtune data fetch {name}"
             )
-    return Arrays(name, source, x["train"], y["train"], x["test"], y["test"], digests)
+    return Arrays(
+        name, source, x["x_train"], y["y_train"], x["x_test"], y["y_test"], digests, _grouped(where, noted)
+    )
 
 
-def _fits(where: str, parts: Mapping[str, Part]) -> None:
-    """Refuse what is not images with their labels, or more than memory has."""
-    for part in ("train", "test"):
-        images, labels = parts[f"x_{part}"], parts[f"y_{part}"]
-        if images.dtype != np.uint8 or images.shape[1:] not in SHAPES or images.shape[0] == 0:
-            raise DataError(
-                f"{where}: x_{part}: expected uint8 of shape (n, 28, 28) or (n, 784), found {_form(images)}"
-            )
-        count = images.shape[0]
-        if labels.shape != (count,) or labels.dtype.kind not in "iu":
-            raise DataError(f"{where}: y_{part}: expected {count} integer labels, found {_form(labels)}")
-    size = sum(part.size_bytes for part in parts.values())
-    if size > MAX_BYTES:
-        raise DataError(
-            f"{where}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB"
-        )
-
-
-def _form(part: Part) -> str:
-    return f"{part.dtype!s:.40} {part.shape!s:.60}"
-
-
-def _images(part: Part) -> Images:
-    found = np.ascontiguousarray(part.read()).astype(np.uint8, copy=False)
-    return found.reshape(len(found), FEATURES)
-
-
-def _labels(where: str, part: Part) -> Labels:
-    found = np.ascontiguousarray(part.read())
-    if found.min() < 0 or found.max() > MAX_LABEL:
-        raise DataError(
-            f"{where}: expected labels from 0 to {MAX_LABEL}, found {found.min()} to {found.max()}"
-        )
-    return found.astype(np.int32)
-
-
-def _digest(labels: Labels) -> str:
-    """As bytes where they fit: MNIST's own are bytes."""
-    return hashlib.sha256(labels.astype(np.uint8 if labels.max() < 256 else np.int32).tobytes()).hexdigest()
+def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """One line for each note, with the arrays that it is of."""
+    names: dict[str, list[str]] = {}
+    for name, notes in noted.items():
+        for note in notes:
+            names.setdefault(note, []).append(name)
+    return tuple(f"{where}: {', '.join(of)}: {note}" for note, of in names.items())

@@ -12,7 +12,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +39,15 @@ MAX_REASON = 160
 
 @dataclass(frozen=True)
 class Part:
-    """One of the four arrays of a data set. `read()` gives its values; it raises DataError when they are not there."""
+    """One of the four arrays of a data set. `read()` gives its values; it raises DataError when they are not there.
+
+    note: what is unusual about its name.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     read: Callable[[], Array]
+    note: str = ""
 
     @classmethod
     def of(cls, values: Array) -> Part:
@@ -56,6 +60,9 @@ class Part:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+NO_TEST_PART = {"x_test": Part.of(np.zeros((0, 784), np.uint8)), "y_test": Part.of(np.zeros(0, np.uint8))}
+
+
 def npz_parts(path: Path) -> dict[str, Part]:
     """The arrays of a `.npz`. Raises DataError when one is missing, or damaged as far as its header shows."""
     what = f"{printable(str(path))}: expected a .npz with four numeric arrays"
@@ -63,24 +70,51 @@ def npz_parts(path: Path) -> dict[str, Part]:
         if not path.is_file():
             raise ValueError("not a file")
         with zipfile.ZipFile(path) as archive:
-            missing = [name for name in NAMES if f"{name}.npy" not in archive.namelist()]
-            if missing:
-                raise DataError(
-                    f"{printable(str(path))}: expected the arrays {', '.join(NAMES)}; missing: {', '.join(missing)}"
-                )
-            return {name: _npz_part(path, what, archive, f"{name}.npy") for name in NAMES}
+            members = _members(path, archive.namelist())
+            found = {name: _npz_part(path, what, archive, member) for name, member in members.items()}
+    return found if "x_test" in found else found | NO_TEST_PART
+
+
+def _members(path: Path, present: Sequence[str]) -> dict[str, str]:
+    """Which member of the archive is which array: by its name, else by its name in other letters (`X_train`).
+
+    A data set may lack its test part. Raises DataError for what else is missing.
+    """
+    found = {}
+    for name in NAMES:
+        alike = [member for member in present if member.lower() == f"{name}.npy"]
+        if f"{name}.npy" in alike or len(alike) == 1:
+            found[name] = f"{name}.npy" if f"{name}.npy" in alike else alike[0]
+    missing = [name for name in NAMES if name not in found]
+    if missing and missing != list(NO_TEST_PART):
+        others = sorted(set(present) - set(found.values()))
+        held = (
+            f"; it has {', '.join(others[:6])}: save those under these names, with np.savez" if others else ""
+        )
+        raise DataError(
+            f"{printable(str(path))}: expected the arrays {', '.join(NAMES)}; missing: {', '.join(missing)}"
+            f"{printable(held)[:MAX_REASON]}"
+        )
+    return found
 
 
 def _npz_part(path: Path, what: str, archive: zipfile.ZipFile, member: str) -> Part:
     with archive.open(member) as file:
         dtype, shape = _npy_header(file)
-        found = Part(dtype, shape, lambda: _npz_values(path, what, member))
+        found = Part(dtype, shape, lambda: _npz_values(path, what, member), _letters(member))
         if dtype.hasobject:
-            raise ValueError(f"{member} has Python objects, which are not read")
+            name = member.removesuffix(".npy")
+            raise ValueError(
+                f"{member} has Python objects, which are not read; try: {name} = np.stack(list({name}))"
+            )
         promised, present = file.tell() + found.size_bytes, archive.getinfo(member).file_size
         if promised != present:
             raise ValueError(f"{member} has {present} bytes, its header promises {promised}")
     return found
+
+
+def _letters(member: str) -> str:
+    return "" if member.removesuffix(".npy") in NAMES else "named in other letters"
 
 
 def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -16,7 +16,7 @@ class Entry:
     """A data set. where: its file, or None when it is not here. train, test, digest: known once it has been read.
 
     problem: what is wrong with it, or empty. known: whether its digests are known to regtune and were
-    compared.
+    compared. notes: what was read otherwise than it is written.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Entry:
     test: int | None = None
     digest: str | None = None
     known: bool = False
+    notes: tuple[str, ...] = ()
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -58,5 +59,11 @@ def _verified(name: str, data_dir: Path | None) -> Entry:
     except DataError as error:
         return Entry(name, _where(name, data_dir), problem=str(error))
     return Entry(
-        name, found.source, len(found.x_train), len(found.x_test), found.digest, known=name in DIGESTS
+        name,
+        found.source,
+        len(found.x_train),
+        len(found.x_test),
+        found.digest,
+        known=name in DIGESTS,
+        notes=found.notes,
     )

@@ -135,10 +135,11 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
 def _data(data: DataConfig, settings: Settings) -> tuple[Split | None, tuple[str, ...], str]:
     """How the images are divided, what to know of them, and why a sweep would refuse them."""
     try:
-        split = split_of(load_arrays(data.name, settings.data_dir), data)
+        found = load_arrays(data.name, settings.data_dir)
+        split = split_of(found, data)
     except DataError as error:
         return None, (), str(error)
-    return split, split.notes, ""
+    return split, (*found.notes, *split.notes), ""
 
 
 def _data_text(spec: SweepSpec, split: Split | None) -> str:

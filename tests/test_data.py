@@ -13,9 +13,16 @@ import pytest
 from parts import full_mnist
 from sklearn.model_selection import train_test_split
 
+from regtune.best import Best
 from regtune.config import DataConfig, TrialConfig
 from regtune.data import DIGESTS, Arrays, load_arrays, load_data, split_of
-from regtune.errors import DataError
+from regtune.errors import DataError, StorageError
+from regtune.plan import make_plan
+from regtune.progress import FinishedTrial, Progress
+from regtune.retrain import retrain
+from regtune.settings import load_settings
+from regtune.spec import SweepSpec
+from regtune.sweep import run_sweep
 
 
 def arrays(count: int = 20) -> dict[str, Any]:
@@ -106,6 +113,37 @@ def test_a_class_that_one_part_of_the_split_lacks_is_said() -> None:
     assert split_of(load_arrays("mnist-5k"), DataConfig(name="mnist-5k")).notes == ()
 
 
+class Notes:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def progress(self, progress: Progress) -> None: ...
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
+    def note(self, message: str) -> None:
+        self.told.append(message)
+
+
+def test_plan_sweep_and_train_say_how_the_data_was_read_and_what_the_split_lacks(tmp_path: Path) -> None:
+    labels = np.array([*[0] * 10, *[1] * 9, 2])
+    name = save(tmp_path / "own.npz", y_train=labels[:, None], y_test=labels[:10])
+    spec = SweepSpec.from_dict(
+        {"dataset": name, "run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
+    )
+    expected = load_data(DataConfig(name=name)).notes
+    assert expected[0].endswith("y_train: a column read as labels")
+    assert "no image of class 2 is in the validation part" in expected[1]
+    assert make_plan(spec, load_settings()).data_notes == expected
+    (tmp_path / "file").write_text("")  # so that both end before anything is trained
+    notes, settings = Notes(), load_settings(home=tmp_path / "file")
+    with pytest.raises(StorageError):
+        run_sweep(spec, settings=settings, observer=notes)
+    with pytest.raises(StorageError):
+        retrain(Best(TrialConfig(data=DataConfig(name=name)), None), settings, on_note=notes.note)
+    assert tuple(notes.told) == (*expected, *expected)
+
+
 @pytest.mark.full_mnist
 def test_the_full_mnist_is_known_by_its_arrays() -> None:
     found = load_arrays("mnist", full_mnist())
@@ -152,11 +190,14 @@ class Bomb:
     ("changes", "complaint"),
     [
         ({"x_train": None}, "missing: x_train"),
-        ({"x_train": np.zeros((20, 28, 27), np.uint8)}, r"x_train: expected uint8 of shape"),
-        ({"x_train": np.zeros((20, 28, 28), np.float32)}, r"found float32 \(20, 28, 28\)"),
-        ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test: expected uint8"),
-        ({"y_train": np.zeros(19, np.uint8)}, "y_train: expected 20 integer labels"),
-        ({"y_train": np.zeros(20, np.float64)}, "y_train: expected 20 integer labels"),
+        ({"x_train": np.zeros((20, 28, 27), np.uint8)}, r"x_train: expected numbers of shape"),
+        (
+            {"x_train": np.full((20, 28, 28), -1.0)},
+            r"expected values from 0 to 1 or from 0 to 255, found -1 to -1",
+        ),
+        ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test: expected numbers"),
+        ({"y_train": np.zeros(19, np.uint8)}, "y_train: expected 20 labels"),
+        ({"y_train": np.full(20, 0.5)}, "y_train: expected whole numbers, found 0.5"),
         ({"y_train": np.full(20, -1)}, "labels from 0 to 999, found -1"),
         ({"y_train": np.full(20, 5000)}, "labels from 0 to 999"),
         ({"y_train": np.zeros(20, np.uint8)}, "at least two classes"),

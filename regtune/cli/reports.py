@@ -193,6 +193,7 @@ def datasets_table(entries: Sequence[Entry]) -> RenderableType:
         counts = [f"{entry.train:,}" if entry.train else "–", f"{entry.test:,}" if entry.test else "–"]
         digest = f"{entry.digest[:12]}{' ✓' if entry.known else ''}" if entry.digest else "–"
         where = entry.problem or entry.where or f"not here; try: regtune data fetch {entry.name}"
+        where = "\n".join((where, *entry.notes))
         table.add_row(
             entry.name,
             *((*counts, digest) if read else ()),

@@ -81,7 +81,7 @@ def run_sweep(
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
     arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
     split = split_of(arrays, data)
-    for note in split.notes:
+    for note in (*arrays.notes, *split.notes):
         observer.note(note)
     writable_folder(settings.home.resolve())
     if is_sqlite(settings.storage_url):
