@@ -17,6 +17,7 @@ from terminals import START, Terminal, environment, regtune
 from typer.main import get_command
 
 from regtune.cli import app, main
+from regtune.settings import Settings, load_settings
 
 COMMAND = get_command(app)
 NAME = "mnist-regularization"
@@ -269,6 +270,14 @@ def test_a_malformed_env_file_is_named_or_passed_over(
     code, _, errors = run(capsys, "studies")
     assert (code, len(errors.splitlines())) in ((0, 0), (2, 1))
     assert Path(".env").read_bytes() == content
+
+
+def test_a_byte_order_mark_in_an_env_file_hides_nothing_whatever_reads_it() -> None:
+    """Python-dotenv before 1.2 takes the mark for a part of the first name."""
+    Path(".env").write_bytes(b"\xef\xbb\xbfREGTUNE_WORKERS=3\n")
+    text = Path(".env").read_text(encoding=Settings.model_config["env_file_encoding"])
+    assert text == "REGTUNE_WORKERS=3\n"
+    assert load_settings().workers == 3
 
 
 @pytest.mark.parametrize(
