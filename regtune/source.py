@@ -1,9 +1,10 @@
 """A YAML file as it is written, a sweep file or a configuration: its values, and the line each stands on.
 
 YAML is composed into nodes by PyYAML's safe loader and turned into plain values here, because only nodes know
-their lines and only here a key given twice can be seen. Scalars are read by YAML 1.2's core schema, so that
-`1e-3` is a number, `no` is a word and `1:30` is not ninety. Tags, merge keys, non-finite numbers and alias
-bombs are refused, and what is larger than a person would write.
+their lines and only here a key given twice can be seen. Plain scalars are read by YAML 1.2's core schema, so that
+`1e-3` is a number, `no` is a word and `1:30` is not ninety; tagged ones (`!!float 1e-3`) as PyYAML reads them. Tags of
+what a file has no place for, non-finite numbers and alias bombs are refused, and what is larger than a person would
+write.
 """
 
 from __future__ import annotations
@@ -50,7 +51,13 @@ _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NON_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _STANDARD_TAG = "tag:yaml.org,2002:"
-_IMPLICIT = yaml.resolver.Resolver()
+_PLAIN = ""
+"""The tag of a scalar that has none and no quotation marks."""
+_TAGGED = tuple(_STANDARD_TAG + name for name in ("bool", "float", "int", "null"))
+_MAX_NUMBER = 40
+"""Letters of a number."""
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
+"""Byte-order marks, as they stand inside a file that was joined from several."""
 
 
 @dataclass
@@ -168,7 +175,7 @@ def parse(text: str, label: str, form: Form = SWEEP, *, with_lines: bool = False
     """Values of a YAML text. Raises the form's error when it is not YAML; other mistakes are in `problems`."""
     source = Source(None, label)
     try:
-        node = _Loader(text).get_single_node()
+        node = _Loader(_MARKS.sub("", text)).get_single_node()
         values = _Reader(source, with_lines).value(node, ()) if node is not None else None
     except _TooMuch as error:
         at = f"{label}:{error.line}" if with_lines else label
@@ -202,6 +209,12 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.nodes = self.depth = 0
 
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """The tag of a node without one; `_plain` reads plain scalars."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _PLAIN
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node, with all that is in it."""
         self.nodes += 1
@@ -217,6 +230,10 @@ def _limit(nodes: int, depth: int, line: int) -> None:
         raise _TooMuch(f"more than {MAX_NODES} values, aliases counted where they are used", line)
     if depth > MAX_DEPTH:
         raise _TooMuch(f"nested deeper than {MAX_DEPTH} levels", line)
+
+
+_Keys = dict[str, tuple[yaml.ScalarNode, yaml.Node]]
+_MERGE = "<<"
 
 
 class _Reader:
@@ -243,43 +260,73 @@ class _Reader:
         return self.value(node, where)
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        found = {}
+        for key, (key_node, value_node) in self._keys(node, where).items():
+            self.source.places.setdefault((*where, key), self._place(key_node))
+            found[key] = self.value(value_node, (*where, key))
+        return found
+
+    def _keys(self, node: yaml.MappingNode, where: Where, merges: int = 0) -> _Keys:
+        """The keys of a mapping and their values: its own, then those merged into it (`<<`) that it does not have."""
         self._refuse_tag(node, where, "map")
-        found: dict[str, Any] = {}
-        lines: dict[str, int] = {}
+        found: _Keys = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problem((*where, "?"), key_node, "expected a word as key, found a group of values")
                 continue
             key = self._text(key_node, where)
             line = key_node.start_mark.line + 1
-            if key == "<<" and key_node.style is None:
-                self._problem((*where, key), key_node, "merge keys are not read; write the keys out")
-                continue
             if key in found:
+                before = found[key][0].start_mark.line + 1
                 again = (
-                    f"given twice, on line {lines[key]} and on line {line}"
-                    if self.with_lines
-                    else "given twice"
+                    f"given twice, on line {before} and on line {line}" if self.with_lines else "given twice"
                 )
                 self._problem((*where, key), key_node, f"{again}; expected one")
                 continue
-            lines[key] = line
-            self._mark(key_node, (*where, key))
-            found[key] = self.value(value_node, (*where, key))
+            found[key] = key_node, value_node
+        merge = found.get(_MERGE)
+        if merge is None or merge[0].style is not None:
+            return found
+        del found[_MERGE]
+        listed = merge[1].value if isinstance(merge[1], yaml.SequenceNode) else [merge[1]]
+        for other in listed:
+            if not isinstance(other, yaml.MappingNode):
+                self._problem((*where, _MERGE), merge[0], "expected a group of keys, or a list of groups")
+                continue
+            self.nodes += len(other.value)
+            _limit(self.nodes, len(where) + merges, other.start_mark.line + 1)
+            found = {**self._keys(other, where, merges + 1), **found}
         return found
 
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
         text = self._text(node, where)
-        if node.style is not None:
-            self._refuse_tag(node, where, "str")
+        if node.tag in _TAGGED:
+            found = self._tagged(node, where, text)
+        elif node.tag == _PLAIN and node.style is None:
+            found = float(text.replace(".", "")) if _NON_FINITE.fullmatch(text) else _plain(text)
+        else:
+            if node.tag != _PLAIN:
+                self._refuse_tag(node, where, "str")
             return text
-        if node.tag != _IMPLICIT.resolve(yaml.ScalarNode, text, (True, False)):  # type: ignore[no-untyped-call]
-            self._refuse_tag(node, where, "")
-            return text
-        if _NON_FINITE.fullmatch(text):
-            self._problem(where, node, f"expected a finite number, found {text}")
+        if isinstance(found, float) and not math.isfinite(found):
+            self._problem(where, node, f"expected a finite number, found {shortened(text)}")
             return 0
-        return _plain(text)
+        return found
+
+    def _tagged(self, node: yaml.ScalarNode, where: Where, text: str) -> Any:
+        """What PyYAML's safe loader makes of a scalar with a tag."""
+        try:
+            if len(text) > _MAX_NUMBER:
+                raise ValueError
+            return yaml.constructor.SafeConstructor().construct_object(node)
+        except (
+            ValueError,
+            LookupError,
+            OverflowError,
+        ):  # in these ways PyYAML says that a text has another kind
+            kind = node.tag.removeprefix(_STANDARD_TAG)
+            self._problem(where, node, f"expected a value of the YAML tag {kind!r}, found {describe(text)}")
+            return 0
 
     def _text(self, node: yaml.ScalarNode, where: Where) -> str:
         """The text of a scalar; JSON writes a letter beyond U+FFFF as two halves, which PyYAML leaves apart."""
@@ -293,7 +340,7 @@ class _Reader:
     def _refuse_tag(self, node: yaml.Node, where: Where, expected: str) -> None:
         if node.tag not in (_STANDARD_TAG + expected, "!"):
             name = node.tag.removeprefix(_STANDARD_TAG)
-            self._problem(where, node, f"expected a value without a YAML tag, found the tag {name!r:.60}")
+            self._problem(where, node, f"the YAML tag {name!r:.60} is not read; write the value without it")
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self.source.label}:{node.start_mark.line + 1}" if self.with_lines else self.source.label
@@ -311,7 +358,7 @@ def _plain(text: str) -> Any:
         return None
     if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
         return text.lower() == "true"
-    if _INT.fullmatch(text) and len(text) <= 40:
+    if _INT.fullmatch(text) and len(text) <= _MAX_NUMBER:
         return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
     if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,9 +56,17 @@ def write(content: str | bytes, name: str = "s.yaml") -> Path:
         ("128-64", "128-64"),
         ("1e999", "1e999"),
         ("9" * 41, float("9" * 41)),
+        ("!!float 1e-5", 1e-5),
+        ("!!float 1", 1.0),
+        ('!!float "2.5"', 2.5),
+        ("!!int '5'", 5),
+        ("!!bool yes", True),
+        ("!!null ''", None),
+        ("!!str 1e-5", "1e-5"),
+        ("! '5'", "5"),
     ],
 )
-def test_scalars_are_read_by_yaml_1_2(text, value):
+def test_scalars_are_read_by_yaml_1_2_and_tagged_ones_by_their_tag(text, value):
     found = parse(text, "x").values
     assert (found, type(found)) == (value, type(value))
 
@@ -102,6 +111,12 @@ def test_a_byte_order_mark_is_no_mistake():
     assert read(write(b"\xef\xbb\xbfrun_cap: 1"), SWEEP).values == {"run_cap": 1}
 
 
+def test_byte_order_marks_of_files_joined_into_one_are_no_mistake():
+    found = read(write("# first\n\ufeffname: a\n\ufeff\ufeffrun_cap: 1\n\ufeff# end\n"), SWEEP)
+    assert found.values == {"name": "a", "run_cap": 1}
+    assert found.places["run_cap",] == "s.yaml:3"
+
+
 def test_a_file_that_is_too_large_is_not_parsed():
     assert refusal(write(b"#" * (MAX_BYTES + 1))) == "s.yaml: larger than 256 KiB; expected a sweep file"
 
@@ -143,6 +158,28 @@ def test_an_alias_may_repeat_a_few_values():
     assert spec.parameters["l1"] == spec.parameters["l2"]
 
 
+def test_merge_keys_give_what_a_group_has_not_itself_and_the_lines_where_it_stands():
+    text = (
+        "strength: &strength {min: 1, max: 3}\nlog: &log\n  <<: *strength\n  scale: log\n  min: 2\n"
+        "l1:\n  <<: [*log, {max: 4, optional: true}]\n  scale: linear\n'<<': 1\n"
+    )
+    found = parse(text, "s.yaml", with_lines=True)
+    assert found.values == {**yaml.safe_load(text), "<<": 1}
+    assert found.values["l1"] == {"scale": "linear", "min": 2, "max": 3, "optional": True}
+    assert [found.places["l1", key] for key in ("scale", "min", "max", "optional")] == [
+        *("s.yaml:8", "s.yaml:5", "s.yaml:1", "s.yaml:7")
+    ]
+    assert found.problems == []
+
+
+def test_merges_of_merges_end_where_aliases_do():
+    bomb = "a: &a {x: 1}\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)}\n  <<: [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
+    )
+    assert "more than 5000 values, aliases counted where they are used" in refusal(write(bomb))
+    assert "nested deeper than 32 levels" in refusal(write("a: &a\n  <<: *a\n"))
+
+
 def problems_of(text: str) -> list[str]:
     with pytest.raises(SpecError) as refused:
         SweepSpec.load(write(text))
@@ -162,19 +199,23 @@ GOOD = "run_cap: 5\nparameters: {dropout: {values: [0, 0.1]}}\n"
         ),
         (
             "seed: !!python/object/apply:os.system [true]\n",
-            "s.yaml:1: seed: expected a value without a YAML tag, found "
-            "the tag 'python/object/apply:os.system'",
+            "s.yaml:1: seed: the YAML tag 'python/object/apply:os.system' is not read; write the value without it",
         ),
-        ("seed: !!str 5\n", "s.yaml:1: seed: expected a value without a YAML tag, found the tag 'str'"),
-        ("seed: !mine 5\n", "s.yaml:1: seed: expected a value without a YAML tag, found the tag '!mine'"),
+        ("seed: !!int five\n", "s.yaml:1: seed: expected a value of the YAML tag 'int', found \"five\""),
+        ("seed: !mine 5\n", "s.yaml:1: seed: the YAML tag '!mine' is not read; write the value without it"),
+        ("seed: !!float -.inf\n", "s.yaml:1: seed: expected a finite number, found -.inf"),
         (
             "training: !!set {a}\n",
-            "s.yaml:1: training: expected a value without a YAML tag, found the tag 'set'",
+            "s.yaml:1: training: the YAML tag 'set' is not read; write the value without it",
         ),
         ("seed: .nan\n", "s.yaml:1: seed: expected a finite number, found .nan"),
         ("seed: -.INF\n", "s.yaml:1: seed: expected a finite number, found -.INF"),
         ("? [a, b]\n: 1\n", "s.yaml:1: ?: expected a word as key, found a group of values"),
-        ("<<: {seed: 1}\n", "s.yaml:1: <<: merge keys are not read; write the keys out"),
+        ("<<: 1\n", "s.yaml:1: <<: expected a group of keys, or a list of groups"),
+        (
+            "early_stopping: &e\n  patience: 2\n  patience: 3\n",
+            "s.yaml:3: early_stopping.patience: given twice, on line 2 and on line 3; expected one",
+        ),
     ],
 )
 def test_what_yaml_allows_and_a_sweep_does_not_is_refused_with_its_line(text, problem):

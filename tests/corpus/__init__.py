@@ -59,8 +59,7 @@ TAGS = {
     "a tag that is a list of pairs": "!!pairs [a: 1]",
     "a tag that is base64": "!!binary aGVsbG8=",
     "a tag that is a day": "!!timestamp tomorrow",
-    "a tag that is a number": '!!int "5"',
-    "a tag that is nothing": "!!null ''",
+    "a number's tag on a word": "!!int five",
     "a tag without its handle": "!nowhere!x 1",
 }
 """Tags of YAML in place of a value."""

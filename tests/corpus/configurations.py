@@ -87,7 +87,7 @@ KEYS = {
     "a digest of other data": (f"data: {{name: mnist-5k, digest: '{'0' * 64}'}}", "expected the same data"),
     "a key given twice": ("seed: 1\nseed: 2", "given twice"),
     "a key of a group given twice": ("training: {batch_size: 1, batch_size: 2}", "given twice"),
-    "a merge key": ("<<: {seed: 1}", "merge keys are not read"),
+    "a merge key that merges a number": ("<<: 1", "<<: expected a group of keys"),
     "a list as a key": ("? [a]\n: 1", "expected a word as key"),
     "a key with a terminal's escape": ('"a\\x1b[2J": 1', "unknown key"),
     "a key with an end of line": ('"a\\nerror: b": 1', "unknown key"),
@@ -167,7 +167,7 @@ def _all() -> Iterator[Malformed]:
     for what, (old, new, said) in PROVENANCE.items():
         yield best(what, with_line(old, new), said)
     for what, tag in TAGS.items():
-        said = "not YAML" if "!nowhere!" in tag else "without a YAML tag"
+        said = "not YAML" if "!nowhere!" in tag else "YAML tag"
         yield best(what, f"seed: {tag}\n", said)
         yield best(f"{what}, in the provenance", with_line("trial: 3", f"trial: {tag}"), said)
     for what, content in encodings(GOOD).items():

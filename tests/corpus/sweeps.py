@@ -113,8 +113,9 @@ WHAT_YAML_ALLOWS = {
         "dropout.max: given twice",
     ),
     "a key given twice, once in quotation marks": ('seed: 1\n"seed": 2', "given twice"),
-    "a merge key": ("x: &x {seed: 1}\n<<: *x", "merge keys are not read"),
-    "a merge key of a list": ("<<: [{seed: 1}, {seed: 2}]", "merge keys are not read"),
+    "a merge key that merges a number": ("<<: [{seed: 1}, 2]", "<<: expected a group of keys"),
+    "a merge key given twice": ("<<: {seed: 1}\n<<: {seed: 2}", "<<: given twice"),
+    "a group merged into itself": ("early_terminate: &x\n  <<: *x", "nested deeper than 32 levels"),
     "a list as a key": ("? [a, b]\n: 1", "expected a word as key"),
     "a group as a key": ("? {a: b}\n: 1", "expected a word as key"),
     "an alias as a key": ("x: &x [1]\n? *x\n: 1", "expected a word as key"),
@@ -482,7 +483,7 @@ def _all() -> Iterator[Malformed]:
     for what, content in encodings(GOOD).items():
         yield text(f"the encoding: {what}", content, "UTF-8" if _no_utf8(content) else "not YAML")
     for what, tag in TAGS.items():
-        yield text(what, beside(f"seed: {tag}"), "not YAML" if "!nowhere!" in tag else "without a YAML tag")
+        yield text(what, beside(f"seed: {tag}"), "not YAML" if "!nowhere!" in tag else "YAML tag")
     for fragments in (WHAT_YAML_ALLOWS, TOP, GROUPS):
         yield from _fragments(fragments)
     for what, (parameters, said) in PARAMETERS.items():
