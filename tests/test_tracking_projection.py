@@ -13,10 +13,14 @@ import tracking_records as records
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from regtune.config import METRICS
-from regtune.tracking import Origin, StudyFacts, names
+from regtune.config import METRICS, RegularizationConfig, TrialConfig
+from regtune.record import BUDGET, DATA, SPEC, STUDY_UID
+from regtune.spec import SweepSpec
+from regtune.tracking import DataFacts, Origin, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.store import connect
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -211,15 +215,78 @@ def test_what_a_trial_said_while_it_ran_comes_too_late_when_it_has_ended(store: 
     assert store.contents() == before
 
 
-def test_every_run_has_the_same_params_and_controls_say_theirs(store: Store) -> None:
+def searched(run: Run) -> dict[str, str]:
+    return {name: value for name, value in run.data.params.items() if name in records.COLUMNS}
+
+
+def test_every_trial_has_its_whole_configuration_as_params_and_controls_say_theirs(store: Store) -> None:
     trials = records.study(9)
     store.project(records.facts(), *trials)
     _, *children = store.runs()
-    assert {tuple(sorted(run.data.params)) for run in children} == {tuple(sorted(records.COLUMNS))}
-    assert children[3].data.params == {"dropout": "0.0", "l1": "1e-05", "l2": "0.0", "batchnorm": "none"}
-    assert children[5].data.params["batchnorm"] == "before_activation"
+    assert searched(children[3]) == {"dropout": "0.0", "l1": "1e-05", "l2": "0.0", "batchnorm": "none"}
+    assert searched(children[5])["batchnorm"] == "before_activation"
+    rest = {name: value for name, value in children[3].data.params.items() if name not in records.COLUMNS}
+    assert rest == {
+        **{"hidden": "128-64", "activation": "relu"},
+        **{"optimizer": "adam", "learning_rate": "0.001", "momentum": "0.0", "weight_decay": "0.004"},
+        **{"batch_size": "32", "max_epochs": "30", "fused": "True"},
+        **{"monitor": "val_cross_entropy", "patience": "4", "min_delta": "0.0"},
+        **{"data.name": "mnist", "data.validation": "0.2", "data.split_seed": "42", "seed": "1003"},
+    }
     number, _, record = trials[8]
     assert float(store.run(number).data.params["dropout"]) == record.parameters["dropout"]
+
+
+def test_what_differs_between_the_layers_is_a_param_of_each_and_early_stopping_may_be_off(
+    store: Store,
+) -> None:
+    layers = RegularizationConfig(dropout=(0.1, 0.2), batchnorm=("none", "before_activation"))
+    network = TrialConfig(regularization=layers, early_stopping=None)
+    facts = replace(records.facts(), parameters=("dropout.1", "dropout.2", "patience"))
+    store.project(facts, (0, "RUNNING", replace(records.started(0), config=network, parameters={})))
+    found = store.run(0).data.params
+    assert (found["dropout.1"], found["dropout.2"]) == ("0.1", "0.2")
+    assert (found["batchnorm.1"], found["batchnorm.2"]) == ("none", "before_activation")
+    assert found["early_stopping"] == "off"
+    assert not {"dropout", "batchnorm", "patience", "monitor"} & found.keys()
+
+
+def test_a_run_of_the_version_before_gets_the_params_that_it_lacks_and_keeps_its_own(store: Store) -> None:
+    store.project(records.facts(), records.complete(0))
+    with sqlite3.connect(store.database) as database:
+        database.execute("DELETE FROM params WHERE key NOT IN ('dropout', 'l1', 'l2', 'batchnorm')")
+        database.execute("UPDATE params SET value = '0' WHERE key = 'l1'")
+    store.project(records.facts(), records.complete(0))
+    assert searched(store.run(0)) == {"dropout": "0.2", "l1": "0", "l2": "0.0001", "batchnorm": "none"}
+    assert store.run(0).data.params["learning_rate"] == "0.001"
+    assert store.project(records.facts(), records.complete(0)).writes == 0
+
+
+def test_the_study_s_own_run_has_its_sweep_file_and_says_what_is_fixed_and_what_is_searched(
+    store: Store, tmp_path: Path
+) -> None:
+    spec = SweepSpec.load(
+        ROOT / "sweeps" / "quickstart.yaml", ["parameters.patience={'values': [1, 3]}", "method=random"]
+    )
+    data = {key: getattr(records.facts().data, key) for key in DataFacts.__dataclass_fields__}
+    attributes = {SPEC: spec.identity(), BUDGET: {"run_cap": 32}, STUDY_UID: "study-1", DATA: data}
+    file = tmp_path / "sweep.yaml"
+    for cap in (32, 40):  # a budget may be raised
+        attributes[BUDGET] = {"run_cap": cap, "timeout": None, "keep_models": 5}
+        store.project(StudyFacts.of("quickstart", attributes)).study("RUNNING", None)
+        (parent,) = store.runs()
+        store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
+        assert SweepSpec.load(file) == spec.model_copy(update={"run_cap": cap})
+    found = parent.data.params
+    assert {key: found[key] for key in ("method", "hidden", "learning_rate", "data.name", "seed")} == {
+        "method": "random",
+        "hidden": "128-64",
+        "learning_rate": "0.001",
+        "data.name": "mnist-5k",
+        "seed": "42",
+    }
+    assert (found["l1"], found["patience"]) == ("1e-7 to 0.001, log, or 0 (off)", "1, 3")
+    assert store.project(StudyFacts.of("quickstart", attributes)).study("RUNNING", None) is False
 
 
 def test_data_sets_are_inputs_with_their_digest_and_part(store: Store) -> None:
@@ -378,7 +445,7 @@ def test_long_histories_and_many_params_go_in_batches(store: Store) -> None:
     store.project(records.facts(), (0, "RUNNING", record))
     run = store.run(0)
     assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 190
-    assert len(run.data.params) == 150 + len(records.COLUMNS)
+    assert {f"p{index}" for index in range(150)} < set(run.data.params)
 
 
 def test_what_was_cut_off_in_the_middle_is_completed(store: Store) -> None:
@@ -392,7 +459,7 @@ def test_what_was_cut_off_in_the_middle_is_completed(store: Store) -> None:
         database.execute("DELETE FROM params WHERE run_uuid = ? AND key = 'l2'", (run.info.run_id,))
     store.project(records.facts(), (number, state, record))
     run = store.run(0)
-    assert set(run.data.params) == set(records.COLUMNS)
+    assert set(searched(run)) == set(records.COLUMNS)
     assert len(store.client.get_metric_history(run.info.run_id, "loss")) == record.epochs
 
 

@@ -5,6 +5,7 @@ Plain values: MLflow is imported only for what is its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from regtune.quoting import printable
-from regtune.record import State, TrialRecord
+from regtune.record import State, TrialRecord, Value
 from regtune.tracking import names
 from regtune.tracking.facts import Origin, ParentState, StudyFacts, params
 from regtune.tracking.notes import study_note, trial_note
@@ -37,9 +38,9 @@ class Contents:
     """What a run says, all of it.
 
     tags: those that a run is made with and keeps to. note: its description, until a person writes another.
-    points: of each metric, in the order of the steps. config: makes the text of `config.yaml`; None for a run
-    without one. artifacts: file name -> SHA-256, without `config.yaml`. status: as MLflow has it. ended_ms:
-    None while it runs, and for "whenever it was".
+    points: of each metric, in the order of the steps. config: makes the text of the file `config_name`, which is
+    written again when the tag CONFIG_DIGEST changes; None for a run without one. artifacts: file name -> SHA-256,
+    without that file. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was".
     """
 
     name: str
@@ -51,6 +52,7 @@ class Contents:
     status: str
     ended_ms: int | None
     config: Callable[[], str] | None = None
+    config_name: str = names.CONFIG
     artifacts: Mapping[str, str] | None = None
 
 
@@ -66,13 +68,17 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
         started_ms=record.started_ms,
         tags={names.STUDY_UID: facts.uid, **trial_tags(number, state, record)},
         note=trial_note(facts, number),
-        params={name: str(value) for name, value in params(facts, record).items()},
+        params=_text(params(facts, record)),
         points=points_of(facts, record),
         status=status,
         ended_ms=ended,
         config=record.config.to_yaml,
         artifacts=record.artifacts,
     )
+
+
+def _text(values: Mapping[str, Value]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def run_name(number: int, record: TrialRecord, retrained: Origin | None = None) -> str:
@@ -93,7 +99,9 @@ def study_contents(
     facts: StudyFacts, state: ParentState, winner: int | None, best: Run | None, at_ms: int | None = None
 ) -> Contents:
     """What a study's own run says. best: the run of its best trial, `winner`. at_ms: when it ended."""
+    file = facts.sweep_file
     tags = {**study_tags(facts), names.STATE: state}
+    tags |= {names.CONFIG_DIGEST: hashlib.sha256(file.encode()).hexdigest()} if file else {}
     points: dict[str, list[Point]] = {}
     if best is not None:
         tags |= {names.BEST_RUN: best.run_id, names.BEST_NUMBER: str(winner)}
@@ -113,10 +121,12 @@ def study_contents(
         started_ms=started,
         tags=tags,
         note=study_note(facts, state, winner, best.tags if best else {}, figures),
-        params={},
+        params=_text(facts.settings),
         points=points,
         status=state,
         ended_ms=None if state == names.RUNNING else at_ms,
+        config=(lambda: file) if file else None,
+        config_name=names.SWEEP_FILE,
     )
 
 

@@ -22,7 +22,7 @@ def trial_folder(artifacts: Path, uid: str) -> Path:
 
 @dataclass(frozen=True)
 class Lack:
-    """What a run lacks. points: with their metric's name, oldest first. config: whether `config.yaml` is missing.
+    """What a run lacks. points: with their metric's name, oldest first. config: whether its configuration is missing.
 
     artifacts: files to be brought. surplus: files to be removed. ended_ms: Unix milliseconds.
     """
@@ -84,7 +84,7 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
                 message[names.MESSAGE] = (
                     f"{name} has digest {found}, its record says {digest}: not shown here"
                 )
-        surplus = [name for name in tagged if name != names.CONFIG and name not in artifacts]
+        surplus = [name for name in tagged if name != wanted.config_name and name not in artifacts]
     tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
     tags |= note(run.tags, wanted.note)
     same_end = wanted.ended_ms is None or run.end_ms == wanted.ended_ms
@@ -94,7 +94,8 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         params={name: value for name, value in wanted.params.items() if name not in run.params},
         tags=tags,
         inputs=not run.inputs,
-        config=wanted.config is not None and (names.CONFIG not in present or names.CONFIG_DIGEST in tags),
+        config=wanted.config is not None
+        and (wanted.config_name not in present or names.CONFIG_DIGEST in tags),
         artifacts=brought,
         surplus=surplus,
         status=None if done else wanted.status,

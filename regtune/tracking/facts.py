@@ -6,10 +6,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from regtune.config import TrialConfig
 from regtune.leaderboard import parameter_of
-from regtune.record import CREATED, DATA, DESCRIPTION, SPEC, STUDY_UID, VERSIONS, TrialRecord, Value, uid_of
+from regtune.record import (
+    BUDGET,
+    CREATED,
+    DATA,
+    DESCRIPTION,
+    SPEC,
+    STUDY_UID,
+    VERSIONS,
+    TrialRecord,
+    Value,
+    uid_of,
+)
+from regtune.source import text_of
+
+if TYPE_CHECKING:
+    from regtune.space import Space
 
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
@@ -44,9 +60,10 @@ class StudyFacts:
     """A study as MLflow shows it.
 
     uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that
-    of the MLflow experiment. parameters: the searched parameters, each a param of every run. metric, goal:
+    of the MLflow experiment. parameters: the searched parameters, which the saved view shows. metric, goal:
     what is optimized. versions: of Python and the libraries. created_ms: Unix milliseconds, None when
-    unknown. retrained: for a retraining, which is shown like a study of one trial.
+    unknown. settings: the params of the study's own run, what is fixed and over what is searched. sweep_file: the
+    canonical sweep file, YAML. retrained: for a retraining, which is shown like a study of one trial.
     """
 
     uid: str
@@ -60,6 +77,8 @@ class StudyFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     created_ms: int | None = None
     description: str = ""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    sweep_file: str = ""
     retrained: Origin | None = None
 
     @classmethod
@@ -68,28 +87,79 @@ class StudyFacts:
         from regtune.space import Space  # it imports Optuna, which the writer's process does without
         from regtune.spec import SweepSpec
 
-        spec = attributes[SPEC]
+        spec, data = attributes[SPEC], attributes[DATA]
+        space = Space(SweepSpec.from_dict({**spec, "run_cap": 1}))
+        description = str(attributes.get(DESCRIPTION, ""))
+        whole = {**spec, **attributes.get(BUDGET, {}), "description": description}
+        file = {key: whole[key] for key in SweepSpec.model_fields if key in whole}
         return cls(
             uid=uid_of(attributes[STUDY_UID]),
             name=name,
             sweep=str(spec.get("name", name)),
-            parameters=Space(SweepSpec.from_dict({**spec, "run_cap": 1})).names,
-            data=DataFacts(**{key: attributes[DATA][key] for key in DataFacts.__dataclass_fields__}),
+            parameters=space.names,
+            data=DataFacts(**{key: data[key] for key in DataFacts.__dataclass_fields__}),
             metric=str(spec["metric"]["name"]),
             goal=spec["metric"]["goal"],
             method=str(spec["method"]),
             versions=dict(attributes.get(VERSIONS, {})),
             created_ms=attributes.get(CREATED),
-            description=str(attributes.get(DESCRIPTION, "")),
+            settings=_settings(space) | {"data.digest": data["digest"]},
+            description=description,
+            sweep_file=text_of(file, flow=None),
         )
 
 
+def _settings(space: Space) -> dict[str, Value]:
+    """What a sweep was begun with, under the names of its trials' params: of what is searched, the range."""
+    from regtune.space.columns import shown
+    from regtune.spec import TARGETS
+
+    spec = space.spec
+    fixed = [
+        name
+        for name, target in TARGETS.items()
+        if name not in spec.searched and (target.block != "early_stopping" or spec.early_stopping)
+    ]
+    return {
+        "method": spec.method,
+        "metric": spec.metric.name,
+        "early_terminate": spec.early_terminate.type if spec.early_terminate else "off",
+        **({} if spec.early_stopping else _NO_EARLY_STOPPING),
+        **{name: shown(spec.fixed(name)) for name in fixed},
+        **{row.name: row.range for row in space.rows},
+        "data.name": spec.dataset,
+        "data.validation": spec.split.validation,
+        "data.split_seed": spec.split.seed,
+        "seed": spec.seed,
+    }
+
+
 def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
-    """The params of a trial's run: every searched parameter, off being 0; a control's are read from its
-    configuration.
+    """The params of a trial's run: its whole configuration, flat. Every searched parameter is among them, off being 0;
+    a control's are read from its configuration.
     """
-    shown = dict(record.parameters)
+    shown = _flat(record.config) | dict(record.parameters)
     for name in facts.parameters:
         if name not in shown and (value := parameter_of(record.config, name)) is not None:
             shown[name] = value
     return shown
+
+
+def _flat(config: TrialConfig) -> dict[str, Value]:
+    """Every key of a configuration under its own name, the data's as `data.name`; what differs between the layers as
+    `dropout.1`, `dropout.2`.
+    """
+    blocks = (config.model, config.training, config.early_stopping)
+    found: dict[str, Value] = {key: value for block in blocks if block for key, value in block}
+    found["hidden"] = "-".join(map(str, config.model.hidden))
+    for key, values in config.regularization:
+        same = len(set(values)) == 1
+        found |= (
+            {key: values[0]} if same else {f"{key}.{at}": value for at, value in enumerate(values, start=1)}
+        )
+    found |= {} if config.early_stopping else _NO_EARLY_STOPPING
+    found |= {f"data.{key}": value for key, value in config.data if value is not None}
+    return found | {"seed": config.seed}
+
+
+_NO_EARLY_STOPPING = {"early_stopping": "off"}

@@ -1,6 +1,6 @@
 """Every name that regtune writes into MLflow: tags, metrics and artifacts, in one place.
 
-Params have no names of their own: they are the searched parameters, as the board shows them.
+Params have no names of their own: they are the keys of a configuration, searched ones as the board shows them.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ L2_NORM: Final = "weights/l2_norm"
 
 # Artifacts of a run
 CONFIG: Final = "config.yaml"
+SWEEP_FILE: Final = "sweep.yaml"
+"""Of a study's own run: its sweep file in the canonical form."""
 MODEL: Final = "model.keras"
 
 # MLflow's run statuses

@@ -304,10 +304,10 @@ class Projection:
         if lack.config and wanted.config is not None:
             text = wanted.config()
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / names.CONFIG
+                file = Path(folder) / wanted.config_name
                 file.write_text(text, encoding="utf-8")
                 repository.log_artifact(str(file))
-            tags[names.ARTIFACT + names.CONFIG] = digest(text)
+            tags[names.ARTIFACT + wanted.config_name] = digest(text)
             self.writes += 1
         for name in lack.artifacts:
             folder_ = trial_folder(self._artifacts, wanted.tags[names.TRIAL_UID])
