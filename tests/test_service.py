@@ -39,7 +39,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=60):
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=60):
             return True
     except OSError:
         return False
@@ -114,7 +114,13 @@ def test_a_sweep_writes_to_the_folders_server_else_to_its_store(
 
 
 @pytest.mark.slow
-def test_up_runs_in_the_background_and_again_says_where(settings: Settings) -> None:
+def test_up_runs_in_the_background_and_again_says_where(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):  # what is on this machine is reached without it
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
     port = free_port()
     with ThreadPoolExecutor() as pool:  # two at once
         both = [pool.submit(regtune, "up", "--port", str(port)) for _ in range(2)]

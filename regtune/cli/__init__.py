@@ -15,6 +15,7 @@ import typer
 from regtune.cli import db, keep, look, run, serve, setup, use
 from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
 from regtune.errors import RegtuneError
+from regtune.proxies import bypass_proxies
 
 BROKEN_PIPE = 141
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,6 +53,7 @@ def _regtune(
 def main() -> None:
     """Run and exit: 0, 1 for what failed, 2 for what was typed wrong, 130 when interrupted."""
     prepare_streams()
+    bypass_proxies()
     code, unwritten = 1, False
     try:
         code = _run()

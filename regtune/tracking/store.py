@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
 from regtune.errors import StorageError, TrackingError
+from regtune.proxies import bypass_proxies
 from regtune.settings import sqlite_url
 from regtune.storage import database_path, engine_options, is_sqlite, migration, place, schema_lock
 from regtune.storage.passwords import give_password
@@ -48,6 +49,7 @@ def settle_environment(uri: str = "") -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.update(SILENCE)
+    bypass_proxies(uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if is_server(uri):
         for name in (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN):
