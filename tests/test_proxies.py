@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+
 import psutil
 import pytest
 from requests.utils import should_bypass_proxies

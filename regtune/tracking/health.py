@@ -1,4 +1,4 @@
-"""Whether MLflow answers at the address of a tracking server: asked once, with a short limit, without MLflow's client."""
+"""Whether MLflow answers at a tracking server's address: asked with a short limit, and without MLflow's own client."""
 
 from __future__ import annotations
 
@@ -46,18 +46,20 @@ def trouble(url: str, seconds: float = SECONDS) -> str:
         search_experiments(url, {"max_results": 1}, seconds)
     except urllib.error.HTTPError as error:
         return _refusal(error)
-    except TimeoutError:
-        return f"does not answer within {seconds:.0f} s"
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):  # MLflow's client may know the authority
-            return ""
-        if isinstance(error.reason, TimeoutError):
-            return f"does not answer within {seconds:.0f} s"
-        why = getattr(error.reason, "strerror", None) or error.reason
-        return f"cannot be reached ({why})"
-    except (OSError, ValueError, HTTPException):
-        return "does not answer as MLflow does"
+    except (OSError, ValueError, HTTPException) as error:
+        return _failure(error, seconds)
     return ""
+
+
+def _failure(error: Exception, seconds: float) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow's client may know the authority
+        return ""
+    if isinstance(reason, TimeoutError):
+        return f"does not answer within {seconds:.0f} s"
+    if reason is error or isinstance(reason, ssl.SSLError):
+        return "does not answer as MLflow does"
+    return f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
@@ -68,5 +70,7 @@ def _refusal(error: urllib.error.HTTPError) -> str:
         said = ""
     if error.code == 401 or '"error_code"' in said:
         return ""
-    plain = error.headers.get_content_type() == "text/plain" and " ".join(said.split())[:LONGEST_REASON]
+    plain = (
+        " ".join(said.split())[:LONGEST_REASON] if error.headers.get_content_type() == "text/plain" else ""
+    )
     return f"does not answer as MLflow does (HTTP {error.code}{f': {plain}' if plain else ''})"
