@@ -15,10 +15,10 @@ from pathlib import Path
 from regtune.errors import NoStudies
 from regtune.leaderboard import list_studies
 from regtune.record import uid_of
-from regtune.retrain import RETRAINED
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine
 from regtune.study import delete
+from regtune.tracking.names import RETRAINED
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regtune.best import Best, Provenance
-from regtune.config import METRICS, DataConfig
+from regtune.config import METRICS, DataConfig, RegularizationConfig
 from regtune.data import load_data
 from regtune.errors import StorageError, WorkerError
 from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed
@@ -20,11 +20,10 @@ from regtune.settings import Settings
 from regtune.storage import DISK_FULL, writable_folder
 from regtune.study import now_ms, versions
 from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
+from regtune.tracking.names import RETRAINED
 from regtune.tracking.store import check_store
 from regtune.training.result import TrialResult
 
-RETRAINED = "train-"
-"""The uid of a retraining begins so; no study has it, and no clean-up takes it for a study that is gone."""
 TICK_SECONDS = 0.25
 
 
@@ -130,14 +129,14 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyF
         uid=uid,
         name=f"{printable(found.study)}, again" if found else "train",
         sweep=printable(found.study) if found else "train",
-        parameters=(),
+        parameters=tuple(RegularizationConfig.model_fields),
         data=data,
         metric=metric,
         goal="maximize" if metric.endswith("accuracy") else "minimize",
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
-        retrained=Origin(found.study, found.trial) if found and not best.changed else Origin(),
+        retrained=Origin(found.study, found.trial, found.uid) if found and not best.changed else Origin(),
     )
 
 

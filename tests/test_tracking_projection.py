@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from regtune.spec import SweepSpec
 from regtune.tracking import DataFacts, Origin, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.store import connect
+from regtune.tracking.views import KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -412,15 +414,60 @@ def test_a_retraining_is_no_trial_of_the_study(
     store: Store, origin: Origin, study_run: str, run: str, said: str
 ) -> None:
     projection = store.project(replace(records.facts(), retrained=origin), records.complete(0))
-    (parent,) = [found for found in store.runs() if names.NUMBER not in found.data.tags]
+    parent, child = sorted(store.runs(), key=lambda found: names.PARENT in found.data.tags)
     assert str(parent.info.run_name).startswith(study_run)
-    assert store.run(0).info.run_name == f"{run}dropout 0.2 + L2 1e-4"
-    for found in (parent, store.run(0)):
+    assert child.info.run_name == f"{run}dropout 0.2 + L2 1e-4"
+    for found in (parent, child):
         assert said in found.data.tags["mlflow.note.content"]
         assert "regtune board" not in found.data.tags["mlflow.note.content"]
         assert found.data.tags["mlflow.source.name"] == "regtune train (mnist-regularization)"
     shown = store.client.get_experiment(projection.experiment_id).tags["mlflow.note.content"]
     assert "Each *training* is one configuration" in shown
+
+
+def trials_in_view(store: Store, experiment_id: str) -> list[str]:
+    """Names of the runs that the saved view shows, best first."""
+    found = store.client.get_experiment(experiment_id).tags[f"mlflow.sharedViewState.{KEY}"]
+    state = json.loads(json.loads(found)["state"])
+    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+    runs = store.client.search_runs([experiment_id], state["searchFilter"], order_by=[order])
+    return [str(run.info.run_name) for run in runs]
+
+
+def retraining_of_0() -> tuple[StudyFacts, records.Trial]:
+    origin = Origin("mnist-regularization", 0, "study-1")
+    facts = replace(records.facts(uid="train-1"), name="mnist-regularization, again", retrained=origin)
+    return facts, (0, "COMPLETE", replace(records.complete(0)[2], uid="train-1-0", parameters={}))
+
+
+def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(store: Store) -> None:
+    projection = store.project(records.facts(), records.complete(0), records.complete(1))
+    projection.study("FINISHED", 1, records.BEGIN_MS + 900_000)
+    facts, again = retraining_of_0()
+    assert store.project(facts, again).study("FINISHED", 0) is False
+    first, second, *trials = store.runs()
+    parent, found = (first, second) if first.data.tags[names.KIND] == names.STUDY else (second, first)
+    assert found.info.run_name == "again #000 dropout 0.2 + L2 1e-4"
+    assert found.data.tags[names.PARENT] == parent.info.run_id
+    assert found.data.tags[names.STUDY_UID] == "study-1"  # deleted with it
+    assert found.data.params == {**trials[0].data.params, "seed": found.data.params["seed"]}
+    assert parent.data.tags[names.BEST_NUMBER] == "1"
+    assert trials_in_view(store, projection.experiment_id) == [run.info.run_name for run in trials]
+    repeated = store.project(records.facts(), records.complete(0), records.complete(1))
+    repeated.study("FINISHED", 1, records.BEGIN_MS + 900_000)
+    assert repeated.writes == 0
+
+
+def test_a_retraining_of_the_version_before_leaves_the_view(store: Store) -> None:
+    projection = store.project(records.facts(), records.complete(0))
+    facts, again = retraining_of_0()
+    store.project(facts, again)
+    found = next(run for run in store.runs() if run.data.tags.get(names.TRIAL_UID) == "train-1-0")
+    store.client.set_tag(found.info.run_id, names.KIND, names.TRIAL)
+    assert len(trials_in_view(store, projection.experiment_id)) == 2
+    store.project(records.facts(), records.complete(0))
+    assert trials_in_view(store, projection.experiment_id) == ["#000 dropout 0.2 + L2 1e-4"]
+    assert store.project(records.facts(), records.complete(0)).writes == 0
 
 
 def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:

@@ -63,10 +63,14 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
     if status != names.RUNNING:
         last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
         ended = record.ended_ms or last
+    tags = {names.STUDY_UID: facts.uid, **trial_tags(number, state, record)}
+    if facts.retrained is not None:
+        tags[names.KIND] = names.RETRAINING
+        del tags[names.NUMBER]
     return Contents(
         name=run_name(number, record, facts.retrained),
         started_ms=record.started_ms,
-        tags={names.STUDY_UID: facts.uid, **trial_tags(number, state, record)},
+        tags=tags,
         note=trial_note(facts, number),
         params=_text(params(facts, record)),
         points=points_of(facts, record),

@@ -49,10 +49,14 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a retraining trains again: a trial of a study, or a configuration that comes from none that is known."""
+    """What a retraining trains again: a trial of a study, or a configuration that comes from none that is known.
+
+    uid: the study's.
+    """
 
     study: str | None = None
     trial: int | None = None
+    uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class StudyFacts:
     of the MLflow experiment. parameters: the searched parameters, which the saved view shows. metric, goal:
     what is optimized. versions: of Python and the libraries. created_ms: Unix milliseconds, None when
     unknown. settings: the params of the study's own run, what is fixed and over what is searched. sweep_file: the
-    canonical sweep file, YAML. retrained: for a retraining, which is shown like a study of one trial.
+    canonical sweep file, YAML. retrained: for a retraining, which belongs to the study that it is of;
+    where MLflow lacks that, and where it is of none, it is shown like a study of one trial.
     """
 
     uid: str

@@ -12,9 +12,12 @@ from regtune.record import State
 
 # Tags of experiments and runs
 KIND: Final = "regtune.kind"
-"""What a run is: STUDY (the parent) or TRIAL (a child)."""
+"""What a run is: STUDY (the parent), or a child: TRIAL, or RETRAINING, which no list of trials has."""
 STUDY: Final = "study"
 TRIAL: Final = "trial"
+RETRAINING: Final = "retraining"
+RETRAINED: Final = "train-"
+"""The uid of a retraining begins so; no study has it, and no clean-up takes it for a study that is gone."""
 SWEEP: Final = "regtune.sweep"
 """The sweep's name, on the experiment; it finds the experiment again when somebody has renamed it."""
 STUDY_UID: Final = "regtune.study_uid"

@@ -85,11 +85,14 @@ class Projection:
         return self._experiment_id
 
     def open(self) -> None:
-        """Find or make the experiment and the parent."""
+        """Find or make the experiment and the parent. Retrainings that are called trials get their own name."""
         if self._parent is None:
             self._open, self._known, self._made = {}, None, set()
             self._experiment_id = self._experiment()
-            self._parent = self._open_parent()
+            self._parent = self._retrained() or self._open_parent()
+            for run in self._reader.misnamed(self._experiment_id):
+                self._client.set_tag(run.run_id, names.KIND, names.RETRAINING)
+                self.writes += 1
 
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
         """Make the run of one trial say what its record says. Returns whether anything had to be written.
@@ -150,12 +153,14 @@ class Projection:
         """Make the parent say how the study stands, and which trial, by its number, is the best so far.
 
         at_ms: when it ended, in Unix milliseconds; None leaves what MLflow has, and means now where it has nothing.
-        Returns whether anything had to be written.
+        Returns whether anything had to be written. A retraining leaves the study that it belongs to alone.
         """
         before = self.writes
         try:
             self.open()
             assert self._parent is not None
+            if self._parent.tags[names.STUDY_UID] != self._facts.uid:
+                return False
             wanted = study_contents(self._facts, state, winner, self._winner(winner), at_ms)
             if wanted.ended_ms is None and state not in (names.RUNNING, self._parent.status):
                 wanted = replace(wanted, ended_ms=int(time.time() * 1000))
@@ -183,6 +188,12 @@ class Projection:
             self._client.set_experiment_tag(found.experiment_id, name, value)
             self.writes += 1
         return found.experiment_id
+
+    def _retrained(self) -> Run | None:
+        """The run of the study that a retraining belongs to, where MLflow has it."""
+        again = self._facts.retrained
+        found = self._reader.parents(self._experiment_id, again.uid) if again and again.uid else []
+        return next((run for run in found if not run.deleted), None)
 
     def _open_parent(self) -> Run:
         found = self._reader.parents(self._experiment_id, self._facts.uid)
@@ -246,6 +257,10 @@ class Projection:
         assert self._parent is not None
         before = self.writes
         wanted = trial_contents(self._facts, number, state, record)
+        own = {
+            names.STUDY_UID: self._parent.tags[names.STUDY_UID]
+        }  # a retraining goes with the study that it is of
+        wanted = replace(wanted, tags={**wanted.tags, **own})
         if run is None:
             run = self._create(wanted, {names.PARENT: self._parent.run_id})
             self._made.add(record.uid)

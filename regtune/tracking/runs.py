@@ -68,6 +68,9 @@ class Reader(Protocol):
     def trial(self, experiment_id: str, uid: str) -> list[Run]:
         """The runs of the trial `uid`, deleted ones too; the first comes first."""
 
+    def misnamed(self, experiment_id: str) -> list[Run]:
+        """Retrainings that an earlier version has called trials."""
+
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         """Step and value of every point of a metric."""
 
@@ -114,6 +117,12 @@ class SqlReader:
     def trial(self, experiment_id: str, uid: str) -> list[Run]:
         """See `Reader`."""
         return sorted(self._page(experiment_id, names.TRIAL_UID, uid), key=lambda run: run.age)
+
+    def misnamed(self, experiment_id: str) -> list[Run]:
+        """See `Reader`."""
+        uid = "EXISTS (SELECT 1 FROM tags k WHERE k.run_uuid = t.run_uuid AND k.key = :uid AND k.value LIKE :again)"
+        given = {"uid": names.TRIAL_UID, "again": f"{names.RETRAINED}%"}
+        return self._page(experiment_id, names.KIND, names.TRIAL, uid, given)
 
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         """See `Reader`."""
@@ -203,6 +212,11 @@ class RestReader:
     def trial(self, experiment_id: str, uid: str) -> list[Run]:
         """See `Reader`."""
         return self._all(experiment_id, _is(names.TRIAL_UID, uid))
+
+    def misnamed(self, experiment_id: str) -> list[Run]:
+        """See `Reader`."""
+        again = f"tags.`{names.TRIAL_UID}` LIKE '{names.RETRAINED}%'"
+        return self._all(experiment_id, f"{_is(names.KIND, names.TRIAL)} AND {again}")
 
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         """See `Reader`."""

@@ -39,6 +39,7 @@ def runs_path(experiment_id: str, charts: bool = False) -> str:
 
 def _state(facts: StudyFacts) -> dict[str, Any]:
     metric = names.best(facts.metric)
+    kind = names.TRIAL if facts.retrained is None else names.RETRAINING
     figures = list(dict.fromkeys((metric, names.best("val_accuracy"))))
     widths = {
         "attributes.`Run Name`": NAME,
@@ -49,7 +50,7 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
         f"tags.`{names.CONTROL}`": WIDE,
     }
     return {
-        "searchFilter": f"tags.`{names.KIND}` = '{names.TRIAL}'",
+        "searchFilter": f"tags.`{names.KIND}` = '{kind}'",
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": facts.goal == "minimize",
         "startTime": "ALL",
