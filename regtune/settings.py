@@ -99,7 +99,9 @@ def read_stores(home: Path) -> dict[str, str]:
         chosen = {name: found[name] for name in ("studies", "mlflow")}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path}: cannot be read ({error}); choose anew with: regtune up") from None
     if not all(isinstance(url, str) and url.isprintable() for url in chosen.values()):
         raise SettingsError(f"{path}: {PRINTABLE}; choose anew with: regtune up")

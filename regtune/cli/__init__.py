@@ -19,6 +19,7 @@ from regtune.proxies import bypass_proxies
 
 BROKEN_PIPE = 141
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 app = typer.Typer(
     name="regtune",
@@ -87,6 +88,11 @@ def _run() -> int:
     except RegtuneError as error:
         show_error(error)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in FORBIDDEN or error.filename is None:
+            raise
+        show_error(RegtuneError(f"{error.filename}: {error.strerror}; this account needs the right to it"))
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

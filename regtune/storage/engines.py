@@ -8,18 +8,20 @@ verb that writes. Whoever else opens a database makes none.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool
 
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import NoStudies
 from regtune.settings import sqlite_url
 from regtune.storage.locks import KEEPALIVE, SILENT_SECONDS, schema_lock
 from regtune.storage.schema import STUDIES, check_studies, look
-from regtune.storage.sqlite import beside
+from regtune.storage.sqlite import beside, connect_to_read, may_write
 from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
 from regtune.storage.urls import database_path, full_url, is_sqlite, place
 
@@ -36,6 +38,9 @@ FIRST = "no studies yet; try: regtune sweep sweeps/quickstart.yaml"
 def engine_options(url: str, password: str | None = None, session: str = "regtune") -> dict[str, Any]:
     """What `create_engine` needs beside the URL. password: of a PostgreSQL role; libpq's own ways work too."""
     if is_sqlite(url):
+        path = database_path(url)
+        if path.exists() and not may_write(path):
+            return {"creator": partial(connect_to_read, path), "poolclass": NullPool}
         return {"connect_args": {"timeout": BUSY_SECONDS}}
     arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from regtune.errors import StorageError
 from regtune.storage.troubles import BUSY_SECONDS, understood
 
 BESIDE = ("", "-wal", "-shm", "-journal")
 """What a SQLite file is made of; the others without their file would be played into the next one of that name."""
+
+
+def may_write(path: Path) -> bool:
+    """Whether this account may write a database: the file, and others beside it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection to a database that this account may only read; for a moment, as it may be closed meanwhile.
+
+    While somebody has it open, or after that one was killed, SQLite reads the write-ahead log through the files beside
+    it. When there are none it would make them, unless it is told that nobody writes ("Write-Ahead Logging", read-only
+    databases). Raises sqlite3.OperationalError.
+    """
+    try:
+        return _open_to_read(path)
+    except sqlite3.OperationalError:  # what lay beside it may have vanished in between
+        return _open_to_read(path)
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    in_use = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm"))
+    uri = f"file:{quote(str(path))}?mode=ro{'' if in_use else '&immutable=1'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    return connection
 
 
 def discard(path: Path) -> None:
@@ -29,6 +61,7 @@ def beside(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f"{path.name}.new")
     discard(fresh)
     try:
+        fresh.touch()  # SQLite itself lets the group write no file, whatever the umask says
         with closing(sqlite3.connect(fresh)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         yield fresh

@@ -32,6 +32,7 @@ _WORDS = (
     ),
     (r"disk (is )?full|no space left", DISK_FULL),
     (r"read-?only", "cannot be written; is the folder read-only?"),
+    (r"unable to open database file", "cannot be opened; may this account read it, and what lies beside it?"),
     (
         r"(database|table)( \S+)? is locked",
         f"locked by another process for more than {BUSY_SECONDS} s; end it and try again",

@@ -1,0 +1,190 @@
+"""A folder that another account has made: who may read it reads it, what needs writing says so, a group shares it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import studies
+from parts import missing
+from specs import SWEEPS, spec_of
+
+from regtune.cli import main
+from regtune.holding import hold, holder
+from regtune.settings import Settings
+from regtune.storage import locks, open_storage, sqlite
+from regtune.study import load, request
+from regtune.tracking.databases import init_databases
+
+NAME = "mnist-regularization"
+NOBODY = 65534
+GROUP = 64_000
+SAME = ("board N --csv", "show N", "studies", "plan sweep.yaml", "db check")
+READING = (*SAME, "best N", "watch N --json", "status", "sync --check", "doctor")
+WRITING = ("enqueue N dropout=0.1", "sync", "delete N --yes", "db init", "db backup ../backup", "up", "down")
+Said = dict[str, tuple[int, str, str]]
+
+
+def run(verbs: Sequence[str]) -> Said:
+    """Run verbs in this process: exit code, output and errors of each."""
+    found = {}
+    for verb in verbs:
+        sys.argv = ["regtune", *(NAME if word == "N" else word for word in verb.split())]
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            try:
+                main()
+            except SystemExit as ended:
+                code = ended.code
+        found[verb] = (code, out.getvalue(), err.getvalue())
+    return found
+
+
+def as_account(user: int, call: Callable[[], Any], umask: int = 0o022) -> Any:
+    """What `call` returns, as JSON, in a fork of this process that belongs to another account."""
+    with tempfile.TemporaryFile() as answer:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.umask(umask)
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(GROUP)
+                    os.setuid(user)
+                os.write(answer.fileno(), json.dumps(call()).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        answer.seek(0)
+        said = answer.read()
+    assert said, "the other account's process broke off"
+    return json.loads(said)
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[tuple[Path, Said]]:
+    """A folder that every account can reach, with a study in it that nobody has open; what its owner is told of it.
+
+    What is imported for a verb is imported here: another account may not be able to.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", sys.argv)
+    with tempfile.TemporaryDirectory(prefix="accounts") as folder:
+        here = Path(folder)
+        here.chmod(0o755)
+        patch.chdir(here)
+        patch.setenv("HOME", folder)
+        searched = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": list(studies.PLACEMENTS)}}
+        spec = spec_of(searched, name=NAME).identity()
+        studies.fill(studies.create(here / "draft" / "studies.db", spec=spec))
+        shutil.copy(SWEEPS[0], here / "sweep.yaml")
+        run(["sync --home draft", "stop N --home draft"])
+        (here / "mlruns").mkdir()
+        for name in ("studies.db", "mlflow.db"):
+            sqlite.copy(here / "draft" / name, here / "mlruns" / name)
+        for name in ("artifacts", "locks"):
+            shutil.copytree(here / "draft" / name, here / "mlruns" / name)
+        yield here, run(READING)
+        patch.undo()
+
+
+@pytest.fixture
+def folder(made: tuple[Path, Said], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, the current one."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HOME", str(made[0]))
+    monkeypatch.chdir(made[0])
+    return made[0]
+
+
+@contextmanager
+def not_to_be_written(folder: Path) -> Iterator[None]:
+    """For whoever is not root, and has no other account, its own folder is one that may only be read."""
+    modes = {path: path.stat().st_mode for path in (*folder.rglob("*"), folder) if os.geteuid() != 0}
+    for path, mode in modes.items():
+        path.chmod(mode & 0o555)
+    try:
+        yield
+    finally:
+        for path, mode in reversed(modes.items()):
+            path.chmod(mode)
+
+
+def test_who_may_only_read_a_folder_reads_it_and_is_told_what_needs_writing(
+    folder: Path, made: tuple[Path, Said]
+) -> None:
+    own, before = made[1], sorted((folder / "mlruns").rglob("*"))
+    with not_to_be_written(folder):
+        theirs = as_account(NOBODY, lambda: run((*READING, *WRITING)))
+    assert {verb: tuple(theirs[verb]) for verb in SAME} == {verb: own[verb] for verb in SAME}
+    for verb in READING:
+        code, _, errors = theirs[verb]
+        assert (code, errors) == (1 if verb == "doctor" else own[verb][0], own[verb][2]), theirs[verb]
+    for verb in WRITING:
+        code, _, errors = theirs[verb]
+        assert (code, errors.count("\n")) == (1, 1), theirs[verb]
+        assert "ermission denied" in errors
+    assert sorted((folder / "mlruns").rglob("*")) == before
+
+
+def test_it_is_read_while_a_sweep_runs_and_after_one_was_killed(folder: Path) -> None:
+    shutil.copytree("mlruns", "running")
+    settings = Settings(REGTUNE_HOME=Path("running"))
+    with closing(sqlite3.connect("running/studies.db")) as writer, hold(settings, "renamed"):
+        writer.execute("UPDATE studies SET study_name = 'renamed'")
+        writer.commit()
+        shutil.copytree("running", "killed")
+        verbs = ("status", "doctor", "sync --check", "stop renamed", "watch renamed --json")
+        with not_to_be_written(folder):
+            there = [f"{verb} --home running" for verb in verbs]
+            found = list(as_account(NOBODY, lambda: run((*there, "board renamed --home killed"))).values())
+    assert [code for code, _, _ in found] == [0, 1, 0, 1, 0, 0]
+    assert all(f"process {os.getpid()} on" in output for _, output, _ in found[:3])
+    assert "Permission denied" in found[3][2]
+    assert not any("Traceback" in errors for _, _, errors in found)
+
+
+def test_a_lock_that_is_looked_at_is_not_opened_for_writing(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    assert locks.file_holder(path) is None
+    with locks.hold_file(path):
+        assert locks.file_holder(path) == locks.Holder.me()
+    path.chmod(0o444)
+    with path.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # another who looks at the same moment
+        assert locks.file_holder(path) is None
+
+
+def test_with_the_umask_of_a_group_both_accounts_write(folder: Path) -> None:
+    if os.geteuid() != 0:
+        missing("two accounts need root")
+    home = folder / "shared"
+    home.mkdir()
+    os.chown(home, -1, GROUP)
+    home.chmod(0o2775)
+    settings = Settings(REGTUNE_HOME=home)
+
+    def first() -> str:
+        init_databases(settings)
+        studies.create(home / "studies.db", NAME)
+        with hold(settings, NAME):
+            return str(holder(settings, NAME))
+
+    def second() -> int:
+        with hold(settings, NAME):
+            request(settings, NAME, "stop", {})
+        return len(load(open_storage(settings), NAME).user_attrs)
+
+    assert as_account(64_001, first, umask=0o002).startswith("process ")
+    assert as_account(64_002, second, umask=0o002) == 6
+    assert all(path.stat().st_mode & 0o020 for path in home.rglob("*"))
