@@ -104,7 +104,11 @@ MEASURED = ("train_cross_entropy", "train_accuracy", "generalization_gap", "spar
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch a metric."""
+    """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch a metric.
+
+    again: while a trial that was interrupted repeats itself, how many epochs it has trained again; `history` keeps what
+    it had before. None as soon as it is as far as that, and of all others.
+    """
 
     uid: str
     config: TrialConfig
@@ -119,6 +123,7 @@ class TrialRecord:
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     epoch_ended_ms: tuple[int, ...] = ()
     epoch_seconds: tuple[float, ...] = ()
+    again: int | None = None
     kept: Kept | None = None
     end_reason: EndReason | None = None
     message: str | None = None
@@ -161,7 +166,21 @@ class TrialRecord:
             history=history,
             epoch_ended_ms=(*self.epoch_ended_ms, ended_ms),
             epoch_seconds=(*self.epoch_seconds, round(seconds, 6)),
+            again=None,
         )
+
+    def begun_again(self) -> TrialRecord:
+        """The record of an interrupted trial as it starts again from epoch 0."""
+        return replace(self, worker=None, again=0 if self.epochs else None)
+
+    def repeated(self, epoch: int) -> TrialRecord:
+        """The record after an epoch that repeats what is recorded."""
+        return replace(self, again=epoch if epoch < self.epochs else None)
+
+    @property
+    def now(self) -> TrialRecord:
+        """The record of what runs now: of the attempt under way, without what an earlier one had."""
+        return self if self.again is None else self.until(self.again)
 
     def until(self, epoch: int) -> TrialRecord:
         """The record as it was after `epoch` epochs."""

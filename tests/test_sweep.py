@@ -30,10 +30,12 @@ from regtune.errors import (
 )
 from regtune.executors.local import LocalExecutor
 from regtune.holding import hold, holder
+from regtune.leaderboard import read_progress
 from regtune.progress import FinishedTrial, Progress
 from regtune.record import TrialRecord
 from regtune.settings import Settings, load_settings
 from regtune.spec import SweepSpec
+from regtune.storage import open_engine
 from regtune.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
 
@@ -460,6 +462,34 @@ def test_stop_from_another_terminal_leaves_a_study_that_goes_on() -> None:
     assert TrialState.RUNNING not in {trial.state for trial in study().trials}
     again = run(run_cap=outcome.complete + 2)
     assert (again.stopped, again.complete) == (False, outcome.complete + 2)
+
+
+def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_sweep_lets_it_end() -> None:
+    stop = threading.Event()
+    long = {"run_cap": 400, "training": {"batch_size": 64, "max_epochs": 5}, "early_stopping": None}
+    interrupt = Watching(lambda progress: any(t.epoch >= 3 for t in progress.running) and not stop.set())
+    assert run(observer=interrupt, stop=stop, **long).stopped
+    before = records(list(study().trials))[-1]
+    seen: list[tuple[int, int, int, int]] = []
+
+    def look(progress: Progress) -> bool:
+        if not seen:
+            request(load_settings(), "small", "stop", {"drain": True})
+        watched = read_progress(open_engine(load_settings().storage_url), "small").running
+        for live, other in zip(progress.running, watched, strict=True):
+            seen.append((live.epoch, len(live.curve), other.epoch, len(other.curve)))
+        return False
+
+    watching = Watching(look)
+    outcome = run(observer=watching, **long)
+    assert min(seen)[0] < before.epochs
+    assert all(len(set(found)) == 1 for found in seen), seen
+    assert any("running trials end, no new ones start" in note for note in watching.notes)
+    assert (outcome.stopped, outcome.reason) == (True, "stopped from another terminal")
+    assert {trial.state for trial in study().trials} == {TrialState.COMPLETE}
+    again = next(record for record in records(list(study().trials)) if record.uid == before.uid)
+    assert again.epoch_ended_ms[: before.epochs] == before.epoch_ended_ms
+    assert (again.epochs, again.again) == (5, None)
 
 
 def test_a_request_for_an_unknown_study_names_the_nearest() -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from regtune.sweep import SweepOutcome
 
 PANEL = "Sweep"
+RESTARTED = "finished trials are kept, running ones start again from epoch 0"
 WATCH_SECONDS = 0.5
 TOP = 10
 
@@ -99,11 +100,13 @@ def sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
-        say(f"Ended at once; what was recorded is kept. Go on with: {again}")
+        say(f"Ended at once; {RESTARTED}. Go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
-        say(f"Stopped; everything is recorded. Go on with: {again}")
+        say(f"Stopped; {RESTARTED}. Go on with: {again}")
+        drain = ["stop", outcome.study, "--drain", *(["--home", str(home)] if home else [])]
+        say(f"To let them end first, next time: regtune {' '.join(map(shell_word, drain))}", quiet)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -150,8 +153,15 @@ def watch(
     _show_board(settings, study)
 
 
-def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Ask a running study to stop at the end of the epoch."""
+def stop(
+    study: StudyArgument,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Start no new trials, and stop when the running ones have ended.")
+    ] = False,
+    quiet: QuietOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Ask a running study to stop at the end of the epoch, or, with --drain, of its running trials."""
     from regtune.holding import holder
     from regtune.leaderboard import read_study
     from regtune.study import request
@@ -163,8 +173,9 @@ def stop(study: StudyArgument, quiet: QuietOption = False, home: HomeOption = No
     if who is None:
         say(f"Nobody runs {printable(study)}; there is nothing to stop.", quiet)
         return
-    request(settings, study, "stop", {})
-    say(f"Asked {who} to stop {printable(study)}.", quiet)
+    request(settings, study, "stop", {"drain": drain})
+    cost = "once its running trials have ended" if drain else f"now; {RESTARTED}"
+    say(f"Asked {who} to stop {printable(study)} {cost}.", quiet)
 
 
 def enqueue(

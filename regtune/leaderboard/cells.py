@@ -93,6 +93,10 @@ class RecordCells:
         total = self._of_list(lambda item: func.sum(cast(item, Float)), "epoch_seconds")
         return number_cell(func.coalesce(func.round(total if self._sqlite else cast(total, Numeric), 3), 0))
 
+    def again(self) -> Cell:
+        """How far a trial is that repeats itself."""
+        return self._at("again")
+
     def control(self) -> Cell:
         """The control's name."""
         return self._at("control")

@@ -139,7 +139,9 @@ class Heads:
         if column == "control":
             return cells.control()
         figure = self._figure(column)
-        return cells.parameter(column) if figure is None else figure.only(rows.c.state != "WAITING")
+        if figure is None:
+            return cells.parameter(column)
+        return figure.only((rows.c.state != "WAITING") & cells.again().empty)
 
     def _figure(self, column: str) -> Cell | None:
         """A column that shows a figure; None for a parameter."""

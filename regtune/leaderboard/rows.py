@@ -163,9 +163,10 @@ class Row:
     def cells(self, metric: str, names: Sequence[str]) -> dict[str, Any]:
         """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
 
-        A waiting trial has no figures, also when it was begun before and begins anew.
+        A waiting trial has no figures, also when it was begun before and begins anew; nor has one that does so now,
+        until it is as far as it was.
         """
-        waits = self.state == "WAITING"
+        waits = self.state == "WAITING" or (self.record is not None and self.record.again is not None)
         return {
             "rank": self.rank,
             "trial": self.number,

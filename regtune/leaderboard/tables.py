@@ -151,7 +151,9 @@ def read_records(
 
 
 def with_records(connection: Connection, heads: Sequence[Row], study: str) -> list[Row]:
-    """The rows with their records, in the same order. Raises StorageError for an unreadable one."""
+    """The rows with their records, in the same order; of a running trial that of the attempt under way. Raises
+    StorageError for an unreadable one.
+    """
     records: dict[int, TrialRecord] = {}
     for start in range(0, len(heads), _BATCH):
         numbers = [head.number for head in heads[start : start + _BATCH]]
@@ -167,6 +169,9 @@ def with_records(connection: Connection, heads: Sequence[Row], study: str) -> li
         )
         for number, text in found:
             records[number] = TrialRecord.from_json(json.loads(text), f"{study}: trial {number}")
+    for head in heads:
+        if head.state == "RUNNING" and head.number in records:
+            records[head.number] = records[head.number].now
     return [Row(head.number, head.state, head.value, records.get(head.number), head.rank) for head in heads]
 
 

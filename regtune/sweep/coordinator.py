@@ -120,6 +120,7 @@ class Coordinator:
         self._finished_before = 0
         self._requests_read = 0.0
         self._untried = True
+        self._draining = False
         self._reason = ""
         self._too_many = ""
         study.optuna.pruner = make_pruner(spec)
@@ -181,8 +182,9 @@ class Coordinator:
     # -- starting trials
 
     def _may_start(self) -> bool:
-        if self._stop.is_set():
-            return False
+        return not self._stop.is_set() and not self._draining and self._budget_left()
+
+    def _budget_left(self) -> bool:
         cap = self._spec.run_cap
         if cap is not None and self._standing.tally.finished + len(self._running) >= cap:
             return False
@@ -252,6 +254,8 @@ class Coordinator:
             prune = running.trial.should_prune()
         self._executor.decide(event.uid, "stop" if self._stop.is_set() else "prune" if prune else "continue")
         if running.record.repeats(event.epoch, event.figures):
+            running.record = running.record.repeated(event.epoch)
+            self._study.write(running.trial, running.record)
             return
         running.record = running.record.until(event.epoch - 1).with_epoch(
             event.figures, event.seconds, now_ms()
@@ -276,7 +280,7 @@ class Coordinator:
 
     def _finish(self, running: _Running, reason: EndReason, message: str | None) -> None:
         number = running.trial.number
-        record = replace(running.record, ended_ms=now_ms(), end_reason=reason, message=message)
+        record = replace(running.record, again=None, ended_ms=now_ms(), end_reason=reason, message=message)
         with self._study.together():
             self._study.write(running.trial, record)
             state = self._study.tell(number, record)
@@ -328,7 +332,11 @@ class Coordinator:
                 self._observer.note(self._proposals.queue_request(request))
             elif request.verb == "stop":
                 self._reason = "stopped from another terminal"
-                self._stop.set()
+                if request.parameters.get("drain"):
+                    self._draining = True
+                    self._observer.note(f"{self._reason}: running trials end, no new ones start")
+                else:
+                    self._stop.set()
             self._study.take(request)
 
     def _asked_since(self) -> bool:
@@ -371,7 +379,7 @@ class Coordinator:
             worker=-1 if record.worker is None else record.worker,
             epoch=running.epoch,
             max_epochs=record.config.training.max_epochs,
-            curve=tuple(record.history.get(self._spec.metric.name, ())),
+            curve=tuple(record.history.get(self._spec.metric.name, ()))[: running.epoch],
         )
 
     def _spent(self) -> float:
@@ -404,7 +412,7 @@ class Coordinator:
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
-        stopped = self._stop.is_set()
+        stopped = self._stop.is_set() or (self._draining and self._budget_left())
         self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()

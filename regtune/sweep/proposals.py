@@ -94,10 +94,8 @@ class Proposals:
             number, decided=interrupted is not None or origin is not None
         )
         trial = self._study.optuna.ask()
-        if interrupted is not None:
-            return trial, interrupted
         with self._study.together():
-            record = self._begin(trial, origin)
+            record = interrupted.begun_again() if interrupted is not None else self._begin(trial, origin)
             self._study.write(trial, record)
         return trial, record
 
