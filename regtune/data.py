@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -233,12 +234,14 @@ def fetch(name: str) -> Path:
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
     if name not in NAMES:
         raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
-    import keras
-
-    module = keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist
+    os.environ |= {"KERAS_HOME": str(_expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
     try:
-        module.load_data()
-    except Exception as error:  # Keras raises bare Exception for every failed download
+        import keras
+
+        (keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist).load_data()
+    except (
+        Exception
+    ) as error:  # Keras raises bare Exception for every failed download, and for its own settings
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{name}: cannot be fetched ({reason}); put {name}.npz into REGTUNE_DATA_DIR instead"

@@ -49,6 +49,17 @@ KERAS_DEFAULTS = {
     "image_data_format": "channels_last",
 }
 """Keras writes them into `keras.json` by itself."""
+OF_TERRAFORM = (
+    "TF_CLI_",
+    "TF_DATA_DIR",
+    "TF_IN_AUTOMATION",
+    "TF_LOG",
+    "TF_PLUGIN_",
+    "TF_TOKEN_",
+    "TF_VAR_",
+    "TF_WORKSPACE",
+)
+"""Begin like TensorFlow's, and are none."""
 WANTED_FREE_BYTES = 2 * 10**9
 WANTED_MEMORY_BYTES_A_WORKER = 10**9
 SERVER_SECONDS = 5.0
@@ -132,7 +143,9 @@ def _of_others() -> list[Check]:
     ignored = [
         name
         for name in sorted(os.environ)
-        if name.startswith(OF_OTHERS) and os.environ[name] != ours.get(name)
+        if name.startswith(OF_OTHERS)
+        and not name.startswith(OF_TERRAFORM)
+        and os.environ[name] != ours.get(name)
     ]
     settings = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
     try:

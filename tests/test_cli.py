@@ -222,15 +222,33 @@ def test_doctor_finds_nothing_to_mend_here() -> None:
     }
 
 
+def test_data_is_fetched_into_the_folder_where_it_is_looked_for_and_a_broken_setting_of_keras_is_one_line(
+    tmp_path: Path,
+) -> None:
+    Path(".keras").mkdir()
+    Path(".keras/keras.json").write_text('{"floatx": "broken"}')
+    found = regtune(
+        "data", "fetch", "mnist", HOME=str(tmp_path), KERAS_HOME="elsewhere", KERAS_BACKEND="torch"
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith(
+        "fetching mnist\nerror: mnist: cannot be fetched (Invalid `floatx` configuration."
+    )
+    assert len(found.stderr.splitlines()) == 2
+    assert not Path("elsewhere").exists()
+
+
 def test_doctor_names_what_workers_ignore() -> None:
     Path("keras.json").write_text('{"floatx": "float64", "epsilon": 1e-07}')
     Path("tensorflow.py").touch()
-    checks = json.loads(regtune("doctor", "--json", KERAS_HOME=".", KERAS_MAX_EPOCHS="1").stdout)
+    set_here = {"KERAS_HOME": ".", "KERAS_MAX_EPOCHS": "1", "TF_VAR_of_terraform": "1"}
+    checks = json.loads(regtune("doctor", "--json", **set_here).stdout)
     (check,) = (check for check in checks if check["name"] == "Keras")
     assert check["status"] == "note"
     for name in ("KERAS_MAX_EPOCHS", "floatx in keras.json", f"{Path.cwd()}/tensorflow.py"):
         assert name in check["found"]
     assert "epsilon" not in check["found"]
+    assert "terraform" not in check["found"]
     assert "rename the file" in check["mend"]
 
 
