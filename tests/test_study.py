@@ -7,22 +7,24 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from regtune.config import TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.holding import hold, holder
-from regtune.record import STUDY_UID, Kept, TrialRecord
+from regtune.record import CREATED, DATA, STUDY_UID, Kept, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
 from regtune.study import Origin, Study, delete, derive_seed, record_of
+from regtune.sweep.standing import shown_end
 from regtune.tracking.trials import StudyTrials
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
@@ -189,6 +191,22 @@ def test_a_trial_that_ends_while_its_study_is_read_keeps_its_model() -> None:
     end(2, 0.1)
     shown = {number: list(read.artifacts) for number, _, read in found.read(range(3))}
     assert shown == {0: ["model.keras"], 1: [], 2: ["model.keras"]}
+
+
+def test_pauses_between_sweeps_and_an_attempt_that_was_cut_off_are_no_part_of_a_study_s_duration() -> None:
+    study, begun = opened(), datetime(2026, 10, 25, 0, 59, 55)
+    for after, seconds in ((0, 10), (2, 8), (86_400, 5)):
+        start = begun + timedelta(seconds=after)
+        times = {"datetime_start": start, "datetime_complete": start + timedelta(seconds=seconds)}
+        rest: dict[str, Any] = {"params": {}, "distributions": {}, "user_attrs": {}, "system_attrs": {}}
+        study.optuna.add_trial(
+            FrozenTrial(-1, TrialState.FAIL, None, **times, **rest, intermediate_values={}, trial_id=-1)
+        )
+    study.optuna.ask()
+    study.set_attribute(DATA, {})
+    found = StudyTrials(open_engine(load_settings().storage_url), "s", at_rest=True)
+    assert found.ended_ms == study.attributes[CREATED] + 15_000
+    assert shown_end(study) == found.ended_ms
 
 
 def test_what_is_queued_twice_is_queued_once() -> None:

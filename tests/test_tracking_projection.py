@@ -153,6 +153,20 @@ def test_the_figures_of_the_kept_weights_are_single_points(store: Store) -> None
         assert [point.step for point in store.client.get_metric_history(run.info.run_id, name)] == [0]
 
 
+@pytest.mark.parametrize("metric", ["val_cross_entropy", "val_accuracy"])
+def test_a_pruned_trial_has_the_figures_of_its_best_epoch_so_far(store: Store, metric: str) -> None:
+    number, state, record = records.failed(0, "pruned", epochs=9)
+    values = record.history[metric]
+    best = values.index(max(values) if metric == "val_accuracy" else min(values))
+    assert 0 < best < 8
+    store.project(records.facts(metric=metric), (number, state, record))
+    assert {name: value for name, value in store.run(0).data.metrics.items() if "/" in name} == {
+        "best/val_cross_entropy": record.history["val_cross_entropy"][best],
+        "best/val_accuracy": record.history["val_accuracy"][best],
+        "best/epoch": best + 1,
+    }
+
+
 def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
     record = records.after(records.started(0), 3)
     broken = dict.fromkeys(METRICS, float("nan")) | {"loss": float("inf"), "accuracy": 0.1}
@@ -207,6 +221,19 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
     assert (run.info.status, run.info.end_time) == ("FINISHED", over.ended_ms)
     assert len(store.client.get_metric_history(run.info.run_id, "val_loss")) == over.epochs
     assert len(store.runs()) == 2
+
+
+def test_a_trial_that_was_interrupted_lasts_as_long_as_the_attempt_that_counts(store: Store) -> None:
+    store.project(records.facts(), (0, "WAITING", records.after(records.started(0), 4)))
+    number, state, over = records.complete(0)
+    pause = 3_600_000
+    later = {"started_ms": (over.started_ms or 0) + pause, "ended_ms": (over.ended_ms or 0) + pause}
+    moments = tuple(at_ms + pause for at_ms in over.epoch_ended_ms)
+    again = (number, state, replace(over, **later, epoch_ended_ms=moments))
+    store.project(records.facts(), again)
+    info = store.run(0).info
+    assert info.end_time - info.start_time == (over.ended_ms or 0) - (over.started_ms or 0)
+    assert store.project(records.facts(), again).writes == 0
 
 
 def test_what_a_trial_said_while_it_ran_comes_too_late_when_it_has_ended(store: Store) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "columns",
     "compare",
     "covered",
+    "end_without_pauses",
     "finished_trial",
     "list_studies",
     "order_of",
@@ -198,6 +199,11 @@ def covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
             total += (end - begin).total_seconds()
         until = end if until is None else max(until, end)
     return total
+
+
+def end_without_pauses(created_ms: int | None, spans: Sequence[tuple[datetime, datetime]]) -> int | None:
+    """When a study would have ended, had trials run without a pause since its beginning; Unix milliseconds."""
+    return None if created_ms is None else created_ms + round(1000 * covered(spans))
 
 
 def _best(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:

@@ -203,9 +203,11 @@ def count_epochs(connection: Connection, study_id: int) -> int:
     return found or 0
 
 
-def read_spans(connection: Connection, study_id: int) -> list[tuple[datetime, datetime]]:
-    """Start and end of every trial that has begun; now for those still running."""
-    now = datetime.now(UTC)
+def read_spans(
+    connection: Connection, study_id: int, *, running: bool = True
+) -> list[tuple[datetime, datetime]]:
+    """Start and end of every trial that has begun; now for those still running, unless they are left out."""
+    now = datetime.now(UTC) if running else None
     found = connection.execute(
         select(TRIALS.c.datetime_start, TRIALS.c.datetime_complete, cast(TRIALS.c.state, String)).where(
             TRIALS.c.study_id == study_id
@@ -214,11 +216,12 @@ def read_spans(connection: Connection, study_id: int) -> list[tuple[datetime, da
     return list(_closed(found, now))
 
 
-def _closed(found: Any, now: datetime) -> Iterator[tuple[datetime, datetime]]:
+def _closed(found: Any, now: datetime | None) -> Iterator[tuple[datetime, datetime]]:
     for begun, ended, state in found:
         start, end = _utc(begun), _utc(ended)
-        if start and (end or state == "RUNNING"):
-            yield start, max(start, end or now)
+        end = end or (now if state == "RUNNING" else None)
+        if start and end:
+            yield start, max(start, end)
 
 
 def value_of(amount: float | None, kind: str | None) -> float | None:

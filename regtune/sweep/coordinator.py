@@ -40,7 +40,7 @@ from regtune.storage import DISK_FULL
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.models import KeptModels
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Standing, spent_seconds
+from regtune.sweep.standing import Standing, shown_end, spent_seconds
 from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
@@ -398,9 +398,9 @@ class Coordinator:
 
     def _ended(self, state: ParentState) -> None:
         """Record how the sweep ended, in the study and in MLflow."""
-        at_ms, best = now_ms(), self._standing.best(1)
-        self._study.end(state, at_ms)
-        self._tracker.finish(state, best[0] if best else None, at_ms)
+        best = self._standing.best(1)
+        self._study.end(state, now_ms())
+        self._tracker.finish(state, best[0] if best else None, shown_end(self._study))
 
     def _best(self) -> BestTrial | None:
         for number in self._standing.best(1):

@@ -10,13 +10,15 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import higher_is_better
+from regtune.leaderboard import end_without_pauses
 from regtune.progress import FinishedTrial
-from regtune.record import ORIGIN, State
+from regtune.record import CREATED, ORIGIN, State
 from regtune.study import Study, record_of
 
 
@@ -113,6 +115,16 @@ def spent_seconds(trials: Sequence[FrozenTrial]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
+
+
+def shown_end(study: Study) -> int | None:
+    """The end of a study as MLflow shows it, see `end_without_pauses`."""
+    spans = [
+        (trial.datetime_start.astimezone(UTC), trial.datetime_complete.astimezone(UTC))
+        for trial in study.trials()
+        if trial.datetime_start and trial.datetime_complete
+    ]
+    return end_without_pauses(study.attributes.get(CREATED), spans)
 
 
 def finished_trial(trial: FrozenTrial) -> FinishedTrial:

@@ -102,7 +102,7 @@ def run_name(number: int, record: TrialRecord, retrained: Origin | None = None) 
 def study_contents(
     facts: StudyFacts, state: ParentState, winner: int | None, best: Run | None, at_ms: int | None = None
 ) -> Contents:
-    """What a study's own run says. best: the run of its best trial, `winner`. at_ms: when it ended."""
+    """What a study's own run says. best: the run of its best trial, `winner`. at_ms: when it ended, pauses left out."""
     file = facts.sweep_file
     tags = {**study_tags(facts), names.STATE: state}
     tags |= {names.CONFIG_DIGEST: hashlib.sha256(file.encode()).hexdigest()} if file else {}
@@ -122,7 +122,7 @@ def study_contents(
         name = "training" if facts.retrained.trial is None else "retraining"
     return Contents(
         name=f"{name} of {day}",
-        started_ms=started,
+        started_ms=facts.created_ms,
         tags=tags,
         note=study_note(facts, state, winner, best.tags if best else {}, figures),
         params=_text(facts.settings),
@@ -136,7 +136,8 @@ def study_contents(
 
 def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its
-    end. Points that are not finite are left out.
+    end: of the weights that it keeps, or, of a pruned one, of its best epoch so far. Points that are not finite are
+    left out.
     """
     points: dict[str, list[Point]] = {
         name: [
@@ -148,18 +149,24 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
         ]
         for name in names.EPOCH_METRICS
     }
-    if record.kept is not None and record.ended_ms is not None:
+    wanted = dict.fromkeys(("val_cross_entropy", "val_accuracy", facts.metric))
+    single: dict[str, float] = {}
+    if record.kept is not None:
         kept = record.kept
-        wanted = dict.fromkeys(("val_cross_entropy", "val_accuracy", facts.metric))
         single = {names.best(name): kept.figures[name] for name in wanted} | {
             names.BEST_EPOCH: float(kept.epoch),
             names.BEST_GAP: kept.generalization_gap,
             names.SPARSITY: kept.sparsity,
             names.L2_NORM: kept.l2_norm,
         }
-        for name, value in single.items():
-            if math.isfinite(value):
-                points[name] = [Point(0, float(value), record.ended_ms)]
+    elif record.end_reason == "pruned" and (reached := points[facts.metric]):
+        sign = 1 if facts.goal == "minimize" else -1
+        epoch = min(reached, key=lambda point: sign * point.value).step
+        single = {names.best(name): record.history[name][epoch - 1] for name in wanted}
+        single[names.BEST_EPOCH] = float(epoch)
+    if record.ended_ms is not None:
+        finite = {name: float(value) for name, value in single.items() if math.isfinite(value)}
+        points |= {name: [Point(0, value, record.ended_ms)] for name, value in finite.items()}
     return points
 
 

@@ -31,8 +31,9 @@ def experiment_note(facts: StudyFacts) -> str:
         f"**Rows.** {rows}",
         "",
         f"**Figures.** `{metric}` is what the sweep {facts.goal}s ({better} is better). All `best/` figures are those "
-        "of the weights a trial keeps. Cross-entropy here never contains the L1 or L2 penalty, so it compares across "
-        "strengths. `best/generalization_gap` is validation minus training cross-entropy: near 0 is good.",
+        "of the weights a trial keeps; of a pruned one, those of its best epoch. Cross-entropy here never contains the "
+        "L1 or L2 penalty, so it compares across strengths. `best/generalization_gap` is validation minus training "
+        "cross-entropy: near 0 is good.",
         "",
         "**Status.** Finished: trained to its end. Killed: pruned because others did better (`regtune.state` says "
         "PRUNED), or stopped. Failed: diverged or broke; `regtune.end_reason` says how.",

@@ -13,10 +13,18 @@ from typing import Any, Protocol, get_args
 from sqlalchemy import Engine
 
 from regtune.errors import SpecError, StorageError
+from regtune.leaderboard import end_without_pauses
 from regtune.leaderboard.order import Heads
-from regtune.leaderboard.tables import read_attributes, read_info, read_numbers, read_records, reading
+from regtune.leaderboard.tables import (
+    read_attributes,
+    read_info,
+    read_numbers,
+    read_records,
+    read_spans,
+    reading,
+)
 from regtune.quoting import printable
-from regtune.record import DATA, ENDED, State, TrialRecord
+from regtune.record import CREATED, DATA, ENDED, State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 
@@ -54,6 +62,7 @@ class StudyTrials:
             heads = Heads(connection, self._id, info)
             # Before the ranking: what has ended by now is ranked.
             self._numbers = read_numbers(connection, self._id)
+            spans = read_spans(connection, self._id, running=False)
             best = [row.number for row in heads.ranked(1, states=_COMPLETE)]
             keep = info.budget.get("keep_models")
             self._models = (
@@ -65,8 +74,10 @@ class StudyTrials:
         self._attributes = attributes
         self.winner = best[0] if best else None
         """Number of the best trial, None when none is complete."""
-        self.state, self.ended_ms = _end(attributes.get(ENDED), info)
-        """How the study stands at rest, and since when."""
+        self.state = _state(attributes.get(ENDED), info)
+        """How the study stands at rest."""
+        self.ended_ms = end_without_pauses(attributes.get(CREATED), spans)
+        """Its end as MLflow shows it: pauses between its sweeps are no part of its duration."""
 
     @cached_property
     def facts(self) -> StudyFacts:
@@ -125,12 +136,10 @@ def _facts(name: str, attributes: Mapping[str, Any]) -> StudyFacts:
         ) from None
 
 
-def _end(recorded: Any, info: Any) -> tuple[ParentState, int | None]:
-    """How a study at rest stands, and when it ended: as its coordinator recorded it, or, when that was killed, since
-    the last that is known of its trials.
-    """
+def _state(recorded: Any, info: Any) -> ParentState:
+    """How a study at rest stands: as its coordinator recorded it, or, when that was killed, by its budget."""
     if isinstance(recorded, Mapping) and recorded.get("state") in get_args(ParentState):
-        return recorded["state"], int(recorded["at_ms"])
+        state: ParentState = recorded["state"]
+        return state
     cap = info.budget.get("run_cap")
-    state: ParentState = "FINISHED" if cap is not None and info.finished >= cap else "KILLED"
-    return state, int(info.last_active.timestamp() * 1000) if info.last_active else None
+    return "FINISHED" if cap is not None and info.finished >= cap else "KILLED"
