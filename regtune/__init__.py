@@ -44,15 +44,28 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'regtune' has no attribute {name!r}")
-    import os
-    import sys
     from importlib import import_module
 
-    if (
-        name in ("build_model", "train") and "keras" not in sys.modules
-    ):  # a user may have set another for others
-        os.environ["KERAS_BACKEND"] = "tensorflow"
+    if name in ("build_model", "train"):
+        _prepare_keras()
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _prepare_keras() -> None:
+    """Have Keras run on TensorFlow where it is not imported yet. Raises WorkerError for a file in its place."""
+    import os
+    import sys
+    from importlib.util import find_spec
+
+    from regtune.errors import WorkerError
+
+    if "keras" in sys.modules and "tensorflow" in sys.modules:
+        return
+    for package in ("keras", "tensorflow"):
+        found = find_spec(package)
+        if found is not None and found.submodule_search_locations is None:
+            raise WorkerError(f"{found.origin} is found in place of the package {package}; rename that file")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ configure()
 import keras  # noqa: E402
 from test_model import load_elsewhere  # noqa: E402
 
+import regtune  # noqa: E402
 from regtune.config import (  # noqa: E402
     METRICS,
     Activation,
@@ -295,6 +296,19 @@ def test_keras_settings_of_a_user_change_nothing_and_are_left_as_they_are(
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
         keras.config.set_max_epochs(None)
+
+
+@pytest.mark.parametrize("package", ["keras", "tensorflow"])
+def test_a_file_in_place_of_a_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    (tmp_path / f"{package}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package)
+    with pytest.raises(
+        WorkerError, match=rf"{package}\.py is found in place of the package {package}; rename that file"
+    ):
+        regtune.train  # noqa: B018
 
 
 @pytest.mark.filterwarnings("ignore:Limiting epochs")
