@@ -25,9 +25,9 @@ from regtune.source import CONFIGURATION, Source, parse_mapping, read, text_of
 class Provenance(Frozen):
     """Where a configuration comes from.
 
-    config: digest of the configuration that was recorded; one that was changed since has another, and no figures
-    to reach. study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what it was
-    chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
+    config: `fingerprint` of the configuration that was recorded; one that was changed since has another, and no
+    figures to reach. study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what
+    it was chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
     trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC.
     """
 
@@ -56,7 +56,11 @@ class Best:
     @property
     def changed(self) -> bool:
         """Whether the configuration is no longer the one whose figures the provenance has."""
-        return self.provenance is not None and self.provenance.config != self.config.digest
+        known = (
+            self.config.digest,
+            fingerprint(self.config),
+        )  # the first: of a version that wrote names, too
+        return self.provenance is not None and self.provenance.config not in known
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the configuration's keys and `provenance`."""
@@ -84,6 +88,13 @@ class Best:
             raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def fingerprint(config: TrialConfig) -> str:
+    """The digest of a configuration in which known data has its digest for a name: wherever it lies, it is the same."""
+    data = config.data
+    named = data.model_copy(update={"name": data.digest or data.name})
+    return config.model_copy(update={"data": named}).digest
+
+
 def best_of(engine: Engine, study: str) -> Best:
     """The best complete trial of a study. Raises StudyNotFound when there is none."""
     return describe(read_study(engine, study), read_best(engine, study))
@@ -95,7 +106,7 @@ def describe(info: StudyInfo, row: Row) -> Best:
     if record is None or record.kept is None or row.value is None:
         raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
     provenance = Provenance(
-        config=record.config.digest,
+        config=fingerprint(record.config),
         study=info.name,
         uid=info.uid,
         trial=row.number,

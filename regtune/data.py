@@ -208,7 +208,7 @@ def _expanded(path: Path) -> Path:
 
 def locate(name: str, data_dir: Path | None) -> Path | None:
     """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
-    if name not in NAMES and not name.endswith(".npz"):
+    if name not in NAMES and not name.lower().endswith(".npz"):
         raise DataError(f'dataset "{printable(name)}": expected {", ".join(NAMES)} or a path to a .npz file')
     try:
         return next((place for place in places_of(name, data_dir) if place.exists()), None)

@@ -9,16 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
+
 from regtune.config import DataConfig
-from regtune.data import Split, load_arrays, split_of
-from regtune.errors import DataError, NoStudies, StudyNotFound
+from regtune.data import Arrays, Split, load_arrays, split_of
+from regtune.errors import DataError, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
-from regtune.leaderboard import Row, StudyInfo, list_studies, read_board, read_study
+from regtune.leaderboard import Row, list_studies, read_board, read_progress, read_study
 from regtune.settings import Settings
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
 from regtune.spec.checks import most_epochs
 from regtune.storage import open_engine, place, redact
+from regtune.study import require_same
 
 SECONDS_AN_EPOCH = 0.85
 """Guess where nothing was measured: 48,000 images, 784-128-64-10, batches of 32, on one core of an AVX2 machine."""
@@ -59,10 +62,11 @@ class Duration:
 class Plan:
     """What a sweep would do.
 
-    size: how many distinct configurations there are; None where a parameter is continuous. trials: how many would
-    be run, of which `controls` come first; controls_fit: whether the budget has room for a searched trial beside
+    size: how many distinct configurations there are; None where a parameter is continuous. controls: what comes
+    first; controls_fit: whether the budget has room for a searched trial beside
     them; untried: how many configurations of a grid the budget leaves out. standing: whether the study exists, and
-    how far it is; differences: why it cannot go on, one line a key. disk_bytes: what it writes, about.
+    how far it is; ended: whether its budget is used. differences: why it cannot go on, one line a key. refusal: why a
+    sweep would be refused, in its own words, or empty. disk_bytes: what it writes, about.
     """
 
     study: str
@@ -83,7 +87,9 @@ class Plan:
     data_notes: tuple[str, ...]
     data_problem: str
     standing: str
+    ended: bool
     differences: tuple[str, ...]
+    refusal: str
     disk_bytes: int | None
     writes: Mapping[str, str]
 
@@ -92,17 +98,25 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
-    """The plan of `spec`. Raises StorageError for a database that cannot be read."""
+def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Plan:
+    """The plan of `spec`. Raises StorageError for a database that cannot be read.
+
+    fresh: as if there were no study of this name.
+    """
     space = Space(spec)
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-    split, notes, problem = _data(data, settings)
+    found, split, problem = _data(data, settings)
     first = controls(spec, data) if spec.controls else []
     images = len(split.train) if split else IMAGES.get(spec.dataset)
     trials = _trials(spec, space.size, len(first))
-    rows, standing, differences = _earlier(spec, settings)
+    rows, standing = _earlier(spec, settings, found, trials)
+    if fresh:
+        standing = _Standing()
+    left = None if trials is None else trials - standing.finished
     workers = settings.workers or default_workers()
-    duration = None if images is None else _duration(spec, rows, images, trials, workers)
+    duration = None
+    if images is not None and not standing.ended:
+        duration = _duration(spec, rows, images, left, workers, standing.spent_seconds)
     return Plan(
         study=spec.name,
         method=spec.method,
@@ -119,11 +133,13 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
         workers=workers,
         duration=duration,
         data=_data_text(spec, split),
-        data_notes=notes,
+        data_notes=(*found.notes, *split.notes) if found and split else (),
         data_problem=problem,
-        standing=standing,
-        differences=differences,
-        disk_bytes=_disk(spec, trials, duration) if trials is not None else None,
+        standing=standing.text,
+        ended=standing.ended,
+        differences=tuple(line.strip() for line in standing.refused.differences) if standing.refused else (),
+        refusal=problem or (str(standing.refused) if standing.refused else ""),
+        disk_bytes=_disk(spec, left, duration) if left is not None and not standing.ended else None,
         writes={
             "studies": place(settings.storage_url),
             "MLflow": redact(settings.mlflow_uri),
@@ -132,14 +148,13 @@ def make_plan(spec: SweepSpec, settings: Settings) -> Plan:
     )
 
 
-def _data(data: DataConfig, settings: Settings) -> tuple[Split | None, tuple[str, ...], str]:
-    """How the images are divided, what to know of them, and why a sweep would refuse them."""
+def _data(data: DataConfig, settings: Settings) -> tuple[Arrays | None, Split | None, str]:
+    """The data, how it is divided, and why a sweep would refuse it."""
     try:
         found = load_arrays(data.name, settings.data_dir)
-        split = split_of(found, data)
+        return found, split_of(found, data), ""
     except DataError as error:
-        return None, (), str(error)
-    return split, (*found.notes, *split.notes), ""
+        return None, None, str(error)
 
 
 def _data_text(spec: SweepSpec, split: Split | None) -> str:
@@ -162,35 +177,62 @@ def _untried(spec: SweepSpec, size: int | None, first: int) -> int:
     return max(0, size + first - spec.run_cap)
 
 
-def _earlier(spec: SweepSpec, settings: Settings) -> tuple[list[Row], str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Standing:
+    """How the study of this name stands; refused: why it cannot go on."""
+
+    text: str = "new"
+    finished: int = 0
+    spent_seconds: float = 0.0
+    ended: bool = False
+    refused: SpecChanged | None = None
+
+
+def _earlier(
+    spec: SweepSpec, settings: Settings, data: Arrays | None, trials: int | None
+) -> tuple[list[Row], _Standing]:
     """Complete trials on the same data in this folder, and how the study of this name stands."""
     try:
         engine = open_engine(settings.storage_url)
     except NoStudies:
-        return [], "new", ()
+        return [], _Standing()
+    known = {spec.dataset, data.digest if data else None}
     try:
-        similar = [s.info for s in list_studies(engine) if s.info.data.get("name") == spec.dataset]
+        infos = [summary.info for summary in list_studies(engine)]
+        similar = [info for info in infos if known & {info.data.get("name", ""), info.data.get("digest", "")}]
         rows = [
             row for info in similar[:STUDIES_READ] for row in read_board(engine, info.name, limit=TRIALS_READ)
         ]
         try:
-            standing, differences = _standing(spec, read_study(engine, spec.name))
+            standing = _standing(spec, engine, data, trials)
         except StudyNotFound:
-            standing, differences = "new", ()
-        return [row for row in rows if row.state == "COMPLETE"], standing, differences
+            standing = _Standing()
+        return [row for row in rows if row.state == "COMPLETE"], standing
     finally:
         engine.dispose()
 
 
-def _standing(spec: SweepSpec, info: StudyInfo) -> tuple[str, tuple[str, ...]]:
-    differences = spec.differences(info.spec)
-    if differences:
-        return "exists with another sweep file; take --name, or --fresh", tuple(differences)
-    return f"goes on; finished trials: {info.finished}", ()
+def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, trials: int | None) -> _Standing:
+    info, spent = read_study(engine, spec.name), read_progress(engine, spec.name).elapsed_seconds
+    try:
+        facts = None if data is None else {"name": data.name, "digest": data.digest}
+        require_same(spec, info.spec, info.data, facts)
+    except SpecChanged as error:
+        return _Standing("exists, with another sweep file or other data", refused=error)
+    done = info.finished
+    if spec.timeout is not None and spent >= spec.timeout:
+        why = f"the timeout is used; go on with: --set timeout={2 * spec.timeout:g}"
+    elif trials is None or done < trials:
+        return _Standing(f"goes on; finished trials: {done}", done, spent)
+    elif trials == spec.run_cap:
+        why = f"{done} of {trials} trials; go on with: --set run_cap={done + 1}"
+    else:
+        why = "every configuration of the grid is tried"
+    return _Standing(f"finished: {why}", done, spent, ended=True)
 
 
 def _duration(
-    spec: SweepSpec, rows: Sequence[Row], images: int, trials: int | None, workers: int
+    spec: SweepSpec, rows: Sequence[Row], images: int, trials: int | None, workers: int, spent: float
 ) -> Duration | None:
     structure = (spec.model.hidden, spec.training.batch_size)
     same = [
@@ -213,11 +255,12 @@ def _duration(
         epochs = longest * (0.5 if shortened else 1.0)
     if trials is None:
         assert spec.timeout is not None
-        return Duration(spec.timeout, spec.timeout, epoch_seconds, epochs, len(measured))
+        left = spec.timeout - spent
+        return Duration(left, left, epoch_seconds, epochs, len(measured))
     rounds = trials / min(workers, trials)
     most = START_SECONDS + rounds * longest * epoch_seconds
     about = START_SECONDS + rounds * epochs * epoch_seconds
-    limit = spec.timeout or math.inf
+    limit = spec.timeout - spent if spec.timeout else math.inf
     return Duration(min(about, limit), min(most, limit), epoch_seconds, epochs, len(measured))
 
 

@@ -99,7 +99,7 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
 
 
 _SIGNATURE = "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key"
-_BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED}
+_BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED, DATA}
 """Attributes that a study has before it has its uid; one with no other and without trials was cut off there."""
 
 
@@ -122,12 +122,18 @@ class Study:
 
     @classmethod
     def open(
-        cls, settings: Settings, spec: SweepSpec, *, fresh: bool = False, patience: Patience | None = None
+        cls,
+        settings: Settings,
+        spec: SweepSpec,
+        *,
+        data: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        patience: Patience | None = None,
     ) -> Study:
-        """Go on with the study of this spec, or begin it. Raises SpecChanged, StorageError.
+        """Go on with the study of this spec and data, or begin it. Raises SpecChanged, StorageError.
 
-        fresh: set an earlier study of the same name aside, under another name, and begin anew. patience: how to wait
-        while a PostgreSQL server is away.
+        data: what is stored of the data set, its digest among it. fresh: set an earlier study of the same name aside,
+        under another name, and begin anew. patience: how to wait while a PostgreSQL server is away.
         """
         where = place(settings.storage_url)
         storage = open_storage(settings, patience, session(spec.name))
@@ -136,7 +142,7 @@ class Study:
             if spec.name in known and fresh:
                 _set_aside(storage, spec.name)
             elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
-                return cls._continue(storage, spec)
+                return cls._continue(storage, spec, data)
             elif spec.name in known and (
                 not known[spec.name].user_attrs.keys() <= _BEGINNING
                 or storage.get_n_trials(known[spec.name]._study_id)
@@ -146,10 +152,10 @@ class Study:
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
-            return cls._begin(storage, spec)
+            return cls._begin(storage, spec, data)
 
     @classmethod
-    def _begin(cls, storage: RDBStorage, spec: SweepSpec) -> Study:
+    def _begin(cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> Study:
         study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
         found = {
             SPEC: spec.identity(),
@@ -157,6 +163,7 @@ class Study:
             DESCRIPTION: spec.description,
             VERSIONS: versions(),
             CREATED: now_ms(),
+            **({} if data is None else {DATA: dict(data)}),
             STUDY_UID: uuid.uuid4().hex,
         }
         for key, value in found.items():  # the uid last: without it the study has not begun
@@ -164,7 +171,7 @@ class Study:
         return cls(storage, spec.name)
 
     @classmethod
-    def _continue(cls, storage: RDBStorage, spec: SweepSpec) -> Study:
+    def _continue(cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> Study:
         found = cls(storage, spec.name)
         for trial in found.trials():  # before anything is written: what cannot be read is not gone on with
             record_of(trial)
@@ -173,13 +180,12 @@ class Study:
             raise StorageError(
                 f'study "{spec.name}": its sweep file cannot be read; was it written by another program?'
             )
-        differences = spec.differences(known)
-        if differences:
-            raise SpecChanged(
-                f'study "{spec.name}" exists and was begun with another sweep file; take another name with --name, '
-                f"or set the earlier one aside with --fresh. What differs:",
-                [f"  {line}" for line in differences],
-            )
+        known_data = found._attributes.get(DATA)
+        require_same(spec, known, known_data, data)
+        if (
+            known_data is None and data is not None
+        ):  # begun by a version that stored it later, and cut off there
+            found.set_attribute(DATA, dict(data))
         found.set_attribute(BUDGET, _budget(spec))
         found.set_attribute(VERSIONS, versions())
         return found
@@ -188,18 +194,6 @@ class Study:
         """Set an attribute of the study."""
         self.optuna.set_user_attr(key, value)
         self._attributes[key] = value
-
-    def check_data(self, facts: Mapping[str, Any]) -> None:
-        """Store what the data set is, or compare it with what is stored. Raises SpecChanged for other data."""
-        known = self._attributes.get(DATA)
-        if known is None:
-            self.set_attribute(DATA, dict(facts))
-        elif known["digest"] != facts["digest"]:
-            known_name, known_digest = known["name"], known["digest"][:12]
-            raise SpecChanged(
-                f'study "{self.name}" was begun on other data: {known_name} with digest {known_digest}..., '
-                f"now {facts['digest'][:12]}...; take another name with --name"
-            )
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -323,6 +317,25 @@ class Study:
         """Mark a request as taken up."""
         value = self._storage.get_study_user_attrs(self._id)[request.key]
         self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms()})
+
+
+def require_same(
+    spec: SweepSpec,
+    known: Mapping[str, Any],
+    known_data: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
+) -> None:
+    """Raise SpecChanged unless `spec` and the digest of `data` are what the study of this name was begun with."""
+    differences = spec.differences(known)
+    if known_data and data and known_data["digest"] != data["digest"]:
+        before, now = (f"{one['name']} with digest {one['digest'][:12]}..." for one in (known_data, data))
+        differences.append(f"data: {before} → {now}")
+    if differences:
+        raise SpecChanged(
+            f'study "{spec.name}" exists and was begun with another sweep file or other data; take another name with '
+            f"--name, or set the earlier one aside with --fresh. What differs:",
+            [f"  {line}" for line in differences],
+        )
 
 
 def state_of(record: TrialRecord) -> TrialState:

@@ -148,6 +148,9 @@ def test_a_split_that_leaves_none_to_train_on_is_refused_before_anything_starts(
     Path("best.yaml").write_text("data: {name: mnist-5k, validation: 0.9998}\n")
     refused(capsys, UNSPLIT, "sweep", "small.yaml", "--quiet")
     refused(capsys, UNSPLIT, "train", "best.yaml", "--quiet")
+    code, output, errors = run(capsys, "plan", "small.yaml")
+    assert_readable(errors, UNSPLIT.said)
+    assert (code, output.splitlines()[0]) == (2, "study         small, new")
 
 
 # -- as processes

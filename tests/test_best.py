@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def test_it_is_read_back_exactly(best: Best) -> None:
     kept = min(studies.curve(0.0742, 12), key=lambda point: point["val_cross_entropy"])
     assert again.provenance.figures == kept
     assert again.provenance.value == kept["val_cross_entropy"]
+
+
+def test_data_that_lies_elsewhere_is_no_change_and_other_data_is(best: Best) -> None:
+    def moved(**data: str) -> Best:
+        config = best.config.model_copy(update={"data": best.config.data.model_copy(update=data)})
+        return replace(best, config=config)
+
+    assert not best.changed
+    assert not moved(name="elsewhere/data.npz").changed
+    assert moved(digest="0" * 64).changed
+    assert best.provenance is not None
+    of_before = best.provenance.model_copy(update={"config": best.config.digest})
+    assert not replace(best, provenance=of_before).changed
 
 
 def test_what_is_not_provenance_is_a_configuration(best: Best) -> None:

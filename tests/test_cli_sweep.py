@@ -89,10 +89,12 @@ def test_another_sweep_file_of_the_same_name_is_refused_with_what_differs(home: 
 
 
 def test_a_dry_run_is_the_plan(home: str, folder: Path) -> None:
-    dry = regtune("sweep", str(folder / "tiny.yaml"), "--home", home, "--dry-run")
-    assert dry.stdout == regtune("plan", str(folder / "tiny.yaml"), "--home", home).stdout
+    more = (str(folder / "tiny.yaml"), "--home", home, "--set", "run_cap=5")
+    dry = regtune("sweep", *more, "--dry-run")
+    assert dry.stdout == regtune("plan", *more).stdout
     assert "goes on; finished trials: 4" in dry.stdout
     assert "measured here" in dry.stdout
+    assert "none, it is finished" in regtune("plan", *more[:3]).stdout
 
 
 def test_a_configuration_can_be_asked_for(home: str) -> None:

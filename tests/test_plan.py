@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import studies
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from terminals import environment
 
 from regtune.config import TrainingConfig
+from regtune.data import load_arrays
 from regtune.plan import make_plan
+from regtune.record import DATA
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 
@@ -97,19 +101,63 @@ def test_what_a_budget_leaves_out_of_a_grid_is_said() -> None:
     assert make_plan(spec(**grid, run_cap=8), load_settings()).untried == 2
 
 
+def test_a_plan_is_of_the_trials_that_are_left() -> None:
+    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec().identity())
+    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
+    for number in range(3):
+        studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE)
+    left = make_plan(spec(run_cap=4), load_settings(workers=1))
+    assert left.duration is not None
+    assert (left.ended, left.refusal) == (False, "")
+    assert left.duration.seconds == pytest.approx(8 + 1 * 12 * studies.EPOCH_MS / 1000)
+    ended = make_plan(spec(run_cap=3), load_settings(workers=1))
+    assert (ended.duration, ended.disk_bytes, ended.ended) == (None, None, True)
+    assert ended.standing == "finished: 3 of 3 trials; go on with: --set run_cap=4"
+    assert make_plan(spec(run_cap=3), load_settings(), fresh=True).duration is not None
+    longer = create_trial(value=0.1)
+    assert longer.datetime_start is not None
+    longer.datetime_start -= timedelta(seconds=100)
+    study.add_trial(longer)
+    timed = make_plan(spec(run_cap=None, timeout=90), load_settings())
+    assert timed.standing == "finished: the timeout is used; go on with: --set timeout=180"
+    assert make_plan(spec(run_cap=None, timeout=900), load_settings()).duration.seconds < 801
+
+
+def test_data_elsewhere_is_the_same_data_and_other_data_of_the_same_name_is_not() -> None:
+    one, other = Path("a/data.npz"), Path("b/UPPER.NPZ")
+    for path in (one, other):
+        path.parent.mkdir()
+        with path.open("wb") as file:
+            np.savez(file, x_train=np.eye(784), y_train=np.arange(784) % 2)
+    begun = spec(dataset=str(one))
+    study = studies.create(Path("mlruns/studies.db"), "planned", spec=begun.identity())
+    study.set_user_attr(DATA, {"name": str(one), "digest": load_arrays(str(one)).digest})
+    studies.add(study, studies.record(0, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE)
+    elsewhere = make_plan(spec(dataset=str(other)), load_settings())
+    assert (elsewhere.refusal, elsewhere.standing) == ("", "goes on; finished trials: 1")
+    assert elsewhere.duration is not None
+    assert elsewhere.duration.epochs_measured == 11
+    changed = make_plan(spec(dataset="mnist-5k"), load_settings())
+    assert changed.differences[0].startswith("data: a/data.npz with digest ")
+
+
 def test_missing_data_is_said_and_does_not_prevent_the_plan(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("regtune.data.KERAS_CACHE", tmp_path)
     plan = make_plan(spec(dataset="mnist"), load_settings(data_dir=tmp_path))
     assert "regtune data fetch mnist" in plan.data_problem
+    assert plan.refusal == plan.data_problem
     assert plan.duration is not None
 
 
 def test_a_study_of_the_same_name_goes_on_or_says_why_not() -> None:
     study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec().identity())
+    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
     studies.add(study, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
     assert make_plan(spec(run_cap=50), load_settings()).standing == "goes on; finished trials: 1"
     changed = make_plan(spec(seed=7), load_settings())
     assert changed.differences == ("seed: 42 → 7",)
+    assert "What differs:" in changed.refusal
+    assert make_plan(spec(seed=7), load_settings(), fresh=True).refusal == ""
     assert make_plan(spec(name="other"), load_settings()).standing == "new"

@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from regtune.config import TrialConfig
+from regtune.config import DataConfig, TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.holding import hold, holder
 from regtune.record import CREATED, DATA, STUDY_UID, Kept, TrialRecord
@@ -24,6 +24,7 @@ from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
 from regtune.study import Origin, Study, delete, derive_seed, record_of
+from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import shown_end
 from regtune.tracking.trials import StudyTrials
 
@@ -98,6 +99,37 @@ def test_a_study_of_somebody_else_is_refused() -> None:
     foreign.tell(foreign.ask(), 1.0)
     with pytest.raises(SpecChanged, match="was not made by regtune"):
         opened()
+
+
+def test_the_same_data_elsewhere_goes_on_and_other_data_is_refused_before_anything_is_written() -> None:
+    def begun(name: str, digest: str, **changes: Any) -> Study:
+        spec = SweepSpec.from_dict({**SPEC, "dataset": name, **changes})
+        return Study.open(load_settings(), spec, data={"name": name, "digest": digest})
+
+    first = begun("one.npz", "a" * 64)
+    assert begun("proj/one.NPZ", "a" * 64).uid == first.uid
+    with pytest.raises(SpecChanged) as refused:
+        begun("one.npz", "b" * 64, run_cap=99)
+    assert refused.value.differences == (
+        f"  data: one.npz with digest {'a' * 12}... → one.npz with digest {'b' * 12}...",
+    )
+    assert begun("one.npz", "a" * 64).attributes[DATA]["name"] == "one.npz"
+
+
+def test_what_was_queued_or_interrupted_is_trained_on_the_data_where_it_lies_now() -> None:
+    study, spec = opened(), SweepSpec.from_dict(SPEC)
+    there = Proposals(spec, study, DataConfig(name="there.npz", digest="a" * 64))
+    there.queue_controls()
+    first = there.next()
+    assert first is not None
+    study.requeue(first[0].number)
+    here = Proposals(spec, study, DataConfig(name="here.npz", digest="a" * 64))
+    for number in range(2):
+        found = here.next()
+        assert found is not None
+        trial, trained = found
+        assert (trial.number, trained.control is not None) == (number, True)
+        assert trained.config.data.name == "here.npz"
 
 
 @pytest.mark.parametrize("written", range(6))

@@ -39,18 +39,13 @@ def plan_view(plan: Plan) -> RenderableType:
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
         "controls": _controls(plan),
-        "time": _time(plan.duration, plan.workers),
+        "time": "none, it is finished" if plan.ended else _time(plan.duration, plan.workers),
         "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
     parts: list[RenderableType] = [facts_table(facts), Text(), space_table(plan.parameters)]
     for note in plan.data_notes:
         parts += [Text(), Text(note, style="yellow")]
-    if plan.data_problem:
-        parts += [Text(), Text(f"missing: {plan.data_problem}", style="bold red")]
-    if plan.differences:
-        differ = [Text(f"  {line}") for line in plan.differences]
-        parts += [Text(), Text("What differs from the study of this name:", style="yellow"), *differ]
     if not plan.controls_fit:
         wanted = len(plan.controls) + 1
         parts += [

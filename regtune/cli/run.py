@@ -87,7 +87,7 @@ def sweep(
     spec = _load(file, assignments, name, quiet)
     settings = settings_of(home, workers=workers)
     if dry_run:
-        _show_plan(spec, settings, as_json=False)
+        _show_plan(spec, settings, as_json=False, fresh=fresh)
         return
     from regtune.cli.display import choose
     from regtune.sweep import run_sweep
@@ -217,12 +217,15 @@ def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bo
     return spec
 
 
-def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool) -> None:
+def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool, *, fresh: bool = False) -> None:
     from regtune.cli.reports import plan_view
+    from regtune.errors import InputError
     from regtune.plan import make_plan
 
-    found = make_plan(spec, settings)
+    found = make_plan(spec, settings, fresh=fresh)
     show_json(found.to_json()) if as_json else show(plan_view(found))
+    if found.refusal:
+        raise InputError(found.refusal)
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:

@@ -55,7 +55,7 @@ def _dataset(spec: SweepSpec) -> Iterator[Problem]:
     name = spec.dataset
     if not name.isprintable():
         yield ("dataset",), f"expected a name or path of printable characters, found {describe(name)}"
-    elif name not in DATASETS and not name.endswith(".npz"):
+    elif name not in DATASETS and not name.lower().endswith(".npz"):
         hint = suggestion(name, DATASETS)
         yield (
             ("dataset",),

@@ -270,8 +270,11 @@ class SweepSpec(Frozen):
         return {key: value for key, value in self.to_dict().items() if key not in BUDGET_KEYS}
 
     def differences(self, other_identity: Mapping[str, Any]) -> list[str]:
-        """What has changed since `other_identity`, one line a key: ``method: tpe → random``."""
-        return list(_differences(other_identity, self.identity(), ""))
+        """What has changed since `other_identity`, one line a key: ``method: tpe → random``.
+
+        The name of the data set is left out: the same data may lie elsewhere, and its digest decides.
+        """
+        return list(_differences({**other_identity, "dataset": self.dataset}, self.identity(), ""))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SweepSpec) and self.to_dict() == other.to_dict()

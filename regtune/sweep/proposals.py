@@ -10,6 +10,7 @@ then depends on the study alone, and an interrupted study goes on exactly as an 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -96,6 +97,8 @@ class Proposals:
         trial = self._study.optuna.ask()
         with self._study.together():
             record = interrupted.begun_again() if interrupted is not None else self._begin(trial, origin)
+            config = record.config.model_copy(update={"data": self._data})  # where it lies now
+            record = replace(record, config=config)
             self._study.write(trial, record)
         return trial, record
 

@@ -91,7 +91,7 @@ def run_sweep(
         earlier = _earlier(settings, from_study)
         patience = Patience(where, observer.note, stop)
         patience.guard = lambda: untouched(held, spec.name)
-        study = Study.open(settings, spec, fresh=fresh, patience=patience)
+        study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
         study.keep(held)
         finished = Standing(study, spec.metric.name).tally.finished
         used = spec.run_cap is not None and finished >= spec.run_cap
@@ -99,7 +99,6 @@ def run_sweep(
         trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None
         try:
-            study.check_data(_facts(data, arrays, split))
             facts = StudyFacts.of(study.name, study.attributes)
             tracker = TrackingWriter(settings, facts)
             coordinator = Coordinator(
