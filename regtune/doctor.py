@@ -26,6 +26,7 @@ from regtune.quoting import printable
 from regtune.settings import Settings
 from regtune.storage import open_engine, place, redact
 from regtune.tracking.store import is_server, sqlite_path
+from regtune.tracking.sync import strays
 from regtune.training.runtime import OF_OTHERS, environment_of_worker
 
 Status = Literal["ok", "note", "mend"]
@@ -91,6 +92,7 @@ def examine(settings: Settings) -> list[Check]:
         _disk(settings),
         _studies(settings),
         _mlflow(settings),
+        *_strays(settings),
         *_data(settings),
     ]
 
@@ -279,6 +281,22 @@ def _mlflow(settings: Settings) -> Check:
     if not os.access(path, os.R_OK | os.W_OK):
         return Check("MLflow", "mend", f"{path}: no right to read and write it", "mend the file's rights")
     return Check("MLflow", "ok", str(path))
+
+
+def _strays(settings: Settings) -> list[Check]:
+    try:
+        found = strays(settings)
+    except RegtuneError as error:
+        return [Check("artifacts", "mend", str(error).splitlines()[0], "see: regtune db check")]
+    return [
+        Check(
+            "artifacts",
+            "mend" if stray.former else "note",
+            str(stray),
+            "regtune sync" if stray.former else "",
+        )
+        for stray in found
+    ]
 
 
 def _data(settings: Settings) -> list[Check]:

@@ -8,14 +8,12 @@ the account ACCOUNT, which the wheel makes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -30,17 +28,14 @@ from sqlalchemy.exc import OperationalError
 
 from regtune.credentials import without_secrets
 from regtune.errors import StorageError
+from regtune.settings import OWN_DATABASES, OWN_ROLE, is_own_postgres, socket_folder
 from regtune.storage.engines import engine_options
-from regtune.storage.urls import POSTGRES, parse_url
+from regtune.storage.urls import POSTGRES
 
-ROLE = "regtune"
 ACCOUNT = "pgserver"
-DATABASES = ("studies", "mlflow")
 START_SECONDS = 60.0
 """Recovery after a kill takes a moment."""
 STOP_SECONDS = 20.0
-LONGEST_SOCKET = 103
-"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
 LONGEST_LOG = 10 * 2**20
 INSTALL = "pip install 'regtune[postgres]'"
 
@@ -62,19 +57,13 @@ class Embedded:
 
     @property
     def socket(self) -> Path:
-        """The folder of its Unix socket: that of the data, or one of a shorter and plain name."""
-        fits = len(os.fsencode(self.data / ".s.PGSQL.5432")) <= LONGEST_SOCKET
-        if fits and not {",", "="} & {
-            *str(self.data)
-        }:  # libpq reads a list of hosts, we a password in the URL
-            return self.data
-        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"regtune-{name}"
+        """The folder of its Unix socket: that of the data, or a shorter one."""
+        return socket_folder(self.data.parent)
 
     def url(self, database: str) -> str:
         """URL of one of its databases."""
         return URL.create(
-            POSTGRES, ROLE, database=database, query={"host": str(self.socket)}
+            POSTGRES, OWN_ROLE, database=database, query={"host": str(self.socket)}
         ).render_as_string()
 
     def program(self, name: str) -> Path:
@@ -84,14 +73,11 @@ class Embedded:
     @property
     def stores(self) -> dict[str, str]:
         """URLs of its databases, as a folder's settings keep them."""
-        return {name: self.url(name) for name in DATABASES}
+        return {name: self.url(name) for name in OWN_DATABASES}
 
     def owns(self, url: str) -> bool:
         """Whether `url` names a database of this folder's server; also when the folder has been moved since."""
-        if not url.startswith("postgresql"):
-            return False
-        found = parse_url(url)
-        return found.username == ROLE and str(found.query.get("host", "")).startswith("/")
+        return is_own_postgres(url)
 
     def processes(self) -> list[psutil.Process]:
         """Its processes, the first of them first: what works in its data folder."""
@@ -126,7 +112,7 @@ class Embedded:
                 self._make(programs, account)
             self._clear()
             self._launch(programs, account)
-        for name in DATABASES:
+        for name in OWN_DATABASES:
             make_database(self.url("postgres"), name)
         return fresh
 
@@ -158,7 +144,7 @@ class Embedded:
             "-D",
             fresh,
             "-U",
-            ROLE,
+            OWN_ROLE,
             "--auth=trust",
             "--encoding=UTF8",
             "--no-locale",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -84,6 +88,10 @@ def sqlite_url(path: Path) -> str:
         ) from None
 
 
+OWN_ROLE, OWN_DATABASES = "regtune", ("studies", "mlflow")
+"""How the URL of a folder's own PostgreSQL is told from that of any other."""
+LONGEST_SOCKET = 103
+"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
 STORES = "stores.json"
 """In a folder: which databases it uses when they are not its SQLite files. Written by `write_stores`."""
 
@@ -91,6 +99,7 @@ STORES = "stores.json"
 def read_stores(home: Path) -> dict[str, str]:
     """URLs of the databases that a folder has chosen: `studies` and `mlflow`; empty for its SQLite files.
 
+    Those of its own PostgreSQL lead to where the folder lies now, also when it was moved or copied.
     Raises SettingsError for a file that is damaged.
     """
     path = home / STORES
@@ -107,7 +116,38 @@ def read_stores(home: Path) -> dict[str, str]:
         raise SettingsError(f"{path}: {PRINTABLE}; choose anew with: regtune up")
     if any(in_url(url) for url in chosen.values()):
         raise SettingsError(f"{path}: {IN_NO_URL}")
-    return chosen
+    return {name: _at(home, url) for name, url in chosen.items()}
+
+
+def socket_folder(home: Path) -> Path:
+    """Where a folder's own PostgreSQL listens: in the folder of its data, or in one of a shorter and plain name."""
+    data = home.resolve() / "postgres"
+    fits = len(os.fsencode(data / ".s.PGSQL.5432")) <= LONGEST_SOCKET
+    if fits and not {",", "="} & {*str(data)}:  # libpq reads a list of hosts, we a password in the URL
+        return data
+    return Path(tempfile.gettempdir()) / f"regtune-{hashlib.sha256(os.fsencode(data)).hexdigest()[:16]}"
+
+
+def is_own_postgres(url: str) -> bool:
+    """Whether `url` names a database of a folder's own PostgreSQL, wherever that folder lay."""
+    if not url.startswith("postgresql"):
+        return False
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    with suppress(ArgumentError, ValueError):  # whoever opens it says what is wrong with it
+        found = make_url(url)
+        local = str(found.query.get("host", "")).startswith("/")
+        return local and found.username == OWN_ROLE and found.database in OWN_DATABASES
+    return False
+
+
+def _at(home: Path, url: str) -> str:
+    if not is_own_postgres(url):
+        return url
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).set(query={"host": str(socket_folder(home))}).render_as_string()
 
 
 def write_stores(home: Path, stores: Mapping[str, str]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy
 from sqlalchemy import Engine
 
-from regtune.errors import NoStudies, RegtuneError
+from regtune.errors import RegtuneError
 from regtune.holding import holder
 from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.plan import free_bytes
@@ -19,10 +19,12 @@ from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, studies_engine, understood
 from regtune.storage.migration import studies_schema
 from regtune.storage.schema import Schema
+from regtune.syncing import sync
 from regtune.tracking.databases import running_sweeps
+from regtune.tracking.places import Stray
 from regtune.tracking.service import processes, running
 from regtune.tracking.store import is_server, tracking_engine, tracking_schema
-from regtune.tracking.sync import behind
+from regtune.tracking.sync import Missing, strays
 
 SERVER_SECONDS = 5.0
 
@@ -58,20 +60,23 @@ class DatabaseStatus:
 class Status:
     """How a folder stands.
 
-    behind: study -> trials that MLflow lacks or shows in another state; None where MLflow or the studies cannot be
-    asked. running: study -> who runs it. free_bytes: on the folder's file system.
+    behind: study -> what MLflow lacks of it, as `regtune sync --check` finds it; None where MLflow or the studies
+    cannot be asked. strays: where else its own store keeps artifacts. running: study -> who runs it. free_bytes: on the
+    folder's file system.
     """
 
     home: str
     server: ServerStatus
     databases: tuple[DatabaseStatus, ...]
-    behind: dict[str, int] | None
+    behind: dict[str, Missing] | None
+    strays: tuple[Stray, ...]
     running: dict[str, str]
     free_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self)
+        behind = {study: lacks.to_json() for study, lacks in (self.behind or {}).items()}
+        return asdict(replace(self, behind=None)) | {"behind": None if self.behind is None else behind}
 
 
 def look(settings: Settings) -> Status:
@@ -81,6 +86,7 @@ def look(settings: Settings) -> Status:
         server=_server(settings),
         databases=(_studies(settings), _mlflow(settings)),
         behind=_behind(settings),
+        strays=_strays(settings),
         running=_running(settings),
         free_bytes=free_bytes(settings.home),
     )
@@ -144,13 +150,24 @@ def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
         engine.dispose()
 
 
-def _behind(settings: Settings) -> dict[str, int] | None:
+def _behind(settings: Settings) -> dict[str, Missing] | None:
+    found = {}
     try:
-        return {study: count for study, count in behind(settings).items() if count}
-    except NoStudies:
-        return {}
+        for entry in sync(settings, check=True, tell=lambda study, done, count: None):
+            if entry.problem:
+                return None
+            if entry.lacks:
+                found[entry.study] = entry.lacks
     except RegtuneError:  # what is away has its own line
         return None
+    return found
+
+
+def _strays(settings: Settings) -> tuple[Stray, ...]:
+    try:
+        return tuple(strays(settings))
+    except RegtuneError:  # the database's own line says so
+        return ()
 
 
 def _running(settings: Settings) -> dict[str, str]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import psutil
 
@@ -23,12 +21,13 @@ from regtune.backup.dumps import load_lines
 from regtune.backup.making import Tell
 from regtune.backup.manifest import ARTIFACTS, MLFLOW, Manifest, copy_file, databases, read_manifest
 from regtune.errors import InputError, StorageError
-from regtune.settings import Settings
+from regtune.settings import Settings, sqlite_url
 from regtune.storage import is_sqlite, lock, sqlite, understood
 from regtune.storage.schema import STUDIES, TRACKING
 from regtune.tracking.databases import check_databases, running_sweeps
+from regtune.tracking.places import relocate
 from regtune.tracking.service import running
-from regtune.tracking.store import is_server
+from regtune.tracking.store import is_server, tracking_engine
 
 LOCK_SECONDS = 30
 
@@ -86,7 +85,7 @@ def restore(settings: Settings, folder: Path, tell: Tell = lambda _, __: None) -
         for name in drafts.keys() - {ARTIFACTS}:
             sqlite.check(drafts[name])
         if MLFLOW in drafts:
-            relocate(drafts[MLFLOW], manifest.artifacts, settings.artifacts.as_uri())
+            _relocate(drafts[MLFLOW], manifest.artifacts, settings.artifacts.as_uri())
         for place in sorted(
             {path.parent for path in targets.values()}
         ):  # from here on nobody opens or makes one
@@ -190,27 +189,13 @@ def _copy(manifest: Manifest, folder: Path, drafts: dict[str, Path], tell: Tell)
             shutil.copymode(folder / name, target)
 
 
-def relocate(database: Path, old: str, new: str) -> None:
-    """Have every text in MLflow's database that begins with the URI or the path `old` begin with `new`."""
-    pairs = [(old, new), (unquote(urlsplit(old).path), unquote(urlsplit(new).path))]
-    if old == new:
-        return
-    with closing(sqlite3.connect(database)) as connection, connection:
-        tables = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-        )
-        for (table,) in tables.fetchall():
-            for _, column, kind, _, _, _, hidden in connection.execute(
-                f'PRAGMA table_xinfo("{table}")'
-            ).fetchall():
-                if hidden or not any(word in kind.upper() for word in ("CHAR", "TEXT")):
-                    continue
-                for before, after in pairs:
-                    connection.execute(
-                        f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) '  # noqa: S608
-                        f'WHERE "{column}" = ? OR substr("{column}", 1, ?) = ?',
-                        (after, len(before) + 1, before, len(before) + 1, f"{before}/"),
-                    )
+def _relocate(database: Path, old: str, new: str) -> None:
+    engine = tracking_engine(sqlite_url(database))
+    try:
+        with engine.begin() as connection:
+            relocate(connection, old, new)
+    finally:
+        engine.dispose()
 
 
 def _swap(drafts: dict[str, Path], targets: dict[str, Path]) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regtune.retrain import Retrained
     from regtune.status import DatabaseStatus, ServerStatus, Status
     from regtune.tracking.databases import Database
+    from regtune.tracking.sync import Missing
 
 STATE_STYLES = {
     "current": "green",
@@ -124,6 +125,8 @@ def status_view(status: Status) -> RenderableType:
     for database in status.databases:
         facts[database.name] = _database_text(database)
     facts["behind"] = _behind_text(status.behind)
+    if status.strays:
+        facts["artifacts"] = Text("; ".join(map(str, status.strays)), style="yellow")
     facts["sweeps"] = (
         "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items()) or "none is running"
     )
@@ -153,13 +156,13 @@ def _server_text(server: ServerStatus) -> Text:
     return Text(f"{server.url}{said}{since}{accounts}{named}", style="red" if said else "green")
 
 
-def _behind_text(found: dict[str, int] | None) -> Text:
+def _behind_text(found: Mapping[str, Missing] | None) -> Text:
     if found is None:
         return Text("unknown while a database or MLflow cannot be asked", style="yellow")
     if not found:
-        return Text("MLflow has every trial")
-    lacking = "; ".join(f"{printable(study)}: {counted(count, 'trial')}" for study, count in found.items())
-    return Text(f"MLflow lacks {lacking}; write them with: regtune sync", style="yellow")
+        return Text("MLflow has everything")
+    lacking = "; ".join(f"{printable(study)}: {missing}" for study, missing in found.items())
+    return Text(f"MLflow lacks {lacking}; write it with: regtune sync", style="yellow")
 
 
 def _database_text(database: DatabaseStatus) -> Text:

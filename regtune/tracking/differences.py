@@ -12,6 +12,7 @@ from regtune.tracking import names
 from regtune.tracking.contents import Contents, Point, experiment_tags
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.notes import experiment_note
+from regtune.tracking.places import inside
 from regtune.tracking.runs import Experiment, Reader, Run
 
 
@@ -64,18 +65,19 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
     """What `run` lacks of `wanted`. folder: regtune's artifact folder.
 
     A file of another digest is not brought. A file that is not here cannot be brought and is not missed: the
-    trial's folder may lie on another machine.
+    trial's folder may lie on another machine. Nor is any of a run that keeps its files outside the project.
     """
     tagged = {
         name.removeprefix(names.ARTIFACT): digest
         for name, digest in run.tags.items()
         if name.startswith(names.ARTIFACT)
     }
+    reached = inside(run.artifact_uri, folder)
     present = {name: digest for name, digest in tagged.items() if not _lost(run, name, folder)}
     artifacts = wanted.artifacts
     run_uid = wanted.tags.get(names.TRIAL_UID, "")
     brought, surplus, message = [], [], {}
-    if artifacts is not None:
+    if artifacts is not None and reached:
         for name, digest in artifacts.items():
             found = _digest_of(trial_folder(folder, run_uid) / name) if present.get(name) != digest else None
             if found == digest:
@@ -95,7 +97,8 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         params={name: value for name, value in wanted.params.items() if name not in run.params},
         tags=tags,
         inputs=not run.inputs,
-        config=wanted.config is not None
+        config=reached
+        and wanted.config is not None
         and (wanted.config_name not in present or names.CONFIG_DIGEST in tags),
         artifacts=brought,
         surplus=surplus,

@@ -32,6 +32,7 @@ from regtune.tracking.contents import (
 from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
+from regtune.tracking.places import inside
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import is_server, tracking_engine
 from regtune.tracking.trials import Trials
@@ -313,7 +314,11 @@ class Projection:
             run.status, run.end_ms = lack.status, lack.ended_ms or run.end_ms
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
-        """Bring files and remove them; returns the tags that say which are there now."""
+        """Bring files and remove them; returns the tags that say which are there now. What lies outside the project's
+        artifacts is left alone.
+        """
+        if not inside(run.artifact_uri, self._artifacts):
+            return {}
         repository = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
         tags = {}
         if lack.config and wanted.config is not None:

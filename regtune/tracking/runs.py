@@ -79,7 +79,7 @@ class SqlReader:
     """Reads MLflow's tables (`mlflow/store/tracking/dbmodels/models.py`). engine: on its database."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def experiment(self, sweep: str) -> Experiment | None:
         """See `Reader`."""
@@ -88,7 +88,7 @@ class SqlReader:
             "ON t.experiment_id = e.experiment_id WHERE t.key = :key AND t.value = :sweep ORDER BY 1 LIMIT 1"
         )
         named = "SELECT experiment_id, name, lifecycle_stage FROM experiments WHERE name = :sweep"
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             given = {"key": names.SWEEP, "sweep": sweep}
             found = connection.execute(text(tagged), given).first()
             found = found or connection.execute(text(named), {"sweep": sweep}).first()
@@ -127,19 +127,9 @@ class SqlReader:
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         """See `Reader`."""
         query = "SELECT step, value FROM metrics WHERE run_uuid = :run_id AND key = :metric"
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(text(query), {"run_id": run_id, "metric": metric})
             return {(step, value) for step, value in rows}
-
-    def states(self, uid: str) -> dict[int, str]:
-        """Of every trial's run: its number -> the trial's state."""
-        query = (
-            "SELECT n.value, s.value FROM tags u JOIN tags n ON n.run_uuid = u.run_uuid AND n.key = :number "
-            "JOIN tags s ON s.run_uuid = u.run_uuid AND s.key = :state WHERE u.key = :key AND u.value = :uid"
-        )
-        given = {"number": names.NUMBER, "state": names.STATE, "key": names.STUDY_UID, "uid": uid}
-        with self._engine.connect() as connection:
-            return {int(number): state for number, state in connection.execute(text(query), given)}
 
     def _page(
         self,
@@ -151,7 +141,7 @@ class SqlReader:
     ) -> list[Run]:
         query = f"{_RUNS} AND {also} ORDER BY t.run_uuid LIMIT :page"
         asked = {"key": key, "value": value, "experiment": int(experiment_id), "page": PAGE, **(given or {})}
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(text(query), asked)
             runs = {
                 run_id: Run(run_id, uri, status, start, end, stage == "deleted")

@@ -25,6 +25,7 @@ from regtune.storage.schema import TRACKING, Schema, look
 from regtune.storage.sqlite import beside
 from regtune.storage.troubles import away, understood
 from regtune.storage.urls import full_url
+from regtune.tracking.places import rebase
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 PATIENCE = {
@@ -134,7 +135,8 @@ def connect(uri: str, artifacts: Path) -> Any:
 def prepare(uri: str, artifacts: Path) -> None:
     """Settle the environment and see that a database has its schema; imports MLflow only if it has to make one.
 
-    Raises TrackingError: no tables in PostgreSQL, tables of another version or another's, a database that is away.
+    A folder's own store that was moved or copied with it is re-based. Raises TrackingError: no tables in PostgreSQL,
+    tables of another version or another's, a database that is away.
     """
     check_uri(uri)
     uri = store_url(uri)
@@ -148,7 +150,7 @@ def prepare(uri: str, artifacts: Path) -> None:
         elif found.problem:
             raise TrackingError(found.problem)
         else:
-            _see_default_experiment(uri, artifacts)
+            _settle(uri, artifacts)
     except StorageError as error:
         raise TrackingError(str(error)) from error
 
@@ -203,12 +205,15 @@ def _run_migrations(uri: str, fresh: bool = False) -> None:
         engine.dispose()
 
 
-def _see_default_experiment(uri: str, artifacts: Path) -> None:
-    """Make the experiment that MLflow makes at its first use: processes that do so at once trip over each other."""
+def _settle(uri: str, artifacts: Path) -> None:
+    """Re-base a store whose folder was moved or copied, and make the experiment that MLflow makes at its first use:
+    processes that do so at once trip over each other.
+    """
     engine = tracking_engine(uri)
     path = sqlite_path(uri)
     try:
         with understood(place(uri)):
+            rebase(engine, uri, artifacts)
             if _has_default_experiment(engine):
                 return
             with schema_lock(engine, path.parent if path else artifacts):

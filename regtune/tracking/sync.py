@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +16,20 @@ from filelock import Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import TrackingError
-from regtune.leaderboard.tables import reading, studies_of_regtune
 from regtune.settings import Settings
-from regtune.storage import database_path, explain, is_sqlite, open_engine, place, redact
+from regtune.storage import database_path, explain, is_sqlite, redact
+from regtune.storage import place as place_of
 from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
 from regtune.tracking.differences import experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
+from regtune.tracking.places import Stray, find_strays, inside, is_own
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import (
     connect,
     is_server,
     open_sql,
+    prepare,
     settle_environment,
     tracking_engine,
     tracking_schema,
@@ -43,16 +45,18 @@ Tell = Callable[[int], None]
 @dataclass(frozen=True)
 class Missing:
     """What MLflow lacks of a study. absent: trials without a run. wrong: trials whose run lacks something; of what
-    kind, is counted in `kinds`. own: whether the study's own run or experiment lack something.
+    kind, is counted in `kinds`. own: whether the study's own run or experiment lack something. place: where the
+    artifacts of the folder lay before it was moved or copied, if MLflow says so still.
     """
 
     absent: int = 0
     wrong: int = 0
     own: bool = False
     kinds: Counter[str] = field(default_factory=Counter)
+    place: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.absent or self.wrong or self.own)
+        return bool(self.absent or self.wrong or self.own or self.place)
 
     def __str__(self) -> str:
         found = []
@@ -63,11 +67,13 @@ class Missing:
             found.append(f"{_trials(self.wrong)} whose run lacks something ({kinds})")
         if self.own:
             found.append("the study's own run or its experiment")
+        if self.place:
+            found.append(f"the place of its artifacts, which is {self.place} no longer")
         return "; ".join(found)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self)
+        return {**asdict(replace(self, kinds=Counter())), "kinds": dict(self.kinds)}
 
 
 class Caught(NamedTuple):
@@ -140,6 +146,7 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
     """
     with understood(settings):
         reader, facts = _reader(settings), trials.facts
+        place = next((stray.folder for stray in strays(settings) if stray.former), None)
         experiment = reader.experiment(facts.sweep) if reader else None
         if reader is None or experiment is None:
             return Missing(absent=sum(1 for _ in trials.read([n for n, _ in trials.uids()])), own=True)
@@ -175,53 +182,16 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
         if not own:
             wanted = study_contents(facts, trials.state, trials.winner, best, trials.ended_ms)
             own = bool(lacking(parents[0], wanted, reader, settings.artifacts))
-        return Missing(absent, wrong, own, kinds)
+        return Missing(absent, wrong, own, kinds, place)
 
 
-def behind(settings: Settings, studies: Collection[str] | None = None) -> dict[str, int]:
-    """Of each study, how many trials MLflow lacks or shows in another state than they have; of all by default.
-
-    A quick look for `regtune status`: it costs a second for ten thousand trials. What `missing` finds may be more.
-    Raises TrackingError, StorageError, StudyNotFound.
-    """
-    engine = open_engine(settings.storage_url)
-    try:
-        with reading(engine) as connection:
-            found = studies_of_regtune(connection) if studies is None else list(studies)
-        with understood(settings):
-            reader = _reader(settings)
-            trials = {name: StudyTrials(engine, name, at_rest=True) for name in found}
-            return {name: _behind(reader, entry) for name, entry in trials.items() if entry.begun}
-    finally:
-        engine.dispose()
-
-
-def _behind(reader: Reader | None, trials: StudyTrials) -> int:
-    wanted = trials.states()
-    if reader is None:
-        return len(wanted)
-    if isinstance(reader, SqlReader):
-        shown = reader.states(trials.uid)
-    else:
-        experiment = reader.experiment(trials.facts.sweep)
-        if experiment is None:
-            return len(wanted)
-        parents = reader.parents(experiment.experiment_id, trials.facts.uid)
-        if parents and (parents[0].status, parents[0].end_ms) == (trials.state, trials.ended_ms):
-            return 0  # it is written after all trials
-        pages = reader.trials(experiment.experiment_id, trials.facts.uid)
-        shown = {
-            number: run.tags.get(names.STATE, "")
-            for page in pages
-            for run in page
-            if (number := trials.number(run.tags)) is not None
-        }
-    live = {"RUNNING", "WAITING"}
-    return sum(
-        1
-        for number, state in wanted.items()
-        if shown.get(number) != state and not (state in live and shown.get(number) in live)
-    )
+def strays(settings: Settings) -> list[Stray]:
+    """Where else than in the project's artifacts its own store keeps some. Raises TrackingError, StorageError."""
+    if is_server(settings.mlflow_uri) or not is_own(settings.mlflow_uri, settings.artifacts):
+        return []
+    with understood(settings):
+        reader = _reader(settings)
+        return find_strays(reader.engine, settings.artifacts) if isinstance(reader, SqlReader) else []
 
 
 def _database(settings: Settings, target: Target) -> str | None:
@@ -232,6 +202,9 @@ def _database(settings: Settings, target: Target) -> str | None:
         raise TrackingError(
             f"{database_path(settings.mlflow_uri)}: gone, and its server still runs; try: regtune down, regtune up"
         )
+    prepare(
+        settings.mlflow_uri, settings.artifacts
+    )  # the server runs since before the folder was moved, perhaps
     return settings.mlflow_uri
 
 
@@ -274,15 +247,18 @@ def delete_study(settings: Settings, uid: str) -> int:
     """Delete the runs of one study and their artifacts, and its experiment when nothing is left in it.
 
     In a database they are gone for good. A tracking server offers no such thing: there the artifacts are
-    deleted and the runs put into its bin, which `mlflow gc`, given on the server, empties. Returns how many
-    runs. Raises TrackingError.
+    deleted and the runs put into its bin, which `mlflow gc`, given on the server, empties. Artifacts on this machine
+    outside the project's are left. Returns how many runs. Raises TrackingError.
     """
     with understood(settings):
-        client = connect(target_of(settings).uri, settings.artifacts)
+        target = target_of(settings)
+        client = connect(target.uri, settings.artifacts)
+        _database(settings, target)
         runs = list(_runs(client, f"tags.`{names.STUDY_UID}` = '{uid}'"))
         store = None if is_server(settings.mlflow_uri) else open_sql(settings.mlflow_uri, settings.artifacts)
         for run in runs:
-            _delete_artifacts(client, run)
+            if inside(run.info.artifact_uri, settings.artifacts):
+                _delete_artifacts(client, run)
             if run.info.lifecycle_stage != "deleted":
                 client.delete_run(run.info.run_id)
             if store is not None:
@@ -355,7 +331,7 @@ def understood(settings: Settings) -> Iterator[None]:
         if not _of_the_store(error):
             raise
         if isinstance(error, SQLAlchemyError | sqlite3.Error) and not is_server(settings.mlflow_uri):
-            raise TrackingError(explain(error, place(settings.mlflow_uri))) from error
+            raise TrackingError(explain(error, place_of(settings.mlflow_uri))) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrackingError(f"MLflow at {redact(settings.mlflow_uri)}: {reason}") from error
 

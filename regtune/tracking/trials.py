@@ -97,10 +97,6 @@ class StudyTrials:
         """See `Trials`."""
         return ((number, f"{self.uid}-{number}") for number in sorted(self._numbers))
 
-    def states(self) -> dict[int, State]:
-        """Number -> state of every trial, as its run shows it."""
-        return {number: self._shown(state, None) for number, state in self._numbers.items()}
-
     def read(self, numbers: Collection[int]) -> Iterator[tuple[int, State, TrialRecord]]:
         """See `Trials`."""
         wanted = sorted(numbers)

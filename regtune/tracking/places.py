@@ -1,0 +1,150 @@
+"""Where MLflow keeps artifacts: absolute places that a store remembers, also after its folder was moved or copied.
+
+A folder's own store is re-based on the folder that it lies in. Whatever else a store says, files are written and
+deleted in the project's own artifacts alone: `inside` is asked before each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, make_url, text
+
+from regtune.settings import is_own_postgres, socket_folder
+from regtune.storage import database_path, is_sqlite, schema_lock
+
+_BASE = re.compile(r"(file:///.*/artifacts)/runs(/\d+)?")
+"""An experiment's place as regtune and its server make them; the first group is the folder of all artifacts."""
+
+
+def inside(uri: str, artifacts: Path) -> bool:
+    """Whether files at a run's place may be written and deleted: those of a server, which sees to them itself, and
+    those in the folder of the project's runs, links followed.
+    """
+    found = _path(uri)
+    return found is None or (artifacts / "runs").resolve() in found.resolve().parents
+
+
+def is_own(uri: str, artifacts: Path) -> bool:
+    """Whether a store lies in the folder of these artifacts."""
+    home = artifacts.parent
+    if is_sqlite(uri):
+        return database_path(uri).parent == home
+    return is_own_postgres(uri) and make_url(uri).query["host"] == str(socket_folder(home))
+
+
+def rebase(engine: Engine, uri: str, artifacts: Path) -> None:
+    """Have a folder's own store keep its artifacts where the folder lies now. Raises StorageError, SQLAlchemyError."""
+    if not is_own(uri, artifacts):
+        return
+    with engine.connect() as connection:
+        if not former(connection, artifacts):
+            return
+    with schema_lock(engine, artifacts.parent), engine.begin() as connection:
+        for old in former(connection, artifacts):
+            relocate(connection, old, artifacts.as_uri())
+
+
+def former(connection: Connection, artifacts: Path) -> list[str]:
+    """URIs of the folders of artifacts that this store's folder had before it was moved or copied.
+
+    Another folder is taken for one of them when the store was made there (MLflow's own first experiment says so), or
+    when artifacts of its runs lie here. Otherwise it is another project's, which writes to this store, too.
+    """
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for experiment, location in connection.execute(
+        text("SELECT experiment_id, artifact_location FROM experiments ORDER BY experiment_id")
+    ):
+        matched = _BASE.fullmatch(location or "")
+        if matched and matched[1] != artifacts.as_uri():
+            here = artifacts / "runs" / (matched[2] or "/").removeprefix("/")
+            found.setdefault(matched[1], []).append((experiment, here))
+    return [
+        base
+        for base, experiments in found.items()
+        if any(number == 0 or _has_runs(connection, number, here) for number, here in experiments)
+    ]
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A folder outside of the project's artifacts in which a store keeps those of `experiments` experiments.
+
+    former: it is where the project's own lay before the folder was moved or copied.
+    """
+
+    folder: str
+    experiments: int
+    former: bool
+
+    def __str__(self) -> str:
+        said = f"{self.experiments} experiment{'' if self.experiments == 1 else 's'} in {self.folder}"
+        if self.former:
+            return f"{said}, where this folder lay before"
+        return f"{said}, outside this folder: nothing is written or deleted there"
+
+
+def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
+    """Where else than in `artifacts` a store keeps some. Raises SQLAlchemyError."""
+    with engine.connect() as connection:
+        locations = connection.scalars(text("SELECT artifact_location FROM experiments")).all()
+        earlier = {_local(base) for base in former(connection, artifacts)}
+    found: Counter[Path] = Counter()
+    own = artifacts / "runs"
+    for location in filter(None, locations):
+        at = _path(location)
+        if at is not None and own not in (at, *at.parents):
+            matched = _BASE.fullmatch(location)
+            found[_local(matched[1]) if matched else at] += 1
+    return [Stray(str(folder), count, folder in earlier) for folder, count in sorted(found.items())]
+
+
+def relocate(connection: Connection, old: str, new: str) -> None:
+    """Have every text in MLflow's database that begins with the URI or the path `old` begin with `new`.
+
+    MLflow keeps where artifacts lie in several tables: of experiments, runs, logged and registered models.
+    """
+    if old == new:
+        return
+    pairs = [(old, new), (unquote(urlsplit(old).path), unquote(urlsplit(new).path))]
+    inspector = sqlalchemy.inspect(connection)
+    for name in inspector.get_table_names():
+        for column in inspector.get_columns(name):
+            kind = column["type"]
+            if not isinstance(kind, sqlalchemy.String) or isinstance(kind, sqlalchemy.Enum):
+                continue
+            if column.get("computed"):
+                continue
+            table = sqlalchemy.table(name, sqlalchemy.column(column["name"]))
+            (cell,) = table.columns
+            for before, after in pairs:
+                begins = sqlalchemy.func.substr(cell, 1, len(before) + 1) == f"{before}/"
+                rest = sqlalchemy.func.substr(cell, len(before) + 1)
+                changed = sqlalchemy.literal(after).concat(rest)
+                connection.execute(
+                    table.update().where((cell == before) | begins).values({column["name"]: changed})
+                )
+
+
+def _has_runs(connection: Connection, experiment: int, folder: Path) -> bool:
+    runs = connection.scalars(
+        text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment"), {"experiment": experiment}
+    )
+    return any((folder / run).is_dir() for run in runs.all())
+
+
+def _path(uri: str) -> Path | None:
+    """The path of a place on this machine, as MLflow reads it; None for one that a server or a service keeps."""
+    if urlsplit(uri).scheme not in ("", "file"):
+        return None
+    return _local(uri)
+
+
+def _local(uri: str) -> Path:
+    return Path(url2pathname(urlsplit(uri).path if uri.startswith("file:") else uri))
