@@ -1,4 +1,4 @@
-"""Deleting studies with everything they left, and finding what no study refers to any more.
+"""Deleting studies with everything they left, and removing what studies that were deleted otherwise have left.
 
 What belongs to a study: its rows in Optuna's database, its runs in MLflow (found by the tag of its uid),
 and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are marked as deleted, as its own
@@ -10,79 +10,106 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from regtune.errors import NoStudies
-from regtune.leaderboard import list_studies
+from regtune.holding import was_held
+from regtune.leaderboard.tables import read_first_start, read_uids, reading
 from regtune.record import uid_of
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine
 from regtune.study import delete
 from regtune.tracking.names import RETRAINED
+from regtune.tracking.sync import Tracked, tracked_studies
+from regtune.tracking.sync import delete_study as delete_runs
 
 
 @dataclass(frozen=True)
-class Garbage:
-    """What no study refers to: uids of studies with runs in MLflow, how many runs, trial folders and their bytes."""
+class Leftover:
+    """What a study left. name: its sweep's, empty where nothing says it. last: when one of its runs began last.
+    kept: why it is not shown to be a deleted study's, so that it stays.
+    """
 
-    uids: tuple[str, ...]
+    uid: str
+    name: str
     runs: int
     folders: tuple[Path, ...]
     size_bytes: int
-
-    def __bool__(self) -> bool:
-        return bool(self.uids or self.folders)
+    last: datetime | None = None
+    kept: str = ""
 
     def __str__(self) -> str:
         size = f"{self.size_bytes / 1e6:.1f} MB"
         return f"{self.runs} MLflow runs and {len(self.folders)} trial folders ({size})"
 
 
-def delete_study(settings: Settings, name: str) -> Garbage:
-    """Delete a study, its runs and its artifacts; returns what it left beside its rows.
+def delete_study(settings: Settings, name: str) -> Leftover:
+    """Delete a study, its runs and its artifacts; returns what it left beside its rows, which go last.
 
-    Raises StudyNotFound, StudyBusy, StorageError; TrackingError when MLflow is away: then the study is
-    gone, and `gc` removes its runs later.
+    Raises StudyNotFound, StudyBusy, StorageError; TrackingError when MLflow is away: then the study is still there.
     """
-    uid = delete(settings, name)
-    folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
-    size = _size(folders)
-    runs = remove(settings, Garbage((uid,), 0, folders, size))
-    return Garbage((uid,), runs, folders, size)
+    left: list[Leftover] = []
+
+    def remove_first(uid: str) -> None:
+        folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
+        found = Leftover(uid, name, 0, folders, _size(folders))
+        left.append(Leftover(uid, name, remove(settings, found), folders, found.size_bytes))
+
+    delete(settings, name, remove_first)
+    return left[0]
 
 
-def find_garbage(settings: Settings) -> Garbage:
-    """What no study refers to, in this folder's own stores.
+def find_garbage(settings: Settings) -> list[Leftover]:
+    """What lies in this folder's own stores and belongs to no study there; each with why it stays, if it does.
 
-    Where OPTUNA_STORAGE or MLFLOW_TRACKING_URI name others, these may serve studies that cannot be seen
-    from here: runs, or runs and folders, are then left alone.
+    A uid that no study and no trial carries any more is a deleted study's when its runs were written in this folder,
+    which ran a sweep of that name, and its database is as old. Where OPTUNA_STORAGE or MLFLOW_TRACKING_URI name others,
+    these may serve studies that cannot be seen from here. Raises StorageError, TrackingError.
     """
     if settings.storage:
-        return Garbage((), 0, (), 0)
-    tracked: dict[str, int] = {}
-    if not settings.tracking_uri and _has_runs(settings):
-        from regtune.tracking.sync import tracked_studies
+        return []
+    tracked = {} if settings.tracking_uri or not _has_runs(settings) else tracked_studies(settings)
+    folders: dict[str, list[Path]] = {}
+    for folder in _trial_folders(settings):
+        folders.setdefault(_owner(folder), []).append(folder)
+    known, first = _known(settings)  # last: a study that begins meanwhile is known
+    found = []
+    for uid in sorted(tracked.keys() | folders.keys()):
+        if uid in known or uid.startswith(RETRAINED):
+            continue
+        runs, own = tracked.get(uid), tuple(folders.get(uid, ()))
+        size = _size((*own, *(runs.folders if runs else ())))
+        if runs is None:
+            found.append(Leftover(uid, "", 0, own, size, kept="no run in MLflow says whose they are"))
+        else:
+            why = _doubt(settings, runs, first)
+            found.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
+    return found
 
-        tracked = tracked_studies(settings)
-    found = _trial_folders(settings)
-    known = _known(settings)  # last: a study that begins meanwhile is known
-    tracked = {uid: runs for uid, runs in tracked.items() if _foreign(uid, known)}
-    folders = tuple(folder for folder in found if _foreign(_owner(folder), known))
-    return Garbage(tuple(tracked), sum(tracked.values()), folders, _size(folders))
+
+def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
+    """Why runs may be of a study that was not deleted; empty where nothing speaks for that."""
+    if not runs.here:
+        return "another folder wrote them"
+    if is_sqlite(settings.storage_url) and not was_held(settings, runs.sweep):
+        return "no sweep of that name was run on this folder's studies.db"
+    if first is None or runs.last is None or first > runs.last:
+        return "the studies here were all begun later, so it may be in another database"
+    return ""
 
 
-def remove(settings: Settings, found: Garbage) -> int:
-    """Remove runs and folders; returns how many runs. On a tracking server runs are marked as deleted.
+def remove(settings: Settings, found: Leftover) -> int:
+    """Remove runs, then folders; returns how many runs. On a tracking server runs are marked as deleted.
 
     Raises TrackingError.
     """
+    runs = 0
+    if settings.tracking_uri or _has_runs(settings):
+        runs = delete_runs(settings, found.uid)
     for folder in found.folders:
         shutil.rmtree(folder, ignore_errors=True)
-    if not found.uids or not (settings.tracking_uri or _has_runs(settings)):
-        return 0
-    from regtune.tracking.sync import delete_study as delete_runs
-
-    return sum(delete_runs(settings, uid) for uid in found.uids)
+    return runs
 
 
 def _has_runs(settings: Settings) -> bool:
@@ -90,14 +117,17 @@ def _has_runs(settings: Settings) -> bool:
     return not is_sqlite(settings.mlflow_uri) or database_path(settings.mlflow_uri).exists()
 
 
-def _known(settings: Settings) -> set[str]:
-    """Uids of all studies. Raises StorageError for one that is none: what belongs to that study is not known."""
+def _known(settings: Settings) -> tuple[set[str], datetime | None]:
+    """Uids that studies and trials carry, and when the first trial began. Raises StorageError for one that is none:
+    what belongs to that study is not known.
+    """
     try:
         engine = open_engine(settings.storage_url)
     except NoStudies:
-        return set()
+        return set(), None
     try:
-        return {uid_of(summary.info.uid) for summary in list_studies(engine)}
+        with reading(engine) as connection:
+            return {uid_of(uid) for uid in read_uids(connection)}, read_first_start(connection)
     finally:
         engine.dispose()
 
@@ -110,11 +140,6 @@ def _trial_folders(settings: Settings) -> list[Path]:
 def _owner(folder: Path) -> str:
     """The uid of the study whose trial's folder it is."""
     return folder.name.rpartition("-")[0]
-
-
-def _foreign(uid: str, known: set[str]) -> bool:
-    """Whether no study has this uid, and no training of a single configuration either."""
-    return uid not in known and not uid.startswith(RETRAINED)
 
 
 def _size(folders: Iterable[Path]) -> int:

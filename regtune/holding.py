@@ -26,6 +26,11 @@ def holder(settings: Settings, name: str) -> Holder | None:
         engine.dispose()
 
 
+def was_held(settings: Settings, name: str) -> bool:
+    """Whether a study of this `name` was ever run on the SQLite database here: the file of its lock stays."""
+    return _lock_file(settings.storage_url, name).exists()
+
+
 @contextmanager
 def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[locks.Hold]:
     """Hold the study `name`: on SQLite by a file beside it, on PostgreSQL by an advisory lock of its database.

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -398,8 +398,11 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(storage=storage, study_name=name)
 
 
-def delete(settings: Settings, name: str) -> str:
-    """Delete a study from Optuna's database. Returns its uid. Raises StudyNotFound, StudyBusy."""
+def delete(settings: Settings, name: str, first: Callable[[str], None]) -> None:
+    """Delete a study from Optuna's database; `first` is called with its uid before, while nobody else can run it.
+
+    Raises StudyNotFound, StudyBusy.
+    """
     where = place(settings.storage_url)
     with understood(where):
         uid = uid_of(load(open_storage(settings), name).user_attrs.get(STUDY_UID))
@@ -407,8 +410,8 @@ def delete(settings: Settings, name: str) -> str:
             patience = Patience(where)
             patience.stop()
             patience.guard = lambda: untouched(held, name)
+            first(uid)
             optuna.delete_study(study_name=name, storage=open_storage(settings, patience, session(name)))
-    return uid
 
 
 def _set_aside(storage: RDBStorage, name: str) -> None:

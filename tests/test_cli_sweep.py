@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,11 @@ def test_gc_leaves_stores_alone_that_other_folders_may_share(home: str) -> None:
     try:
         shared = load_settings(home=Path(home), storage="sqlite:////elsewhere/studies.db")
         assert not find_garbage(shared)
-        assert [folder.name for folder in find_garbage(load_settings(home=Path(home))).folders] == ["gone-0"]
+        (left,) = find_garbage(load_settings(home=Path(home)))
+        assert [folder.name for folder in left.folders] == ["gone-0"]
+        assert left.kept == "no run in MLflow says whose they are"
+        assert "gone" in regtune("gc", "--yes", "--home", home).stderr
+        assert left.folders[0].is_dir()
     finally:
         shutil.rmtree(Path(home) / "artifacts" / "trials" / "gone-0")
 
@@ -196,10 +201,15 @@ def test_delete_removes_the_study_its_runs_and_its_artifacts_and_gc_what_was_for
     terminal.process.sendline("n")
     assert terminal.finish() == 1
     assert len(runs_of(home, uid)) == 5
+    older = optuna.create_study(study_name="older", storage=settings.storage_url)
+    earlier = optuna.trial.create_trial(value=1.0)
+    earlier.datetime_start = datetime(2020, 1, 1)
+    older.add_trial(earlier)
     optuna.delete_study(study_name="tiny", storage=settings.storage_url)
-    found = find_garbage(settings)
-    assert (found.uids, found.runs) == ((uid,), len(runs))
-    assert regtune("gc", "--yes", "--home", home).returncode == 0
+    (found,) = find_garbage(settings)
+    assert (found.uid, found.name, found.runs, found.kept) == (uid, "tiny", len(runs), "")
+    removed = regtune("gc", "--yes", "--home", home)
+    assert (removed.returncode, f"tiny (uid {uid[:12]}, last run 20" in removed.stderr) == (0, True)
     assert runs_of(home, uid) == []
     assert not [path for path in trials.iterdir() if path.name.startswith(uid)]
     assert not find_garbage(settings)

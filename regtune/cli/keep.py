@@ -26,6 +26,7 @@ from regtune.cli.terminal import (
 from regtune.quoting import printable
 
 if TYPE_CHECKING:
+    from regtune.cleanup import Leftover
     from regtune.cli.counting import Counting
     from regtune.syncing import Synced
 
@@ -122,14 +123,23 @@ def delete(
 
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Remove artifacts and MLflow runs that no study refers to."""
+    """Remove MLflow runs and artifacts that deleted studies have left."""
     from regtune.cleanup import find_garbage, remove
 
     settings = settings_of(home)
     found = find_garbage(settings)
-    if not found:
+    garbage = [left for left in found if not left.kept]
+    for left in sorted(found, key=lambda left: not left.kept):
+        say(f"{_leftover(left)}: {left}; {f'stays: {left.kept}' if left.kept else 'can be removed'}", quiet)
+    if not garbage:
         say("Nothing to remove.", quiet)
         return
-    confirm(f"Remove {found}?", yes)
-    remove(settings, found)
-    say(f"Removed {found}.", quiet)
+    confirm(f"Remove what deleted studies left: {'; '.join(map(_leftover, garbage))}?", yes)
+    for left in garbage:
+        remove(settings, left)
+        say(f"Removed {left}.", quiet)
+
+
+def _leftover(left: Leftover) -> str:
+    last = f", last run {left.last.astimezone():%Y-%m-%d %H:%M}" if left.last else ""
+    return f"{printable(left.name or 'unknown')} (uid {printable(left.uid)[:12]}{last})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ TRIAL_ATTRIBUTES = table(
 _STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
 
 _BATCH = 500
+_BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
+"""How a trial's record begins: with the uid of its study and its number."""
 
 
 @contextmanager
@@ -184,6 +187,30 @@ def studies_of_regtune(connection: Connection) -> list[str]:
             .where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
         )
     )
+
+
+def read_uids(connection: Connection) -> set[str]:
+    """Uids of studies that any study or any trial here carries, also a trial of a study that has lost its own.
+
+    Raises StorageError.
+    """
+    own = select(_STUDY_ATTRIBUTES.c.value_json).where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
+    begins = func.substr(TRIAL_ATTRIBUTES.c.value_json, 1, 120)
+    records = select(begins).where(TRIAL_ATTRIBUTES.c.key == RECORD).distinct()
+    found = {json.loads(text) for text in connection.scalars(own)}
+    for text in connection.scalars(records):
+        uid = _BEGINS.match(text)
+        if uid is None:
+            raise StorageError(
+                "a trial's record does not begin with its uid; was it written by another program?"
+            )
+        found.add(uid[1])
+    return found
+
+
+def read_first_start(connection: Connection) -> datetime | None:
+    """When the first trial of the whole database began."""
+    return _utc(connection.scalar(select(func.min(TRIALS.c.datetime_start))))
 
 
 def ended_numbers(connection: Connection, study_id: int) -> set[int]:

@@ -27,8 +27,15 @@ def inside(uri: str, artifacts: Path) -> bool:
     """Whether files at a run's place may be written and deleted: those of a server, which sees to them itself, and
     those in the folder of the project's runs, links followed.
     """
-    found = _path(uri)
+    found = local_path(uri)
     return found is None or (artifacts / "runs").resolve() in found.resolve().parents
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a place on this machine, as MLflow reads it; None for one that a server or a service keeps."""
+    if urlsplit(uri).scheme not in ("", "file"):
+        return None
+    return _local(uri)
 
 
 def is_own(uri: str, artifacts: Path) -> bool:
@@ -98,7 +105,7 @@ def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
     found: Counter[Path] = Counter()
     own = artifacts / "runs"
     for location in filter(None, locations):
-        at = _path(location)
+        at = local_path(location)
         if at is not None and own not in (at, *at.parents):
             matched = _BASE.fullmatch(location)
             found[_local(matched[1]) if matched else at] += 1
@@ -137,13 +144,6 @@ def _has_runs(connection: Connection, experiment: int, folder: Path) -> bool:
         text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment"), {"experiment": experiment}
     )
     return any((folder / run).is_dir() for run in runs.all())
-
-
-def _path(uri: str) -> Path | None:
-    """The path of a place on this machine, as MLflow reads it; None for one that a server or a service keeps."""
-    if urlsplit(uri).scheme not in ("", "file"):
-        return None
-    return _local(uri)
 
 
 def _local(uri: str) -> Path:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import Timeout
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import TrackingError
@@ -23,7 +25,7 @@ from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
 from regtune.tracking.differences import experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.places import Stray, find_strays, inside, is_own
+from regtune.tracking.places import Stray, find_strays, inside, is_own, local_path
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import (
     connect,
@@ -230,17 +232,55 @@ def _trials(count: int) -> str:
     return f"{count:,} trial{'' if count == 1 else 's'}"
 
 
-def tracked_studies(settings: Settings) -> dict[str, int]:
-    """Every study that has runs in MLflow, deleted ones among them: its uid -> how many. Raises
-    TrackingError.
+@dataclass(frozen=True)
+class Tracked:
+    """What a database of MLflow has of a study. sweep: its name. last: when one of its runs began last. folders: of its
+    runs' artifacts, as far as they lie in the project's. here: whether some do, and none lies elsewhere.
     """
+
+    sweep: str
+    runs: int
+    last: datetime | None
+    folders: tuple[Path, ...]
+    here: bool
+
+
+_TRACKED = """
+    SELECT tags.value, runs.run_uuid, runs.start_time, runs.artifact_uri, named.value
+    FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
+    LEFT JOIN experiment_tags AS named ON named.experiment_id = runs.experiment_id AND named.key = :sweep
+    WHERE tags.key = :uid
+"""
+
+
+def tracked_studies(settings: Settings) -> dict[str, Tracked]:
+    """Every study that has runs in MLflow's database, deleted ones among them, by its uid. Raises TrackingError."""
     with understood(settings):
-        client = connect(settings.mlflow_uri, settings.artifacts)
-        found: dict[str, int] = {}
-        for run in _runs(client, f"tags.`{names.STUDY_UID}` LIKE '%'"):
-            uid = run.data.tags[names.STUDY_UID]
-            found[uid] = found.get(uid, 0) + 1
-        return found
+        prepare(settings.mlflow_uri, settings.artifacts)
+        reader = _reader(settings)
+        if not isinstance(reader, SqlReader):
+            return {}
+        with reader.engine.connect() as connection:
+            given = {"uid": names.STUDY_UID, "sweep": names.SWEEP}
+            rows = connection.execute(text(_TRACKED), given).all()
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(row)
+    return {uid: _tracked(of_one, settings.artifacts) for uid, of_one in found.items()}
+
+
+def _tracked(rows: Sequence[Any], artifacts: Path) -> Tracked:
+    inner = {uri: inside(uri, artifacts) for _, _, _, uri, _ in rows}
+    places = [folder for uri, own in inner.items() if own and (folder := local_path(uri)) is not None]
+    folders = tuple(folder for folder in places if folder.is_dir())
+    starts = [start for _, _, start, _, _ in rows if start]
+    return Tracked(
+        sweep=rows[0][4] or "",
+        runs=len(rows),
+        last=datetime.fromtimestamp(max(starts) / 1000, UTC) if starts else None,
+        folders=folders,
+        here=bool(folders) and len(places) == len(inner),
+    )
 
 
 def delete_study(settings: Settings, uid: str) -> int:
@@ -268,14 +308,14 @@ def delete_study(settings: Settings, uid: str) -> int:
         return len(runs)
 
 
-def _runs(client: Any, text: str) -> Iterator[Any]:
+def _runs(client: Any, wanted: str) -> Iterator[Any]:
     """Runs of every experiment, deleted ones too."""
     from mlflow.entities import ViewType
 
     experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
     token = None
     while True:
-        page = client.search_runs(experiments, text, ViewType.ALL, PAGE, page_token=token)
+        page = client.search_runs(experiments, wanted, ViewType.ALL, PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
