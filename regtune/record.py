@@ -45,9 +45,13 @@ COORDINATOR = "regtune.coordinator"
 REQUEST = "regtune.request."
 """Prefix of study attributes by which another terminal asks the coordinator for something."""
 
+REFUSED = "regtune.refused"
+"""Trial attribute: why a trial that another program has queued was not trained."""
+
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool
-State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL", "FOREIGN"]
+"""As Optuna has it; FOREIGN is a trial in this study that regtune has not trained: it counts for nothing."""
 
 EndReason = Literal[
     "max_epochs",  # COMPLETE: every epoch was trained
@@ -67,6 +71,11 @@ def uid_of(value: Any) -> str:
     if not isinstance(value, str) or _UID.fullmatch(value) is None:
         raise StorageError(f"{value!r:.80} is no uid of a study or trial; was it written by another program?")
     return value
+
+
+def trial_uid(study: str, number: int) -> str:
+    """The uid of a study's trial. Regtune's own trials have a record with it; one with another is copied."""
+    return f"{study}-{number}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
@@ -34,12 +34,14 @@ from regtune.record import (
     ENDED,
     ORIGIN,
     RECORD,
+    REFUSED,
     REQUEST,
     SPEC,
     STUDY_UID,
     VERSIONS,
     TrialRecord,
     Value,
+    trial_uid,
     uid_of,
 )
 from regtune.settings import Settings
@@ -50,7 +52,7 @@ from regtune.storage import (
     place,
     understood,
 )
-from regtune.storage.ledger import Ledger, unpack
+from regtune.storage.ledger import FIXED, Ledger, unpack
 from regtune.storage.patience import Patience, PatientStorage
 
 
@@ -109,11 +111,11 @@ class Study:
     def __init__(self, storage: RDBStorage, name: str) -> None:
         self._patience = storage.patience if isinstance(storage, PatientStorage) else None
         self._id = storage.get_study_id_from_name(name)
-        self._storage = Ledger(storage, self._id, packed=(RECORD,))
-        self.optuna = optuna.load_study(storage=self._storage, study_name=name)
-        self.name = name
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
         self.uid = uid_of(self._attributes[STUDY_UID])
+        self._storage = Ledger(storage, self._id, packed=(RECORD,), seen=self._seen)
+        self.optuna = optuna.load_study(storage=self._storage, study_name=name)
+        self.name = name
         self._origins: set[str] = set()
         self._origins_read = 0
         self._held: locks.Hold | None = None
@@ -204,6 +206,20 @@ class Study:
         """Trials in the order of their numbers, of all states or of those given; not to be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
+    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial that is read from the database. One that another program has trained counts for nothing, here and for
+        Optuna's samplers and pruners: it failed, and nothing is known of it. `leaderboard.tables` calls it FOREIGN.
+        """
+        record = trial.user_attrs.get(RECORD)
+        if not (isinstance(record, dict) and record.get("uid") == trial_uid(self.uid, trial.number)):
+            if record is not None:  # copied from another trial
+                trial.user_attrs, record = {}, None
+            if trial.state.is_finished() or (trial.state is TrialState.RUNNING and trial.params):
+                found = create_trial(state=TrialState.FAIL)
+                found.number, found._trial_id = trial.number, trial._trial_id
+                return found
+        return trial
+
     def begin(self) -> None:
         """Record that a sweep is under way."""
         if self._attributes.get(ENDED) is not None:
@@ -268,8 +284,23 @@ class Study:
 
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
-        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._storage.set_trial_state_values(self._trial_id(number), TrialState.WAITING)
+
+    def adopt(self, number: int, parameters: Mapping[str, Any]) -> None:
+        """Take a trial that another program has queued for a request, with the given Optuna parameters."""
+        origin = Origin("request", f"queued {number}")
+        with self.together():
+            self._storage.set_trial_system_attr(self._trial_id(number), FIXED, dict(parameters))
+            self._storage.set_trial_user_attr(self._trial_id(number), ORIGIN, origin.to_json())
+
+    def refuse(self, number: int, reason: str) -> None:
+        """End a trial that another program has queued before it is trained."""
+        with self.together():
+            self._storage.set_trial_user_attr(self._trial_id(number), REFUSED, reason)
+            self._storage.set_trial_state_values(self._trial_id(number), TrialState.FAIL)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
         """Queue a trial with the given Optuna parameters, unless it has been queued before (by its origin's key)."""

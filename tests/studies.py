@@ -13,7 +13,18 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
-from regtune.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID, VERSIONS, Kept, TrialRecord
+from regtune.record import (
+    BUDGET,
+    DATA,
+    ORIGIN,
+    RECORD,
+    SPEC,
+    STUDY_UID,
+    VERSIONS,
+    Kept,
+    TrialRecord,
+    trial_uid,
+)
 from regtune.settings import sqlite_url
 
 PLACEMENTS = ("none", "before_activation", "after_activation")
@@ -122,6 +133,7 @@ def add(
     study: optuna.Study, found: TrialRecord, state: TrialState, metric: str = "val_cross_entropy"
 ) -> None:
     """Add a trial in the given state; a running one as Optuna itself opens it."""
+    found = of(study, found)
     steps = dict(enumerate(found.history.get(metric, ()), start=1))
     searched = {key: value for key, value in found.parameters.items() if key in DISTRIBUTIONS}
     if state is TrialState.RUNNING:
@@ -141,6 +153,11 @@ def add(
             user_attrs=attributes(found),
         )
     )
+
+
+def of(study: optuna.Study, found: TrialRecord) -> TrialRecord:
+    """The record as that of the study's next trial."""
+    return replace(found, uid=trial_uid(study.user_attrs[STUDY_UID], len(study.trials)))
 
 
 def attributes(found: TrialRecord) -> dict[str, Any]:

@@ -187,7 +187,8 @@ def test_csv_and_json_together_are_refused() -> None:
 def test_a_trial_that_waits_to_begin_anew_has_no_figures() -> None:
     study = studies.create(HOME / "studies.db", "stopped")
     begun = studies.record(0, {"dropout": 0.2}, epochs=3, end=None)
-    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={RECORD: begun.to_json()}))
+    attributes = {RECORD: studies.of(study, begun).to_json()}
+    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
     (row,) = json.loads(run("board", "stopped", "--json"))
     assert (row["state"], row["epochs"], row["val_accuracy"]) == ("WAITING", None, None)
     assert "waiting" in run("board", "stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import optuna
 import pytest
 import studies
 import tracking_records as records
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine, event
 from terminals import environment
 
 from regtune.errors import InputError, StorageError, StudyNotFound
 from regtune.leaderboard import (
+    Row,
+    StudyInfo,
     columns,
     covered,
     list_studies,
@@ -25,13 +28,16 @@ from regtune.leaderboard import (
     parameter_names,
     read_best,
     read_board,
+    read_ended,
     read_progress,
     read_rows,
     read_study,
     read_trial,
 )
+from regtune.progress import Progress
 from regtune.storage import open_engine
 from regtune.tracking.contents import points_of
+from regtune.tracking.trials import StudyTrials
 
 NAME = "mnist-regularization"
 
@@ -124,7 +130,7 @@ def test_a_limit_reads_only_so_many_records(engine: Engine) -> None:
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *found: statements.append(str(found[3])))
     assert len(read_board(engine, NAME, limit=2)) == 2
-    asked = [found for found in statements if "regtune.record" in found]
+    asked = [found for found in statements if "regtune.refused" in found]  # records, or why there is none
     assert len(asked) == 1
     assert len(asked[0].split(",")) <= 5
 
@@ -190,11 +196,43 @@ def test_a_damaged_database_is_a_storage_error(tmp_path: Path) -> None:
 def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: optuna.Study) -> None:
     study.add_trial(
         optuna.trial.create_trial(
-            state=TrialState.COMPLETE, value=0.01, user_attrs={"regtune.record": {"uid": "x"}}
+            state=TrialState.COMPLETE,
+            value=0.01,
+            user_attrs={"regtune.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
         )
     )
     with pytest.raises(StorageError, match="trial 9: its record cannot be read"):
         read_best(engine, NAME)
+
+
+def test_what_regtune_has_not_trained_is_foreign_and_counts_for_nothing(
+    engine: Engine, study: optuna.Study
+) -> None:
+    def now() -> tuple[StudyInfo, Row, Progress]:
+        progress = replace(read_progress(engine, NAME), elapsed_seconds=0, remaining_seconds=0)
+        return read_study(engine, NAME), read_best(engine, NAME), progress
+
+    before = now()
+    given = {"params": {"dropout": 0.1}, "distributions": {"dropout": studies.DISTRIBUTIONS["dropout"]}}
+    study.add_trial(create_trial(value=0.0001, intermediate_values={1: 0.0001}, **given))
+    study.add_trial(study.trials[0])  # a copy of a control, with the record and the origin of that
+    study.add_trial(create_trial(state=TrialState.RUNNING, **given))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"regtune.refused": "dropout: too much"}))
+    after = now()
+    assert after[0].counts == {**before[0].counts, "FOREIGN": 4}
+    assert replace(after[0], counts={}, foreign=()) == replace(before[0], counts={}, foreign=())
+    assert after[1:] == before[1:]
+    assert read_ended(engine, NAME) == {*range(7)}
+    rows = read_board(engine, NAME, "metric")
+    foreign = [row for row in rows if row.state == "FOREIGN"]
+    assert (
+        foreign
+        == rows[-4:]
+        == [Row(number, "FOREIGN", None, None) for number in (9, 10, 11)]
+        + [Row(12, "FOREIGN", None, None, refused="dropout: too much")]
+    )
+    assert {row.cells("val_cross_entropy", ())["epochs"] for row in foreign} == {None}
+    assert set(StudyTrials(engine, NAME, at_rest=True).states()) == {*range(8)}
 
 
 def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine: Engine) -> None:

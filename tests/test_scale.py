@@ -45,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import big_study
 
 NAME = "big"
-STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -86,7 +86,7 @@ def odd(url: str, name: str, metric: str, goal: str) -> None:
         study.set_user_attr(f"regtune.{key}", value)
 
     def put(state: TrialState, value: float | None, found: TrialRecord | None) -> None:
-        attributes = studies.attributes(found) if found else {}
+        attributes = studies.attributes(studies.of(study, found)) if found else {}
         if found and found.control == "l1":
             attributes[ORIGIN] = {"kind": "retry", "key": "retry 3", "control": "l1"}
         elif found and found.uid.endswith("f"):

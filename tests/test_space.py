@@ -288,32 +288,31 @@ def test_off_may_be_written_as_a_whole_or_a_real_zero():
 # -- enqueue key=value
 
 
-def test_assignments_typed_by_a_person_are_completed_with_base_values():
+def test_what_a_person_does_not_name_is_left_to_the_sampler():
     space = Space(spec_of(MIXED))
-    found = space.parse(["dropout=0.3", "l2=0.2", "hidden=32-16", "batch_size=16"])
-    assert found == {
-        "dropout": 0.3,
-        "l1": 0.0,
-        "l2": 0.2,
-        "batchnorm": "none",
-        "hidden": "32-16",
-        "batch_size": 16,
-    }
-    assert space.parse(["l1=1e-4", "l2=0.2", "hidden=[32, 16]"]) == {
-        "dropout": 0.0,
-        "l1": 1e-4,
-        "l2": 0.2,
-        "batchnorm": "none",
-        "hidden": "32-16",
-        "batch_size": 32,
-    }
-    assert space.parse(["batchnorm = before_activation"])["l2"] == 0.0
+    assert space.parse(["hidden=[32, 16]", "batchnorm = none"]) == {"batchnorm": "none", "hidden": "32-16"}
+    assert space.fix(space.parse(["l1=1e-4"])) == {"l1.on": True, "l1": 1e-4}
+    assert space.fix(space.parse(["l1=0", "dropout=0.3"])) == {"l1.on": False, "dropout": 0.3}
+    assert space.fix({"l1.on": True}) == {"l1.on": True}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    found = []
+    for _ in range(4):
+        study.enqueue_trial(space.fix({"l1": 1e-4}))
+        found.append(space.suggest(study.ask()))
+    assert {shown["l1"] for shown in found} == {1e-4}
+    assert len({shown["dropout"] for shown in found}) == 4
+
+
+def test_what_a_named_parameter_depends_on_is_named_with_it():
+    space = Space(spec_of(MIXED))
+    assert space.parse(["l2=0.2"]) == {"l2": 0.2, "batchnorm": "none"}
+    with pytest.raises(ParameterError, match=r"l2: applies only when batchnorm is none"):
+        space.parse(["l2=0.2", "batchnorm=before_activation"])
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ([], "missing: l2 (its base value 0.0 is not in 0.1 to 0.5, multiples of 0.1)"),
         (["l2"], "l2: expected key=value, for example dropout=VALUE"),
         (["l2=0.2", "l2=0.3"], "l2: given twice"),
         (
@@ -325,6 +324,13 @@ def test_assignments_typed_by_a_person_are_completed_with_base_values():
         (["l2="], "l2: expected 0.1 to 0.5, multiples of 0.1; found ''"),
         (["l2=[1]"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '[1]'"),
         (["l2=0.2", "batchnorm=nne"], "batchnorm: expected none, before_activation; found nne"),
+        (
+            ["dropuot=0.2", "l1=abc", "hidden=1", "batch_size=17"],
+            'dropuot: unknown parameter; did you mean "dropout"?\n'
+            "l1: expected 1e-7 to 0.001, log, or 0 (off); found abc\n"
+            "hidden: expected 128-64, 32-16; found 1\n"
+            "batch_size: expected 16 to 64, multiples of 16; found 17",
+        ),
     ],
 )
 def test_a_wrong_assignment_is_refused_in_words(words, problem):
@@ -335,7 +341,7 @@ def test_a_wrong_assignment_is_refused_in_words(words, problem):
 
 def test_a_per_layer_parameter_is_assigned_by_layer():
     space = Space(spec_of({"dropout": {"min": 0.0, "max": 0.6, "per_layer": True}}))
-    assert space.parse(["dropout.2=0.3"]) == {"dropout.1": 0.0, "dropout.2": 0.3}
+    assert space.parse(["dropout.2=0.3"]) == {"dropout.2": 0.3}
     with pytest.raises(
         ParameterError, match=r"dropout: is searched per layer; expected dropout\.1 and dropout\.2"
     ):

@@ -16,7 +16,8 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from regtune.cleanup import delete_study, find_garbage
 from regtune.errors import (
@@ -54,6 +55,9 @@ SPEC: dict[str, Any] = {
     },
     "controls": False,
 }
+
+
+DROPOUT = {"dropout": FloatDistribution(0.0, 0.6)}
 
 
 def spec(**changes: Any) -> SweepSpec:
@@ -354,8 +358,38 @@ def test_requests_of_another_terminal_are_taken_up() -> None:
     run(observer=watching, run_cap=400, stop=stop)
     wanted = [record for record in records(finished()) if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
-    assert any("is as requested: dropout 0.123, l2 0.0" in note for note in watching.notes)
-    assert any("passed over a request" in note and "dropout" in note for note in watching.notes)
+    assert any("runs your queued configuration: dropout=0.123, l2=0.0" in note for note in watching.notes)
+    assert any("configuration is refused" in note and "dropout" in note for note in watching.notes)
+
+
+def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_checked() -> None:
+    run(run_cap=1)
+    other = study()
+    other.add_trial(create_trial(value=0.0001, params={"dropout": 0.1}, distributions=DROPOUT))
+    other.add_trial(other.trials[0])  # with its record
+    other.enqueue_trial({"dropout": 0.9, "l3": 1})
+    other.enqueue_trial({"l2": 1e-4})
+    other.add_trial(create_trial(state=TrialState.WAITING, params={"dropout": 0.1}, distributions=DROPOUT))
+    watching = Watching()
+    outcome = run(run_cap=3, max_failures=0, observer=watching)
+    trials = study().trials
+    mine = (0, 4, 6)
+    assert (outcome.complete, outcome.failed) == (3, 0)
+    assert outcome.best == min(mine, key=lambda number: trials[number].value or 0.0)
+    assert {trial.number for trial in finished()} == {*mine, 1, 2}
+    assert [record.parameters["l2"] for record in records([trials[4]]) if record.requested] == [1e-4]
+    assert trials[3].state is trials[5].state is TrialState.FAIL
+    client = MlflowClient(load_settings().mlflow_uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
+    assert {int(found.data.tags["regtune.number"]) for found in runs} == {*mine}
+    assert watching.notes == [
+        "trial 3, queued by another program, is refused: l3: unknown parameter; expected one of dropout, l2; "
+        "dropout: expected 0 to 0.6; found 0.9",
+        "trial 5, queued by another program, is refused: its parameters are set already; queue it with "
+        "study.enqueue_trial",
+    ]
 
 
 def test_a_stop_that_came_too_late_stops_nothing() -> None:

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 BRAILLE_START = 0x2800
 NARROW = 60
-STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"}
-ORDER: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+STYLES = {
+    **{"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"},
+    "FOREIGN": "dim",
+}
+ORDER: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
 WORDS = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",
     "FAIL": "failed",
     "RUNNING": "running",
     "WAITING": "waiting",
+    "FOREIGN": "foreign",
 }
 MARKS = {"COMPLETE": "✓", "PRUNED": "–", "FAIL": "✗"}
 

@@ -275,7 +275,12 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     if row.rank:
         title.append(f", rank {row.rank}", style="dim")
     if record is None:
-        return Group(title, Text("It waits to be taken up; nothing is known of it yet.", style="dim"))
+        said = "It waits to be taken up; nothing is known of it yet."
+        if row.state == "FOREIGN":
+            said = "Another program put it here; regtune did not train it, and it counts for nothing."
+        if row.refused:
+            said = f"Another program queued it; it was refused: {row.refused}"
+        return Group(title, Text(said, style="dim"))
     waits = row.state == "WAITING"
     facts = {
         "techniques": mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),

@@ -120,7 +120,8 @@ def read_top(engine: Engine, study: str, count: int) -> tuple[list[Row], tuple[s
 def read_ended(engine: Engine, study: str) -> set[int]:
     """Numbers of the trials that have come to their end. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
-        return ended_numbers(connection, read_info(connection, study)[0])
+        study_id, info = read_info(connection, study)
+        return ended_numbers(connection, study_id, info)
 
 
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
@@ -160,8 +161,8 @@ def read_progress(engine: Engine, study: str) -> Progress:
         running = with_records(
             connection, Heads(connection, study_id, info).ranked(states=["RUNNING"]), study
         )
-        spans = read_spans(connection, study_id)
-        epochs = count_epochs(connection, study_id)
+        spans = read_spans(connection, study_id, info)
+        epochs = count_epochs(connection, study_id, info)
     elapsed = covered(spans)
     run_cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
     return Progress(

@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Connection, Select, String, case, cast, fu
 
 from regtune.leaderboard.cells import Cell, RecordCells, number_cell, word_cell
 from regtune.leaderboard.rows import Row, StudyInfo
-from regtune.leaderboard.tables import TRIAL_ATTRIBUTES, TRIALS, VALUES, value_of
+from regtune.leaderboard.tables import TRIAL_ATTRIBUTES, VALUES, trials_of, value_of
 from regtune.record import ORIGIN, RECORD, State
 
-_STATES: Sequence[State] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+_STATES: Sequence[State] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
 _BATCH = 500
 _NAME = re.compile(r"[\w.-]+")
 _CONTROL, _NOT_AGAIN = '"kind": "control"', '"control": null'
@@ -23,37 +23,39 @@ _CONTROL, _NOT_AGAIN = '"kind": "control"', '"control": null'
 class Heads:
     """Rows without their records, of the study `study_id`.
 
-    By rank: complete trials from the best on, then pruned, failed, running and waiting ones, each by their value and
-    then by their number.
+    By rank: complete trials from the best on, then pruned, failed, running, waiting and foreign ones, each by their
+    value and then by their number.
     """
 
     def __init__(self, connection: Connection, study_id: int, info: StudyInfo) -> None:
         self._connection = connection
         self._info = info
-        state = cast(TRIALS.c.state, String)
+        trials = trials_of(study_id, info)
         kind = cast(VALUES.c.value_type, String)
         largest_first = info.goal == "maximize"
         best = "INF_POS" if largest_first else "INF_NEG"
         amount = -VALUES.c.value if largest_first else VALUES.c.value
+        value = (
+            (VALUES.c.trial_id == trials.c.trial_id)
+            & (VALUES.c.objective == 0)
+            & (trials.c.state != "FOREIGN")  # whatever it is, it is not compared
+        )
         order = (
-            case({name: place for place, name in enumerate(_STATES)}, value=state),
+            case({name: place for place, name in enumerate(_STATES)}, value=trials.c.state),
             case({best: 0, "FINITE": 1}, value=kind, else_=2),
             amount,
-            TRIALS.c.number,
+            trials.c.number,
         )
         self._rows = (
             select(
-                TRIALS.c.trial_id,
-                TRIALS.c.number,
-                state.label("state"),
+                trials.c.trial_id,
+                trials.c.number,
+                trials.c.state,
                 VALUES.c.value,
                 kind.label("kind"),
                 func.row_number().over(order_by=order).label("place"),
             )
-            .select_from(
-                TRIALS.outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & (VALUES.c.objective == 0))
-            )
-            .where(TRIALS.c.study_id == study_id)
+            .select_from(trials.outerjoin(VALUES, value))
             .subquery()
         )
         self._text: ColumnElement[str] = TRIAL_ATTRIBUTES.c.value_json
@@ -111,8 +113,8 @@ class Heads:
     def _with(self, attribute: str) -> Select[Any]:
         """The rows, each beside an attribute of its trial where it has that."""
         rows, attributes = self._rows, TRIAL_ATTRIBUTES
-        own = (attributes.c.trial_id == rows.c.trial_id) & (attributes.c.key == attribute)
-        return select(rows).select_from(rows.outerjoin(attributes, own))
+        own = (attributes.c.trial_id == rows.c.trial_id) & (rows.c.state != "FOREIGN")
+        return select(rows).select_from(rows.outerjoin(attributes, own & (attributes.c.key == attribute)))
 
     def _is_control(self) -> ColumnElement[bool]:
         """Whether the origin is that of a control, or of one that is tried again."""
@@ -141,7 +143,7 @@ class Heads:
         figure = self._figure(column)
         if figure is None:
             return cells.parameter(column)
-        return figure.only((rows.c.state != "WAITING") & cells.again().empty)
+        return figure.only(rows.c.state.not_in(("WAITING", "FOREIGN")) & cells.again().empty)
 
     def _figure(self, column: str) -> Cell | None:
         """A column that shows a figure; None for a parameter."""

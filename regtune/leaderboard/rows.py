@@ -43,7 +43,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """A study: what it was begun with, as plain JSON, and how many of its trials are in which state."""
+    """A study: what it was begun with, as plain JSON, and how many of its trials are in which state.
+
+    foreign: ids in the database of the trials that regtune has not trained; they count for nothing.
+    """
 
     name: str
     uid: str
@@ -54,6 +57,7 @@ class StudyInfo:
     counts: Mapping[State, int]
     started: datetime | None
     last_active: datetime | None
+    foreign: tuple[int, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -97,7 +101,8 @@ class StudyInfo:
 class Row:
     """One trial of a study. `rank` counts complete trials from the best on, from 1; None for all others.
 
-    `value` is the sweep's metric of the kept weights, for a pruned trial that of its last epoch.
+    `value` is the sweep's metric of the kept weights, for a pruned trial that of its last epoch. `refused` says why a
+    foreign trial was not trained, if regtune was asked to.
     """
 
     number: int
@@ -105,6 +110,7 @@ class Row:
     value: float | None
     record: TrialRecord | None
     rank: int | None = None
+    refused: str | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -164,9 +170,10 @@ class Row:
         """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
 
         A waiting trial has no figures, also when it was begun before and begins anew; nor has one that does so now,
-        until it is as far as it was.
+        until it is as far as it was, or a foreign one.
         """
-        waits = self.state == "WAITING" or (self.record is not None and self.record.again is not None)
+        again = self.record is not None and self.record.again is not None
+        waits = again or self.state in ("WAITING", "FOREIGN")
         return {
             "rank": self.rank,
             "trial": self.number,
@@ -189,6 +196,7 @@ class Row:
             "state": self.state,
             "rank": self.rank,
             "value": self.value,
+            "refused": self.refused,
             "record": self.record.to_json() if self.record else None,
         }
 

@@ -10,23 +10,53 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Engine, Float, Integer, String, Text, cast, column, func, select, table
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    String,
+    Subquery,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    literal,
+    select,
+    table,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import StorageError, StudyNotFound
 from regtune.leaderboard.rows import Row, StudyInfo
 from regtune.quoting import printable
-from regtune.record import BUDGET, DATA, RECORD, REQUEST, SPEC, STUDY_UID, VERSIONS, State, TrialRecord
+from regtune.record import (
+    BUDGET,
+    DATA,
+    RECORD,
+    REFUSED,
+    REQUEST,
+    SPEC,
+    STUDY_UID,
+    VERSIONS,
+    State,
+    TrialRecord,
+    trial_uid,
+)
 from regtune.storage import explain, not_json, place
 
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
 _STUDY_ATTRIBUTES = table(
     "study_user_attributes", column("study_id", Integer), column("key", String), column("value_json", Text)
 )
-TRIALS = table(
+_TRIALS = table(
     "trials",
     column("trial_id", Integer),
     column("number", Integer),
@@ -46,6 +76,7 @@ TRIAL_ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id", Integer), column("key", String), column("value_json", Text)
 )
 _STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
+_PARAMETERS = table("trial_params", column("trial_id", Integer))
 
 _BATCH = 500
 _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
@@ -64,6 +95,37 @@ def reading(engine: Engine) -> Iterator[Connection]:
         raise StorageError(not_json(error, place(engine.url.render_as_string()))) from None
 
 
+def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]:
+    """Ids of the trials that regtune has not trained, as `Study._seen` finds them.
+
+    A trial of regtune's has its record, whose text begins with its uid; one that is just beginning has nothing yet.
+    """
+    trials, attributes = _TRIALS.c, TRIAL_ATTRIBUTES.c
+    state = cast(trials.state, String)
+    begins = literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}') + cast(trials.number, String) + literal('"')
+    own = exists().where(
+        attributes.trial_id == trials.trial_id,
+        attributes.key == RECORD,
+        func.substr(attributes.value_json, 1, func.length(begins)) == begins,
+    )
+    begun = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
+    ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | own
+    return tuple(connection.scalars(select(trials.trial_id).where(trials.study_id == study_id, ~ours)))
+
+
+def trials_of(study_id: int, info: StudyInfo) -> Subquery:
+    """A study's trials with their states, FOREIGN for those that regtune has not trained."""
+    return _trials_of(study_id, info.foreign)
+
+
+def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
+    ids: Any = bindparam("foreign", foreign, expanding=True, literal_execute=True)
+    state = case((_TRIALS.c.trial_id.in_(ids), "FOREIGN"), else_=cast(_TRIALS.c.state, String))
+    times = _TRIALS.c.datetime_start, _TRIALS.c.datetime_complete
+    found = select(_TRIALS.c.trial_id, _TRIALS.c.number, *times, state.label("state"))
+    return found.where(_TRIALS.c.study_id == study_id).subquery()
+
+
 def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
     """A study's id and facts. Raises StudyNotFound with the nearest name."""
     study_id = connection.scalar(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study))
@@ -80,28 +142,36 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
     }
     if STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not made by regtune')
+    uid = str(attributes[STUDY_UID])
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
-    state = cast(TRIALS.c.state, String)
-    found = select(state, func.count()).where(TRIALS.c.study_id == study_id).group_by(state)
-    for name, count in connection.execute(found):
-        counts[name] = count  # type: ignore[index]
-    first, begun, ended = connection.execute(
+    foreign = _foreign(connection, study_id, uid)
+    trials = _trials_of(study_id, foreign).c
+    starts: list[datetime] = []
+    moments: list[datetime] = []
+    for name, count, *found in connection.execute(
         select(
-            func.min(TRIALS.c.datetime_start),
-            func.max(TRIALS.c.datetime_start),
-            func.max(TRIALS.c.datetime_complete),
-        ).where(TRIALS.c.study_id == study_id)
-    ).one()
-    moments = [found for found in (_utc(begun), _utc(ended)) if found]
+            trials.state,
+            func.count(),
+            func.min(trials.datetime_start),
+            func.max(trials.datetime_start),
+            func.max(trials.datetime_complete),
+        ).group_by(trials.state)
+    ):
+        counts[name] = count
+        if name != "FOREIGN":
+            first, begun, ended = map(_utc, found)
+            starts += [first] if first else []
+            moments += [moment for moment in (begun, ended) if moment]
     return study_id, StudyInfo(
         name=study,
-        uid=str(attributes[STUDY_UID]),
+        uid=uid,
+        foreign=foreign,
         spec=_object(attributes.get(SPEC)),
         budget=_object(attributes.get(BUDGET)),
         data=_object(attributes.get(DATA)),
         versions=_object(attributes.get(VERSIONS)),
         counts=counts,
-        started=_utc(first),
+        started=min(starts, default=None),
         last_active=max(moments, default=None),
     )
 
@@ -126,12 +196,13 @@ def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
     return {key: json.loads(text) for key, text in connection.execute(chosen)}
 
 
-def read_numbers(connection: Connection, study_id: int) -> dict[int, State]:
+def read_numbers(connection: Connection, study_id: int, info: StudyInfo) -> dict[int, State]:
     """Number and state of every trial that has a record."""
+    trials = trials_of(study_id, info).c
     chosen = (
-        select(TRIALS.c.number, cast(TRIALS.c.state, String))
-        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIAL_ATTRIBUTES.c.key == RECORD)
+        select(trials.number, trials.state)
+        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == trials.trial_id)
+        .where(trials.state != "FOREIGN", TRIAL_ATTRIBUTES.c.key == RECORD)
     )
     return {found.number: found.state for found in connection.execute(chosen)}
 
@@ -141,14 +212,14 @@ def read_records(
 ) -> list[tuple[int, State, str]]:
     """Number, state and record, as JSON text, of those of `numbers` that have one, in order."""
     chosen = (
-        select(TRIALS.c.number, cast(TRIALS.c.state, String), TRIAL_ATTRIBUTES.c.value_json)
-        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
+        select(_TRIALS.c.number, cast(_TRIALS.c.state, String), TRIAL_ATTRIBUTES.c.value_json)
+        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
         .where(
-            TRIALS.c.study_id == study_id,
+            _TRIALS.c.study_id == study_id,
             TRIAL_ATTRIBUTES.c.key == RECORD,
-            TRIALS.c.number.in_(numbers),
+            _TRIALS.c.number.in_(numbers),
         )
-        .order_by(TRIALS.c.number)
+        .order_by(_TRIALS.c.number)
     )
     return [(number, state, text) for number, state, text in connection.execute(chosen)]
 
@@ -157,25 +228,27 @@ def with_records(connection: Connection, heads: Sequence[Row], study: str) -> li
     """The rows with their records, in the same order; of a running trial that of the attempt under way. Raises
     StorageError for an unreadable one.
     """
-    records: dict[int, TrialRecord] = {}
+    found: dict[int, dict[str, Any]] = {}
     for start in range(0, len(heads), _BATCH):
-        numbers = [head.number for head in heads[start : start + _BATCH]]
-        found = connection.execute(
-            select(TRIALS.c.number, TRIAL_ATTRIBUTES.c.value_json)
-            .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
-            .join(_STUDIES, _STUDIES.c.study_id == TRIALS.c.study_id)
+        numbers = {head.number: head.state for head in heads[start : start + _BATCH]}
+        chosen = (
+            select(_TRIALS.c.number, TRIAL_ATTRIBUTES.c.key, TRIAL_ATTRIBUTES.c.value_json)
+            .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+            .join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
             .where(
                 _STUDIES.c.study_name == study,
-                TRIAL_ATTRIBUTES.c.key == RECORD,
-                TRIALS.c.number.in_(numbers),
+                TRIAL_ATTRIBUTES.c.key.in_((RECORD, REFUSED)),
+                _TRIALS.c.number.in_(numbers),
             )
         )
-        for number, text in found:
-            records[number] = TrialRecord.from_json(json.loads(text), f"{study}: trial {number}")
-    for head in heads:
-        if head.state == "RUNNING" and head.number in records:
-            records[head.number] = records[head.number].now
-    return [Row(head.number, head.state, head.value, records.get(head.number), head.rank) for head in heads]
+        for number, key, text in connection.execute(chosen):
+            state, value = numbers[number], json.loads(text)
+            if key == REFUSED and state == "FOREIGN":
+                found[number] = {"refused": str(value)}
+            elif key == RECORD and state != "FOREIGN":
+                record = TrialRecord.from_json(value, f"{study}: trial {number}")
+                found[number] = {"record": record.now if state == "RUNNING" else record}
+    return [replace(head, **found.get(head.number, {})) for head in heads]
 
 
 def studies_of_regtune(connection: Connection) -> list[str]:
@@ -210,35 +283,35 @@ def read_uids(connection: Connection) -> set[str]:
 
 def read_first_start(connection: Connection) -> datetime | None:
     """When the first trial of the whole database began."""
-    return _utc(connection.scalar(select(func.min(TRIALS.c.datetime_start))))
+    return _utc(connection.scalar(select(func.min(_TRIALS.c.datetime_start))))
 
 
-def ended_numbers(connection: Connection, study_id: int) -> set[int]:
+def ended_numbers(connection: Connection, study_id: int, info: StudyInfo) -> set[int]:
     """Numbers of the trials that have come to their end."""
-    state = cast(TRIALS.c.state, String)
-    ended = (TRIALS.c.study_id == study_id) & state.in_(("COMPLETE", "PRUNED", "FAIL"))
-    return set(connection.scalars(select(TRIALS.c.number).where(ended)))
+    trials = trials_of(study_id, info).c
+    ended = trials.state.in_(("COMPLETE", "PRUNED", "FAIL"))
+    return set(connection.scalars(select(trials.number).where(ended)))
 
 
-def count_epochs(connection: Connection, study_id: int) -> int:
+def count_epochs(connection: Connection, study_id: int, info: StudyInfo) -> int:
     """Epochs that the study's trials have trained, all together."""
+    trials = trials_of(study_id, info)
     found = connection.scalar(
         select(func.count())
-        .select_from(_STEPS.join(TRIALS, _STEPS.c.trial_id == TRIALS.c.trial_id))
-        .where(TRIALS.c.study_id == study_id)
+        .select_from(_STEPS.join(trials, _STEPS.c.trial_id == trials.c.trial_id))
+        .where(trials.c.state != "FOREIGN")
     )
     return found or 0
 
 
 def read_spans(
-    connection: Connection, study_id: int, *, running: bool = True
+    connection: Connection, study_id: int, info: StudyInfo, *, running: bool = True
 ) -> list[tuple[datetime, datetime]]:
     """Start and end of every trial that has begun; now for those still running, unless they are left out."""
     now = datetime.now(UTC) if running else None
+    trials = trials_of(study_id, info).c
     found = connection.execute(
-        select(TRIALS.c.datetime_start, TRIALS.c.datetime_complete, cast(TRIALS.c.state, String)).where(
-            TRIALS.c.study_id == study_id
-        )
+        select(trials.datetime_start, trials.datetime_complete, trials.state).where(trials.state != "FOREIGN")
     )
     return list(_closed(found, now))
 

@@ -111,6 +111,15 @@ class Column:
             return False
         return isinstance(self.parameter, Range) and self.parameter.min <= value <= self.parameter.max
 
+    def is_off(self, value: Value) -> bool:
+        """Whether `value` says that it is off."""
+        return self.optional and value == self.off and not isinstance(value, bool)
+
+    @property
+    def takes(self) -> str:
+        """What it can be, for people: ``1e-7 to 0.001, log, or 0 (off)``."""
+        return f"{self.range}{', or 0 (off)' if self.optional else ''}"
+
     @property
     def range(self) -> str:
         """What it can be while it is on, for people: ``1e-7 to 0.001, log``."""

@@ -87,7 +87,7 @@ class Space:
             Row(
                 name=column.name,
                 kind=column.kind,
-                range=column.range + (", or 0 (off)" if column.optional else ""),
+                range=column.takes,
                 condition=column.conditions,
                 count=None if column.choices is None else len(column.choices),
             )
@@ -109,44 +109,63 @@ class Space:
     def to_optuna(self, parameters: Mapping[str, Value]) -> dict[str, Any]:
         """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a mistake."""
         self._complete(parameters)
-        given = {column.name: column.target.convert(parameters[column.name]) for column in self.columns}
-        found: dict[str, Any] = {}
-        problems: list[str] = []
-        for column in self._asked:
-            value = given[column.name]
-            if not column.active(given):
-                if value != column.base:
-                    only = f"applies only when {column.conditions}; otherwise it is {column.base}"
-                    problems.append(f"{column.name}: {only}, found {value}")
-            elif column.optional and value == column.off and not isinstance(value, bool):
-                found[column.switch] = False
-            elif not column.contains(value):
-                off = ", or 0 (off)" if column.optional else ""
-                problems.append(f"{column.name}: expected {column.range}{off}; found {value}")
-            else:
-                if column.optional:
-                    found[column.switch] = True
-                found[column.name] = value
+        return self.fix(parameters)
+
+    def fix(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's parameters that `suggest` shows as `parameters`; it proposes what is not among them.
+
+        parameters: by the names that are shown, or by Optuna's. Raises ParameterError, one line a mistake.
+        """
+        switches = {column.switch: column for column in self.columns if column.optional}
+        problems, given = list[str](), dict[str, Any]()
+        found = {name: value for name, value in parameters.items() if name in switches}
+        for name, value in found.items():
+            if not isinstance(value, bool):
+                problems.append(f"{name}: expected true or false; found {value!s:.80}")
+            elif not value:
+                given[switches[name].name] = switches[name].off
+        for name, value in parameters.items():
+            if name in self._by_name:
+                given.setdefault(name, self._by_name[name].target.convert(value))
+            elif name not in switches:
+                problems.append(self._unknown(name))
+        found |= self._fixed(self._with_conditions(given), problems)
         if problems:
             raise ParameterError("\n".join(problems))
         return found
 
-    def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
-        """An assignment from ``key=value`` words; keys not given take their base values. Raises ParameterError."""
-        given = self._given(assignments)
-        found: dict[str, Value] = {}
-        missing: list[str] = []
+    def _fixed(self, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+        """Optuna's parameters for the columns in `given`; what is wrong with them goes to `problems`."""
+        found: dict[str, Any] = {}
         for column in self._asked:
-            found[column.name] = given.get(column.name, column.base)
-            if column.name in given or not column.active(found):
+            if column.name not in given:
                 continue
-            if not (column.contains(column.base) or (column.optional and column.base == column.off)):
-                missing.append(f"{column.name} (its base value {column.base} is not in {column.range})")
-        if missing:
-            raise ParameterError(f"missing: {', '.join(missing)}")
-        complete = self._in_order(found)
-        self.to_optuna(complete)
-        return complete
+            value = given[column.name]
+            if not column.active(given):
+                if value != column.base:
+                    only = f"applies only when {column.conditions}; otherwise it is {column.base}"
+                    problems.append(f"{column.name}: {only}, found {value!s:.80}")
+            elif column.is_off(value):
+                found[column.switch] = False
+            elif not column.contains(value):
+                problems.append(f"{column.name}: expected {column.takes}; found {value!s:.80}")
+            else:
+                if column.optional:
+                    found[column.switch] = True
+                found[column.name] = value
+        return found
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
+        """What ``key=value`` words name, and what that depends on. Raises ParameterError, one line a mistake."""
+        given, problems = self._given(assignments)
+        try:
+            self.fix(given)
+        except ParameterError as error:
+            problems += str(error).splitlines()
+        if problems:
+            raise ParameterError("\n".join(problems))
+        found = self._with_conditions(given)
+        return {name: found[name] for name in self.names if name in found}
 
     def config(self, parameters: Mapping[str, Value], *, seed: int, data: DataConfig) -> TrialConfig:
         """The configuration that a complete assignment stands for. Raises ParameterError."""
@@ -236,7 +255,18 @@ class Space:
             return f"{name}: is not searched in this sweep; {others}"
         return f"{name}: unknown parameter{suggestion(name, self.names) or '; ' + others}"
 
-    def _given(self, assignments: Sequence[str]) -> dict[str, Value]:
+    def _with_conditions(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """With a value for each column that a condition of these asks about: the first under which it is met."""
+        found = dict(given)
+        for column in reversed(self._asked):
+            for other, values in column.when.items() if column.name in found else ():
+                asked = self._by_name[other]
+                possible = (value for value in values if asked.contains(value) or asked.is_off(value))
+                found.setdefault(other, next(possible, values[0]))
+        return found
+
+    def _given(self, assignments: Sequence[str]) -> tuple[dict[str, Value], list[str]]:
+        """Values by name, and a line for each mistake."""
         given: dict[str, Value] = {}
         problems: list[str] = []
         for text in assignments:
@@ -248,14 +278,15 @@ class Space:
             elif name in given:
                 problems.append(f"{name}: given twice")
             else:
-                given[name] = self._read(self._by_name[name], value)
-        if problems:
-            raise ParameterError("\n".join(problems))
-        return given
+                try:
+                    given[name] = self._read(self._by_name[name], value)
+                except ParameterError as error:
+                    problems.append(str(error))
+        return given, problems
 
     @staticmethod
     def _read(column: Column, text: str) -> Value:
-        expected = f"{column.name}: expected {column.range}; found {text!r:.80}"
+        expected = f"{column.name}: expected {column.takes}; found {text!r:.80}"
         try:
             source = parse(text, column.name)
         except SpecError:

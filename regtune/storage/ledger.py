@@ -37,6 +37,8 @@ from regtune.storage.troubles import away
 _Found = TypeVar("_Found")
 _OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
+FIXED = "fixed_params"
+"""Optuna's own attribute of a trial: what `enqueue_trial` was given."""
 KEPT_SECONDS = 1.0
 """How long after a call the next one is made on the same connection, without trying first whether it lives."""
 
@@ -49,13 +51,20 @@ class Ledger(BaseStorage):
     there may be a hundred thousand of them.
 
     packed: user attributes that are known as JSON text once they were written here, and of ended trials as `pack` makes
-    it.
+    it. seen: a trial that is read from the database, as it is known here.
     """
 
-    def __init__(self, backend: RDBStorage, study_id: int, packed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        backend: RDBStorage,
+        study_id: int,
+        packed: Collection[str] = (),
+        seen: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial,
+    ) -> None:
         self.backend = backend
         self._study_id = study_id
         self._packed = packed
+        self._seen = seen
         self._spaces: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
         self._name = backend.get_study_name_from_id(study_id)
         self._directions = backend.get_study_directions(study_id)
@@ -76,13 +85,13 @@ class Ledger(BaseStorage):
         for trial in self._read(
             lambda connection: read_trials(connection, self._study_id, after=last, ids=ids)
         ):
-            self._know(trial)
+            self._know(self._seen(trial))
 
     def look(self) -> None:
         """Read the trials that are new in the database: one look at the primary key when there is none."""
         last = self._trials[-1]._trial_id if self._trials else -1
         for trial in self._read(lambda connection: read_new_trials(connection, self._study_id, last)):
-            self._know(trial)
+            self._know(self._seen(trial))
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -195,6 +195,8 @@ class Coordinator:
 
     def _start_next(self) -> bool:
         """Take the next trial and hand it to a worker; False when the grid has no more, for now."""
+        for refusal in self._proposals.queue_foreign():
+            self._observer.note(refusal)
         found = self._proposals.next()
         self._untried = found is not None
         if found is None:

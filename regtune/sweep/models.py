@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regtune.executors.worker import MODEL_FILE
-from regtune.record import TrialRecord
+from regtune.record import TrialRecord, trial_uid
 from regtune.study import Study, record_of
 from regtune.sweep.standing import Standing
 
@@ -36,7 +36,7 @@ class KeptModels:
         trials = self._study.trials()
         for number in sorted(self._numbers.difference(self._standing.best(self._most))):
             self._numbers.remove(number)  # it will never be among the best again
-            folder = self._folder / f"{self._study.uid}-{number}"
+            folder = self._folder / trial_uid(self._study.uid, number)
             if folder.exists():
                 shutil.rmtree(folder)
                 record = record_of(trials[number])
@@ -45,7 +45,7 @@ class KeptModels:
 
     def drop_remains(self) -> None:
         """Remove what workers that were killed have left of models: half of one, or one of a trial that has none."""
-        kept = {f"{self._study.uid}-{number}" for number in self._standing.best(self._most)}
+        kept = {trial_uid(self._study.uid, number) for number in self._standing.best(self._most)}
         for folder in self._folder.glob(f"{self._study.uid}-*"):
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)

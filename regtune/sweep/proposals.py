@@ -16,11 +16,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import DataConfig
-from regtune.errors import InputError
-from regtune.record import TrialRecord, Value
+from regtune.errors import InputError, ParameterError
+from regtune.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.samplers import make_history, make_sampler
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
+from regtune.storage.ledger import FIXED
 from regtune.study import Origin, Request, Study, derive_seed, now_ms, origin_of, record_of
 
 ATTEMPTS = 2
@@ -56,13 +57,31 @@ class Proposals:
 
     def queue_request(self, request: Request) -> str:
         """Queue what another terminal wants tried. Returns what to say about it."""
+        shown = ", ".join(f"{name}={value}" for name, value in request.parameters.items())
         try:
-            self._study.queue(Origin("request", request.key), self._space.to_optuna(request.parameters))
+            self._study.queue(Origin("request", request.key), self._space.fix(request.parameters))
         except InputError as error:
-            return f"passed over a request: {error}"
+            return f"a queued configuration is refused: {error}"
         number = next(t.number for t in self._study.trials() if (o := origin_of(t)) and o.key == request.key)
-        shown = ", ".join(f"{name} {value}" for name, value in request.parameters.items())
-        return f"trial {number} is as requested: {shown}"
+        return f"trial {number} runs your queued configuration: {shown}"
+
+    def queue_foreign(self) -> list[str]:
+        """Check what other programs have queued, as `enqueue` would. Returns why something is not trained."""
+        self._study.look()
+        said = []
+        for trial in self._study.trials(TrialState.WAITING):
+            given = trial.system_attrs.get(FIXED) or {}
+            if trial.user_attrs.keys() & {RECORD, ORIGIN} or not (given or trial.params):
+                continue
+            try:
+                if trial.params:
+                    raise ParameterError("its parameters are set already; queue it with study.enqueue_trial")
+                self._study.adopt(trial.number, self._space.fix(given))
+            except InputError as error:
+                reason = "; ".join(str(error).splitlines())
+                self._study.refuse(trial.number, reason)
+                said.append(f"trial {trial.number}, queued by another program, is refused: {reason}")
+        return said
 
     def queue_retry(self, trial: FrozenTrial) -> None:
         """Queue a trial whose worker died again, with its parameters and its seed, unless it was its last attempt."""
@@ -82,7 +101,6 @@ class Proposals:
 
     def next(self) -> tuple[optuna.Trial, TrialRecord] | None:
         """Ask for the next trial and record its start; None when the grid has no more."""
-        self._study.look()
         waiting = self._study.trials(TrialState.WAITING)
         if not waiting and self._spec.method == "grid":
             if not self._queue_from_grid():
@@ -91,9 +109,8 @@ class Proposals:
         number = waiting[0].number if waiting else len(self._study.trials())
         interrupted = record_of(waiting[0]) if waiting else None
         origin = origin_of(waiting[0]) if waiting else None
-        self._study.optuna.sampler = self._sampler(
-            number, decided=interrupted is not None or origin is not None
-        )
+        decided = interrupted is not None or (origin is not None and origin.kind != "request")
+        self._study.optuna.sampler = self._sampler(number, decided=decided)
         trial = self._study.optuna.ask()
         with self._study.together():
             record = interrupted.begun_again() if interrupted is not None else self._begin(trial, origin)
@@ -122,7 +139,7 @@ class Proposals:
                 origin.config if origin.kind == "retry" else origin.config.model_copy(update={"seed": seed})
             )
         return TrialRecord(
-            uid=f"{self._study.uid}-{trial.number}",
+            uid=trial_uid(self._study.uid, trial.number),
             config=config,
             parameters=parameters,
             control=origin.key.removeprefix("control ") if origin.kind == "control" else origin.control,

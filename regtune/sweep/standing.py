@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.config import higher_is_better
 from regtune.leaderboard import end_without_pauses
 from regtune.progress import FinishedTrial
-from regtune.record import CREATED, ORIGIN, State
+from regtune.record import CREATED, ORIGIN, RECORD, State
 from regtune.study import Study, record_of
 
 
@@ -95,7 +95,7 @@ class Standing:
         for number in [number for number in self._open if trials[number].state.is_finished()]:
             trial = trials[number]
             self._open.remove(number)
-            self._ended[trial.state] += 1
+            self._ended[trial.state] += RECORD in trial.user_attrs  # without one it was never trained
             self._epochs += len(trial.intermediate_values)
             if trial.state is TrialState.COMPLETE and trial.value is not None:
                 bisect.insort(self._order, (self._sign * trial.value, number))

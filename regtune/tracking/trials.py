@@ -24,7 +24,7 @@ from regtune.leaderboard.tables import (
     reading,
 )
 from regtune.quoting import printable
-from regtune.record import CREATED, DATA, ENDED, State, TrialRecord
+from regtune.record import CREATED, DATA, ENDED, State, TrialRecord, trial_uid
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 
@@ -61,8 +61,8 @@ class StudyTrials:
             attributes = read_attributes(connection, self._id)
             heads = Heads(connection, self._id, info)
             # Before the ranking: what has ended by now is ranked.
-            self._numbers = read_numbers(connection, self._id)
-            spans = read_spans(connection, self._id, running=False)
+            self._numbers = read_numbers(connection, self._id, info)
+            spans = read_spans(connection, self._id, info, running=False)
             best = [row.number for row in heads.ranked(1, states=_COMPLETE)]
             keep = info.budget.get("keep_models")
             self._models = (
@@ -95,7 +95,7 @@ class StudyTrials:
 
     def uids(self) -> Iterator[tuple[int, str]]:
         """See `Trials`."""
-        return ((number, f"{self.uid}-{number}") for number in sorted(self._numbers))
+        return ((number, trial_uid(self.uid, number)) for number in sorted(self._numbers))
 
     def read(self, numbers: Collection[int]) -> Iterator[tuple[int, State, TrialRecord]]:
         """See `Trials`."""
