@@ -13,16 +13,18 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
 from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
+from regtune.foreign import seen
 from regtune.holding import busy, hold, session, untouched
 from regtune.quoting import printable, shell_word
 from regtune.record import (
@@ -41,7 +43,6 @@ from regtune.record import (
     VERSIONS,
     TrialRecord,
     Value,
-    trial_uid,
     uid_of,
 )
 from regtune.settings import Settings
@@ -113,7 +114,7 @@ class Study:
         self._id = storage.get_study_id_from_name(name)
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
         self.uid = uid_of(self._attributes[STUDY_UID])
-        self._storage = Ledger(storage, self._id, packed=(RECORD,), seen=self._seen)
+        self._storage = Ledger(storage, self._id, packed=(RECORD,), seen=partial(seen, study=self.uid))
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
         self._origins: set[str] = set()
@@ -205,20 +206,6 @@ class Study:
     def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         """Trials in the order of their numbers, of all states or of those given; not to be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
-
-    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial that is read from the database. One that another program has trained counts for nothing, here and for
-        Optuna's samplers and pruners: it failed, and nothing is known of it. `leaderboard.tables` calls it FOREIGN.
-        """
-        record = trial.user_attrs.get(RECORD)
-        if not (isinstance(record, dict) and record.get("uid") == trial_uid(self.uid, trial.number)):
-            if record is not None:  # copied from another trial
-                trial.user_attrs, record = {}, None
-            if trial.state.is_finished() or (trial.state is TrialState.RUNNING and trial.params):
-                found = create_trial(state=TrialState.FAIL)
-                found.number, found._trial_id = trial.number, trial._trial_id
-                return found
-        return trial
 
     def begin(self) -> None:
         """Record that a sweep is under way."""
@@ -344,10 +331,10 @@ class Study:
                 found.append((value["at_ms"], Request(key, value["verb"], value["parameters"]), value))
         return [request for _, request, _ in sorted(found, key=lambda item: item[0])]
 
-    def take(self, request: Request) -> None:
-        """Mark a request as taken up."""
+    def take(self, request: Request, answer: str = "") -> None:
+        """Mark a request as taken up. answer: for whoever has asked."""
         value = self._storage.get_study_user_attrs(self._id)[request.key]
-        self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms()})
+        self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms(), "answer": answer})
 
 
 def require_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine
@@ -10,6 +11,11 @@ from regtune.holding import holder
 from regtune.leaderboard import finished_trial, read_ended, read_progress, read_rows
 from regtune.progress import Observer
 from regtune.settings import Settings
+from regtune.storage import open_storage, place, understood
+from regtune.study import load
+
+ANSWER_SECONDS = 5.0
+"""How long the coordinator of a running study is waited for; it looks once a second."""
 
 
 def follow(
@@ -31,3 +37,16 @@ def follow(
         known = now
         if not running or wait():
             return
+
+
+def answer(settings: Settings, study: str, key: str) -> str:
+    """What the coordinator has answered to a request; empty when it has not within ANSWER_SECONDS."""
+    until = time.monotonic() + ANSWER_SECONDS
+    with understood(place(settings.storage_url)):
+        asked = load(open_storage(settings), study)
+        while time.monotonic() < until:
+            found: str = asked.user_attrs[key].get("answer", "")
+            if found:
+                return found
+            time.sleep(0.2)
+    return ""

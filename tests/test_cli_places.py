@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,7 +18,12 @@ from terminals import START, Terminal, environment, regtune
 from typer.main import get_command
 
 from regtune.cli import app, main
+from regtune.config import DataConfig
+from regtune.holding import hold
 from regtune.settings import Settings, load_settings
+from regtune.spec import SweepSpec
+from regtune.study import Study
+from regtune.sweep.proposals import Proposals
 
 COMMAND = get_command(app)
 NAME = "mnist-regularization"
@@ -98,6 +104,36 @@ def test_a_study_that_is_nearly_there_is_suggested_where_its_best_are_asked_for(
     code, _, errors = run(capsys, "sweep", "quick.yaml", "--from", "mnist-regularisation", "--quiet")
     assert (code, errors.splitlines()[-1].endswith(f'did you mean "{NAME}"?')) == (2, True)
     assert run(capsys, "enqueue", "mnist-regularisation", "dropout=0.1")[0] == 2
+
+
+# -- a configuration is queued
+
+
+def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ready, done = threading.Event(), threading.Event()
+
+    def coordinate() -> None:
+        spec, settings = SweepSpec.load(Path("quick.yaml")), load_settings()
+        with hold(settings, spec.name):
+            study = Study.open(settings, spec)
+            proposals = Proposals(spec, study, DataConfig(name=spec.dataset))
+            ready.set()
+            while not done.wait(0.02):
+                for request in study.requests():
+                    study.take(request, proposals.queue_request(request)[1])
+
+    coordinator = threading.Thread(target=coordinate)
+    coordinator.start()
+    try:
+        assert ready.wait(60)
+        assert run(capsys, "enqueue", "quick", "dropout=0.1")[2] == "Queued dropout=0.1; trial 0 runs it.\n"
+    finally:
+        done.set()
+        coordinator.join()
+    said = run(capsys, "enqueue", "quick", "dropout=0")[2]
+    assert said == "Queued dropout=0.0; it runs when the study resumes.\n"
 
 
 # -- flags at odds, and values that are none

@@ -359,7 +359,7 @@ def test_requests_of_another_terminal_are_taken_up() -> None:
     wanted = [record for record in records(finished()) if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
     assert any("runs your queued configuration: dropout=0.123, l2=0.0" in note for note in watching.notes)
-    assert any("configuration is refused" in note and "dropout" in note for note in watching.notes)
+    assert any("refused what you queued" in note and "dropout" in note for note in watching.notes)
 
 
 def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_checked() -> None:

@@ -187,25 +187,30 @@ def enqueue(
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask for one configuration to be tried."""
+    """Queue a configuration; the sampler proposes what is not named."""
     from regtune.cli.tables import exponents
     from regtune.holding import holder
     from regtune.leaderboard import read_study
     from regtune.space import Space
     from regtune.spec import SweepSpec
+    from regtune.spec.checks import shown_value
     from regtune.study import request
+    from regtune.watching import answer
 
     settings = settings_of(home)
     with opened(settings) as engine:
         info = read_study(engine, study)
     parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
-    request(settings, study, "enqueue", parameters)
-    shown = exponents(", ".join(f"{key}={value}" for key, value in parameters.items()))
-    later = "" if holder(settings, study) else "; it is tried when the study goes on"
+    key = request(settings, study, "enqueue", parameters)
+    shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
-    if cap is not None and info.finished >= cap:
-        later = f"; the budget of {cap} trials is used: go on with --set run_cap={cap + 1}"
-    say(f"Asked for {shown}{later}.", quiet)
+    if holder(settings, study):
+        said = answer(settings, study, key) or "the running sweep takes it up"
+    elif cap is not None and info.finished >= cap:
+        said = f"the budget is used; run it with: regtune sweep FILE --set run_cap={cap + 1}"
+    else:
+        said = "it runs when the study resumes"
+    say(f"Queued {exponents(shown)}; {exponents(said)}.", quiet)
 
 
 def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:

@@ -330,8 +330,10 @@ class Coordinator:
             self._study.settle({running.trial.number for running in self._running.values()})
             self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
         for request in self._study.requests():
+            answer = ""
             if request.verb == "enqueue":
-                self._observer.note(self._proposals.queue_request(request))
+                said, answer = self._proposals.queue_request(request)
+                self._observer.note(said)
             elif request.verb == "stop":
                 self._reason = "stopped from another terminal"
                 if request.parameters.get("drain"):
@@ -339,7 +341,7 @@ class Coordinator:
                     self._observer.note(f"{self._reason}: running trials end, no new ones start")
                 else:
                     self._stop.set()
-            self._study.take(request)
+            self._study.take(request, answer)
 
     def _asked_since(self) -> bool:
         """Whether a trial was asked for since the last look; a stop has nothing left to stop."""

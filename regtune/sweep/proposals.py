@@ -21,6 +21,7 @@ from regtune.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.samplers import make_history, make_sampler
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
+from regtune.spec.checks import shown_value
 from regtune.storage.ledger import FIXED
 from regtune.study import Origin, Request, Study, derive_seed, now_ms, origin_of, record_of
 
@@ -55,15 +56,16 @@ class Proposals:
                 refused.append(f"passed over a configuration of the earlier study: {error}")
         return refused
 
-    def queue_request(self, request: Request) -> str:
-        """Queue what another terminal wants tried. Returns what to say about it."""
-        shown = ", ".join(f"{name}={value}" for name, value in request.parameters.items())
+    def queue_request(self, request: Request) -> tuple[str, str]:
+        """Queue what another terminal wants tried. Returns what to say about it here, and what there."""
         try:
             self._study.queue(Origin("request", request.key), self._space.fix(request.parameters))
         except InputError as error:
-            return f"a queued configuration is refused: {error}"
+            refused = "; ".join(str(error).splitlines())
+            return f"refused what you queued: {refused}", f"it is refused: {refused}"
         number = next(t.number for t in self._study.trials() if (o := origin_of(t)) and o.key == request.key)
-        return f"trial {number} runs your queued configuration: {shown}"
+        shown = ", ".join(f"{name}={shown_value(value)}" for name, value in request.parameters.items())
+        return f"trial {number} runs your queued configuration: {shown}", f"trial {number} runs it"
 
     def queue_foreign(self) -> list[str]:
         """Check what other programs have queued, as `enqueue` would. Returns why something is not trained."""
