@@ -375,7 +375,8 @@ def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_check
     trials = study().trials
     mine = (0, 4, 6)
     assert (outcome.complete, outcome.failed) == (3, 0)
-    assert outcome.best == min(mine, key=lambda number: trials[number].value or 0.0)
+    assert outcome.best is not None
+    assert outcome.best.number == min(mine, key=lambda number: trials[number].value or 0.0)
     assert {trial.number for trial in finished()} == {*mine, 1, 2}
     assert [record.parameters["l2"] for record in records([trials[4]]) if record.requested] == [1e-4]
     assert trials[3].state is trials[5].state is TrialState.FAIL
