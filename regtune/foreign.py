@@ -22,4 +22,5 @@ def seen(trial: FrozenTrial, study: str) -> FrozenTrial:
         return trial  # regtune begins it
     found = create_trial(state=TrialState.FAIL)
     found.number, found._trial_id = trial.number, trial._trial_id
+    found.datetime_start = found.datetime_complete = None
     return found
