@@ -20,7 +20,7 @@ from regtune.settings import Settings
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
 from regtune.spec.checks import most_epochs
-from regtune.storage import open_engine, place, redact
+from regtune.storage import open_engine, place
 from regtune.study import require_same
 
 SECONDS_AN_EPOCH = 0.85
@@ -142,7 +142,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         disk_bytes=_disk(spec, left, duration) if left is not None and not standing.ended else None,
         writes={
             "studies": place(settings.storage_url),
-            "MLflow": redact(settings.mlflow_uri),
+            "MLflow": place(settings.mlflow_uri),
             "artifacts": str(settings.artifacts),
         },
     )

@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from regtune.holding import hold, holder
 from regtune.settings import Settings
 from regtune.storage import locks, open_storage, sqlite
 from regtune.study import load, request
+from regtune.tracking import service
 from regtune.tracking.databases import init_databases
 
 NAME = "mnist-regularization"
@@ -163,6 +165,29 @@ def test_a_lock_that_is_looked_at_is_not_opened_for_writing(tmp_path: Path) -> N
     with path.open("rb") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)  # another who looks at the same moment
         assert locks.file_holder(path) is None
+
+
+def test_the_server_of_another_account_is_known_and_left_alone(folder: Path) -> None:
+    if os.geteuid() != 0:
+        missing("two accounts need root")
+    home = folder / "served"
+    home.mkdir()
+    home.chmod(0o777)
+    settings = Settings(REGTUNE_HOME=home)
+    with subprocess.Popen(["sleep", "600"], user=64_001, cwd="/") as server, ExitStack() as stack:
+        stack.callback(server.kill)
+        found = service.Service(
+            "http://127.0.0.1:9", "127.0.0.1", 9, False, "", server.pid, "2026-01-01T00:00"
+        )
+        file = home / service.FILE
+        file.write_text(json.dumps(vars(found)))
+        os.chown(file, 64_001, -1)
+        assert as_account(64_002, lambda: vars(service.running(settings))) == vars(found)
+        code, _, errors = as_account(64_002, lambda: run(["down --home served"]))["down --home served"]
+        assert (code, file.exists(), server.poll()) == (1, True, None)
+        assert "http://127.0.0.1:9, is that of the account 64001" in errors
+        os.chown(file, 64_003, -1)  # who wrote it is not who runs the process: it has got another's number
+        assert as_account(64_002, lambda: service.running(settings) is None)
 
 
 def test_with_the_umask_of_a_group_both_accounts_write(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from specs import SWEEPS, spec_of
 from stores import UNUSUAL
 from typer.testing import CliRunner
 
+import regtune
 from regtune.backup.dumps import dump_lines, load_lines
 from regtune.cli import app
 from regtune.credentials import in_url
@@ -157,3 +159,9 @@ def test_every_verb_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(path.name for path in here.parent.iterdir()) == sorted((UNUSUAL, "backup"))
     assert tracking_engine(Settings().mlflow_uri).url.database == str(here / "mlruns" / "mlflow.db")
     assert {"studies.db", "mlflow.db", "locks"} <= {path.name for path in (here / "mlruns").iterdir()}
+
+
+def test_no_path_is_put_into_a_url_in_another_way() -> None:
+    sources = Path(regtune.__file__).parent.rglob("*.py")
+    found = [path.name for path in sources if re.search(r"(sqlite(\+\w+)?|file):/*\{", path.read_text())]
+    assert sorted(found) == ["settings.py", "sqlite.py"]  # the second is SQLite's own form, for reading alone

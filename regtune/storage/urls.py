@@ -70,7 +70,9 @@ def full_url(url: str, variable: str = "OPTUNA_STORAGE") -> str:
 
 
 def place(url: str) -> str:
-    """The database as a message names it: a file's path, or `PostgreSQL DATABASE at HOST:PORT`."""
+    """The database as a message names it: a file's path, `PostgreSQL DATABASE at HOST:PORT`, or a server's URL."""
+    if url.startswith(("http://", "https://")):
+        return redact(url)
     found = parse_url(url)
     if is_sqlite(url):
         return str(database_path(url))

@@ -77,8 +77,10 @@ def running(settings: Settings) -> Service | None:
     except (OSError, ValueError, TypeError):  # none, or not ours to read: then nothing is known of a server
         return None
     try:
-        return found if _is_ours(psutil.Process(found.pid), _mark(settings.home)) else None
-    except psutil.NoSuchProcess:
+        process = psutil.Process(found.pid)
+        theirs = _is_anothers(process, path)
+        return found if theirs or _is_ours(process, _mark(settings.home)) else None
+    except (psutil.Error, OSError):
         return None
 
 
@@ -144,6 +146,12 @@ def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
     if not home.exists():
         return False
     with lock(home, "service", LOCK_SECONDS):
+        known = running(settings)
+        if known is not None and _is_anothers(process := psutil.Process(known.pid), home / FILE):
+            raise TrackingError(
+                f"the server of this folder, {known.url}, is that of the account {process.username()}, which alone can "
+                f"end it: regtune down"
+            )
         found = processes(home)
         _end(found)
         (home / FILE).unlink(missing_ok=True)
@@ -240,6 +248,15 @@ def _is_ours(process: psutil.Process, mark: str) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark
     except (psutil.Error, OSError):
         return False
+
+
+def _is_anothers(process: psutil.Process, file: Path) -> bool:
+    """Whether a process, whose environment this account may not read, is the one that FILE tells of: its owner is that
+    of FILE, and it was there when FILE was written.
+    """
+    written, owner = file.stat(), process.uids().real
+    may_read = os.geteuid() in (0, owner)
+    return not may_read and written.st_uid == owner and process.create_time() <= written.st_mtime
 
 
 def _end(found: list[psutil.Process]) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.storage import database_path, explain, is_sqlite, redact
+from regtune.storage import database_path, explain, is_sqlite
 from regtune.storage import place as place_of
 from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
@@ -373,7 +373,7 @@ def understood(settings: Settings) -> Iterator[None]:
         if isinstance(error, SQLAlchemyError | sqlite3.Error) and not is_server(settings.mlflow_uri):
             raise TrackingError(explain(error, place_of(settings.mlflow_uri))) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrackingError(f"MLflow at {redact(settings.mlflow_uri)}: {reason}") from error
+        raise TrackingError(f"MLflow at {place_of(settings.mlflow_uri)}: {reason}") from error
 
 
 def _of_the_store(error: Exception) -> bool:
