@@ -7,7 +7,7 @@ configuration comes from, and the figures that training it again has to reach.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
 from regtune.config import METRICS, PROVENANCE, Frozen, TrialConfig, explain
-from regtune.errors import ConfigError, StorageError
-from regtune.leaderboard import Row, StudyInfo, read_best, read_study
+from regtune.errors import ConfigError, StorageError, StudyNotFound
+from regtune.leaderboard import Row, StudyInfo, read_best, read_study, read_trial
 from regtune.quoting import printable, shell_word
 from regtune.source import CONFIGURATION, Source, parse_mapping, read, text_of
+from regtune.spec.specification import differences_of
 
 
 class Provenance(Frozen):
@@ -77,6 +78,17 @@ class Best:
         block = {PROVENANCE: self.provenance.model_dump(mode="json")}
         return text + text_of(block, flow=False)
 
+    def is_in(self, path: Path) -> bool:
+        """Whether the file at `path` holds this, whenever it was written."""
+        try:
+            found = load_best(path)
+        except ConfigError:
+            return False
+        if found.provenance and self.provenance:
+            written = found.provenance.model_copy(update={"created": self.provenance.created})
+            found = replace(found, provenance=written)
+        return found == self
+
     def write(self, path: Path) -> None:
         """Write `best.yaml` whole or not at all. Raises StorageError."""
         beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -98,6 +110,19 @@ def fingerprint(config: TrialConfig) -> str:
 def best_of(engine: Engine, study: str) -> Best:
     """The best complete trial of a study. Raises StudyNotFound when there is none."""
     return describe(read_study(engine, study), read_best(engine, study))
+
+
+def changes(best: Best, engine: Engine) -> list[str]:
+    """What was changed since the configuration was recorded, one line a key; empty where its trial is unknown."""
+    if best.provenance is None:
+        return []
+    try:
+        record = read_trial(engine, best.provenance.study, best.provenance.trial).record
+    except (StudyNotFound, StorageError):
+        return []
+    if record is None or record.uid != best.provenance.trial_uid:
+        return []
+    return list(differences_of(record.config.to_dict(), best.config.to_dict()))
 
 
 def describe(info: StudyInfo, row: Row) -> Best:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regtune.best import Best, Provenance
+from regtune.best import Best, Provenance, changes
 from regtune.config import METRICS, DataConfig, RegularizationConfig
 from regtune.data import load_data
 from regtune.errors import StorageError, WorkerError
@@ -17,7 +17,8 @@ from regtune.executors.local import LocalExecutor
 from regtune.quoting import printable
 from regtune.record import Kept, TrialRecord
 from regtune.settings import Settings
-from regtune.storage import DISK_FULL, writable_folder
+from regtune.source import MAX_MESSAGE
+from regtune.storage import DISK_FULL, open_engine, writable_folder
 from regtune.study import now_ms, versions
 from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
 from regtune.tracking.names import RETRAINED
@@ -34,7 +35,8 @@ class Retrained:
     figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the
     figures the file has, None for a bare configuration. differences: of each figure that is not
     bit-identical, found minus recorded; an `epoch` that differs is one of them. changed: versions that
-    differ, as ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow has not got it.
+    differ, as ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow has not got it. uncompared: why there is
+    nothing to compare with, or empty.
     """
 
     figures: Mapping[str, float]
@@ -48,6 +50,7 @@ class Retrained:
     model: str
     uid: str
     unwritten: bool
+    uncompared: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -62,13 +65,14 @@ def retrain(
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
 
-    on_note: told what a person should know of the data.
+    on_note: told what a person should know of the data, and why nothing will be compared.
 
     Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
     TrackingError.
     """
     data = load_data(best.config.data, settings.data_dir)  # before anything is written
-    for note in data.notes:
+    uncompared = _uncompared(best, settings)
+    for note in (*data.notes, *([f"not compared: {uncompared}"] if best.changed else [])):
         on_note(note)
     writable_folder(settings.home.resolve())
     check_store(settings.mlflow_uri)
@@ -105,7 +109,26 @@ def retrain(
         executor.close()
         if tracker is not None:
             tracker.close(2.0)
-    return _compared(None if best.changed else best.provenance, ended.result, record, folder, uid, unwritten)
+    known = None if best.changed else best.provenance
+    return replace(_compared(known, ended.result, record, folder, uid, unwritten), uncompared=uncompared)
+
+
+def _uncompared(best: Best, settings: Settings) -> str:
+    """Why the figures of `best` are not compared, or empty."""
+    if best.provenance is None:
+        return "the file has no recorded figures"
+    if not best.changed:
+        return ""
+    try:
+        engine = open_engine(settings.storage_url)
+    except StorageError:
+        lines = []
+    else:
+        lines = changes(best, engine)
+        engine.dispose()
+    trial = f"trial {best.provenance.trial} of {printable(best.provenance.study)}"
+    what = f": {printable('; '.join(lines))[:MAX_MESSAGE]}" if lines else ""
+    return f"the configuration was changed since {trial} was recorded{what}"
 
 
 def data_facts(data: Any, config: DataConfig) -> DataFacts:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import studies
 
-from regtune.best import Best, best_of, load_best, parse_best
+from regtune.best import Best, best_of, changes, load_best, parse_best
 from regtune.config import TrialConfig
 from regtune.errors import ConfigError, SpecError, StorageError, StudyNotFound
 from regtune.spec import SweepSpec
@@ -88,6 +88,16 @@ def test_it_is_written_whole_or_not_at_all(best: Best, tmp_path: Path) -> None:
     best.write(tmp_path / "best.yaml")
     assert load_best(tmp_path / "best.yaml") == best
     assert not list(tmp_path.glob(".best*"))
+
+
+def test_what_was_changed_is_named_where_the_trial_is_known(best: Best, tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'studies.db'}")
+    config = best.config.model_copy(update={"seed": 8})
+    assert changes(replace(best, config=config), engine) == ["seed: 7 → 8"]
+    assert best.provenance is not None
+    other = best.provenance.model_copy(update={"trial_uid": "of another folder"})
+    assert changes(Best(config, other), engine) == []
+    assert changes(Best(config, None), engine) == []
 
 
 def test_a_study_without_a_complete_trial_has_none(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from optuna.trial import TrialState, create_trial
 from terminals import Terminal, regtune
 from typer.testing import CliRunner
 
+from regtune.best import load_best
 from regtune.cli import app
+from regtune.errors import InputError
 from regtune.holding import hold
 from regtune.record import RECORD
 from regtune.settings import load_settings
@@ -278,6 +280,22 @@ def test_studies_are_listed_the_last_active_first() -> None:
     listed = json.loads(run("studies", "--json"))
     assert [found["study"] for found in listed] == ["later", NAME]
     assert listed[0]["best"]["number"] == 0
+
+
+def test_best_replaces_another_file_only_when_told_to() -> None:
+    file, command = Path("best.yaml"), ["best", NAME, "-o", "best.yaml"]
+    run(*command)
+    run(*command)  # the same once more
+    edited = file.read_text().replace("seed: 7", "seed: 8")
+    for content in (edited, "something: else\n"):
+        file.write_text(content)
+        refused = CliRunner().invoke(app, command)
+        assert isinstance(refused.exception, InputError)
+        assert "Replace best.yaml, which holds something else?" in str(refused.exception)
+        assert "--yes" in str(refused.exception)
+        assert file.read_text() == content
+    run(*command, "--yes")
+    assert load_best(file).config.seed == 7
 
 
 def test_best_prints_what_train_reads() -> None:

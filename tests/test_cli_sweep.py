@@ -149,7 +149,9 @@ def test_figures_that_differ_are_said_and_are_no_success(home: str, tmp_path: Pa
     best.write_text(text.replace(f"seed: {seed}", f"seed: {seed + 1}"))
     other = regtune("train", str(best), "--home", home)
     assert other.returncode == 0
-    assert "the configuration was changed since it was recorded" in other.stderr
+    why = f"ot compared: the configuration was changed since trial {recorded.provenance.trial} of tiny was recorded"
+    assert f"n{why}: seed: {seed} → {seed + 1}" in other.stderr
+    assert f"N{why}: seed: {seed} → {seed + 1}." in other.stdout
 
 
 def test_other_data_than_the_recorded_is_refused(home: str, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def retrained_view(found: Retrained) -> RenderableType:
     kept = Text(f"kept weights: epoch {found.epoch} of {found.epochs}, {found.model}")
     parts: list[RenderableType] = [table, Text(), kept]
     if found.recorded is None:
-        return Group(*parts)
+        return Group(*parts, Text(f"Not compared: {found.uncompared}.", style="yellow"))
     if not found.differences:
         parts.append(Text("Every figure equals the recorded one, bit for bit.", style="green"))
     elif found.changed:

@@ -13,6 +13,8 @@ from regtune.cli.terminal import (
     QuietOption,
     StudyArgument,
     Verb,
+    YesOption,
+    confirm,
     opened,
     say,
     settings_of,
@@ -37,6 +39,7 @@ def best(
         typer.Option("--output", "-o", metavar="FILE", help="Write it to a file; else it is printed."),
     ] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
     home: HomeOption = None,
 ) -> None:
     """The best configuration, complete: `regtune train` trains exactly that again."""
@@ -53,6 +56,8 @@ def best(
     elif output is None:
         typer.echo(found.to_yaml(), nl=False)
     else:
+        if output.is_file() and not found.is_in(output):
+            confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
         found.write(output)
         say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
 
@@ -73,10 +78,6 @@ def train(
     from regtune.retrain import retrain
 
     say(f"training {found.config.mix} on {printable(found.config.data.name)}", quiet)
-    if found.changed:
-        say(
-            "the configuration was changed since it was recorded: there are no figures it has to reach", quiet
-        )
     result = retrain(
         found,
         settings_of(home),

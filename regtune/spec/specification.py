@@ -274,7 +274,7 @@ class SweepSpec(Frozen):
 
         The name of the data set is left out: the same data may lie elsewhere, and its digest decides.
         """
-        return list(_differences({**other_identity, "dataset": self.dataset}, self.identity(), ""))
+        return list(differences_of({**other_identity, "dataset": self.dataset}, self.identity()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SweepSpec) and self.to_dict() == other.to_dict()
@@ -283,10 +283,11 @@ class SweepSpec(Frozen):
         return hash(self.digest)
 
 
-def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
+def differences_of(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """What differs between plain values, one line a key: ``method: tpe → random``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys((*old, *new)):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            yield from differences_of(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new:
         yield f"{key}: {_text(old)} → {_text(new)}"
 
