@@ -61,7 +61,9 @@ class FinishedTrial:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sweep at one moment. `tracking`: one phrase on how far MLflow is, empty when there is nothing to say."""
+    """A sweep at one moment. `starting`: running trials whose workers still start, as the coordinator knows it.
+    `tracking`: one phrase on how far MLflow is, empty when there is nothing to say.
+    """
 
     study: str
     metric: str
@@ -77,6 +79,7 @@ class Progress:
     trial_epochs: int
     best: FinishedTrial | None
     running: tuple[RunningTrial, ...]
+    starting: int = 0
     tracking: str = ""
 
     @property

@@ -281,6 +281,63 @@ def test_a_live_display_leaves_nothing_behind() -> None:
     assert "".join(screen.display).strip() == ""
 
 
+@pytest.mark.parametrize(("before", "after"), [(100, 70), (100, 40), (50, 30), (80, 120)])
+def test_a_resized_window_has_no_fragments(before: int, after: int) -> None:
+    """The terminal breaks lines anew, as most do, and leaves the cursor at the end of the last."""
+    import pyte
+
+    file = io.StringIO()
+    out = Console(file=file, force_terminal=True, width=before, height=40, legacy_windows=False)
+    screen = pyte.Screen(before, 40)
+    pyte.Stream(screen).feed("$ regtune sweep\r\n")
+
+    def fed() -> None:
+        pyte.Stream(screen).feed(file.getvalue().replace("\n", "\r\n"))
+        file.seek(0)
+        file.truncate()
+
+    with LiveDisplay(out) as display:
+        display._live.auto_refresh = False
+        display.progress(progress())
+        display._live.refresh()
+        fed()
+        lines = [line.rstrip() for line in screen.display[: screen.cursor.y + 1]]
+        screen = pyte.Screen(after, 40)
+        pyte.Stream(screen).feed("\r\n".join(lines))
+        out.width = after
+        display.note("a note")
+        fed()
+        text = "\n".join(screen.display)
+        assert text.count("23 of 60") == text.count("trial 17") == 1
+        assert text.count("╭") == text.count("╰") == (after >= 60)
+    fed()
+    assert "\n".join(line.rstrip() for line in screen.display).strip() == "$ regtune sweep\na note"
+
+
+def test_the_first_seconds_say_that_workers_start() -> None:
+    first = tuple(running(number, 0, worker=-1) for number in (0, 1))
+    began = progress(running=first, starting=2, complete=0, pruned=0, best=None)
+    text = "\n".join(drawn(80, 24, running=first, starting=2, complete=0, pruned=0, best=None))
+    assert "starting 2 workers" in text
+    assert "worker  trial" not in text
+    file = io.StringIO()
+    with LineDisplay(Console(file=file, width=80)) as display:
+        display.progress(began)
+        display.progress(began)
+    assert file.getvalue() == "starting 2 workers; the first epochs come in a few seconds\n"
+
+
+def test_every_searched_parameter_of_a_finished_trial_is_said() -> None:
+    trial = replace(FINISHED, parameters={"dropout.1": 0.31, "patience": 3, "learning_rate": 0.00123})
+    assert "dropout 0.31 + batch norm after, patience 3, learning_rate 0.00123" in finished_line(
+        trial, progress()
+    )
+    out = Console(width=120, height=24, file=io.StringIO())
+    with out.capture() as found:
+        out.print(sweep_view(progress(), (trial,), width=120, height=24))
+    assert "patience 3, learning_rate 0.00123" in found.get()
+
+
 def test_the_clock_goes_on_between_two_events() -> None:
     out = Console(width=80, height=24, file=io.StringIO())
     with out.capture() as found:

@@ -7,6 +7,7 @@ is no reason for a sweep to end.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -15,11 +16,22 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from regtune.cli.drawing import MARKS, counted, metric_text, percent, reason, sweep_view, techniques
+from regtune.cli.drawing import (
+    MARKS,
+    counted,
+    metric_text,
+    percent,
+    reason,
+    starting,
+    sweep_view,
+    techniques,
+)
 from regtune.cli.terminal import console, keys_unseen
 from regtune.progress import FinishedTrial, Progress
 
@@ -78,6 +90,13 @@ class LineDisplay(QuietDisplay):
 
     def __init__(self, out: Console) -> None:
         self._out = out
+        self._begun = False
+
+    def progress(self, progress: Progress) -> None:
+        """Say once that workers start."""
+        if progress.starting and not self._begun:
+            self._print(starting(progress))
+        self._begun = True
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
         """Print the trial's line."""
@@ -110,6 +129,7 @@ class LiveDisplay(QuietDisplay):
         self._at = time.monotonic()
         self._recent: deque[FinishedTrial] = deque(maxlen=recent)
         self._notice = ""
+        self._drawn: tuple[ConsoleDimensions, RenderableType] | None = None
         self._unseen = ExitStack()
         self._live = Live(
             console=out,
@@ -136,16 +156,36 @@ class LiveDisplay(QuietDisplay):
 
     def view(self) -> RenderableType:
         """What is drawn now."""
-        if self._progress is None:
-            return Text("starting workers", style="dim")
-        return sweep_view(
-            self._progress,
-            tuple(self._recent),
-            width=self._out.width,
-            height=self._out.height,
-            seconds_since=time.monotonic() - self._at,
-            notice=self._notice,
-        )
+        size = self._out.size
+        self._wipe(size.width)
+        drawn: RenderableType = Text("starting workers", style="dim")
+        if self._progress is not None:
+            drawn = sweep_view(
+                self._progress,
+                tuple(self._recent),
+                width=size.width,
+                height=size.height,
+                seconds_since=time.monotonic() - self._at,
+                notice=self._notice,
+            )
+        self._drawn = (size, drawn)
+        return drawn
+
+    def _wipe(self, width: int) -> None:
+        """Remove a drawing whose lines a narrower window has broken, and leave the cursor where Rich expects it.
+
+        Rich goes up as many lines as it has drawn; a terminal that breaks long lines anew has made more of them.
+        """
+        if self._drawn is None or width >= self._drawn[0].width:
+            return
+        before, drawn = self._drawn
+        options = self._out.options.update(width=before.width, height=None)
+        lines = [Segment.get_line_length(line) for line in self._out.render_lines(drawn, options, pad=False)]
+        rows = sum(max(1, math.ceil(length / width)) for length in lines)
+        erase = (ControlType.ERASE_IN_LINE, 2)
+        above = [(ControlType.CURSOR_UP, 1), erase] * (rows - 1)
+        self._out.control(Control(ControlType.CARRIAGE_RETURN, erase, *above))
+        self._out.file.write("\n" * (len(lines) - 1))
 
     def progress(self, progress: Progress) -> None:
         """Keep it for the next redraw."""
@@ -159,6 +199,7 @@ class LiveDisplay(QuietDisplay):
     def note(self, message: str) -> None:
         """Print the note above the drawing."""
         try:
+            self._live.refresh()  # in the size that the window has now
             self._out.print(Text(message, style="dim"))
         except OSError:  # the terminal is gone
             return

@@ -223,11 +223,18 @@ def _workers(progress: Progress, width: int, most: int) -> list[RenderableType]:
     running = ordered if len(ordered) <= most else ordered[: most - 1]
     if not progress.running:
         return [Text("no trial is running", style="dim")]
+    if progress.starting == len(progress.running):
+        return [Text(starting(progress), style="dim")]
     draw = _worker_rows if width >= NARROW else _worker_pairs
     lines = draw(running, progress.metric, width)
     if len(running) < len(progress.running):
         lines.append(Text(f"and {len(progress.running) - len(running)} more", style="dim"))
     return lines
+
+
+def starting(progress: Progress) -> str:
+    """What happens before the first epoch."""
+    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
 
 
 def _worker_pairs(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
@@ -264,14 +271,18 @@ def _spark(trial: RunningTrial, metric: str, width: int) -> str:
 
 
 def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
-    """The techniques in use, and every other parameter that is searched; a control is named as one."""
-    said = mix_text(trial.mix, trial.control)
+    """What `configured` says; a control is named as one."""
+    return configured(trial) if trial.control is None else f"control: {configured(trial)}"
+
+
+def configured(trial: RunningTrial | FinishedTrial | Row) -> str:
+    """The techniques in use, and every other parameter that is searched."""
     others = [
         f"{name} {format_number(value)}" if isinstance(value, float) else f"{name} {value}"
         for name, value in trial.parameters.items()
         if name.split(".")[0] not in RegularizationConfig.model_fields
     ]
-    return ", ".join((said if trial.control is None else f"control: {said}", *others))
+    return ", ".join((mix_text(trial.mix, trial.control), *others))
 
 
 def mix_text(mix: str, control: str | None) -> str:

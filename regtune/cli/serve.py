@@ -16,6 +16,7 @@ from regtune.cli.terminal import (
     settings_of,
     show,
     show_json,
+    working,
 )
 
 PANEL = "Serve"
@@ -74,7 +75,11 @@ def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """End what `up` has started."""
     from regtune.tracking.service import down as end
 
-    ended = end(settings_of(home), lambda line: say(line, quiet))
+    notes: list[str] = []
+    with working("ending what runs", quiet):
+        ended = end(settings_of(home), notes.append)
+    for note in notes:
+        say(note, quiet)
     say("Ended." if ended else "Nothing runs here.", quiet)
 
 

@@ -16,6 +16,7 @@ from regtune.cli.drawing import (
     ORDER,
     STYLES,
     WORDS,
+    configured,
     counted,
     learning_curve,
     metric_text,
@@ -223,8 +224,7 @@ def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width
         parts += [Text(), space_table(searched)]
     best = rows[0] if rows and rows[0].rank else None
     if best:
-        said = mix_text(best.mix, best.control)
-        parts += [Text(), Text.assemble(("best  ", "dim"), f"trial {best.number}: {said}")]
+        parts += [Text(), Text.assemble(("best  ", "dim"), f"trial {best.number}: {configured(best)}")]
         parts.append(
             Text.assemble(
                 ("      ", ""),
@@ -328,7 +328,7 @@ def comparison_text(info: StudyInfo, found: Comparison) -> Text:
     winner = found.winner
     text = Text().append("best  ", style="dim")
     control = " (a control)" if winner.control else ""
-    text.append(f"trial {winner.number}: {mix_text(winner.mix, winner.control)}{control}\n", style="bold")
+    text.append(f"trial {winner.number}: {configured(winner)}{control}\n", style="bold")
     text.append(f"      {metric_text(winner.value)}", style="bold green")
     text.append(f" {info.metric}, {percent(winner.accuracy)} accuracy\n")
     text.append("      ")

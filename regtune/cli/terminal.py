@@ -212,6 +212,17 @@ def say(message: str, quiet: bool = False) -> None:
         err.print(wrapped(message, err.width) if err.is_terminal else message, soft_wrap=True)
 
 
+@contextmanager
+def working(what: str, quiet: bool = False) -> Iterator[None]:
+    """Show on a terminal that something is being done that takes seconds; it is gone when it is done."""
+    err = console(sys.stderr)
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield
+
+
 def say_more(study: str, count: int) -> None:
     """Say where the trials are that a table has left out."""
     if count:

@@ -370,6 +370,7 @@ class Coordinator:
             trial_epochs=tally.epochs,
             best=self._standing.winner,
             running=tuple(self._running_trial(running) for running in self._running.values()),
+            starting=sum(running.record.worker is None for running in self._running.values()),
             tracking=self._tracker.status,
         )
 
