@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import studies
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.testing import CliRunner
 
+from regtune.cli import app
 from regtune.cli.display import STOPPING, LineDisplay, LiveDisplay, finished_line
 from regtune.cli.drawing import (
     BARS,
@@ -24,6 +29,7 @@ from regtune.cli.drawing import (
     sparkline,
     sweep_view,
 )
+from regtune.cli.terminal import working
 from regtune.progress import FinishedTrial, Progress, RunningTrial
 
 FINISHED = FinishedTrial(
@@ -336,6 +342,41 @@ def test_every_searched_parameter_of_a_finished_trial_is_said() -> None:
     with out.capture() as found:
         out.print(sweep_view(progress(), (trial,), width=120, height=24))
     assert "patience 3, learning_rate 0.00123" in found.get()
+
+
+def test_what_takes_seconds_is_shown_on_a_terminal_and_gone_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pyte
+
+    for terminal in (True, False):
+        file = io.StringIO()
+        out = Console(file=file, force_terminal=terminal, width=80, height=24, legacy_windows=False)
+        monkeypatch.setattr("regtune.cli.terminal.console", lambda stream, out=out: out)
+        with working("deleting small"):
+            pass
+        assert ("deleting small" in file.getvalue()) == terminal
+        screen = pyte.Screen(80, 24)
+        pyte.Stream(screen).feed(file.getvalue().replace("\n", "\r\n"))
+        assert "".join(screen.display).strip() == ""
+
+
+@pytest.mark.parametrize("verb", [("delete", "small", "--yes"), ("gc", "--yes"), ("down",)])
+def test_down_gc_and_delete_show_that_they_work(
+    verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    @contextmanager
+    def noted(what: str, quiet: bool = False) -> Iterator[None]:
+        shown.append(what)
+        yield
+
+    for module in ("keep", "serve"):
+        monkeypatch.setattr(f"regtune.cli.{module}.working", noted)
+    studies.create(Path("mlruns/studies.db"), "small")
+    assert CliRunner().invoke(app, verb, catch_exceptions=False).exit_code == 0
+    assert len(shown) == 1
 
 
 def test_the_clock_goes_on_between_two_events() -> None:

@@ -22,6 +22,7 @@ from regtune.cli.terminal import (
     show_json,
     study_name,
     study_names,
+    working,
 )
 from regtune.quoting import printable
 
@@ -119,7 +120,9 @@ def delete(
     confirm(
         f"Delete {printable(study)} with {counted(count, 'trial')}, their MLflow runs and artifacts?", yes
     )
-    say(f"Deleted {printable(study)}, {delete_study(settings, study)}.", quiet)
+    with working(f"deleting {printable(study)}", quiet):
+        gone = delete_study(settings, study)
+    say(f"Deleted {printable(study)}, {gone}.", quiet)
 
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
@@ -127,7 +130,8 @@ def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = No
     from regtune.cleanup import find_garbage, remove
 
     settings = settings_of(home)
-    found = find_garbage(settings)
+    with working("looking for what deleted studies left", quiet):
+        found = find_garbage(settings)
     garbage = [left for left in found if not left.kept]
     for left in sorted(found, key=lambda left: not left.kept):
         say(f"{_leftover(left)}: {left}; {f'stays: {left.kept}' if left.kept else 'can be removed'}", quiet)
@@ -136,7 +140,8 @@ def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = No
         return
     confirm(f"Remove what deleted studies left: {'; '.join(map(_leftover, garbage))}?", yes)
     for left in garbage:
-        remove(settings, left)
+        with working(f"removing {left}", quiet):
+            remove(settings, left)
         say(f"Removed {left}.", quiet)
 
 
