@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,6 +54,19 @@ class Settings(BaseSettings):
             raise ValueError(PRINTABLE)
         if in_url(value):
             raise ValueError(IN_NO_URL)
+        return value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _names_a_server(cls, value: str) -> str:
+        if value.lower().startswith(("http:", "https:")):
+            try:
+                parts = urlsplit(value)
+                named = bool(parts.hostname) and parts.port != 0 and " " not in value
+            except ValueError:  # of a port that is none, or half a pair of brackets
+                named = False
+            if not named:
+                raise ValueError(f"expected http://HOST:PORT, found {value}")
         return value
 
     @property

@@ -271,7 +271,11 @@ def test_a_word_that_is_no_text_is_shown_as_it_is_written(
             ("OPTUNA_STORAGE", "postgresql+psycopg://me:secret@db/x", 2),
             ("OPTUNA_STORAGE", "sqlite:///a\n.db", 2),
         ),
-        *(("MLFLOW_TRACKING_URI", "https://me:secret@host", 2),),
+        *(("MLFLOW_TRACKING_URI", "https://me:secret@host", 2), ("MLFLOW_TRACKING_URI", "http://", 2)),
+        *(
+            ("MLFLOW_TRACKING_URI", url, 2)
+            for url in ("http:///x", "HTTP://h:port", "http://h:99999", "https://[::1")
+        ),
         *(("COLUMNS", "wide", 0), ("COLUMNS", "-5", 0), ("COLUMNS", "0", 0), ("COLUMNS", "9" * 50, 0)),
         *(("NO_COLOR", "", 0), ("LINES", "tall", 0), ("TERM", "nothing", 0)),
     ],

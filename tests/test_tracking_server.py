@@ -18,8 +18,17 @@ from test_tracking_writer import ROOT, free_port
 from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.tracking.page import serve_ui
-from regtune.tracking.server import HARDENING, Server, check_port, group_members
+from regtune.tracking.server import HARDENING, Server, check_port, group_members, server_environment
 
+OF_ANOTHER_SERVER = {
+    "MLFLOW_STATIC_PREFIX": "/elsewhere",
+    "MLFLOW_GUNICORN_OPTS": "--no-such-option",
+    "MLFLOW_ARTIFACTS_ONLY": "true",
+    "MLFLOW_ENABLE_WORKSPACES": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "abc",
+    "_MLFLOW_SERVER_ARTIFACTS_ONLY": "true",
+    "UVICORN_ROOT_PATH": "/elsewhere",
+}
 UI = """
 import sys
 from pathlib import Path
@@ -36,7 +45,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def ui(settings: Settings, port: int) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **OF_ANOTHER_SERVER}
+    del environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]  # refused by name
     command = [sys.executable, "-c", UI, str(settings.home), str(port)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -91,6 +101,23 @@ def test_a_server_that_dies_is_reported(settings: Settings) -> None:
     os.killpg(psutil.Process(page.pid).children()[0].pid, signal.SIGKILL)
     assert page.wait(timeout=120) == 1
     assert "TrackingError: the MLflow server has ended by itself" in page.stderr.read()
+
+
+def test_of_what_servers_read_only_what_is_meant_for_it_is_passed_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow:5000",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "3",
+        "TZ": "UTC",
+    }
+    for name, value in {**OF_ANOTHER_SERVER, **meant, "MLFLOW_ENABLE_AI_GATEWAY": "true"}.items():
+        monkeypatch.setenv(name, value)
+    found = server_environment(settings, {"MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})
+    assert not found.keys() & OF_ANOTHER_SERVER.keys()
+    assert {name: found[name] for name in meant} == meant
+    assert {name: found[name] for name in HARDENING} == HARDENING
+    assert found["MLFLOW_AUTH_CONFIG_PATH"] == "auth.ini"
 
 
 def test_a_taken_port_is_said_with_who_has_it_and_what_to_try(settings: Settings) -> None:

@@ -93,6 +93,13 @@ def _run() -> int:
             raise
         show_error(RegtuneError(f"{error.filename}: {error.strerror}; this account needs the right to it"))
         return 1
+    except ValueError as error:
+        from regtune.tracking.store import bad_variable
+
+        if (understood := bad_variable(error)) is None:
+            raise
+        show_error(understood)
+        return understood.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

@@ -20,7 +20,7 @@ def redact(url: str) -> str:
     """The URL with its password, if it has one, replaced by three stars."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return re.sub(r"://[^@/]*@", "://***@", url)
 
 

@@ -47,6 +47,16 @@ DEFAULT_PORT = 5000
 START_SECONDS = 180.0
 STOP_SECONDS = 5.0
 ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+PASSED_ON = (
+    ALLOWED_HOSTS,
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
+    "MLFLOW_SERVER_X_FRAME_OPTIONS",
+    *(f"MLFLOW_SQLALCHEMYSTORE_{name}" for name in ("POOL_SIZE", "POOL_RECYCLE", "MAX_OVERFLOW")),
+)
+"""What a person may set for the server. Anything else that MLflow, or what it runs in, would read from the environment
+was set for another server, or for clients, and moves its pages, splits its work or loses runs.
+"""
+_OF_SERVERS = ("MLFLOW_", "_MLFLOW_", "UVICORN_", "FLASK_")
 
 HARDENING = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -175,16 +185,16 @@ def address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def launch(
-    settings: Settings, host: str, port: int, log: IO[bytes], more: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start the MLflow server on this folder's store, in a session of its own. `more` is added to its environment.
+def server_environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of the MLflow server on this folder's store; `more` is added.
 
-    Secrets that it does not need are not in its environment; the password of a PostgreSQL store is, as libpq's.
+    Secrets that it does not need are not in it; the password of a PostgreSQL store is, as libpq's. Of the variables
+    that servers read only those PASSED_ON are.
     """
     uri = settings.mlflow_uri
-    environment = {
-        **without_secrets(os.environ),
+    inherited = without_secrets(os.environ).items()
+    return {
+        **{name: value for name, value in inherited if name in PASSED_ON or not name.startswith(_OF_SERVERS)},
         **SILENCE,
         **HARDENING,
         **(_libpq() if uri.startswith("postgresql") else {}),
@@ -193,7 +203,13 @@ def launch(
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),
         **(more or {}),
     }
-    environment.pop("MLFLOW_TRACKING_URI", None)
+
+
+def launch(
+    settings: Settings, host: str, port: int, log: IO[bytes], more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the MLflow server on this folder's store, in a session of its own. `more` is added to its environment."""
+    environment = server_environment(settings, more)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
     command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ import sqlalchemy
 from sqlalchemy import Engine, text
 
 from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
-from regtune.errors import StorageError, TrackingError
+from regtune.errors import SettingsError, StorageError, TrackingError
 from regtune.proxies import bypass_proxies
 from regtune.settings import sqlite_url
 from regtune.storage import database_path, engine_options, is_sqlite, migration, place, schema_lock
@@ -38,6 +39,8 @@ SILENCE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and said once
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -47,6 +50,7 @@ def settle_environment(uri: str = "") -> None:
     uri: the store that is going to be used: its secrets are then handed to MLflow wherever they come from. Raises
     SettingsError.
     """
+    check_patience()
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.update(SILENCE)
@@ -56,8 +60,25 @@ def settle_environment(uri: str = "") -> None:
         for name in (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN):
             if found := secret(name):
                 os.environ[name] = found
-    elif uri and not is_sqlite(uri):
-        give_password(uri, secret(TRACKING_PASSWORD))
+    elif uri:
+        os.environ["MLFLOW_ENABLE_WORKSPACES"] = "false"  # a server has them, never a database of regtune's
+        if not is_sqlite(uri):
+            give_password(uri, secret(TRACKING_PASSWORD))
+
+
+def check_patience() -> None:
+    """Raises SettingsError for a variable of PATIENCE that is no number: MLflow would find out at every request."""
+    for name in PATIENCE:
+        value = os.environ.get(name, "1").strip()
+        smallest = int(name.endswith("TIMEOUT"))
+        if not value.isdecimal() or int(value) < smallest:
+            raise SettingsError(f"{name}: expected a whole number of {smallest} or more, found {value}")
+
+
+def bad_variable(error: ValueError) -> SettingsError | None:
+    """What MLflow says of an environment variable whose value it cannot read, in words of ours; None for any other."""
+    named = next((name for name in re.findall(r"\bMLFLOW_\w+", str(error)) if name in os.environ), None)
+    return named and SettingsError(f"{named}: MLflow cannot read {os.environ[named]!r}; unset it")
 
 
 def check_uri(uri: str) -> None:
@@ -109,7 +130,11 @@ def tracking_revision(uri: str) -> str | None:
 
 
 def check_store(uri: str) -> None:
-    """See that runs can be written as far as the schema goes; a store that is away passes. Raises TrackingError."""
+    """See that runs can be written as far as the schema goes; a store that is away passes.
+
+    Raises TrackingError, SettingsError.
+    """
+    check_patience()
     try:
         found = tracking_schema(uri)
     except StorageError as error:
