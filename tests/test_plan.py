@@ -114,7 +114,8 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     assert (ended.duration, ended.disk_bytes, ended.ended) == (None, None, True)
     assert ended.standing == "finished: 3 of 3 trials; go on with: --set run_cap=4"
     assert make_plan(spec(run_cap=3), load_settings(), fresh=True).duration is not None
-    longer = create_trial(value=0.1)
+    record = studies.of(study, studies.record(3, {"dropout": 0.1}))
+    longer = create_trial(value=0.1, user_attrs=studies.attributes(record))
     assert longer.datetime_start is not None
     longer.datetime_start -= timedelta(seconds=100)
     study.add_trial(longer)
