@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from regtune.spec import TARGETS, SweepSpec, Target
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
+QUICK = next(path for path in SWEEPS if path.stem == "quickstart")
+"""It needs no other data than the embedded."""
 
 
 def spec_of(parameters: dict[str, Any], **keys: Any) -> SweepSpec:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import studies
 from parts import missing
-from specs import SWEEPS, spec_of
+from specs import QUICK, spec_of
 
 from regtune.cli import main
 from regtune.holding import hold, holder
@@ -89,7 +89,7 @@ def made() -> Iterator[tuple[Path, Said]]:
         searched = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": list(studies.PLACEMENTS)}}
         spec = spec_of(searched, name=NAME).identity()
         studies.fill(studies.create(here / "draft" / "studies.db", spec=spec))
-        shutil.copy(SWEEPS[0], here / "sweep.yaml")
+        shutil.copy(QUICK, here / "sweep.yaml")
         run(["sync --home draft", "stop N --home draft"])
         (here / "mlruns").mkdir()
         for name in ("studies.db", "mlflow.db"):

@@ -7,7 +7,9 @@ deleted in the project's own artifacts alone: `inside` is asked before each.
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -36,6 +38,25 @@ def local_path(uri: str) -> Path | None:
     if urlsplit(uri).scheme not in ("", "file"):
         return None
     return _local(uri)
+
+
+def remove(uri: str, tracking_uri: str, name: str = "") -> None:
+    """Remove a run's artifact `name`, or without one all of them and their folder.
+
+    What lies on this machine is removed here: MLflow reads its path as a URI twice, and where a folder's name has a
+    `%41` in it, removes what lies in another folder. Raises OSError and what MLflow raises.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        get_artifact_repository(uri, tracking_uri).delete_artifacts(name or None)
+    elif name:
+        (folder / name).unlink(missing_ok=True)
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+        with suppress(OSError):  # somebody has put something beside it
+            folder.parent.rmdir()
 
 
 def is_own(uri: str, artifacts: Path) -> bool:

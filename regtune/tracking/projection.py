@@ -32,7 +32,7 @@ from regtune.tracking.contents import (
 from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
-from regtune.tracking.places import inside
+from regtune.tracking.places import inside, remove
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import is_server, tracking_engine
 from regtune.tracking.trials import Trials
@@ -335,7 +335,7 @@ class Projection:
             tags[names.ARTIFACT + name] = (wanted.artifacts or {})[name]
             self.writes += 1
         for name in lack.surplus:
-            repository.delete_artifacts(name)
+            remove(run.artifact_uri, self._client.tracking_uri, name)
             self._client.delete_tag(run.run_id, names.ARTIFACT + name)
             del run.tags[names.ARTIFACT + name]
             self.writes += 1

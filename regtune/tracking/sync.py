@@ -7,7 +7,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
 from regtune.tracking.differences import experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.places import Stray, find_strays, inside, is_own, local_path
+from regtune.tracking.places import Stray, find_strays, inside, is_own, local_path, remove
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import (
     connect,
@@ -298,7 +298,7 @@ def delete_study(settings: Settings, uid: str) -> int:
         store = None if is_server(settings.mlflow_uri) else open_sql(settings.mlflow_uri, settings.artifacts)
         for run in runs:
             if inside(run.info.artifact_uri, settings.artifacts):
-                _delete_artifacts(client, run)
+                remove(run.info.artifact_uri, client.tracking_uri)
             if run.info.lifecycle_stage != "deleted":
                 client.delete_run(run.info.run_id)
             if store is not None:
@@ -320,17 +320,6 @@ def _runs(client: Any, wanted: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-def _delete_artifacts(client: Any, run: Any) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    get_artifact_repository(run.info.artifact_uri, client.tracking_uri).delete_artifacts()
-    if run.info.artifact_uri.startswith("file:"):
-        from mlflow.utils.file_utils import local_file_uri_to_path
-
-        with suppress(OSError):  # somebody has put something beside it
-            Path(local_file_uri_to_path(run.info.artifact_uri)).parent.rmdir()
 
 
 def _delete_row(store: Any, run_id: str) -> None:
