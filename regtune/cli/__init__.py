@@ -91,7 +91,8 @@ def _run() -> int:
     except OSError as error:
         if error.errno not in FORBIDDEN or error.filename is None:
             raise
-        show_error(RegtuneError(f"{error.filename}: {error.strerror}; this account needs the right to it"))
+        hint = "give this account the right to it, or choose another folder with REGTUNE_HOME"
+        show_error(RegtuneError(f"{error.filename}: {error.strerror}; {hint}"))
         return 1
     except ValueError as error:
         from regtune.tracking.store import bad_variable
