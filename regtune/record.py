@@ -116,7 +116,7 @@ class TrialRecord:
     """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch a metric.
 
     again: while a trial that was interrupted repeats itself, how many epochs it has trained again; `history` keeps what
-    it had before. None as soon as it is as far as that, and of all others.
+    it had before. None as soon as it is as far as that, and of all others. again_ms: when it began again last.
     """
 
     uid: str
@@ -133,6 +133,7 @@ class TrialRecord:
     epoch_ended_ms: tuple[int, ...] = ()
     epoch_seconds: tuple[float, ...] = ()
     again: int | None = None
+    again_ms: int | None = None
     kept: Kept | None = None
     end_reason: EndReason | None = None
     message: str | None = None
@@ -178,9 +179,9 @@ class TrialRecord:
             again=None,
         )
 
-    def begun_again(self) -> TrialRecord:
+    def begun_again(self, at_ms: int) -> TrialRecord:
         """The record of an interrupted trial as it starts again from epoch 0."""
-        return replace(self, worker=None, again=0 if self.epochs else None)
+        return replace(self, worker=None, again=0 if self.epochs else None, again_ms=at_ms)
 
     def repeated(self, epoch: int) -> TrialRecord:
         """The record after an epoch that repeats what is recorded."""

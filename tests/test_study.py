@@ -19,7 +19,7 @@ from scipy import stats
 from regtune.config import DataConfig, TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.holding import hold, holder
-from regtune.record import CREATED, DATA, STUDY_UID, Kept, TrialRecord
+from regtune.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
@@ -227,10 +227,11 @@ def test_a_trial_that_ends_while_its_study_is_read_keeps_its_model() -> None:
 
 def test_pauses_between_sweeps_and_an_attempt_that_was_cut_off_are_no_part_of_a_study_s_duration() -> None:
     study, begun = opened(), datetime(2026, 10, 25, 0, 59, 55)
-    for after, seconds in ((0, 10), (2, 8), (86_400, 5)):
+    for number, (after, seconds) in enumerate(((0, 10), (2, 8), (86_400, 5))):
         start = begun + timedelta(seconds=after)
         times = {"datetime_start": start, "datetime_complete": start + timedelta(seconds=seconds)}
-        rest: dict[str, Any] = {"params": {}, "distributions": {}, "user_attrs": {}, "system_attrs": {}}
+        rest: dict[str, Any] = {"params": {}, "distributions": {}, "system_attrs": {}}
+        rest["user_attrs"] = {RECORD: record(study, number).to_json()}
         study.optuna.add_trial(
             FrozenTrial(-1, TrialState.FAIL, None, **times, **rest, intermediate_values={}, trial_id=-1)
         )

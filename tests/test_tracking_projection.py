@@ -223,17 +223,19 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
     assert len(store.runs()) == 2
 
 
-def test_a_trial_that_was_interrupted_lasts_as_long_as_the_attempt_that_counts(store: Store) -> None:
-    store.project(records.facts(), (0, "WAITING", records.after(records.started(0), 4)))
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_trial_that_was_interrupted_lasts_as_long_as_its_last_attempt(store: Store, seen: bool) -> None:
+    early = records.after(records.started(0), 4)
+    if seen:
+        store.project(records.facts(), (0, "WAITING", early))
     number, state, over = records.complete(0)
-    pause = 3_600_000
-    later = {"started_ms": (over.started_ms or 0) + pause, "ended_ms": (over.ended_ms or 0) + pause}
-    moments = tuple(at_ms + pause for at_ms in over.epoch_ended_ms)
-    again = (number, state, replace(over, **later, epoch_ended_ms=moments))
-    store.project(records.facts(), again)
+    began_again = (over.started_ms or 0) + 3_600_000
+    over = replace(over, again_ms=began_again, ended_ms=began_again + 9_000)
+    store.project(records.facts(), (number, state, over))
     info = store.run(0).info
-    assert info.end_time - info.start_time == (over.ended_ms or 0) - (over.started_ms or 0)
-    assert store.project(records.facts(), again).writes == 0
+    assert (info.start_time, info.end_time - info.start_time) == (over.started_ms, 9_000)
+    store.project(records.facts(), (0, "WAITING", replace(early, again_ms=began_again)))
+    assert store.project(records.facts(), (number, state, over)).writes == 0
 
 
 def test_what_a_trial_said_while_it_ran_comes_too_late_when_it_has_ended(store: Store) -> None:

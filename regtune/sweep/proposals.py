@@ -115,7 +115,9 @@ class Proposals:
         self._study.optuna.sampler = self._sampler(number, decided=decided)
         trial = self._study.optuna.ask()
         with self._study.together():
-            record = interrupted.begun_again() if interrupted is not None else self._begin(trial, origin)
+            record = (
+                interrupted.begun_again(now_ms()) if interrupted is not None else self._begin(trial, origin)
+            )
             config = record.config.model_copy(update={"data": self._data})  # where it lies now
             record = replace(record, config=config)
             self._study.write(trial, record)

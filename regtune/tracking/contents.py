@@ -40,7 +40,8 @@ class Contents:
     tags: those that a run is made with and keeps to. note: its description, until a person writes another.
     points: of each metric, in the order of the steps. config: makes the text of the file `config_name`, which is
     written again when the tag CONFIG_DIGEST changes; None for a run without one. artifacts: file name -> SHA-256,
-    without that file. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was".
+    without that file. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was"; moved so that
+    from started_ms on it is as long as the run took, pauses left out.
     """
 
     name: str
@@ -63,6 +64,10 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
     if status != names.RUNNING:
         last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
         ended = record.ended_ms or last
+        if (
+            ended and record.started_ms and record.again_ms and ended >= record.again_ms
+        ):  # no pause, no lost attempt
+            ended -= record.again_ms - record.started_ms
     tags = {names.STUDY_UID: facts.uid, **trial_tags(number, state, record)}
     if facts.retrained is not None:
         tags[names.KIND] = names.RETRAINING
@@ -122,7 +127,7 @@ def study_contents(
         name = "training" if facts.retrained.trial is None else "retraining"
     return Contents(
         name=f"{name} of {day}",
-        started_ms=facts.created_ms,
+        started_ms=started,
         tags=tags,
         note=study_note(facts, state, winner, best.tags if best else {}, figures),
         params=_text(facts.settings),

@@ -89,8 +89,7 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         surplus = [name for name in tagged if name != wanted.config_name and name not in artifacts]
     tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
     tags |= note(run.tags, wanted.note)
-    ended_ms = _end(run, wanted)
-    same_end = ended_ms is None or run.end_ms == ended_ms
+    same_end = wanted.ended_ms is None or run.end_ms == wanted.ended_ms
     done = run.status == wanted.status and same_end
     return Lack(
         points=_points(run, wanted.points, reader),
@@ -103,17 +102,8 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         artifacts=brought,
         surplus=surplus,
         status=None if done else wanted.status,
-        ended_ms=None if done else ended_ms,
+        ended_ms=None if done else wanted.ended_ms,
     )
-
-
-def _end(run: Run, wanted: Contents) -> int | None:
-    """The end that gives a run its duration: MLflow keeps the beginning that a run was made with, also where a trial
-    that was interrupted has begun again since.
-    """
-    if wanted.ended_ms is None or wanted.started_ms is None or run.start_ms is None:
-        return wanted.ended_ms
-    return run.start_ms + wanted.ended_ms - wanted.started_ms
 
 
 def _lost(run: Run, name: str, folder: Path) -> bool:
