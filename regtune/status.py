@@ -21,6 +21,7 @@ from regtune.storage.migration import studies_schema
 from regtune.storage.schema import Schema
 from regtune.syncing import sync
 from regtune.tracking.databases import running_sweeps
+from regtune.tracking.page import trials_page
 from regtune.tracking.places import Stray
 from regtune.tracking.service import processes, running
 from regtune.tracking.store import is_server, tracking_engine, tracking_schema
@@ -33,6 +34,7 @@ SERVER_SECONDS = 5.0
 class ServerStatus:
     """The tracking server. state: `running`, `silent` (there, without an answer), `parts` (of one that was killed) or
     `none`. foreign: named by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown.
+    page: of the newest sweep's trials.
     """
 
     state: str
@@ -40,6 +42,7 @@ class ServerStatus:
     foreign: bool = False
     since: str | None = None
     auth: bool | None = None
+    page: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ def look(settings: Settings) -> Status:
 
 
 def _server(settings: Settings) -> ServerStatus:
+    found = _found_server(settings)
+    if found.state != "running" or found.url is None:
+        return found
+    return replace(found, page=trials_page(found.url, seconds=SERVER_SECONDS))
+
+
+def _found_server(settings: Settings) -> ServerStatus:
     if is_server(settings.tracking_uri):
         parts = urlsplit(settings.tracking_uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)

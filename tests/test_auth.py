@@ -26,7 +26,7 @@ from regtune.tracking.auth import (
     password_notice,
     wants_accounts,
 )
-from regtune.tracking.page import newest_sweep
+from regtune.tracking.page import trials_page
 from regtune.tracking.server import Server, group_members, notices
 
 ADMIN, ADMINS = "admin", "correct-horse-battery"
@@ -193,10 +193,10 @@ def test_a_read_only_account_reads_all_and_writes_nothing_of_anothers(
 
 
 @pytest.mark.slow
-def test_the_newest_sweep_is_found_with_credentials_and_without_them_nothing_is_said(
+def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_said(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert newest_sweep(server.url) is None
+    assert trials_page(server.url) is None
     secret = tmp_path / "password"
     secret.touch(mode=0o600)
     secret.write_text(ADMINS)
@@ -211,7 +211,7 @@ def test_the_newest_sweep_is_found_with_credentials_and_without_them_nothing_is_
     assert "MLflow" not in ended.stderr, ended.stderr  # nothing waits to be written
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    page = newest_sweep(server.url)
+    page = trials_page(server.url)
     assert page is not None
     assert page.startswith(f"{server.url}/#/experiments/")
     from mlflow import MlflowClient

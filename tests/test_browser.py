@@ -22,7 +22,7 @@ from regtune import SweepSpec, run_sweep
 from regtune.settings import Settings, load_settings
 from regtune.syncing import sync
 from regtune.tracking import names
-from regtune.tracking.page import newest_sweep
+from regtune.tracking.page import trials_page
 from regtune.tracking.server import Server
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -111,7 +111,7 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def experiment(page: Page, server: Server, trials: list[Run]) -> str:
     """The address of the trials, best first, as `regtune ui` opens it. MLflow's assistant is sent away once."""
-    address = newest_sweep(server.url)
+    address = trials_page(server.url)
     assert address is not None
     page.goto(address)
     page.get_by_role("button", name="Close").first.click()
@@ -213,7 +213,7 @@ def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str,
         assert process.stdout is not None
         try:
             assert f"MLflow: http://127.0.0.1:{port}" in process.stdout.readline()
-            address = newest_sweep(f"http://127.0.0.1:{port}")
+            address = trials_page(f"http://127.0.0.1:{port}")
             assert address is not None
             yield name, address
         finally:

@@ -175,7 +175,7 @@ def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> N
     assert " ".join(lines) == said
     assert "regtune sweep 'a b.yaml' --set run_cap=20;" in lines
     assert all(len(line) <= 30 for line in lines if "regtune" not in line)
-    aligned = "compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)"
+    aligned = "compare the runs:  regtune ui  (MLflow, best trial first)"
     assert wrapped(aligned, 80) == aligned
     assert "regtune ui" in wrapped(aligned, 26)
 

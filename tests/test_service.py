@@ -25,6 +25,7 @@ from regtune.errors import InputError, TrackingError
 from regtune.settings import Settings
 from regtune.tracking import service
 from regtune.tracking.target import target_of
+from regtune.tracking.views import runs_path
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -153,6 +154,7 @@ def test_up_runs_in_the_background_and_again_says_where(
         "foreign": False,
         "since": found.since,
         "auth": False,
+        "page": None,
     }
     assert [database["state"] for database in status["databases"]] == ["current", "current"]
 
@@ -235,3 +237,8 @@ def test_the_server_outlives_the_terminal_and_a_sweep_writes_through_it(
         assert "config.yaml" in listed
     assert runs[0] == runs[1]
     assert len(runs[0]) == 3
+
+    page = f"{found.url}{runs_path(experiment.experiment_id)}"  # and not the server's own first page
+    assert f"compare the runs:  {page}" in ended.stderr
+    assert page in regtune("up").stderr
+    assert json.loads(regtune("status", "--json").stdout)["server"]["page"] == page

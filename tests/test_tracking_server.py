@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import socket
@@ -9,16 +11,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
+from rich.console import Console
 from test_tracking_writer import ROOT, free_port
 
+from regtune.cli.reports import status_view
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.tracking.page import serve_ui
+from regtune.status import ServerStatus, Status
+from regtune.tracking.page import serve_ui, tell_newest, trials_page
 from regtune.tracking.server import HARDENING, Server, check_port, group_members, server_environment
+from regtune.tracking.views import runs_path
 
 OF_ANOTHER_SERVER = {
     "MLFLOW_STATIC_PREFIX": "/elsewhere",
@@ -138,6 +146,39 @@ def test_a_host_that_is_not_ours_is_refused(settings: Settings) -> None:
         Server(settings, port=free_port(), host="192.0.2.1"),
     ):
         pass
+
+
+def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_first_one() -> None:
+    asked: list[str] = []
+
+    class MLflow(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["filter"])
+            found = [{"experiment_id": "7"}] if "nothing" not in asked[-1] else []
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"experiments": found}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), MLflow) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        page = f"{url}{runs_path('7')}"
+        assert (trials_page(url), trials_page(f"{url}/", "small")) == (page, page)
+        assert trials_page(url, "nothing") is None
+        said: list[str] = []
+        assert tell_newest(url, said.append) == page
+        server.shutdown()
+    assert said == [f"The newest sweep's trials, best first: {page}"]
+    assert asked[:2] == ["tags.`regtune.sweep` LIKE '%'", "tags.`regtune.sweep` = 'small'"]
+    assert trials_page(url, seconds=1.0) is None  # nobody answers
+    running = ServerStatus("running", url, page=page)
+    status = Status("mlruns", running, (), {}, (), {}, 1)
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(status_view(status))
+    assert page in shown.getvalue()
 
 
 def test_a_store_that_is_a_server_is_only_named(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def checks_view(checks: Sequence[Check]) -> RenderableType:
 def status_view(status: Status) -> RenderableType:
     """How a folder stands, a line for each thing."""
     facts: dict[str, str | Text] = {"folder": status.home, "server": _server_text(status.server)}
+    if status.server.page:
+        facts["newest sweep"] = Text(status.server.page, style=f"link {status.server.page}")
     for database in status.databases:
         facts[database.name] = _database_text(database)
     facts["behind"] = _behind_text(status.behind)

@@ -237,6 +237,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
     from regtune.leaderboard import compare, read_study, read_top
+    from regtune.tracking.page import trials_page
+    from regtune.tracking.store import is_server
     from regtune.tracking.target import target_of
 
     with opened(settings) as engine:
@@ -255,10 +257,10 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
             f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet
         )
     uri = target_of(settings).uri
-    if uri.startswith("http"):
-        say(f"compare the runs:  {uri}", quiet)
-    else:
-        say("compare the runs:  regtune ui  (MLflow, at http://127.0.0.1:5000)", quiet)
+    page = (
+        trials_page(uri, outcome.study) or uri if is_server(uri) else "regtune ui  (MLflow, best trial first)"
+    )
+    say(f"compare the runs:  {page}", quiet)
     if found is not None:
         say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
 

@@ -59,6 +59,7 @@ def up(
     from regtune.credentials import in_url
     from regtune.errors import InputError, SettingsError
     from regtune.settings import IN_NO_URL
+    from regtune.tracking.page import tell_newest
     from regtune.tracking.service import up as start
 
     if url and in_url(url):
@@ -68,7 +69,10 @@ def up(
     if url and not postgres:
         raise InputError(f"{url}: a server of PostgreSQL is named with --postgres {url}")
     store = "sqlite" if sqlite else (url or "postgres") if postgres else None
-    start(settings_of(home), store=store, port=port, host=host, auth=auth, tell=lambda line: say(line, quiet))
+    found = start(
+        settings_of(home), store=store, port=port, host=host, auth=auth, tell=lambda line: say(line, quiet)
+    )
+    tell_newest(found.url, lambda line: say(line, quiet))
 
 
 def down(quiet: QuietOption = False, home: HomeOption = None) -> None:

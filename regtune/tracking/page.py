@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
-import urllib.request
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from http.client import HTTPException
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.tracking import names
-from regtune.tracking.auth import authorization, wants_accounts
+from regtune.tracking.auth import wants_accounts
+from regtune.tracking.health import search_experiments
 from regtune.tracking.server import DEFAULT_HOST, DEFAULT_PORT, Server, notices
 from regtune.tracking.service import running
 from regtune.tracking.store import check_uri, is_server
@@ -24,6 +24,8 @@ from regtune.tracking.views import runs_path
 
 _TELL = partial(print, flush=True)
 """At once, also where the output is a pipe: the page is open for hours after it."""
+
+PAGE_SECONDS = 30.0
 
 
 def serve_ui(
@@ -71,26 +73,29 @@ def serve_ui(
 
 
 def _open_newest(url: str, open_browser: bool, tell: Callable[[str], None]) -> None:
-    newest = newest_sweep(url)
+    _browse(tell_newest(url, tell) or url, open_browser)
+
+
+def tell_newest(url: str, tell: Callable[[str], None]) -> str | None:
+    """Tell the page of the newest sweep on the server `url`, if there is one; returns it."""
+    newest = trials_page(url)
     if newest is not None:
         tell(f"The newest sweep's trials, best first: {newest}")
-    _browse(newest or url, open_browser)
+    return newest
 
 
-def newest_sweep(url: str) -> str | None:
-    """The page of the sweep that was begun last, or None when there is no sweep."""
-    asked = {"filter": f"tags.`{names.SWEEP}` LIKE '%'", "order_by": ["creation_time DESC"], "max_results": 1}
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/api/2.0/mlflow/experiments/search",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json", **authorization()},
-    )
+def trials_page(url: str, sweep: str | None = None, seconds: float = PAGE_SECONDS) -> str | None:
+    """The page of a sweep's trials on the server `url`, by default of the sweep that was begun last.
+
+    The server's own first page is about other things. None when there is no such sweep, or no answer.
+    """
+    which = "LIKE '%'" if sweep is None else f"= '{sweep}'"
+    asked = {"filter": f"tags.`{names.SWEEP}` {which}", "order_by": ["creation_time DESC"], "max_results": 1}
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            found = json.load(answer).get("experiments", [])
-    except (OSError, ValueError):  # the page itself will say what is wrong with the store
+        found = search_experiments(url, asked, seconds).get("experiments", [])
+    except (OSError, ValueError, HTTPException):  # the page itself will say what is wrong with the store
         return None
-    return url + runs_path(found[0]["experiment_id"]) if found else None
+    return url.rstrip("/") + runs_path(found[0]["experiment_id"]) if found else None
 
 
 def _browse(url: str, wanted: bool) -> None:
