@@ -117,6 +117,8 @@ class Study:
         self._storage = Ledger(storage, self._id, packed=(RECORD,), seen=partial(seen, study=self.uid))
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
+        self.aside: str | None = None
+        """The name that the earlier study of this name has now, where one was set aside."""
         self._origins: set[str] = set()
         self._origins_read = 0
         self._held: locks.Hold | None = None
@@ -142,8 +144,9 @@ class Study:
         storage = open_storage(settings, patience, session(spec.name))
         with understood(where):
             known = {study.study_name: study for study in storage.get_all_studies()}
+            aside = None
             if spec.name in known and fresh:
-                _set_aside(storage, spec.name)
+                aside = _set_aside(storage, spec.name)
             elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
                 return cls._continue(storage, spec, data)
             elif spec.name in known and (
@@ -155,7 +158,9 @@ class Study:
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
-            return cls._begin(storage, spec, data)
+            begun = cls._begin(storage, spec, data)
+            begun.aside = aside
+            return begun
 
     @classmethod
     def _begin(cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> Study:
@@ -416,10 +421,10 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(storage=storage, study_name=name)
 
 
-def delete(settings: Settings, name: str, first: Callable[[str], None]) -> None:
+def delete(settings: Settings, name: str, first: Callable[[str], None] = lambda uid: None) -> str:
     """Delete a study from Optuna's database; `first` is called with its uid before, while nobody else can run it.
 
-    Raises StudyNotFound, StudyBusy.
+    Returns its uid. Raises StudyNotFound, StudyBusy.
     """
     where = place(settings.storage_url)
     with understood(where):
@@ -430,10 +435,11 @@ def delete(settings: Settings, name: str, first: Callable[[str], None]) -> None:
             patience.guard = lambda: untouched(held, name)
             first(uid)
             optuna.delete_study(study_name=name, storage=open_storage(settings, patience, session(name)))
+    return uid
 
 
-def _set_aside(storage: RDBStorage, name: str) -> None:
-    """Rename a study; nothing of it is lost. Who may still run it is shut out."""
+def _set_aside(storage: RDBStorage, name: str) -> str:
+    """Rename a study and return its new name; nothing of it is lost. Who may still run it is shut out."""
     aside = f"{name} (until {time.strftime('%Y-%m-%d %H:%M:%S')})"
     given = {"aside": aside, "name": name, "key": COORDINATOR, "nobody": json.dumps("")}
     with storage.engine.begin() as connection:
@@ -443,6 +449,7 @@ def _set_aside(storage: RDBStorage, name: str) -> None:
             "UPDATE studies SET study_name = :aside WHERE study_name = :name",
         ):
             connection.execute(sqlalchemy.text(statement), given)
+    return aside
 
 
 def _budget(spec: SweepSpec) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
@@ -22,7 +23,9 @@ from test_sweep import spec
 from regtune.executors.local import LocalExecutor
 from regtune.holding import hold
 from regtune.settings import Settings, load_settings
+from regtune.status import look
 from regtune.sweep import run_sweep
+from regtune.syncing import sync
 from regtune.tracking import names
 
 pytestmark = pytest.mark.slow
@@ -41,10 +44,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_sweep(spec(name="another + one", run_cap=3), settings=settings, executor=executor)
     finally:
         executor.close()
-    synced = regtune(
-        "sync", "--home", str(folder / "mlruns")
-    )  # the name of the one set aside is another since
-    assert synced.returncode == 0, synced.stderr
     return folder
 
 
@@ -150,6 +149,23 @@ def test_what_a_sweep_has_written_lacks_nothing(settings: Settings) -> None:
     assert (found.returncode, found.stderr) == (0, ""), found.stdout
     assert found.stdout.count("MLflow has everything") == 3
     assert content(settings) == before
+
+
+def test_status_says_what_sync_finds(settings: Settings) -> None:
+    study = optuna.load_study(study_name="small", storage=settings.storage_url)
+    study.enqueue_trial({"dropout": 0.1})  # it has not begun, so that MLflow lacks nothing of it
+    assert look(settings).behind == {}
+    with sqlite3.connect(settings.home / "mlflow.db") as database:
+        database.execute("DELETE FROM tags WHERE key = 'regtune.mix'")
+        database.execute("UPDATE experiment_tags SET value = '' WHERE key = 'mlflow.note.content'")
+    database.close()
+    found = {
+        entry.study: entry.lacks for entry in sync(settings, check=True, tell=lambda *_: None) if entry.lacks
+    }
+    assert len(found) == 3
+    assert look(settings).behind == found
+    said = json.loads(regtune("status", "--json").stdout)["behind"]
+    assert said == {study: lacks.to_json() for study, lacks in found.items()}
 
 
 def test_a_database_that_was_deleted_outright_comes_back_whole(settings: Settings) -> None:

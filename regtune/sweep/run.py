@@ -9,7 +9,7 @@ from typing import Any
 
 from regtune.config import DataConfig
 from regtune.data import Arrays, Split, load_arrays, split_of
-from regtune.errors import SettingsError, StudyBusy
+from regtune.errors import SettingsError, StorageError, StudyBusy, StudyNotFound
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.holding import hold, untouched
@@ -25,6 +25,7 @@ from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
 from regtune.tracking.store import check_store
+from regtune.tracking.trials import StudyTrials
 
 EARLIER_BEST = 5
 """How many configurations of an earlier study are enqueued."""
@@ -101,6 +102,8 @@ def run_sweep(
         try:
             facts = StudyFacts.of(study.name, study.attributes)
             tracker = TrackingWriter(settings, facts)
+            if study.aside is not None and (earlier_facts := _facts_of(settings, study.aside)):
+                tracker.bring(earlier_facts)
             coordinator = Coordinator(
                 spec,
                 study,
@@ -123,6 +126,18 @@ def run_sweep(
                 trainer.close()
             if tracker is not None:
                 tracker.close(timeout_seconds=BREAK_OFF_SECONDS)
+
+
+def _facts_of(settings: Settings, name: str) -> StudyFacts | None:
+    """What MLflow is told of a study that was set aside; None where it has nothing of it."""
+    engine = open_engine(settings.storage_url)
+    try:
+        trials = StudyTrials(engine, name, at_rest=True)
+        return trials.facts if trials.begun else None
+    except (StudyNotFound, StorageError):  # another program's, or what cannot be read any more
+        return None
+    finally:
+        engine.dispose()
 
 
 def _facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from regtune.storage import open_engine
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.store import sqlite_path
 from regtune.tracking.trials import StudyTrials
-from regtune.tracking.writer import PAST, STUDY, Answer, Item
+from regtune.tracking.writer import ASIDE, PAST, STUDY, Answer, Item
 
 PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""
@@ -72,7 +72,7 @@ class _Inbox:
         return self.closed.is_set()
 
     def pending(self) -> list[tuple[int, Item]]:
-        """What is to be written, the study's own run and its past last."""
+        """What is to be written, the study's own run, its past and what was set aside last."""
         with self._lock:
             return sorted(self._items.items(), key=lambda entry: entry[0] < 0)
 
@@ -92,7 +92,7 @@ class _Scribe:
         self._settings = settings
         self._facts = facts
         self._projection: Any = None
-        self._past: Iterator[tuple[int, int]] | None = None
+        self._steps: dict[int, Iterator[tuple[int, int]]] = {}
         self._past_done = 0
         self._failures = 0
         self._failing_since = 0.0
@@ -121,7 +121,7 @@ class _Scribe:
             if away:
                 self._rest(self._pause)
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-            elif self._past is None:
+            elif not self._steps:
                 share = (time.process_time() - began) / (SHARE * (os.cpu_count() or 1))
                 self._rest(min(LONGEST_PACE_SECONDS, max(PACE_SECONDS, share)))
 
@@ -158,7 +158,7 @@ class _Scribe:
                     self._failures += 1
                     if self._failures == 1:
                         self._failing_since = time.time()
-                    self._projection = self._past = None
+                    self._projection, self._steps = None, {}
                     self._tell()
                     return True
                 self._tell()
@@ -176,30 +176,46 @@ class _Scribe:
         """Write an item. Returns whether nothing is left of it."""
         database = sqlite_path(self._settings.mlflow_uri)
         if database is not None and not database.exists():
-            self._projection = self._past = None  # SQLite would go on writing into the file that is deleted
+            self._projection, self._steps = (
+                None,
+                {},
+            )  # SQLite would go on writing into the file that is deleted
         if self._projection is None:
             from regtune.tracking.sync import project
 
             self._projection = project(self._settings, self._facts)
-        if key == PAST:
-            return self._catch_up()
+        if key in (PAST, ASIDE):
+            return self._step(key, item)
         if item.record is None:
             self._projection.study(item.state, item.winner, item.at_ms)
         else:
             self._projection.trial(key, item.state, item.record)
         return True
 
-    def _catch_up(self) -> bool:
-        if self._past is None:
-            engine = open_engine(self._settings.storage_url)
-            trials = StudyTrials(engine, self._facts.name, at_rest=False)
-            self._past = self._projection.catch_up(trials)
-        step = next(self._past, None)
-        if step is not None:
+    def _step(self, key: int, item: Item) -> bool:
+        if key not in self._steps:
+            self._steps[key] = self._past() if key == PAST else self._aside(item.state)
+        step = next(self._steps[key], None)
+        if step is None:
+            del self._steps[key]
+        elif key == PAST:
             self._past_done = step[0]
-            return False
-        self._past = None
-        return True
+        return step is None
+
+    def _past(self) -> Iterator[tuple[int, int]]:
+        engine = open_engine(self._settings.storage_url)
+        found: Iterator[tuple[int, int]] = self._projection.catch_up(
+            StudyTrials(engine, self._facts.name, at_rest=False)
+        )
+        return found
+
+    def _aside(self, facts: StudyFacts) -> Iterator[tuple[int, int]]:
+        from regtune.tracking.sync import project
+
+        trials = StudyTrials(open_engine(self._settings.storage_url), facts.name, at_rest=True)
+        projection = project(self._settings, facts)
+        yield from projection.catch_up(trials)
+        projection.study(trials.state, trials.winner, trials.ended_ms)
 
     def _set_aside(self, key: int, error: Exception) -> bool:
         """Put off a trial that the store will not take, so that it does not hold up the others."""

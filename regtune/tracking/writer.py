@@ -40,6 +40,8 @@ STUDY = -1
 """Key of the study's own run among the trials' numbers."""
 PAST = -2
 """Key of everything that the study has from before."""
+ASIDE = -3
+"""Key of a study that was set aside for this one: its runs say its new name."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class TrackingWriter:
         with self._lock:
             self._past, self._past_done = count, 0
         self._hand_over(PAST, state="")
+
+    def bring(self, facts: StudyFacts) -> None:
+        """Have everything written that MLflow lacks of another study, one that was set aside."""
+        self._hand_over(ASIDE, state=facts)
 
     def finish(self, state: ParentState, winner: int | None, at_ms: int | None = None) -> None:
         """Say how the study stands and which trial is its best; it is written after every trial put before.
