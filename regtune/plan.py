@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,11 @@ class Plan:
     """What a sweep would do.
 
     size: how many distinct configurations there are; None where a parameter is continuous. controls: what comes
-    first; controls_fit: whether the budget has room for a searched trial beside
-    them; untried: how many configurations of a grid the budget leaves out. standing: whether the study exists, and
-    how far it is; ended: whether its budget is used. differences: why it cannot go on, one line a key. refusal: why a
-    sweep would be refused, in its own words, or empty. disk_bytes: what it writes, about.
+    first; controls_fit: whether the budget has room for a searched trial beside them; beside: how many of them come
+    beside a grid, of which the budget counts the points alone. untried: how many points of a grid the budget leaves
+    out. standing: whether the study exists, and how far it is; ended: whether its budget is used.
+    differences: why it cannot go on, one line a key. refusal: why a sweep would be refused, in its own words, or empty.
+    disk_bytes: what it writes, about.
     """
 
     study: str
@@ -79,6 +80,7 @@ class Plan:
     timeout_seconds: float | None
     controls: tuple[str, ...]
     controls_fit: bool
+    beside: int
     untried: int
     max_epochs: int
     workers: int
@@ -108,11 +110,13 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
     found, split, problem = _data(data, settings)
     first = controls(spec, data) if spec.controls else []
     images = len(split.train) if split else IMAGES.get(spec.dataset)
-    trials = _trials(spec, space.size, len(first))
-    rows, standing = _earlier(spec, settings, found, trials)
+    beside = sum(control.parameters is None for control in first) if spec.method == "grid" else 0
+    rows, standing = _earlier(spec, settings, found, space.size)
     if fresh:
         standing = _Standing()
-    left = None if trials is None else trials - standing.finished
+    left = _left(spec, space.size, standing)
+    if left is not None:
+        left += beside - standing.beside
     workers = settings.workers or default_workers()
     duration = None
     if images is not None and not standing.ended:
@@ -127,8 +131,9 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         run_cap=spec.run_cap,
         timeout_seconds=spec.timeout,
         controls=tuple(control.name for control in first),
-        controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first),
-        untried=_untried(spec, space.size, len(first)),
+        controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first) or spec.method == "grid",
+        beside=beside,
+        untried=_untried(spec, space.size),
         max_epochs=most_epochs(spec),
         workers=workers,
         duration=duration,
@@ -163,33 +168,37 @@ def _data_text(spec: SweepSpec, split: Split | None) -> str:
     return f"{spec.dataset}: {len(split.train):,} train, {len(split.validation):,} validation"
 
 
-def _trials(spec: SweepSpec, size: int | None, first: int) -> int | None:
-    """Trials that would be run, None when only the timeout decides."""
-    limits = [] if spec.run_cap is None else [spec.run_cap]
+def _left(spec: SweepSpec, size: int | None, standing: _Standing) -> int | None:
+    """Trials that would be run, of a grid its points; None when only the timeout decides."""
+    limits = [] if spec.run_cap is None else [spec.run_cap - standing.finished]
     if spec.method == "grid" and size is not None:
-        limits.append(size + first)
-    return min(limits, default=None)
+        limits.append(size - standing.tried)
+    return max(0, min(limits)) if limits else None
 
 
-def _untried(spec: SweepSpec, size: int | None, first: int) -> int:
+def _untried(spec: SweepSpec, size: int | None) -> int:
     if spec.method != "grid" or size is None or spec.run_cap is None:
         return 0
-    return max(0, size + first - spec.run_cap)
+    return max(0, size - spec.run_cap)
 
 
 @dataclass(frozen=True)
 class _Standing:
-    """How the study of this name stands; refused: why it cannot go on."""
+    """How the study of this name stands. finished: trials that count in the budget. tried: points of a grid. beside:
+    controls beside it that are complete. refused: why it cannot go on.
+    """
 
     text: str = "new"
     finished: int = 0
     spent_seconds: float = 0.0
     ended: bool = False
     refused: SpecChanged | None = None
+    tried: int = 0
+    beside: int = 0
 
 
 def _earlier(
-    spec: SweepSpec, settings: Settings, data: Arrays | None, trials: int | None
+    spec: SweepSpec, settings: Settings, data: Arrays | None, size: int | None
 ) -> tuple[list[Row], _Standing]:
     """Complete trials on the same data in this folder, and how the study of this name stands."""
     try:
@@ -204,7 +213,7 @@ def _earlier(
             row for info in similar[:STUDIES_READ] for row in read_board(engine, info.name, limit=TRIALS_READ)
         ]
         try:
-            standing = _standing(spec, engine, data, trials)
+            standing = _standing(spec, engine, data, size)
         except StudyNotFound:
             standing = _Standing()
         return [row for row in rows if row.state == "COMPLETE"], standing
@@ -212,23 +221,31 @@ def _earlier(
         engine.dispose()
 
 
-def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, trials: int | None) -> _Standing:
+def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | None) -> _Standing:
     info, spent = read_study(engine, spec.name), read_progress(engine, spec.name).elapsed_seconds
     try:
         facts = None if data is None else {"name": data.name, "digest": data.digest}
         require_same(spec, info.spec, info.data, facts)
     except SpecChanged as error:
         return _Standing("exists, with another sweep file or other data", refused=error)
-    done = info.finished
+    found = _Standing(f"goes on; finished trials: {info.finished}", info.finished, spent, beside=info.beside)
+    if spec.method == "grid" and size is not None:
+        rows = read_board(engine, spec.name) if info.trials else []
+        ended = [row for row in rows if row.state in ("COMPLETE", "PRUNED", "FAIL")]
+        tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
+        found = replace(found, text=f"goes on; {tried} of {size} points of the grid are tried", tried=tried)
     if spec.timeout is not None and spent >= spec.timeout:
         why = f"the timeout is used; go on with: --set timeout={2 * spec.timeout:g}"
-    elif trials is None or done < trials:
-        return _Standing(f"goes on; finished trials: {done}", done, spent)
-    elif trials == spec.run_cap:
-        why = f"{done} of {trials} trials; go on with: --set run_cap={done + 1}"
+    elif _left(spec, size, found) != 0:
+        return found
+    elif spec.method != "grid":
+        why = f"{info.finished} of {spec.run_cap} trials; go on with: --set run_cap={info.finished + 1}"
+    elif size is not None and found.tried < size:
+        more = info.finished + size - found.tried
+        why = f"{found.tried} of {size} points of the grid are tried; go on with: --set run_cap={more}"
     else:
-        why = "every configuration of the grid is tried"
-    return _Standing(f"finished: {why}", done, spent, ended=True)
+        why = f"all {size} points of the grid are tried"
+    return replace(found, text=f"finished: {why}", ended=True)
 
 
 def _duration(

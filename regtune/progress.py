@@ -62,7 +62,8 @@ class FinishedTrial:
 @dataclass(frozen=True)
 class Progress:
     """A sweep at one moment. `starting`: running trials whose workers still start, as the coordinator knows it.
-    `tracking`: one phrase on how far MLflow is, empty when there is nothing to say.
+    `tracking`: one phrase on how far MLflow is, empty when there is nothing to say. `beside`: how many of the complete
+    and pruned ones are controls beside a grid.
     """
 
     study: str
@@ -81,11 +82,12 @@ class Progress:
     running: tuple[RunningTrial, ...]
     starting: int = 0
     tracking: str = ""
+    beside: int = 0
 
     @property
     def finished(self) -> int:
-        """Trials that count in the budget: complete or pruned."""
-        return self.complete + self.pruned
+        """Trials that count in the budget: complete or pruned, of a grid its points."""
+        return self.complete + self.pruned - self.beside
 
 
 class Observer(Protocol):

@@ -83,7 +83,8 @@ def test_a_grid_is_counted_and_runs_no_more_than_there_is() -> None:
     plan = make_plan(spec(method="grid", parameters=grid, run_cap=1000), load_settings(workers=1))
     assert plan.size == 6
     assert plan.duration is not None
-    trials = 6 + len(plan.controls)
+    assert plan.beside == len(plan.controls) - 1  # dropout 0.2 is a point of the grid
+    trials = 6 + plan.beside
     assert plan.duration.at_most_seconds == pytest.approx(
         8 + trials * plan.max_epochs * plan.duration.epoch_seconds
     )
@@ -97,8 +98,27 @@ def test_a_budget_too_small_for_the_controls_is_said() -> None:
 
 def test_what_a_budget_leaves_out_of_a_grid_is_said() -> None:
     grid = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}}
-    assert make_plan(spec(**grid), load_settings()).untried == 0
-    assert make_plan(spec(**grid, run_cap=8), load_settings()).untried == 2
+    assert make_plan(spec(**grid, run_cap=3), load_settings()).untried == 0
+    assert make_plan(spec(**grid, run_cap=2), load_settings()).untried == 1
+
+
+def test_controls_that_are_no_points_of_a_grid_come_beside_it() -> None:
+    grid = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}}
+    plan = make_plan(spec(**grid, run_cap=3), load_settings(workers=1))
+    beside = [name for name in plan.controls if name not in ("early_stopping", "dropout")]
+    assert (len(plan.controls), plan.beside, plan.controls_fit) == (len(beside) + 2, len(beside), True)
+    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec(**grid).identity())
+    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
+    for number, parameters in enumerate([{}, {"dropout": 0.0}, {"dropout": 0.1}, {"dropout": 0.1}]):
+        studies.add(study, studies.record(number, parameters), TrialState.COMPLETE)
+    left = make_plan(spec(**grid, run_cap=4), load_settings(workers=1))
+    assert left.standing == "goes on; 2 of 3 points of the grid are tried"
+    assert left.duration is not None
+    assert left.duration.at_most_seconds == pytest.approx(
+        8 + len(beside) * left.max_epochs * left.duration.epoch_seconds
+    )  # one point, and one control less
+    ended = make_plan(spec(**grid, run_cap=3), load_settings())
+    assert ended.standing == ("finished: 2 of 3 points of the grid are tried; go on with: --set run_cap=4")
 
 
 def test_a_plan_is_of_the_trials_that_are_left() -> None:

@@ -31,7 +31,7 @@ from regtune.errors import (
 )
 from regtune.executors.local import LocalExecutor
 from regtune.holding import hold, holder
-from regtune.leaderboard import read_progress
+from regtune.leaderboard import read_progress, read_study
 from regtune.progress import FinishedTrial, Progress
 from regtune.record import TrialRecord
 from regtune.settings import Settings, load_settings
@@ -404,8 +404,30 @@ GRID = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}
 
 def test_a_grid_ends_when_every_configuration_is_tried() -> None:
     outcome = run(**GRID, run_cap=50)
-    assert (outcome.complete, outcome.reason) == (3, "every configuration of the grid is tried")
+    assert (outcome.complete, outcome.reason) == (3, "all 3 points of the grid are tried")
     assert [trial.params["dropout"] for trial in study().trials] == [0.0, 0.1, 0.2]
+
+
+def test_a_grid_s_budget_is_of_its_points_controls_come_beside_and_no_point_is_trained_twice() -> None:
+    short = {
+        **GRID,
+        "controls": True,
+        "training": {"batch_size": 128, "max_epochs": 1},
+        "early_terminate": None,
+    }
+    outcome = run(**short, run_cap=2)
+    assert (
+        outcome.reason == "the budget is used; 2 of 3 points of the grid are tried, all with: --set run_cap=3"
+    )
+    first = records(study().trials)
+    assert [record.control for record in first if record.parameters] == ["early_stopping", "dropout"]
+    assert len(first) == 7  # five more beside the grid
+    request(load_settings(), "small", "enqueue", {"dropout": 0.1})
+    outcome = run(**short, run_cap=3)
+    assert (outcome.complete, outcome.reason) == (8, "all 3 points of the grid are tried")
+    assert [record.requested for record in records(study().trials)[7:]] == [True]
+    info = read_study(open_engine(load_settings().storage_url), "small")
+    assert (info.finished, info.beside) == (3, 5)
 
 
 def test_what_is_asked_for_at_the_end_of_a_grid_is_still_tried() -> None:
@@ -443,7 +465,7 @@ def test_a_stop_as_the_last_trial_ends_stops_nothing(monkeypatch: pytest.MonkeyP
             request(load_settings(), "small", "stop")
 
     outcome = run(**GRID, run_cap=50, observer=Watching(at_end=ask))
-    assert (outcome.stopped, outcome.reason) == (False, "every configuration of the grid is tried")
+    assert (outcome.stopped, outcome.reason) == (False, "all 3 points of the grid are tried")
 
 
 def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:

@@ -58,7 +58,7 @@ def plan_view(plan: Plan) -> RenderableType:
         parts += [
             Text(),
             Text(
-                f"{counted(plan.untried, 'configuration')} of the grid untried: run_cap {enough} has room.",
+                f"{counted(plan.untried, 'point')} of the grid untried; try all with: --set run_cap={enough}",
                 style="yellow",
             ),
         ]
@@ -74,6 +74,9 @@ def _size(plan: Plan) -> str:
 
 def _budget(plan: Plan) -> str:
     parts = [] if plan.run_cap is None else [_most(plan.run_cap, plan.max_epochs)]
+    if plan.method == "grid" and plan.size is not None:
+        tried = plan.size - plan.untried
+        parts = [f"{tried} of {plan.size} points of at most {counted(plan.max_epochs, 'epoch')}"]
     if plan.timeout_seconds is not None:
         parts.append(span(plan.timeout_seconds))
     return ", ".join(parts)
@@ -84,7 +87,8 @@ def _most(trials: int, epochs: int) -> str:
 
 
 def _controls(plan: Plan) -> str:
-    return f"{len(plan.controls)} first: {', '.join(plan.controls)}" if plan.controls else "none"
+    beside = f", {plan.beside} beside the grid's points" if plan.beside else ""
+    return f"{len(plan.controls)} first{beside}: {', '.join(plan.controls)}" if plan.controls else "none"
 
 
 def _time(found: Duration | None, workers: int) -> str:

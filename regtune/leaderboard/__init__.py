@@ -186,6 +186,7 @@ def read_progress(engine: Engine, study: str) -> Progress:
         if running
         else None,
         trial_epochs=epochs,
+        beside=info.beside,
         best=finished_trial(best) if best else None,
         running=tuple(_running(row, info.metric) for row in sorted(running, key=lambda row: row.number)),
     )

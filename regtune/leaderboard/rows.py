@@ -45,7 +45,8 @@ COLUMNS = (
 class StudyInfo:
     """A study: what it was begun with, as plain JSON, and how many of its trials are in which state.
 
-    foreign: ids in the database of the trials that regtune has not trained; they count for nothing.
+    foreign: ids in the database of the trials that regtune has not trained; they count for nothing. beside: how many of
+    the complete and pruned ones are controls beside a grid.
     """
 
     name: str
@@ -58,6 +59,7 @@ class StudyInfo:
     started: datetime | None
     last_active: datetime | None
     foreign: tuple[int, ...] = ()
+    beside: int = 0
 
     @property
     def metric(self) -> str:
@@ -77,8 +79,8 @@ class StudyInfo:
 
     @property
     def finished(self) -> int:
-        """Trials that count in the budget: complete or pruned."""
-        return self.counts["COMPLETE"] + self.counts["PRUNED"]
+        """Trials that count in the budget: complete or pruned, of a grid its points."""
+        return self.counts["COMPLETE"] + self.counts["PRUNED"] - self.beside
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; moments as ISO 8601 in UTC."""

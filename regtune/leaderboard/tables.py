@@ -162,11 +162,17 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
             first, begun, ended = map(_utc, found)
             starts += [first] if first else []
             moments += [moment for moment in (begun, ended) if moment]
+    spec, beside = _object(attributes.get(SPEC)), 0
+    if spec.get("method") == "grid":  # a control that is no point of it has no parameters
+        searched = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
+        chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~searched
+        beside = connection.scalar(select(func.count(trials.trial_id)).where(chosen)) or 0
     return study_id, StudyInfo(
         name=study,
         uid=uid,
         foreign=foreign,
-        spec=_object(attributes.get(SPEC)),
+        beside=beside,
+        spec=spec,
         budget=_object(attributes.get(BUDGET)),
         data=_object(attributes.get(DATA)),
         versions=_object(attributes.get(VERSIONS)),

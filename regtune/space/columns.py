@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
 
 from regtune.config import format_number
 from regtune.spec import TARGETS, Categorical, Range, SweepSpec, Target
@@ -74,7 +74,7 @@ class Column:
         step_or_none = None if found.log or found.q is None else float(found.q)
         return FloatDistribution(float(low), float(high), log=found.log, step=step_or_none)
 
-    def ask(self, trial: optuna.Trial) -> Value:
+    def ask(self, trial: BaseTrial) -> Value:
         """Let Optuna choose a value; the value as it is shown."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):

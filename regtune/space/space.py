@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import BaseTrial
 
 from regtune.config import (
     DataConfig,
@@ -94,7 +94,7 @@ class Space:
             for column in self.columns
         )
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """Let Optuna choose a value for each column; the assignment as it is shown."""
         found: dict[str, Value] = {}
         for column in self._asked:

@@ -270,7 +270,7 @@ def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
     if pruner.max_iter is not None and pruner.max_iter > epochs:
         yield f"early_terminate.max_iter: {pruner.max_iter} is more than the {epochs} epochs of a trial"
     if pruner.type == "hyperband" and spec.run_cap is not None:
-        count, controls = len(pruner.brackets(epochs)), control_count(spec)
+        count, controls = len(pruner.brackets(epochs)), 0 if spec.method == "grid" else control_count(spec)
         trials = max(0, spec.run_cap - controls)
         few = "1 trial" if trials == 1 else f"{trials} trials"
         if trials <= 10 * count:
@@ -300,7 +300,7 @@ def control_count(spec: SweepSpec) -> int:
 
 def _controls(spec: SweepSpec) -> Iterator[str]:
     count = control_count(spec)
-    if spec.run_cap is not None and count and spec.run_cap <= count:
+    if spec.method != "grid" and spec.run_cap is not None and count and spec.run_cap <= count:
         yield (
             f"run_cap: {spec.run_cap} leaves nothing for the search, because {count} controls run first; "
             f"raise it above {count}, or set controls: false"

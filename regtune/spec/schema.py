@@ -32,7 +32,7 @@ _KEYS: Mapping[str, str] = {
     "split": "How the training images are divided.",
     "method": "How the next trial is chosen. bayes reads as tpe.",
     "metric": "What the sweep is after.",
-    "run_cap": "Finished trials after which the sweep ends, controls included.",
+    "run_cap": "Finished trials after which the sweep ends, controls included; of a grid its points, controls aside.",
     "timeout": "Seconds after which the sweep ends.",
     "seed": "Everything random follows from it.",
     "model": "The network before any regularization.",

@@ -185,8 +185,11 @@ class Coordinator:
         return not self._stop.is_set() and not self._draining and self._budget_left()
 
     def _budget_left(self) -> bool:
-        cap = self._spec.run_cap
-        if cap is not None and self._standing.tally.finished + len(self._running) >= cap:
+        cap, running = self._spec.run_cap, [running.record for running in self._running.values()]
+        if self._spec.method == "grid":
+            running = [record for record in running if record.parameters]
+        used = cap is not None and self._standing.tally.finished + len(running) >= cap
+        if used and not self._proposals.beside_the_grid:
             return False
         if self._spec.timeout is not None and self._spent() >= self._spec.timeout:
             self._reason = f"the timeout of {self._spec.timeout:g} s is used"
@@ -372,6 +375,7 @@ class Coordinator:
             running=tuple(self._running_trial(running) for running in self._running.values()),
             starting=sum(running.record.worker is None for running in self._running.values()),
             tracking=self._tracker.status,
+            beside=tally.beside,
         )
 
     def _running_trial(self, running: _Running) -> RunningTrial:
@@ -425,16 +429,23 @@ class Coordinator:
             self._observer.note(message)
         if self._too_many:
             raise TooManyFailures(f"{self._too_many}; go on with: --set max_failures={2 * tally.failed}")
-        ended = "the budget is used" if self._untried else "every configuration of the grid is tried"
-        if self._untried and tally.waiting and self._spec.run_cap is not None:
-            ended += f"; {tally.waiting} queued: raise run_cap to {self._spec.run_cap + tally.waiting} to train them"
+        reason, cap = self._reason or ("stopped" if stopped else "the budget is used"), self._spec.run_cap
+        if self._spec.method == "grid":
+            tried, size = self._proposals.tried
+            reason += f"; {tried} of {size} points of the grid are tried"
+            if tried >= size and not stopped:
+                reason = f"all {size} points of the grid are tried"
+            elif cap is not None and tally.finished >= cap:
+                reason += f", all with: --set run_cap={cap + size - tried}"
+        if not stopped and self._untried and tally.waiting and cap is not None:
+            reason += f"; {tally.waiting} queued: raise run_cap to {cap + tally.waiting} to train them"
         return SweepOutcome(
             study=self._study.name,
             complete=tally.complete,
             pruned=tally.pruned,
             failed=tally.failed,
             stopped=stopped,
-            reason=self._reason or ("stopped" if stopped else ended),
+            reason=reason,
             best=self._best(),
             seconds=time.monotonic() - self._began,
             trial_epochs=tally.epochs,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config import DataConfig
 from regtune.errors import InputError, ParameterError
@@ -39,6 +39,8 @@ class Proposals:
         self._space = Space(spec)
         self._history = make_history(spec, self._space)
         self._grid = enumerate(self._space.grid()) if spec.method == "grid" else enumerate(())
+        self._had: set[tuple[Value, ...]] = set()
+        self._had_read = 0
 
     def queue_controls(self) -> None:
         """Queue the controls that are not queued yet."""
@@ -153,10 +155,33 @@ class Proposals:
             started_ms=now_ms(),
         )
 
+    @property
+    def beside_the_grid(self) -> bool:
+        """Whether what comes next is a control that is no point of the grid: the budget is of the points."""
+        waiting = self._study.trials(TrialState.WAITING) if self._spec.method == "grid" else ()
+        origin = origin_of(waiting[0]) if waiting else None
+        return origin is not None and origin.config is not None and origin.parameters is None
+
+    @property
+    def tried(self) -> tuple[int, int]:
+        """How many points of the grid have come to an end, whoever wanted them, and how many there are."""
+        trials = self._study.trials()
+        return len(
+            self._points(trial for trial in trials if trial.state.is_finished())
+        ), self._space.size or 0
+
+    def _points(self, trials: Iterable[FrozenTrial]) -> set[tuple[Value, ...]]:
+        """The points of the grid that `trials` have."""
+        return {
+            tuple(self._space.suggest(FixedTrial(trial.params)).values()) for trial in trials if trial.params
+        }
+
     def _queue_from_grid(self) -> bool:
-        known = self._study.origins()
+        known, trials = self._study.origins(), self._study.trials()
+        self._had |= self._points(trials[self._had_read :])  # none waits, so all have their parameters
+        self._had_read = len(trials)
         for index, parameters in self._grid:  # what was passed over stays known
-            if f"grid {index}" not in known:
+            if f"grid {index}" not in known and tuple(parameters.values()) not in self._had:
                 self._study.queue(Origin("grid", f"grid {index}"), self._space.to_optuna(parameters))
                 return True
         return False

@@ -94,8 +94,9 @@ def run_sweep(
         patience.guard = lambda: untouched(held, spec.name)
         study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
         study.keep(held)
-        finished = Standing(study, spec.metric.name).tally.finished
-        used = spec.run_cap is not None and finished >= spec.run_cap
+        tally = Standing(study, spec.metric.name).tally
+        used = spec.run_cap is not None and tally.finished >= spec.run_cap
+        used = used and not (spec.method == "grid" and tally.waiting)  # maybe a control, which comes beside
         count = 0 if used else workers or settings.workers or default_workers()
         trainer = executor or LocalExecutor(count, settings.data_dir)
         tracker = None

@@ -18,24 +18,28 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.config import higher_is_better
 from regtune.leaderboard import end_without_pauses
 from regtune.progress import FinishedTrial
-from regtune.record import CREATED, ORIGIN, RECORD, State
+from regtune.record import CREATED, ORIGIN, RECORD, SPEC, State
 from regtune.study import Study, record_of
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Trials by their ends. failed: without those that were tried again. epochs: of all of them."""
+    """Trials by their ends. failed: without those that were tried again. epochs: of all of them.
+
+    beside: how many of the complete and pruned ones are controls beside a grid.
+    """
 
     complete: int
     pruned: int
     failed: int
     waiting: int
     epochs: int
+    beside: int = 0
 
     @property
     def finished(self) -> int:
         """Trials that count in the budget."""
-        return self.complete + self.pruned
+        return self.complete + self.pruned - self.beside
 
 
 class Standing:
@@ -49,6 +53,8 @@ class Standing:
         self._ended = dict.fromkeys(TrialState, 0)
         self._epochs = 0
         self._retries = 0
+        self._grid = study.attributes[SPEC].get("method") == "grid"
+        self._beside = 0
         self._order: list[tuple[float, int]] = []
         self._best: FinishedTrial | None = None
 
@@ -63,6 +69,7 @@ class Standing:
             failed=self._ended[TrialState.FAIL] - self._retries,
             waiting=sum(trial.state is TrialState.WAITING for trial in open_),
             epochs=self._epochs + sum(len(trial.intermediate_values) for trial in open_),
+            beside=self._beside,
         )
 
     def best(self, count: int | None = None) -> list[int]:
@@ -97,6 +104,7 @@ class Standing:
             self._open.remove(number)
             self._ended[trial.state] += RECORD in trial.user_attrs  # without one it was never trained
             self._epochs += len(trial.intermediate_values)
+            self._beside += self._grid and trial.state is not TrialState.FAIL and not trial.params
             if trial.state is TrialState.COMPLETE and trial.value is not None:
                 bisect.insort(self._order, (self._sign * trial.value, number))
         return trials
