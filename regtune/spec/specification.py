@@ -139,7 +139,8 @@ class SweepSpec(Frozen):
     """A sweep, decided and validated. `load` reads a file; `to_dict` gives the one canonical form.
 
     Times are seconds. `timeout` ends the sweep, `trial_timeout` one trial. run_cap counts finished trials,
-    the controls among them; of a grid its points alone. keep_models: how many of the best trials keep their weights on disk.
+    the controls among them; of a grid its points alone. keep_models: how many of the best trials keep their weights on
+    disk.
 
     Example:
         >>> spec = SweepSpec.from_dict({"run_cap": 20, "parameters": {"dropout": {"min": 0.0, "max": 0.6}}})
