@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,9 +13,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from regtune.errors import NoStudies, RegtuneError
+from regtune.errors import NoStudies, RegtuneError, SettingsError
 from regtune.executors.local import default_workers
 from regtune.holding import holder
 from regtune.inventory import list_datasets
@@ -25,7 +23,8 @@ from regtune.plan import free_bytes
 from regtune.quoting import printable
 from regtune.settings import Settings
 from regtune.storage import open_engine, place, redact
-from regtune.tracking.store import is_server, sqlite_path
+from regtune.tracking.health import trouble
+from regtune.tracking.store import check_patience, is_server, sqlite_path
 from regtune.tracking.sync import strays
 from regtune.training.runtime import OF_OTHERS, environment_of_worker
 
@@ -63,7 +62,6 @@ OF_TERRAFORM = (
 """Begin like TensorFlow's, and are none."""
 WANTED_FREE_BYTES = 2 * 10**9
 WANTED_MEMORY_BYTES_A_WORKER = 10**9
-SERVER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -260,19 +258,20 @@ def _studies(settings: Settings) -> Check:
     )
 
 
+def _server(uri: str) -> Check:
+    try:
+        check_patience()
+    except SettingsError as error:
+        return Check("MLflow", "mend", str(error), "unset it")
+    wrong = trouble(uri)
+    mend = "start the server, or unset MLFLOW_TRACKING_URI" if wrong else ""
+    return Check("MLflow", "mend" if wrong else "ok", f"{redact(uri)} {wrong or 'answers'}", mend)
+
+
 def _mlflow(settings: Settings) -> Check:
     uri = settings.mlflow_uri
     if is_server(uri):
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            with socket.create_connection((parts.hostname or "", port), timeout=SERVER_SECONDS):
-                return Check("MLflow", "ok", f"{redact(uri)} answers")
-        except OSError as error:
-            why = error.strerror or str(error)
-            return Check(
-                "MLflow", "mend", f"{redact(uri)}: {why}", "start the server, or unset MLFLOW_TRACKING_URI"
-            )
+        return _server(uri)
     path = sqlite_path(uri)
     if path is None:
         return Check("MLflow", "ok", redact(uri))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy
 from sqlalchemy import Engine
@@ -21,20 +19,19 @@ from regtune.storage.migration import studies_schema
 from regtune.storage.schema import Schema
 from regtune.syncing import sync
 from regtune.tracking.databases import running_sweeps
+from regtune.tracking.health import SECONDS, trouble
 from regtune.tracking.page import trials_page
 from regtune.tracking.places import Stray
 from regtune.tracking.service import processes, running
 from regtune.tracking.store import is_server, tracking_engine, tracking_schema
 from regtune.tracking.sync import Missing, strays
 
-SERVER_SECONDS = 5.0
-
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """The tracking server. state: `running`, `silent` (there, without an answer), `parts` (of one that was killed) or
+    """The tracking server. state: `running`, `silent` (MLflow does not answer), `parts` (of one that was killed) or
     `none`. foreign: named by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown.
-    page: of the newest sweep's trials.
+    page: of the newest sweep's trials. problem: what is wrong with the answer; empty where nothing is.
     """
 
     state: str
@@ -43,6 +40,7 @@ class ServerStatus:
     since: str | None = None
     auth: bool | None = None
     page: str | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,12 @@ class Status:
 
 def look(settings: Settings) -> Status:
     """Look at everything; what is away is said, nothing is changed and nothing raised for it."""
+    server = _server(settings)
     return Status(
         home=str(settings.home.resolve()),
-        server=_server(settings),
+        server=server,
         databases=(_studies(settings), _mlflow(settings)),
-        behind=_behind(settings),
+        behind=None if server.foreign and server.problem else _behind(settings),
         strays=_strays(settings),
         running=_running(settings),
         free_bytes=free_bytes(settings.home),
@@ -99,23 +98,21 @@ def _server(settings: Settings) -> ServerStatus:
     found = _found_server(settings)
     if found.state != "running" or found.url is None:
         return found
-    return replace(found, page=trials_page(found.url, seconds=SERVER_SECONDS))
+    return replace(found, page=trials_page(found.url, seconds=SECONDS))
 
 
 def _found_server(settings: Settings) -> ServerStatus:
     if is_server(settings.tracking_uri):
-        parts = urlsplit(settings.tracking_uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((parts.hostname or "", port), timeout=SERVER_SECONDS).close()
-        except OSError:
-            return ServerStatus("silent", settings.tracking_uri, foreign=True)
-        return ServerStatus("running", settings.tracking_uri, foreign=True)
+        wrong = trouble(settings.tracking_uri)
+        return ServerStatus(
+            "silent" if wrong else "running", settings.tracking_uri, foreign=True, problem=wrong
+        )
     found = running(settings)
     if found is None:
         return ServerStatus("parts" if processes(settings.home) else "none")
-    state = "running" if found.answers() else "silent"
-    return ServerStatus(state, found.url, since=found.since, auth=found.auth)
+    wrong = "" if found.answers() else "does not answer"
+    state = "silent" if wrong else "running"
+    return ServerStatus(state, found.url, since=found.since, auth=found.auth, problem=wrong)
 
 
 def _studies(settings: Settings) -> DatabaseStatus:

@@ -24,6 +24,7 @@ from test_sweep import SPEC
 from regtune.errors import InputError, TrackingError
 from regtune.settings import Settings
 from regtune.tracking import service
+from regtune.tracking.health import trouble
 from regtune.tracking.target import target_of
 from regtune.tracking.views import runs_path
 
@@ -155,7 +156,9 @@ def test_up_runs_in_the_background_and_again_says_where(
         "since": found.since,
         "auth": False,
         "page": None,
+        "problem": "",
     }
+    assert trouble(found.url) == ""
     assert [database["state"] for database in status["databases"]] == ["current", "current"]
 
     assert regtune("down").stderr.strip() == "Ended."

@@ -155,7 +155,7 @@ def _server_text(server: ServerStatus) -> Text:
         )
     from regtune.tracking.service import clock
 
-    said = "" if server.state == "running" else " does not answer"
+    said = f" {server.problem}" if server.problem else ""
     since = f", since {clock(server.since)}" if server.since else ""
     accounts = {True: ", asks for an account", False: ", without accounts", None: ""}[server.auth]
     named = ", named by MLFLOW_TRACKING_URI" if server.foreign else ""

@@ -237,7 +237,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
     from regtune.leaderboard import compare, read_study, read_top
-    from regtune.tracking.page import trials_page
+    from regtune.tracking.health import SECONDS
+    from regtune.tracking.page import PAGE_SECONDS, trials_page
     from regtune.tracking.store import is_server
     from regtune.tracking.target import target_of
 
@@ -257,9 +258,9 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
             f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet
         )
     uri = target_of(settings).uri
-    page = (
-        trials_page(uri, outcome.study) or uri if is_server(uri) else "regtune ui  (MLflow, best trial first)"
-    )
+    page = "regtune ui  (MLflow, best trial first)"
+    if is_server(uri):  # which may be the reason why runs are unwritten
+        page = trials_page(uri, outcome.study, SECONDS if outcome.unwritten else PAGE_SECONDS) or uri
     say(f"compare the runs:  {page}", quiet)
     if found is not None:
         say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)

@@ -29,7 +29,7 @@ from regtune.credentials import (
 from regtune.errors import InputError, SettingsError
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import lock
-from regtune.tracking.store import store_url
+from regtune.storage.urls import full_url
 
 ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
 SHORTEST_PASSWORD = 12
@@ -146,7 +146,7 @@ def _write_configuration(home: Path, uri: str) -> Path:
     if uri.startswith("sqlite"):
         file = home / "auth.db"
         file.touch(mode=0o600)
-        database = store_url(sqlite_url(file))
+        database = full_url(sqlite_url(file))
     found = configparser.ConfigParser()
     found["mlflow"] = {
         "default_permission": DEFAULT_PERMISSION,

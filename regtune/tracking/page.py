@@ -16,7 +16,7 @@ from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.tracking import names
 from regtune.tracking.auth import wants_accounts
-from regtune.tracking.health import search_experiments
+from regtune.tracking.health import search_experiments, trouble
 from regtune.tracking.server import DEFAULT_HOST, DEFAULT_PORT, Server, notices
 from regtune.tracking.service import running
 from regtune.tracking.store import check_uri, is_server
@@ -39,16 +39,20 @@ def serve_ui(
     """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
 
     port: 5000 by default. auth: whether the page asks for an account; by default where other machines reach it.
-    A store that is a server already, and one whose server runs in the background, is only named and opened. To be
-    called from the main thread. Raises TrackingError, and InputError for what would let strangers in.
+    A store that is a server already, and one whose server runs in the background, is only named, and opened if MLflow
+    answers there. To be called from the main thread. Raises TrackingError, and InputError for what would let strangers
+    in.
     """
     uri = settings.mlflow_uri
     check_uri(uri)
     service = running(settings)
     if is_server(uri) or service is not None:
         url = uri if is_server(uri) or service is None else service.url
-        tell(f"MLflow: {url}" + ("" if service is None or url == uri else ", which regtune up has started"))
-        _open_newest(url, open_browser, tell)
+        wrong = trouble(uri) if is_server(uri) else ""
+        started = "" if service is None or url == uri else ", which regtune up has started"
+        tell(f"MLflow: {url}{f' {wrong}' if wrong else started}")
+        if not wrong:
+            _open_newest(url, open_browser, tell)
         return
     accounts = wants_accounts(host, auth)
     stop = threading.Event()

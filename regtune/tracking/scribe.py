@@ -29,13 +29,13 @@ REFUSED_PAUSE_SECONDS = 60.0
 NICENESS = 10
 
 
-def main(link: Connection, settings: Settings, facts: StudyFacts) -> None:
-    """Read from `link` what is to be written and write it, until told to close."""
+def main(link: Connection, settings: Settings, facts: StudyFacts, away: bool) -> None:
+    """Read from `link` what is to be written and write it, until told to close. away: the store was, a moment ago."""
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     inbox = _Inbox(link)
     threading.Thread(target=inbox.read, name="inbox", daemon=True).start()
-    _Scribe(link, inbox, settings, facts).run()
+    _Scribe(link, inbox, settings, facts, away).run()
 
 
 class _Inbox:
@@ -86,7 +86,9 @@ class _Inbox:
 class _Scribe:
     """Writes what the inbox holds; knows when the store went away and when to try again."""
 
-    def __init__(self, link: Connection, inbox: _Inbox, settings: Settings, facts: StudyFacts) -> None:
+    def __init__(
+        self, link: Connection, inbox: _Inbox, settings: Settings, facts: StudyFacts, away: bool
+    ) -> None:
         self._link = link
         self._inbox = inbox
         self._settings = settings
@@ -94,8 +96,8 @@ class _Scribe:
         self._projection: Any = None
         self._steps: dict[int, Iterator[tuple[int, int]]] = {}
         self._past_done = 0
-        self._failures = 0
-        self._failing_since = 0.0
+        self._failures = int(away)
+        self._failing_since = time.time()
         self._pause = FIRST_PAUSE_SECONDS
         self._refused: dict[int, tuple[float, str]] = {}
 
@@ -115,7 +117,7 @@ class _Scribe:
                     released = True
                     self._refused = {key: (0.0, reason) for key, (_, reason) in self._refused.items()}
                     continue
-                if tried_last if away else not self._writable():
+                if (tried_last or self._failures > 1) if away else not self._writable():
                     return
             tried_last = self._inbox.closing and away
             if away:

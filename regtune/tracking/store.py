@@ -25,7 +25,8 @@ from regtune.storage.passwords import give_password
 from regtune.storage.schema import TRACKING, Schema, look
 from regtune.storage.sqlite import beside
 from regtune.storage.troubles import away, understood
-from regtune.storage.urls import full_url
+from regtune.storage.urls import full_url, redact
+from regtune.tracking.health import trouble
 from regtune.tracking.places import rebase
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -96,6 +97,12 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
+def check_server(uri: str) -> None:
+    """See that MLflow answers where `uri` is a server's: its own client would try for long. Raises TrackingError."""
+    if is_server(uri) and (wrong := trouble(uri, float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))):
+        raise TrackingError(f"MLflow at {redact(uri)} {wrong}")
+
+
 def store_url(uri: str) -> str:
     """A store's URI as MLflow takes it: a file's path in full, the driver named. Raises SettingsError."""
     if is_server(uri):
@@ -161,11 +168,12 @@ def prepare(uri: str, artifacts: Path) -> None:
     """Settle the environment and see that a database has its schema; imports MLflow only if it has to make one.
 
     A folder's own store that was moved or copied with it is re-based. Raises TrackingError: no tables in PostgreSQL,
-    tables of another version or another's, a database that is away.
+    tables of another version or another's, a database that is away, a server's address at which MLflow does not answer.
     """
     check_uri(uri)
     uri = store_url(uri)
     settle_environment(uri)
+    check_server(uri)
     try:
         found = tracking_schema(uri)
         if found is None:

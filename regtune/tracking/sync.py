@@ -28,6 +28,7 @@ from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.places import Stray, find_strays, inside, is_own, local_path, remove
 from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.store import (
+    check_server,
     connect,
     is_server,
     open_sql,
@@ -215,6 +216,7 @@ def _reader(settings: Settings) -> Reader | None:
     uri = settings.mlflow_uri
     settle_environment(uri)
     if is_server(uri):
+        check_server(uri)
         from mlflow import MlflowClient
 
         return RestReader(MlflowClient(uri, uri))

@@ -24,7 +24,8 @@ from regtune.record import State, TrialRecord
 from regtune.settings import Settings
 from regtune.storage import redact
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.store import check_uri
+from regtune.tracking.health import trouble
+from regtune.tracking.store import check_uri, is_server
 from regtune.tracking.views import runs_path
 
 RESTARTS = 3
@@ -34,6 +35,7 @@ START_SECONDS = 180.0
 """How long it waits before that while the process has not said a word since it was started: on a busy machine MLflow's
 import outlasts a short sweep.
 """
+GOES_ON = "is away; the sweep goes on, and MLflow gets it all later"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 STUDY = -1
@@ -78,22 +80,24 @@ class TrackingWriter:
     **The newest counts.** A record that is put before an earlier one of the same trial was written takes
     its place.
 
-    settings: where MLflow and the study are. facts: the study. Raises TrackingError for a URI that MLflow
-    cannot use.
+    settings: where MLflow and the study are. facts: the study. Whether MLflow answers at a server's address is asked
+    once, here. Raises TrackingError for a URI that MLflow cannot use.
     """
 
     def __init__(self, settings: Settings, facts: StudyFacts) -> None:
         check_uri(settings.mlflow_uri)
         self._settings = settings
-        self._arguments = (settings, facts)
+        where = redact(settings.mlflow_uri)
+        wrong = trouble(settings.mlflow_uri) if is_server(settings.mlflow_uri) else ""
+        self._arguments = (settings, facts, bool(wrong))
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._unwritten: dict[int, Item] = {}
         self._unsent: dict[int, None] = {}
         self._version = 0
         self._trouble = ""
-        self._away = False
-        self._news: list[str] = []
+        self._away = bool(wrong)
+        self._news = [f"{where} {wrong}: MLflow {GOES_ON}"] if wrong else []
         self._past = 0
         self._past_done = 0
         self._experiment_id = ""
@@ -250,9 +254,7 @@ class TrackingWriter:
                 self._away = answer.away
                 where = redact(self._settings.mlflow_uri)
                 if self._away:
-                    self._news.append(
-                        f"MLflow at {where} is away; the sweep goes on, and MLflow gets it all later"
-                    )
+                    self._news.append(f"MLflow at {where} {GOES_ON}")
                 elif waiting := self._waiting():
                     self._news.append(f"MLflow is back; {_wait(waiting)} to be written")
                 else:
