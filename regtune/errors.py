@@ -24,11 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+AGAIN = "the same command with"
+"""Stands in a remedy for the command that was given; the command line says it in full."""
+
 
 class RegtuneError(Exception):
-    """Something a user can mend; its text is shown without a traceback."""
+    """Something a user can mend; its text is shown without a traceback. command: what AGAIN stands for in it."""
 
     exit_code = 1
+    command = AGAIN
 
 
 class InputError(RegtuneError):

@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config import MAX_SEED, TrialConfig
-from regtune.errors import SpecChanged, StorageError, StudyBusy, StudyNotFound
+from regtune.errors import AGAIN, SpecChanged, StorageError, StudyBusy, StudyNotFound
 from regtune.foreign import seen
 from regtune.holding import busy, hold, session, untouched
 from regtune.quoting import printable, shell_word
@@ -154,7 +154,8 @@ class Study:
                 or storage.get_n_trials(known[spec.name]._study_id)
             ):
                 raise SpecChanged(
-                    f'study "{spec.name}" in {where} was not made by regtune; take another name with --name'
+                    f'study "{spec.name}" in {where} was not made by regtune; take another name with: '
+                    f"{AGAIN} --name {shell_word(f'{spec.name}-2')}"
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
@@ -355,8 +356,9 @@ def require_same(
         differences.append(f"data: {before} → {now}")
     if differences:
         raise SpecChanged(
-            f'study "{spec.name}" exists and was begun with another sweep file or other data; take another name with '
-            f"--name, or set the earlier one aside with --fresh. What differs:",
+            f'study "{spec.name}" exists and was begun with another sweep file or other data; take another name with: '
+            f"{AGAIN} --name {shell_word(f'{spec.name}-2')}; or set the earlier one aside with: {AGAIN} --fresh; "
+            "what differs:",
             [f"  {line}" for line in differences],
         )
 

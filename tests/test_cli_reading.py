@@ -254,7 +254,7 @@ def test_a_study_is_shown_with_its_best_and_its_controls() -> None:
         (0, "every epoch was trained"),
         (2, "early stopping"),
         (12, "pruned: others were better at this epoch"),
-        (13, "the loss became infinite or not a number: loss is NaN"),
+        (13, "ended       loss is NaN"),
         (14, "still running"),
         (15, "waits to be taken up"),
     ],

@@ -230,7 +230,12 @@ def test_a_metric_has_as_many_digits_as_a_run_can_tell_apart(value: float | None
             "val_cross_entropy 0.0712, accuracy 97.92 %; 14 epochs in 13.2 s; dropout 0.31 + batch norm after",
         ),
         (PRUNED, "pruned; 4 epochs"),
-        (FAILED, "failed: the loss became infinite or not a number: loss is NaN"),
+        (FAILED, "failed: loss is NaN; 14 epochs"),
+        (replace(FAILED, message=None), "failed: the loss became infinite or not a number; 14 epochs"),
+        (
+            replace(FAILED, end_reason="timeout", message="longer than trial_timeout, 0.2 s"),
+            "failed: longer than trial_timeout, 0.2 s; 14 epochs",
+        ),
     ],
 )
 def test_a_finished_trial_is_one_line(trial: FinishedTrial, expected: str) -> None:

@@ -118,7 +118,9 @@ def test_controls_that_are_no_points_of_a_grid_come_beside_it() -> None:
         8 + len(beside) * left.max_epochs * left.duration.epoch_seconds
     )  # one point, and one control less
     ended = make_plan(spec(**grid, run_cap=3), load_settings())
-    assert ended.standing == ("finished: 2 of 3 points of the grid are tried; go on with: --set run_cap=4")
+    assert ended.standing == (
+        "finished: 2 of 3 points of the grid are tried; go on with: the same command with --set run_cap=4"
+    )
 
 
 def test_a_plan_is_of_the_trials_that_are_left() -> None:
@@ -132,7 +134,7 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     assert left.duration.seconds == pytest.approx(8 + 1 * 12 * studies.EPOCH_MS / 1000)
     ended = make_plan(spec(run_cap=3), load_settings(workers=1))
     assert (ended.duration, ended.disk_bytes, ended.ended) == (None, None, True)
-    assert ended.standing == "finished: 3 of 3 trials; go on with: --set run_cap=4"
+    assert ended.standing == "finished: 3 of 3 trials; go on with: the same command with --set run_cap=4"
     assert make_plan(spec(run_cap=3), load_settings(), fresh=True).duration is not None
     record = studies.of(study, studies.record(3, {"dropout": 0.1}))
     longer = create_trial(value=0.1, user_attrs=studies.attributes(record))
@@ -140,7 +142,9 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     longer.datetime_start -= timedelta(seconds=100)
     study.add_trial(longer)
     timed = make_plan(spec(run_cap=None, timeout=90), load_settings())
-    assert timed.standing == "finished: the timeout is used; go on with: --set timeout=180"
+    assert (
+        timed.standing == "finished: the timeout is used; go on with: the same command with --set timeout=180"
+    )
     assert make_plan(spec(run_cap=None, timeout=900), load_settings()).duration.seconds < 801
 
 
@@ -179,6 +183,6 @@ def test_a_study_of_the_same_name_goes_on_or_says_why_not() -> None:
     assert make_plan(spec(run_cap=50), load_settings()).standing == "goes on; finished trials: 1"
     changed = make_plan(spec(seed=7), load_settings())
     assert changed.differences == ("seed: 42 → 7",)
-    assert "What differs:" in changed.refusal
+    assert "what differs:" in changed.refusal
     assert make_plan(spec(seed=7), load_settings(), fresh=True).refusal == ""
     assert make_plan(spec(name="other"), load_settings()).standing == "new"

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from regtune.cleanup import delete_study, find_garbage
 from regtune.errors import (
+    AGAIN,
     DataError,
     SettingsError,
     SpecChanged,
@@ -417,7 +418,8 @@ def test_a_grid_s_budget_is_of_its_points_controls_come_beside_and_no_point_is_t
     }
     outcome = run(**short, run_cap=2)
     assert (
-        outcome.reason == "the budget is used; 2 of 3 points of the grid are tried, all with: --set run_cap=3"
+        outcome.reason
+        == "the budget is used; 2 of 3 points of the grid are tried, all with: the same command with --set run_cap=3"
     )
     first = records(study().trials)
     assert [record.control for record in first if record.parameters] == ["early_stopping", "dropout"]
@@ -480,7 +482,7 @@ def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
     found = client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'")
     told = {(a_run.info.status, a_run.data.tags["regtune.end_reason"]) for a_run in found}
     assert told == {("FAILED", "timeout")}
-    with pytest.raises(TooManyFailures, match="2 trials failed"):
+    with pytest.raises(TooManyFailures, match=f"2 trials failed.*; go on with: {AGAIN} --set max_failures=4"):
         run(trial_timeout=0.001, max_failures=1)  # nothing more is trained before it is said again
     assert len(study().trials) == 2
     assert run(run_cap=1, max_failures=2).complete == 1

@@ -304,7 +304,7 @@ def _ended(trial: FinishedTrial) -> Text:
 
 
 def reason(end_reason: str | None, message: str | None = None) -> str:
-    """How and why a trial ended, for people."""
+    """How and why a trial ended, for people; a message says it in full."""
     words = {
         "max_epochs": "every epoch was trained",
         "early_stopping": "early stopping: the monitored figure stopped getting better",
@@ -316,8 +316,9 @@ def reason(end_reason: str | None, message: str | None = None) -> str:
         "worker_died": "its worker died",
         "error": "an error",
     }
-    said = words.get(end_reason or "", "still running" if end_reason is None else end_reason)
-    return f"{said}: {printable(message.splitlines()[0])}" if message else said
+    if message:
+        return printable(message.splitlines()[0])
+    return words.get(end_reason or "", "still running" if end_reason is None else end_reason)
 
 
 def _both(left: Text, right: Text, width: int) -> Text:

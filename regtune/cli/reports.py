@@ -10,6 +10,7 @@ from rich.text import Text
 
 from regtune.cli.drawing import counted, metric_text, span
 from regtune.cli.tables import facts_table, plain_table, space_table
+from regtune.errors import AGAIN
 from regtune.quoting import printable
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ STATE_STYLES = {
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
-def plan_view(plan: Plan) -> RenderableType:
-    """What a sweep would do: the space, the budget, time, disk, and where it writes."""
+def plan_view(plan: Plan, command: str) -> RenderableType:
+    """What a sweep would do: the space, the budget, time, disk, and where it writes. command: the sweep's."""
     facts = {
-        "study": f"{printable(plan.study)}, {plan.standing}",
+        "study": f"{printable(plan.study)}, {plan.standing.replace(AGAIN, command)}",
         "data": printable(plan.data),
         "space": _size(plan),
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
@@ -51,14 +52,16 @@ def plan_view(plan: Plan) -> RenderableType:
         wanted = len(plan.controls) + 1
         parts += [
             Text(),
-            Text(f"The budget is too small for the controls: run_cap {wanted} or more.", style="yellow"),
+            Text(
+                f"The budget is too small for the controls: {command} --set run_cap={wanted}", style="yellow"
+            ),
         ]
     elif plan.untried and plan.run_cap is not None:
         enough = plan.run_cap + plan.untried
         parts += [
             Text(),
             Text(
-                f"{counted(plan.untried, 'point')} of the grid untried; try all with: --set run_cap={enough}",
+                f"{counted(plan.untried, 'point')} of the grid untried; try all with: {command} --set run_cap={enough}",
                 style="yellow",
             ),
         ]

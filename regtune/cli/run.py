@@ -31,6 +31,7 @@ from regtune.cli.terminal import (
     show_json,
     study_name,
 )
+from regtune.errors import AGAIN, RegtuneError
 from regtune.quoting import printable, shell_word
 
 if TYPE_CHECKING:
@@ -86,23 +87,23 @@ def sweep(
     """Run a study, or go on with it."""
     spec = _load(file, assignments, name, quiet)
     settings = settings_of(home, workers=workers)
+    again = _again(file, assignments, name, home)
     if dry_run:
-        _show_plan(spec, settings, as_json=False, fresh=fresh)
+        _show_plan(spec, settings, again, as_json=False, fresh=fresh)
         return
     from regtune.cli.display import choose
     from regtune.sweep import run_sweep
 
     asked = threading.Event()
-    again = _again(file, assignments, name, home)
     try:
-        with choose(quiet=quiet) as display, _stopping(asked, display.stopping):
+        with _told(again), choose(quiet=quiet) as display, _stopping(asked, display.stopping):
             outcome = run_sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
         say(f"Ended at once; {RESTARTED}. Go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
-    _show_outcome(outcome, settings, quiet)
+    _show_outcome(outcome, settings, again, quiet)
     if outcome.stopped:
         say(f"Stopped; {RESTARTED}. Go on with: {again}")
         drain = ["stop", outcome.study, "--drain", *(["--home", str(home)] if home else [])]
@@ -121,7 +122,9 @@ def plan(
 ) -> None:
     """What a sweep would try, how long it takes, and what it writes."""
     spec = _load(file, assignments, name, quiet=as_json)
-    _show_plan(spec, settings_of(home, workers=workers), as_json)
+    _show_plan(
+        spec, settings_of(home, workers=workers), _again(file, assignments, name, home), as_json=as_json
+    )
 
 
 def watch(
@@ -207,7 +210,9 @@ def enqueue(
     if holder(settings, study):
         said = answer(settings, study, key) or "the running sweep takes it up"
     elif cap is not None and info.finished >= cap:
-        said = f"the budget is used; run it with: regtune sweep FILE --set run_cap={cap + 1}"
+        named = None if info.file and Path(info.file).stem == study else study
+        command = _again(Path(info.file or "FILE"), [f"run_cap={cap + 1}"], named, home)
+        said = f"the budget is used; run it with: {command}"
     else:
         said = "it runs when the study resumes"
     say(f"Queued {exponents(shown)}; {exponents(said)}.", quiet)
@@ -222,18 +227,31 @@ def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bo
     return spec
 
 
-def _show_plan(spec: SweepSpec, settings: Settings, as_json: bool, *, fresh: bool = False) -> None:
+@contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Have the remedies of errors name the command."""
+    try:
+        yield
+    except RegtuneError as error:
+        error.command = command
+        raise
+
+
+def _show_plan(
+    spec: SweepSpec, settings: Settings, command: str, *, as_json: bool, fresh: bool = False
+) -> None:
     from regtune.cli.reports import plan_view
     from regtune.errors import InputError
     from regtune.plan import make_plan
 
     found = make_plan(spec, settings, fresh=fresh)
-    show_json(found.to_json()) if as_json else show(plan_view(found))
+    show_json(found.to_json()) if as_json else show(plan_view(found, command))
     if found.refusal:
-        raise InputError(found.refusal)
+        with _told(command):
+            raise InputError(found.refusal)
 
 
-def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
+def _show_outcome(outcome: SweepOutcome, settings: Settings, command: str, quiet: bool) -> None:
     from regtune.cli.drawing import counted, span
     from regtune.cli.tables import comparison_text
     from regtune.leaderboard import compare, read_study, read_top
@@ -249,7 +267,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if found is not None:
         show("", comparison_text(info, found), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
-    reason = f" ({outcome.reason})" if outcome.reason and not outcome.stopped else ""
+    reason = f" ({outcome.reason.replace(AGAIN, command)})" if not outcome.stopped else ""
     epochs = counted(outcome.trial_epochs, "epoch")
     say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:

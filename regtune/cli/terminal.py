@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 1000
 _HELD = "\0"
+_given_home: list[Path] = []
+"""What --home names, if it is given: it belongs to every command that is said."""
 _PLAIN_WORD = re.compile(r"[\w./+:,@%=-]+")
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
+_HINT = re.compile(rf"(?<=: |  )(?!regtune (?:data|schema)\b){_COMMAND.pattern}")
+"""A command that is said to be typed, of the verbs that have a folder."""
 INTERRUPTED = 130
 SPELLED = "regtune.spelled"
 _SPELLINGS = {
@@ -205,9 +209,16 @@ def show(*renderables: RenderableType) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in found.get().splitlines()))
 
 
+def _whole(message: str) -> str:
+    """The message, its commands with the folder that this one was given."""
+    home = f" --home {shell_word(str(_given_home[-1]))}" if _given_home else ""
+    return _HINT.sub(lambda found: found[0] if " --home " in found[0] else found[0].rstrip() + home, message)
+
+
 def say(message: str, quiet: bool = False) -> None:
     """Print something that is not a result."""
     if not quiet:
+        message = _whole(message)
         err = console(sys.stderr)
         err.print(wrapped(message, err.width) if err.is_terminal else message, soft_wrap=True)
 
@@ -256,8 +267,10 @@ def _json_letter(letter: str) -> str:
 
 def show_error(error: RegtuneError) -> None:
     """Print what went wrong: in full, without a traceback."""
+    from regtune.errors import AGAIN
+
     err = console(sys.stderr)
-    lines = str(error).splitlines() or [type(error).__name__]
+    lines = _whole(str(error).replace(AGAIN, error.command)).splitlines() or [type(error).__name__]
     if err.is_terminal:
         text = Text(wrapped("\n".join((f"error {lines[0]}", *lines[1:])), err.width))
         text.stylize("bold red", 0, len("error"))
@@ -270,6 +283,7 @@ def settings_of(home: Path | None, **flags: Any) -> Settings:
     """Settings with the verb's flags on top."""
     from regtune.settings import load_settings
 
+    _given_home[:] = [home] if home else []
     return load_settings(home=home, **flags)
 
 
@@ -323,7 +337,8 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         from regtune.errors import InputError
 
-        raise InputError(f"{question} Nobody can be asked here; add --yes")
+        typed = " ".join(map(shell_word, ("regtune", *sys.argv[1:], "--yes")))
+        raise InputError(f"{question} Nobody can be asked here; add --yes: {typed}")
     if not typer.confirm(printable(question), err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)

@@ -46,7 +46,8 @@ class StudyInfo:
     """A study: what it was begun with, as plain JSON, and how many of its trials are in which state.
 
     foreign: ids in the database of the trials that regtune has not trained; they count for nothing. beside: how many of
-    the complete and pruned ones are controls beside a grid.
+    the complete and pruned ones are controls beside a grid. file: path of the sweep file as it was given last; empty
+    where it is not known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class StudyInfo:
     last_active: datetime | None
     foreign: tuple[int, ...] = ()
     beside: int = 0
+    file: str = ""
 
     @property
     def metric(self) -> str:

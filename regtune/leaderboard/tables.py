@@ -40,6 +40,7 @@ from regtune.quoting import printable
 from regtune.record import (
     BUDGET,
     DATA,
+    FILE,
     RECORD,
     REFUSED,
     REQUEST,
@@ -136,7 +137,7 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
         for key, text in connection.execute(
             select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(
                 _STUDY_ATTRIBUTES.c.study_id == study_id,
-                _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, VERSIONS)),
+                _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, FILE, VERSIONS)),
             )
         )
     }
@@ -176,6 +177,7 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
         budget=_object(attributes.get(BUDGET)),
         data=_object(attributes.get(DATA)),
         versions=_object(attributes.get(VERSIONS)),
+        file=str(attributes.get(FILE, "")),
         counts=counts,
         started=min(starts, default=None),
         last_active=max(moments, default=None),

@@ -170,6 +170,7 @@ class SweepSpec(Frozen):
     trial_memory_mb: int | None = Field(default=None, ge=1, le=2**24)
     keep_models: int = Field(default=5, ge=0, le=100_000)
     _notes: tuple[str, ...] = PrivateAttr(default=())
+    _file: str = PrivateAttr(default="")
 
     @field_validator("parameters", mode="after")
     @classmethod
@@ -204,7 +205,9 @@ class SweepSpec(Frozen):
         if name is not None:
             source.values["name"] = name
             source.places[("name",)] = f"--name {name}"
-        return spec_from(source, stem=Path(path).stem, here=True)
+        found = spec_from(source, stem=Path(path).stem, here=True)
+        found._file = str(path)
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
@@ -223,6 +226,11 @@ class SweepSpec(Frozen):
         if not isinstance(given, str | Path):
             raise SpecError([f"expected a SweepSpec or the path of a sweep file, found {describe(given)}"])
         return cls.load(given)
+
+    @property
+    def file(self) -> str:
+        """Path of the sweep file; empty where it was read from none."""
+        return self._file
 
     @property
     def warnings(self) -> tuple[str, ...]:

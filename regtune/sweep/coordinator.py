@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
 from regtune.config import DataConfig, TrialConfig
-from regtune.errors import StorageError, StudyBusy, TooManyFailures
+from regtune.errors import AGAIN, StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
     Event,
@@ -428,7 +428,9 @@ class Coordinator:
         for message in self._tracker.news():
             self._observer.note(message)
         if self._too_many:
-            raise TooManyFailures(f"{self._too_many}; go on with: --set max_failures={2 * tally.failed}")
+            raise TooManyFailures(
+                f"{self._too_many}; go on with: {AGAIN} --set max_failures={2 * tally.failed}"
+            )
         reason, cap = self._reason or ("stopped" if stopped else "the budget is used"), self._spec.run_cap
         if self._spec.method == "grid":
             tried, size = self._proposals.tried
@@ -436,9 +438,11 @@ class Coordinator:
             if tried >= size and not stopped:
                 reason = f"all {size} points of the grid are tried"
             elif cap is not None and tally.finished >= cap:
-                reason += f", all with: --set run_cap={cap + size - tried}"
+                reason += f", all with: {AGAIN} --set run_cap={cap + size - tried}"
         if not stopped and self._untried and tally.waiting and cap is not None:
-            reason += f"; {tally.waiting} queued: raise run_cap to {cap + tally.waiting} to train them"
+            reason += (
+                f"; {tally.waiting} queued: train them with: {AGAIN} --set run_cap={cap + tally.waiting}"
+            )
         return SweepOutcome(
             study=self._study.name,
             complete=tally.complete,

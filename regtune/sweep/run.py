@@ -15,7 +15,7 @@ from regtune.executors.local import LocalExecutor, default_workers
 from regtune.holding import hold, untouched
 from regtune.leaderboard import read_top
 from regtune.progress import FinishedTrial, Observer, Progress
-from regtune.record import Value
+from regtune.record import FILE, Value
 from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
@@ -94,6 +94,8 @@ def run_sweep(
         patience.guard = lambda: untouched(held, spec.name)
         study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
         study.keep(held)
+        if spec.file:
+            study.set_attribute(FILE, spec.file)
         tally = Standing(study, spec.metric.name).tally
         used = spec.run_cap is not None and tally.finished >= spec.run_cap
         used = used and not (spec.method == "grid" and tally.waiting)  # maybe a control, which comes beside
