@@ -18,7 +18,7 @@ from regtune.doctor import examine
 from regtune.settings import Settings, read_stores, write_stores
 from regtune.status import look
 from regtune.tracking.places import inside
-from regtune.tracking.sync import catch_up, delete_study, strays
+from regtune.tracking.sync import catch_up, delete_study, project, strays
 
 MODEL = {"model.keras": hashlib.sha256(b"weights").hexdigest()}
 
@@ -101,6 +101,8 @@ def test_artifacts_of_another_project_are_neither_written_nor_deleted(made: Path
     try:
         before = files(made)
         write(other, 0, 1, 2, models=False)
+        (projection := project(other, records.facts())).open()
+        assert projection.outside.startswith(f"{made.as_uri()}/artifacts/runs/")  # as the sweep says
         assert delete_study(other, "study-1") == 4
         assert files(made) == before
     finally:

@@ -81,6 +81,12 @@ class Projection:
         """Trials that MLflow would not take when it was caught up last, by their numbers, and why."""
 
     @property
+    def outside(self) -> str:
+        """Where the study's files would go, if that is outside the project's artifacts, so that none is written."""
+        found = self._parent.artifact_uri if self._parent is not None else ""
+        return "" if inside(found or "mlflow-artifacts:/", self._artifacts) else found
+
+    @property
     def experiment_id(self) -> str:
         """MLflow's id of the experiment; empty before anything was read."""
         return self._experiment_id

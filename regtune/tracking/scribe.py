@@ -242,4 +242,5 @@ class _Scribe:
             key, reason = next(iter(all_.items()))
             trouble = f"MLflow refuses {'the study' if key < 0 else f'#{key:03d}'} ({reason})"
         experiment_id = "" if self._projection is None else self._projection.experiment_id
-        self._link.send(Answer(written, trouble, away, experiment_id, self._past_done))
+        outside = "" if self._projection is None else self._projection.outside
+        self._link.send(Answer(written, trouble, away, experiment_id, self._past_done, outside))

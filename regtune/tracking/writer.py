@@ -63,7 +63,7 @@ class Item:
 class Answer:
     """What the process tells: items written (key -> version), how the store is, where the experiment is.
 
-    past: trials from before that it has seen to.
+    past: trials from before that it has seen to. outside: where files would go, if nothing is written there.
     """
 
     written: tuple[tuple[int, int], ...] = ()
@@ -71,6 +71,7 @@ class Answer:
     away: bool = False
     experiment_id: str = ""
     past: int = 0
+    outside: str = ""
 
 
 class TrackingWriter:
@@ -101,6 +102,7 @@ class TrackingWriter:
         self._past = 0
         self._past_done = 0
         self._experiment_id = ""
+        self._outside = ""
         self._closing = False
         self._given_up = False
         self._restarts = RESTARTS
@@ -259,6 +261,12 @@ class TrackingWriter:
                     self._news.append(f"MLflow is back; {_wait(waiting)} to be written")
                 else:
                     self._news.append("MLflow is back, and has everything")
+            if answer.outside and not self._outside:
+                self._outside = answer.outside
+                self._news.append(
+                    f"MLflow keeps this sweep's files in {answer.outside}, outside {self._settings.artifacts}; "
+                    f"there nothing is written: to have them in MLflow take another --name, or another store"
+                )
             self._experiment_id = answer.experiment_id or self._experiment_id
 
     def _send(self) -> None:
