@@ -190,15 +190,15 @@ def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     """Where `name` is looked for, in this order."""
     if name not in NAMES:
-        return (_expanded(Path(name)),)
-    folders = [_expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
+        return (expanded(Path(name)),)
+    folders = [expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
     places = [folder / f"{name}.npz" for folder in folders]
     if name == "fashion-mnist":
         places += [folder / name for folder in folders] + [Path("/usr/share/datasets/fashion-mnist")]
     return tuple(places)
 
 
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
     """With the home folder in place of ``~``; as it is where there is none."""
     try:
         return path.expanduser()
@@ -234,7 +234,7 @@ def fetch(name: str) -> Path:
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
     if name not in NAMES:
         raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
-    os.environ |= {"KERAS_HOME": str(_expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
+    os.environ |= {"KERAS_HOME": str(expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
     try:
         import keras
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from regtune.data import expanded
 from regtune.errors import NoStudies, RegtuneError, SettingsError
 from regtune.executors.local import default_workers
 from regtune.holding import holder
@@ -147,7 +148,7 @@ def _of_others() -> list[Check]:
         and not name.startswith(OF_TERRAFORM)
         and os.environ[name] != ours.get(name)
     ]
-    settings = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+    settings = expanded(Path(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
     try:
         found = json.loads(settings.read_bytes())
         ignored += [f"{key} in {settings}" for key in found if KERAS_DEFAULTS.get(key) != found[key]]
