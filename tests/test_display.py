@@ -366,8 +366,8 @@ def test_what_takes_seconds_is_shown_on_a_terminal_and_gone_when_it_is_done(
         assert "".join(screen.display).strip() == ""
 
 
-@pytest.mark.parametrize("verb", [("delete", "small", "--yes"), ("gc", "--yes"), ("down",)])
-def test_down_gc_and_delete_show_that_they_work(
+@pytest.mark.parametrize("verb", [("delete", "small", "--yes"), ("gc", "--yes"), ("down",), ("status",)])
+def test_verbs_that_take_seconds_show_that_they_work(
     verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []

@@ -92,5 +92,6 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.cli.reports import status_view
     from regtune.status import look
 
-    found = look(settings_of(home))
+    with working("looking at the server and the databases"):
+        found = look(settings_of(home))
     show_json(found.to_json()) if as_json else show(status_view(found))

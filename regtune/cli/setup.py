@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli.terminal import HomeOption, JsonOption, QuietOption, Verb, say, settings_of, show, show_json
+from regtune.cli.terminal import (
+    HomeOption,
+    JsonOption,
+    QuietOption,
+    Verb,
+    say,
+    settings_of,
+    show,
+    show_json,
+    working,
+)
 
 PANEL = "Set up"
 DATASETS = ["mnist", "mnist-5k", "fashion-mnist"]
@@ -74,7 +84,8 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.cli.reports import checks_view
     from regtune.doctor import examine
 
-    found = examine(settings_of(home))
+    with working("checking this machine"):
+        found = examine(settings_of(home))
     show_json([check.to_json() for check in found]) if as_json else show(checks_view(found))
     if any(check.status == "mend" for check in found):
         raise typer.Exit(1)
