@@ -210,8 +210,9 @@ def enqueue(
     if holder(settings, study):
         said = answer(settings, study, key) or "the running sweep takes it up"
     elif cap is not None and info.finished >= cap:
+        more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
-        command = _again(Path(info.file or "FILE"), [f"run_cap={cap + 1}"], named, home)
+        command = _again(Path(info.file or "FILE"), [f"run_cap={more}"], named, home)
         said = f"the budget is used; run it with: {command}"
     else:
         said = "it runs when the study resumes"
