@@ -527,7 +527,7 @@ def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_
     stop = threading.Event()
     long = {"run_cap": 400, "training": {"batch_size": 64, "max_epochs": 5}, "early_stopping": None}
     interrupt = Watching(lambda progress: any(t.epoch >= 3 for t in progress.running) and not stop.set())
-    assert run(observer=interrupt, stop=stop, **long).stopped
+    assert run(observer=interrupt, stop=stop, **long).interrupted == 1
     before = records(list(study().trials))[-1]
     seen: list[tuple[int, int, int, int]] = []
 
@@ -544,7 +544,7 @@ def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_
     assert min(seen)[0] < before.epochs
     assert all(len(set(found)) == 1 for found in seen), seen
     assert any("running trials end, no new ones start" in note for note in watching.notes)
-    assert (outcome.stopped, outcome.reason) == (True, "stopped from another terminal")
+    assert (outcome.stopped, outcome.interrupted) == (True, 0)
     assert {trial.state for trial in study().trials} == {TrialState.COMPLETE}
     again = next(record for record in records(list(study().trials)) if record.uid == before.uid)
     assert again.epoch_ended_ms[: before.epochs] == before.epoch_ended_ms

@@ -105,9 +105,12 @@ def sweep(
         raise typer.Exit(INTERRUPTED) from None
     _show_outcome(outcome, settings, again, quiet)
     if outcome.stopped:
-        say(f"Stopped; {RESTARTED}. Go on with: {again}")
-        drain = ["stop", outcome.study, "--drain", *(["--home", str(home)] if home else [])]
-        say(f"To let them end first, next time: regtune {' '.join(map(shell_word, drain))}", quiet)
+        say(
+            f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Go on with: {again}"
+        )
+        if outcome.interrupted:
+            drain = f"regtune stop {shell_word(outcome.study)} --drain"
+            say(f"To let them end first, next time: {drain}", quiet)
         raise typer.Exit(INTERRUPTED)
 
 

@@ -62,7 +62,7 @@ class BestTrial:
 @dataclass(frozen=True)
 class SweepOutcome:
     """How a sweep ended. `stopped`: by a person, and it can go on. `best`: None where no trial is complete.
-    `unwritten`: runs that MLflow has not got yet.
+    `unwritten`: runs that MLflow has not got yet. `interrupted`: trials that start again from epoch 0 when it goes on.
     """
 
     study: str
@@ -75,6 +75,7 @@ class SweepOutcome:
     seconds: float
     trial_epochs: int
     unwritten: int
+    interrupted: int = 0
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Coordinator:
         self._requests_read = 0.0
         self._untried = True
         self._draining = False
+        self._interrupted = 0
         self._reason = ""
         self._too_many = ""
         study.optuna.pruner = make_pruner(spec)
@@ -319,6 +321,7 @@ class Coordinator:
 
     def _put_back(self, running: _Running) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""
+        self._interrupted += 1
         self._study.requeue(running.trial.number)
         self._tracker.put(running.trial.number, "WAITING", running.record)
 
@@ -454,4 +457,5 @@ class Coordinator:
             seconds=time.monotonic() - self._began,
             trial_epochs=tally.epochs,
             unwritten=unwritten,
+            interrupted=self._interrupted,
         )
