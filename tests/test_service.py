@@ -71,6 +71,14 @@ def test_another_process_that_has_got_the_servers_number_is_not_taken_for_it(set
     assert service.running(settings) is None
 
 
+def test_the_port_is_that_of_the_last_up_and_what_is_no_port_is_none(settings: Settings) -> None:
+    assert service.usual_port(settings) == 5000
+    settings.home.mkdir()
+    for text, port in (("5141\n", 5141), ("0", 5000), ("99999", 5000), ("http", 5000)):
+        (settings.home / service.PORT).write_text(text)
+        assert service.usual_port(settings) == port
+
+
 def test_options_that_contradict_each_other_are_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +173,13 @@ def test_up_runs_in_the_background_and_again_says_where(
     assert regtune("down").stderr.strip() == "Nothing runs here."
     assert not answers(found.url)
     assert not service.processes(settings.home)
+
+    assert service.usual_port(settings) == port
+    with socket.socket() as taken:  # where it would come back
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert f"port {port} is taken by" in regtune("up").stderr
 
 
 @pytest.mark.slow

@@ -21,11 +21,12 @@ from rich.console import Console
 from test_tracking_writer import ROOT, free_port
 
 from regtune.cli.reports import status_view
-from regtune.errors import TrackingError
+from regtune.errors import NoStudies, TrackingError
 from regtune.settings import Settings
 from regtune.status import ServerStatus, Status
 from regtune.tracking.page import serve_ui, tell_newest, trials_page
 from regtune.tracking.server import HARDENING, Server, check_port, group_members, server_environment
+from regtune.tracking.store import prepare
 from regtune.tracking.views import runs_path
 
 OF_ANOTHER_SERVER = {
@@ -53,6 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def ui(settings: Settings, port: int) -> subprocess.Popen[str]:
+    prepare(settings.mlflow_uri, settings.artifacts)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **OF_ANOTHER_SERVER}
     del environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]  # refused by name
     command = [sys.executable, "-c", UI, str(settings.home), str(port)]
@@ -179,6 +181,12 @@ def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_firs
     shown = io.StringIO()
     Console(width=200, file=shown).print(status_view(status))
     assert page in shown.getvalue()
+
+
+def test_a_folder_without_studies_has_no_page_and_is_left_as_it_is(settings: Settings) -> None:
+    with pytest.raises(NoStudies, match="no studies yet; try: regtune sweep"):
+        serve_ui(settings, port=free_port(), open_browser=False)
+    assert not settings.home.exists()
 
 
 def test_a_store_that_is_a_server_is_only_named(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 def ui(
-    port: PortOption = 5000,
+    port: PortOption = None,
     host: AddressOption = "127.0.0.1",
     auth: AuthOption = None,
     browser: Annotated[bool, typer.Option(help="Open a browser where there is one.")] = True,

@@ -10,6 +10,7 @@ from regtune.cli.terminal import (
     AuthOption,
     HomeOption,
     JsonOption,
+    PortOption,
     QuietOption,
     Verb,
     say,
@@ -39,10 +40,7 @@ def up(
     *,
     sqlite: Annotated[bool, typer.Option("--sqlite", help="Use the SQLite files of the folder.")] = False,
     postgres: Annotated[bool, typer.Option("--postgres", help="Use PostgreSQL.")] = False,
-    port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65535, metavar="N", help="Port on this machine.", show_default="5000"),
-    ] = None,
+    port: PortOption = None,
     host: Annotated[
         str | None,
         typer.Option(

@@ -108,7 +108,16 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-PortOption = Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port on this machine.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        metavar="N",
+        help="Port on this machine.",
+        show_default="that of the last up, else 5000",
+    ),
+]
 AddressOption = Annotated[
     str,
     typer.Option(

@@ -14,12 +14,13 @@ from http.client import HTTPException
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
+from regtune.storage import is_sqlite, open_engine
 from regtune.tracking import names
-from regtune.tracking.auth import wants_accounts
+from regtune.tracking.auth import administrators_password, wants_accounts
 from regtune.tracking.health import search_experiments, trouble
-from regtune.tracking.server import DEFAULT_HOST, DEFAULT_PORT, Server, notices
-from regtune.tracking.service import running
-from regtune.tracking.store import check_uri, is_server
+from regtune.tracking.server import DEFAULT_HOST, Server, check_port, notices
+from regtune.tracking.service import running, usual_port
+from regtune.tracking.store import check_uri, is_server, tracking_schema
 from regtune.tracking.views import runs_path
 
 _TELL = partial(print, flush=True)
@@ -38,10 +39,11 @@ def serve_ui(
 ) -> None:
     """Show the MLflow page until Ctrl-C: tell its address, open it in a browser where there is one.
 
-    port: 5000 by default. auth: whether the page asks for an account; by default where other machines reach it.
+    port: the folder's usual one by default. auth: whether the page asks for an account; by default where other
+    machines reach it.
     A store that is a server already, and one whose server runs in the background, is only named, and opened if MLflow
     answers there. To be called from the main thread. Raises TrackingError, and InputError for what would let strangers
-    in.
+    in, and NoStudies where neither a study nor a store is there to be shown.
     """
     uri = settings.mlflow_uri
     check_uri(uri)
@@ -55,13 +57,20 @@ def serve_ui(
             _open_newest(url, open_browser, tell)
         return
     accounts = wants_accounts(host, auth)
+    port = port or usual_port(settings)
+    check_port(host, port)
+    if accounts:
+        administrators_password()
+    schema = tracking_schema(uri)
+    if schema is not None and schema.blank and is_sqlite(uri):
+        open_engine(settings.storage_url).dispose()
     stop = threading.Event()
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
     try:
         with (
             suppress(KeyboardInterrupt),
-            Server(settings, port or DEFAULT_PORT, host, stop, accounts) as server,
+            Server(settings, port, host, stop, accounts) as server,
         ):
             tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
             for line in notices(host, server.url, accounts):

@@ -39,6 +39,8 @@ from regtune.tracking.store import is_server, prepare
 from regtune.tracking.stores import choose, named
 
 FILE = "service.json"
+PORT = "service.port"
+"""The port that `up` took last, also after `down`."""
 LOG = "service.log"
 LONGEST_LOG = 10 * 2**20
 MARK = "REGTUNE_SERVICE"
@@ -67,6 +69,15 @@ class Service:
         with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=within_seconds):  # noqa: S310
             return True
         return False
+
+
+def usual_port(settings: Settings) -> int:
+    """Where this folder's pages are when nobody names a port: where `up` had them last, else 5000."""
+    try:
+        found = int((settings.home / PORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return DEFAULT_PORT
+    return found if 0 < found < 2**16 else DEFAULT_PORT
 
 
 def running(settings: Settings) -> Service | None:
@@ -99,7 +110,7 @@ def up(
         settings: the folder.
         store: `sqlite`, `postgres` for the PostgreSQL that comes with regtune, or a server's URL; None keeps what the
             folder has.
-        port: 5000 by default.
+        port: where it was last, by default; at first 5000.
         host: address to listen at; 127.0.0.1 by default.
         auth: whether it asks for an account; by default where other machines reach it.
         tell: told one line at a time.
@@ -118,7 +129,7 @@ def up(
         known = running(settings)
         if known is not None:
             return _keep(settings, known, store, port, host, auth, tell)
-        host, port = host or DEFAULT_HOST, port or DEFAULT_PORT
+        host, port = host or DEFAULT_HOST, port or usual_port(settings)
         wanted = wants_accounts(host, auth)
         if wanted:
             administrators_password()
@@ -188,6 +199,7 @@ def _start(settings: Settings, host: str, port: int, accounts: dict[str, str]) -
     fresh = home / f"{FILE}.new"
     fresh.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
     fresh.replace(home / FILE)
+    (home / PORT).write_text(f"{port}\n", encoding="utf-8")
     return found
 
 
