@@ -33,6 +33,6 @@ EXPOSE 5000
 STOPSIGNAL SIGTERM
 # /health is the one page that MLflow serves without credentials and under any host name.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:5000/health', timeout=4)"]
 ENTRYPOINT ["regtune"]
 CMD ["ui", "--host", "0.0.0.0", "--port", "5000", "--no-browser"]
