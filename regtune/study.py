@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,10 +21,11 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from regtune.config import MAX_SEED, TrialConfig
+from regtune.config import MAX_SEED
 from regtune.errors import AGAIN, SpecChanged, StorageError, StudyBusy, StudyNotFound
 from regtune.foreign import seen
 from regtune.holding import busy, hold, session, untouched
+from regtune.origins import Origin, Request
 from regtune.quoting import printable, shell_word
 from regtune.record import (
     BUDGET,
@@ -55,43 +55,6 @@ from regtune.storage import (
 )
 from regtune.storage.ledger import FIXED, Ledger, unpack
 from regtune.storage.patience import Patience, PatientStorage
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Why a queued trial exists, when the sampler did not propose it.
-
-    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another
-    terminal, or `earlier` (another study's best). key: unique; what is queued under it is queued once.
-    config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
-    """
-
-    kind: str
-    key: str
-    config: TrialConfig | None = None
-    parameters: Mapping[str, Value] | None = None
-    attempt: int = 1
-    retry_of: int | None = None
-    control: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**asdict(self), "config": self.config.to_dict() if self.config else None}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Origin:
-        """What `to_json` wrote."""
-        config = TrialConfig.from_dict(values["config"], "origin") if values["config"] else None
-        return cls(**{**values, "config": config})
-
-
-@dataclass(frozen=True)
-class Request:
-    """What another terminal asks of the coordinator."""
-
-    key: str
-    verb: str
-    parameters: Mapping[str, Value]
 
 
 def derive_seed(seed: int, number: int, purpose: str) -> int:
@@ -374,12 +337,6 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
     if isinstance(found, bytes):
         found = unpack(found)
     return None if found is None else TrialRecord.from_json(found, f"trial {trial.number}")
-
-
-def origin_of(trial: FrozenTrial) -> Origin | None:
-    """Where a trial comes from, or None when the sampler proposed it."""
-    found = trial.user_attrs.get(ORIGIN)
-    return None if found is None else Origin.from_json(found)
 
 
 def now_ms() -> int:

@@ -59,7 +59,7 @@ def begin(settings: Settings, name: str, uid: str, year: int) -> None:
 
 
 def test_a_study_that_another_program_renamed_loses_nothing(settings: Settings) -> None:
-    """As optuna-dashboard does it; before its version 0.16 the study's attributes were lost on the way."""
+    """As optuna-dashboard does it; the study's attributes were lost on the way."""
     old = optuna.load_study(study_name=NAME, storage=settings.storage_url)
     renamed = optuna.create_study(study_name="renamed", storage=settings.storage_url)
     renamed.add_trials(old.get_trials())

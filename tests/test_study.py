@@ -19,11 +19,12 @@ from scipy import stats
 from regtune.config import DataConfig, TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.holding import hold, holder
+from regtune.origins import Origin
 from regtune.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
 from regtune.settings import load_settings
 from regtune.spec import SweepSpec
 from regtune.storage import database_path, open_engine, open_storage, redact
-from regtune.study import Origin, Study, delete, derive_seed, record_of
+from regtune.study import Study, delete, derive_seed, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import shown_end
 from regtune.tracking.trials import StudyTrials

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
-from regtune.config import DataConfig, TrialConfig
+from regtune.config import DataConfig
 from regtune.errors import AGAIN, StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
@@ -39,43 +39,13 @@ from regtune.spec import SweepSpec
 from regtune.storage import DISK_FULL
 from regtune.study import Study, now_ms, record_of
 from regtune.sweep.models import KeptModels
+from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, shown_end, spent_seconds
 from regtune.tracking import ParentState, TrackingWriter
 
 TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class BestTrial:
-    """The best trial of a study. `value`: of the sweep's metric; `parameters`: what was searched; `config`: all of it,
-    which `train` trains again.
-    """
-
-    number: int
-    value: float
-    parameters: Mapping[str, Value]
-    config: TrialConfig
-
-
-@dataclass(frozen=True)
-class SweepOutcome:
-    """How a sweep ended. `stopped`: by a person, and it can go on. `best`: None where no trial is complete.
-    `unwritten`: runs that MLflow has not got yet. `interrupted`: trials that start again from epoch 0 when it goes on.
-    """
-
-    study: str
-    complete: int
-    pruned: int
-    failed: int
-    stopped: bool
-    reason: str
-    best: BestTrial | None
-    seconds: float
-    trial_epochs: int
-    unwritten: int
-    interrupted: int = 0
 
 
 @dataclass
@@ -414,14 +384,6 @@ class Coordinator:
         self._study.end(state, now_ms())
         self._tracker.finish(state, best[0] if best else None, shown_end(self._study))
 
-    def _best(self) -> BestTrial | None:
-        for number in self._standing.best(1):
-            trial = self._study.trials()[number]
-            record = record_of(trial)
-            if record is not None and trial.value is not None:
-                return BestTrial(number, trial.value, record.parameters, record.config)
-        return None
-
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
         stopped = self._stop.is_set() or (self._draining and self._budget_left())
@@ -434,26 +396,15 @@ class Coordinator:
             raise TooManyFailures(
                 f"{self._too_many}; go on with: {AGAIN} --set max_failures={2 * tally.failed}"
             )
-        reason, cap = self._reason or ("stopped" if stopped else "the budget is used"), self._spec.run_cap
-        if self._spec.method == "grid":
-            tried, size = self._proposals.tried
-            reason += f"; {tried} of {size} points of the grid are tried"
-            if tried >= size and not stopped:
-                reason = f"all {size} points of the grid are tried"
-            elif cap is not None and tally.finished >= cap:
-                reason += f", all with: {AGAIN} --set run_cap={cap + size - tried}"
-        if not stopped and self._untried and tally.waiting and cap is not None:
-            reason += (
-                f"; {tally.waiting} queued: train them with: {AGAIN} --set run_cap={cap + tally.waiting}"
-            )
+        points = self._proposals.tried if self._spec.method == "grid" else None
         return SweepOutcome(
             study=self._study.name,
             complete=tally.complete,
             pruned=tally.pruned,
             failed=tally.failed,
             stopped=stopped,
-            reason=reason,
-            best=self._best(),
+            reason=reason_of_end(self._spec, tally, points, stopped, self._reason, self._untried),
+            best=best_trial(self._study, self._standing),
             seconds=time.monotonic() - self._began,
             trial_epochs=tally.epochs,
             unwritten=unwritten,

@@ -17,13 +17,14 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config import DataConfig
 from regtune.errors import InputError, ParameterError
+from regtune.origins import Origin, Request, origin_of
 from regtune.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.samplers import make_history, make_sampler
 from regtune.space import Space, controls
 from regtune.spec import SweepSpec
 from regtune.spec.checks import shown_value
 from regtune.storage.ledger import FIXED
-from regtune.study import Origin, Request, Study, derive_seed, now_ms, origin_of, record_of
+from regtune.study import Study, derive_seed, now_ms, record_of
 
 ATTEMPTS = 2
 """A trial whose worker died is tried once more."""

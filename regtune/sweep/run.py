@@ -21,7 +21,8 @@ from regtune.spec import SweepSpec
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.patience import Patience
 from regtune.study import Study
-from regtune.sweep.coordinator import Coordinator, SweepOutcome
+from regtune.sweep.coordinator import Coordinator
+from regtune.sweep.outcome import SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
 from regtune.tracking.store import check_store
