@@ -52,7 +52,7 @@ def remove(uri: str, tracking_uri: str, name: str = "") -> None:
 
         get_artifact_repository(uri, tracking_uri).delete_artifacts(name or None)
     elif name:
-        (folder / name).unlink(missing_ok=True)
+        (folder / Path(name).name).unlink(missing_ok=True)
     elif folder.is_dir():
         shutil.rmtree(folder)
         with suppress(OSError):  # somebody has put something beside it
