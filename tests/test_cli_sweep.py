@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -124,9 +125,11 @@ def test_the_best_trains_again_bit_for_bit(home: str, tmp_path: Path) -> None:
     assert result["figures"] == provenance.figures
     assert Path(result["model"]).exists()
     assert not result["unwritten"]
-    runs = runs_of(home, result["uid"])
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED"]
-    child = next(run for run in runs if "mlflow.parentRunId" in run.data.tags)
+    runs = runs_of(home, provenance.uid)
+    (child,) = (run for run in runs if run.data.tags.get("regtune.trial_uid", "").startswith(result["uid"]))
+    (parent,) = (run for run in runs if run.data.tags["regtune.kind"] == "study")
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.metrics["best/val_accuracy"] == provenance.figures["val_accuracy"]
     assert str(child.info.run_name).startswith(f"again #{provenance.trial:03d} ")
     (shown,) = re.findall("`regtune (show .*)`", child.data.tags["mlflow.note.content"])
@@ -194,15 +197,16 @@ def test_delete_removes_the_study_its_runs_and_its_artifacts_and_gc_what_was_for
     trials = settings.artifacts / "trials"
     assert [path for path in trials.iterdir() if path.name.startswith(uid)]
     runs = runs_of(home, uid)
-    assert len(runs) == 5
+    kinds = Counter(run.data.tags["regtune.kind"] for run in runs)
+    assert (kinds["study"], kinds["trial"]) == (1, 4)
     refused = regtune("delete", "tiny", "--home", home)
     assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
-    assert len(runs_of(home, uid)) == 5
+    assert len(runs_of(home, uid)) == len(runs)
     terminal = Terminal(["delete", "tiny", "--home", home], columns=80)
     terminal.until("[y/N]")
     terminal.process.sendline("n")
     assert terminal.finish() == 1
-    assert len(runs_of(home, uid)) == 5
+    assert len(runs_of(home, uid)) == len(runs)
     older = optuna.create_study(study_name="older", storage=settings.storage_url)
     earlier = optuna.trial.create_trial(value=1.0)
     earlier.datetime_start = datetime(2020, 1, 1)

@@ -282,7 +282,7 @@ def configured(trial: RunningTrial | FinishedTrial | Row) -> str:
         for name, value in trial.parameters.items()
         if name.split(".")[0] not in RegularizationConfig.model_fields
     ]
-    return ", ".join((mix_text(trial.mix, trial.control), *others))
+    return printable(", ".join((mix_text(trial.mix, trial.control), *others)))
 
 
 def mix_text(mix: str, control: str | None) -> str:
