@@ -207,7 +207,7 @@ def test_a_running_sweep_shows_no_secret_and_ends_its_epoch_when_stopped(team: T
         assert found == "", f"{volume}: {found}"
 
     assert team.inspected(sweep)["State"]["ExitCode"] == 130, team.logs(sweep)  # 137 would be a kill
-    assert "Stopped; everything is recorded." in team.logs(sweep)
+    assert "Stopped; finished trials are kept" in team.logs(sweep)
     assert "RUNNING" not in {row["state"] for row in board(team, "seen")}
     team.docker("rm", sweep)
 
