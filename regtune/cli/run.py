@@ -211,15 +211,15 @@ def enqueue(
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
     if holder(settings, study):
-        said = answer(settings, study, key) or "the running sweep takes it up"
+        said = exponents(answer(settings, study, key) or "the running sweep takes it up") + "."
     elif cap is not None and info.finished >= cap:
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
         command = _again(Path(info.file or "FILE"), [f"run_cap={more}"], named, home)
         said = f"the budget is used; run it with: {command}"
     else:
-        said = "it runs when the study resumes"
-    say(f"Queued {exponents(shown)}; {exponents(said)}.", quiet)
+        said = "it runs when the study resumes."
+    say(f"Queued {exponents(shown)}; {said}", quiet)
 
 
 def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:
