@@ -110,8 +110,9 @@ def test_a_study_that_is_nearly_there_is_suggested_where_its_best_are_asked_for(
 
 
 def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("regtune.watching.ANSWER_SECONDS", 120.0)
     ready, done = threading.Event(), threading.Event()
 
     def coordinate() -> None:
