@@ -36,12 +36,19 @@ from rich.table import Table
 from server import empty_database
 
 import regtune.sweep.coordinator
-from regtune.config import METRICS, DataConfig
-from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted, Verdict
-from regtune.progress import FinishedTrial, Progress
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import METRICS, DataConfig
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Task,
+    TrialEnded,
+    TrialStarted,
+    Verdict,
+)
 from regtune.settings import Settings, load_settings
-from regtune.spec import SweepSpec
-from regtune.study import Study
+from regtune.study.progress import FinishedTrial, Progress
+from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.training.result import TrialResult
 

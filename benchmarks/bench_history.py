@@ -29,10 +29,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from regtune.samplers import BEST, RECENT, History, make_sampler
-from regtune.space import Space
-from regtune.spec import SweepSpec
-from regtune.study import derive_seed
+from regtune.config.sweepfile import SweepSpec
+from regtune.search import Space
+from regtune.search.samplers import (
+    BEST,
+    RECENT,
+    History,
+    make_sampler,
+)
+from regtune.study.study import derive_seed
 
 HISTORIES: dict[str, tuple[int | None, int]] = {
     "all": (None, 0),

@@ -102,7 +102,7 @@ def project(database: str, trials: int) -> Iterator[dict[str, Any]]:
 def _store(home: Path, database: str) -> str:
     if database == "sqlite":
         return f"sqlite:///{home / 'mlflow.db'}"
-    from regtune.postgres import Embedded
+    from regtune.storage.postgres import Embedded
 
     return Embedded(home).url("mlflow")
 

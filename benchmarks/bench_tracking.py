@@ -33,9 +33,10 @@ from rich.table import Table
 import regtune.sweep.run
 from regtune import SweepSpec, run_sweep
 from regtune.executors.local import LocalExecutor
+from regtune.server import service
+from regtune.server.databases import init_databases
 from regtune.settings import Settings, load_settings
-from regtune.tracking import TrackingWriter, service
-from regtune.tracking.databases import init_databases
+from regtune.tracking import TrackingWriter
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 WORKERS = 2

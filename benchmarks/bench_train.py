@@ -29,8 +29,8 @@ configure()
 
 from floor import Floor  # noqa: E402
 
-from regtune.config import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
-from regtune.data import Data, load_data  # noqa: E402
+from regtune.config.trial import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
+from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.settings import load_settings  # noqa: E402
 from regtune.training import train  # noqa: E402
 

@@ -26,13 +26,19 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from regtune.config import DataConfig
-from regtune.origins import Origin
-from regtune.record import DATA, ORIGIN, RECORD, Kept, TrialRecord
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig
+from regtune.search import Space, controls
 from regtune.settings import Settings, load_settings
-from regtune.space import Space, controls
-from regtune.spec import SweepSpec
-from regtune.study import Study, derive_seed
+from regtune.study.origins import Origin
+from regtune.study.record import (
+    DATA,
+    ORIGIN,
+    RECORD,
+    Kept,
+    TrialRecord,
+)
+from regtune.study.study import Study, derive_seed
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 RUNGS = (2, 6, 18)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from regtune.data import load_arrays
+from regtune.data.datasets import load_arrays
 from regtune.settings import load_settings
 
 found = load_arrays("mnist", load_settings().data_dir)

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from regtune.config import TrialConfig
-from regtune.data import load_arrays
-from regtune.model import build_model
+from regtune.config.trial import TrialConfig
+from regtune.data.datasets import load_arrays
 from regtune.settings import load_settings
+from regtune.training.model import build_model
 
 found = load_arrays("mnist", load_settings().data_dir)
 images = found.x_train.astype(np.float64) / 255.0

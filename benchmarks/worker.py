@@ -10,8 +10,8 @@ configure()
 
 import psutil  # noqa: E402
 
-from regtune.config import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
-from regtune.data import load_data  # noqa: E402
+from regtune.config.trial import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
+from regtune.data.datasets import load_data  # noqa: E402
 from regtune.settings import load_settings  # noqa: E402
 from regtune.training import train  # noqa: E402
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from regtune.config import TrialConfig
-    from regtune.data import load_data
-    from regtune.model import build_model
-    from regtune.spec import SweepSpec
+    from regtune.config.sweepfile import SweepSpec
+    from regtune.config.trial import TrialConfig
+    from regtune.data.datasets import load_data
     from regtune.sweep import run_sweep
     from regtune.training import TrialResult, train
+    from regtune.training.model import build_model
 
 __version__ = "0.1.0"
 
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SweepSpec": "regtune.spec",
-    "TrialConfig": "regtune.config",
+    "SweepSpec": "regtune.config.sweepfile",
+    "TrialConfig": "regtune.config.trial",
     "TrialResult": "regtune.training",
-    "build_model": "regtune.model",
-    "load_data": "regtune.data",
+    "build_model": "regtune.training.model",
+    "load_data": "regtune.data.datasets",
     "run_sweep": "regtune.sweep",
     "train": "regtune.training",
 }

@@ -7,6 +7,7 @@ container engine, which decides about their mode. A secret is never part of a UR
 
 from __future__ import annotations
 
+import base64
 import errno
 import io
 import os
@@ -60,6 +61,20 @@ def secret(name: str) -> str | None:
         if path := given.get(f"{name}_FILE"):
             return _one_line(_read(Path(path).expanduser(), f"{name}_FILE"), f"{name}_FILE: {path}")
     return None
+
+
+def authorization() -> dict[str, str]:
+    """The header of a request with the credentials that were given for the tracking server; empty without any."""
+    name, password = secret(TRACKING_USERNAME), secret(TRACKING_PASSWORD)
+    if name and password:
+        return basic(name, password)
+    token = secret(TRACKING_TOKEN)
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    """The header of a request by an account (RFC 7617)."""
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
 
 
 def without_secrets(environment: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regtune.credentials import in_url
 from regtune.errors import SettingsError
-from regtune.quoting import printable
+from regtune.escaping import printable
 
 IN_NO_URL = (
     "a URL with a password or token ends up in logs and process lists; give it as OPTUNA_STORAGE_PASSWORD, "

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from regtune.spec import TARGETS, SweepSpec, Target
+from regtune.config.sweepfile import TARGETS, SweepSpec, Target
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 QUICK = next(path for path in SWEEPS if path.stem == "quickstart")

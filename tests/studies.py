@@ -12,8 +12,14 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from regtune.config import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
-from regtune.record import (
+from regtune.config.trial import (
+    DataConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from regtune.settings import sqlite_url
+from regtune.study.record import (
     BUDGET,
     DATA,
     ORIGIN,
@@ -25,7 +31,6 @@ from regtune.record import (
     TrialRecord,
     trial_uid,
 )
-from regtune.settings import sqlite_url
 
 PLACEMENTS = ("none", "before_activation", "after_activation")
 DISTRIBUTIONS = {"dropout": FloatDistribution(0.0, 0.6), "batchnorm": CategoricalDistribution(PLACEMENTS)}

@@ -22,12 +22,12 @@ from parts import missing
 from specs import QUICK, spec_of
 
 from regtune.cli import main
-from regtune.holding import hold, holder
+from regtune.server import service
+from regtune.server.databases import init_databases
 from regtune.settings import Settings
 from regtune.storage import locks, open_storage, sqlite
-from regtune.study import load, request
-from regtune.tracking import service
-from regtune.tracking.databases import init_databases
+from regtune.study.ownership import hold, holder
+from regtune.study.study import load, request
 
 NAME = "mnist-regularization"
 NOBODY = 65534

@@ -16,18 +16,18 @@ import yaml
 from stores import free_port, regtune
 from test_sweep import SPEC
 
+from regtune.credentials import basic
 from regtune.errors import InputError, SettingsError
-from regtune.settings import Settings
-from regtune.tracking.auth import (
+from regtune.server.accounts import (
     SHORTEST_PASSWORD,
     accounts_environment,
-    basic,
     is_loopback,
     password_notice,
     wants_accounts,
 )
+from regtune.server.process import Server, group_members, notices
+from regtune.settings import Settings
 from regtune.tracking.page import trials_page
-from regtune.tracking.server import Server, group_members, notices
 
 ADMIN, ADMINS = "admin", "correct-horse-battery"
 READER, READERS = "reader", "reads-and-nothing-more"
@@ -216,7 +216,7 @@ def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_s
     assert page.startswith(f"{server.url}/#/experiments/")
     from mlflow import MlflowClient
 
-    from regtune.tracking.store import settle_environment
+    from regtune.storage.mlflow import settle_environment
 
     settle_environment(server.url)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADMINS)

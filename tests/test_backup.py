@@ -22,12 +22,12 @@ import studies
 from mlflow import MlflowClient
 from stores import Postgres, free_port, regtune, until
 
-from regtune.backup import make_backup, plan_restore, restore
 from regtune.errors import InputError, StorageError
-from regtune.holding import hold
+from regtune.server.databases import init_databases
 from regtune.settings import Settings
-from regtune.tracking.databases import init_databases
-from regtune.tracking.store import connect, make_store
+from regtune.storage.mlflow import connect, make_store
+from regtune.study.ownership import hold
+from regtune.upkeep.backup import make_backup, plan_restore, restore
 
 STUDY = "mnist-regularization"
 WEIGHTS = b"weights" * 1000
@@ -299,7 +299,7 @@ def test_a_backup_that_was_killed_is_none(settings: Settings, tmp_path: Path) ->
         [
             sys.executable,
             "-c",
-            "import os; from pathlib import Path; from regtune.backup import make_backup; "
+            "import os; from pathlib import Path; from regtune.upkeep.backup import make_backup; "
             "from regtune.settings import load_settings; "
             "make_backup(load_settings(home=Path('home')), Path('copy'), lambda *_: os.kill(os.getpid(), 9))",
         ],

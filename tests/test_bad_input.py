@@ -24,7 +24,7 @@ from terminals import START, environment
 from typer.main import get_command
 
 from regtune.cli import app, main
-from regtune.source import MAX_PROBLEMS
+from regtune.config.source import MAX_PROBLEMS
 
 COMMAND = get_command(app)
 """What `app` makes of itself at each call: that takes longer than most of these files."""

@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specs import SWEEPS
 
-from regtune.best import load_best
-from regtune.config import KEYS
-from regtune.data import load_arrays
+from regtune.config.source import MAX_MESSAGE, MAX_PROBLEMS
+from regtune.config.sweepfile import TARGETS, SweepSpec
+from regtune.config.trial import KEYS
+from regtune.data.datasets import load_arrays
 from regtune.errors import InputError
-from regtune.source import MAX_MESSAGE, MAX_PROBLEMS
-from regtune.spec import TARGETS, SweepSpec
+from regtune.study.best import load_best
 
 FEW = settings(
     max_examples=60,

@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 import studies
 
-from regtune.best import Best, best_of, changes, load_best, parse_best
-from regtune.config import TrialConfig
-from regtune.errors import ConfigError, SpecError, StorageError, StudyNotFound
-from regtune.spec import SweepSpec
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import TrialConfig
+from regtune.errors import (
+    ConfigError,
+    SpecError,
+    StorageError,
+    StudyNotFound,
+)
 from regtune.storage import open_engine
+from regtune.study.best import (
+    Best,
+    best_of,
+    changes,
+    load_best,
+    parse_best,
+)
 
 NAME = "mnist-regularization"
 

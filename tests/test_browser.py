@@ -19,11 +19,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from test_tracking_writer import ROOT, free_port
 
 from regtune import SweepSpec, run_sweep
+from regtune.server.process import Server
 from regtune.settings import Settings, load_settings
-from regtune.syncing import sync
 from regtune.tracking import names
+from regtune.tracking.folder import sync
 from regtune.tracking.page import trials_page
-from regtune.tracking.server import Server
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import big_study

@@ -16,13 +16,13 @@ import studies
 import tracking_records as records
 from optuna.trial import TrialState
 
-from regtune.cleanup import delete_study, find_garbage, remove
 from regtune.errors import TrackingError
-from regtune.holding import hold
-from regtune.record import RECORD, STUDY_UID
 from regtune.settings import Settings
+from regtune.study.ownership import hold
+from regtune.study.record import RECORD, STUDY_UID
 from regtune.tracking.sync import catch_up, tracked_studies
 from regtune.tracking.sync import delete_study as delete_runs
+from regtune.upkeep.cleanup import delete_study, find_garbage, remove
 
 NAME, UID = "tried", "0a1b2c"
 

@@ -18,11 +18,11 @@ from terminals import START, Terminal, environment, regtune
 from typer.main import get_command
 
 from regtune.cli import app, main
-from regtune.config import DataConfig
-from regtune.holding import hold
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig
 from regtune.settings import Settings, load_settings
-from regtune.spec import SweepSpec
-from regtune.study import Study
+from regtune.study.ownership import hold
+from regtune.study.study import Study
 from regtune.sweep.proposals import Proposals
 
 COMMAND = get_command(app)
@@ -112,7 +112,7 @@ def test_a_study_that_is_nearly_there_is_suggested_where_its_best_are_asked_for(
 def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regtune.watching.ANSWER_SECONDS", 120.0)
+    monkeypatch.setattr("regtune.sweep.watch.ANSWER_SECONDS", 120.0)
     ready, done = threading.Event(), threading.Event()
 
     def coordinate() -> None:

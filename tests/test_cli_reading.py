@@ -16,12 +16,12 @@ from optuna.trial import TrialState, create_trial
 from terminals import Terminal, regtune
 from typer.testing import CliRunner
 
-from regtune.best import load_best
 from regtune.cli import app
 from regtune.errors import InputError
-from regtune.holding import hold
-from regtune.record import RECORD
 from regtune.settings import load_settings
+from regtune.study.best import load_best
+from regtune.study.ownership import hold
+from regtune.study.record import RECORD
 
 NAME = "mnist-regularization"
 HOME = Path("mlruns")
@@ -299,7 +299,7 @@ def test_best_replaces_another_file_only_when_told_to() -> None:
 
 
 def test_best_prints_what_train_reads() -> None:
-    from regtune.best import parse_best
+    from regtune.study.best import parse_best
 
     found = parse_best(run("best", NAME))
     assert found.provenance is not None
@@ -323,7 +323,7 @@ def test_stop_leaves_no_request_where_nobody_runs() -> None:
     found = regtune("stop", NAME)
     assert "Nobody runs" in found.stderr
     from regtune.storage import open_storage
-    from regtune.study import load
+    from regtune.study.study import load
 
     attributes = load(open_storage(load_settings()), NAME).user_attrs
     assert not [key for key in attributes if key.startswith("regtune.request.")]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from terminals import Terminal, regtune
 
-from regtune.best import load_best
-from regtune.cleanup import find_garbage
 from regtune.settings import load_settings
-from regtune.tracking.store import connect
+from regtune.storage.mlflow import connect
+from regtune.study.best import load_best
+from regtune.upkeep.cleanup import find_garbage
 
 TINY = """\
 name: tiny

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import regtune
-from regtune.config import (
+from regtune.config.trial import (
     METRICS,
     DataConfig,
     EarlyStoppingConfig,
@@ -94,7 +94,7 @@ def test_ways_to_write_the_same_configuration_have_one_digest(regularization):
 
 
 def test_the_digest_is_the_same_in_another_process_with_another_hash_seed():
-    code = "from regtune.config import TrialConfig; print(TrialConfig().digest)"
+    code = "from regtune.config.trial import TrialConfig; print(TrialConfig().digest)"
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],

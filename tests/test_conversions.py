@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from regtune.config import DataConfig
-from regtune.data import load_arrays, load_data
+from regtune.config.trial import DataConfig
+from regtune.data.datasets import load_arrays, load_data
 from regtune.errors import DataError
 
 COUNT = 40

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from regtune.leaderboard import read_board
+from regtune.config.sweepfile import SweepSpec
 from regtune.settings import load_settings
-from regtune.spec import SweepSpec
 from regtune.storage import open_engine
+from regtune.study.board import read_board
 from regtune.sweep import run_sweep
 
 SPEC = {

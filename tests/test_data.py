@@ -13,16 +13,22 @@ import pytest
 from parts import full_mnist
 from sklearn.model_selection import train_test_split
 
-from regtune.best import Best
-from regtune.config import DataConfig, TrialConfig
-from regtune.data import DIGESTS, Arrays, load_arrays, load_data, split_of
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig, TrialConfig
+from regtune.data.datasets import (
+    DIGESTS,
+    Arrays,
+    load_arrays,
+    load_data,
+    split_of,
+)
 from regtune.errors import DataError, StorageError
-from regtune.plan import make_plan
-from regtune.progress import FinishedTrial, Progress
-from regtune.retrain import retrain
 from regtune.settings import load_settings
-from regtune.spec import SweepSpec
+from regtune.study.best import Best
+from regtune.study.progress import FinishedTrial, Progress
 from regtune.sweep import run_sweep
+from regtune.sweep.plan import make_plan
+from regtune.sweep.retrain import retrain
 
 
 def arrays(count: int = 20) -> dict[str, Any]:
@@ -224,7 +230,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_what_is_missing_is_said_with_the_places_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regtune.data.KERAS_CACHE", tmp_path / "keras")
+    monkeypatch.setattr("regtune.data.datasets.KERAS_CACHE", tmp_path / "keras")
     with pytest.raises(
         DataError, match=r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
     ):

@@ -23,15 +23,22 @@ from optuna.storages import RDBStorage
 from specs import spec_of
 from stores import Postgres, regtune
 
-from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
-from regtune.holding import hold
-from regtune.leaderboard import list_studies, read_board
+from regtune.errors import (
+    NoStudies,
+    RegtuneError,
+    SettingsError,
+    StorageError,
+    TrackingError,
+)
+from regtune.server.databases import check_databases, init_databases, upgrade_databases
 from regtune.settings import Settings, load_settings
-from regtune.storage import migration, open_engine, open_storage, studies_engine
-from regtune.storage.schema import STUDIES, TRACKING, studies_revision
-from regtune.sweep import run_sweep
-from regtune.tracking.databases import check_databases, init_databases, upgrade_databases
-from regtune.tracking.store import (
+from regtune.storage import (
+    migration,
+    open_engine,
+    open_storage,
+    studies_engine,
+)
+from regtune.storage.mlflow import (
     check_store,
     connect,
     make_store,
@@ -39,6 +46,10 @@ from regtune.tracking.store import (
     tracking_revision,
     tracking_schema,
 )
+from regtune.storage.schema import STUDIES, TRACKING, studies_revision
+from regtune.study.board import list_studies, read_board
+from regtune.study.ownership import hold
+from regtune.sweep import run_sweep
 
 STUDY = "mnist-regularization"
 EARLIER_STUDIES = "v3.0.0.d"
@@ -178,7 +189,7 @@ def test_looking_at_a_store_imports_no_mlflow(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import sys; from regtune.settings import load_settings; "
-            "from regtune.tracking.databases import check_databases; check_databases(load_settings()); "
+            "from regtune.server.databases import check_databases; check_databases(load_settings()); "
             "sys.exit(bool({'mlflow', 'tensorflow', 'optuna'} & sys.modules.keys()))",
         ],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},

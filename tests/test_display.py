@@ -18,8 +18,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from regtune.cli import app
-from regtune.cli.display import STOPPING, LineDisplay, LiveDisplay, finished_line
-from regtune.cli.drawing import (
+from regtune.cli.terminal import working
+from regtune.cli.views.display import (
+    STOPPING,
+    LineDisplay,
+    LiveDisplay,
+    finished_line,
+)
+from regtune.cli.views.drawing import (
     BARS,
     budget_bar,
     clock,
@@ -29,8 +35,7 @@ from regtune.cli.drawing import (
     sparkline,
     sweep_view,
 )
-from regtune.cli.terminal import working
-from regtune.progress import FinishedTrial, Progress, RunningTrial
+from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 
 FINISHED = FinishedTrial(
     number=17,

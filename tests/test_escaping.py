@@ -28,14 +28,26 @@ from terminals import Terminal
 from typer.testing import CliRunner
 
 from regtune.cli import app
-from regtune.cli.drawing import sweep_view
 from regtune.cli.terminal import Screen, wrapped
-from regtune.errors import ConfigError, RegtuneError, SpecError, StorageError
-from regtune.progress import FinishedTrial, Progress, RunningTrial
-from regtune.quoting import code, csv_cell, markdown, printable, printable_lines, shell_word
-from regtune.record import TrialRecord
+from regtune.cli.views.drawing import sweep_view
+from regtune.config.sweepfile import SweepSpec
+from regtune.errors import (
+    ConfigError,
+    RegtuneError,
+    SpecError,
+    StorageError,
+)
+from regtune.escaping import (
+    code,
+    csv_cell,
+    markdown,
+    printable,
+    printable_lines,
+    shell_word,
+)
 from regtune.settings import Settings
-from regtune.spec import SweepSpec
+from regtune.study.progress import FinishedTrial, Progress, RunningTrial
+from regtune.study.record import TrialRecord
 
 HOSTILE = {
     "markup": "[red]x[/red][link=http://evil.example]y[/link][bold",
@@ -363,7 +375,7 @@ def test_a_sweep_file_s_path_and_keys_cannot_act(name: str) -> None:
 
 
 def test_a_configuration_s_provenance_cannot_act(home: Path) -> None:
-    from regtune.best import parse_best
+    from regtune.study.best import parse_best
 
     good = runner.invoke(app, ["best", PLAIN["spec"], "--home", str(home)]).stdout
     values = yaml.safe_load(good)
@@ -396,8 +408,8 @@ NAMES = [
 
 
 def test_an_experiment_is_found_again_whatever_its_name(tmp_path: Path) -> None:
+    from regtune.storage.mlflow import connect
     from regtune.tracking.projection import Projection
-    from regtune.tracking.store import connect
 
     settings = Settings(REGTUNE_HOME=tmp_path / "home")
     client = connect(settings.mlflow_uri, settings.artifacts)
@@ -440,9 +452,9 @@ def test_mlflow_s_page_shows_foreign_texts_as_they_are(tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
     from stores import free_port
 
+    from regtune.server.process import Server
+    from regtune.storage.mlflow import connect
     from regtune.tracking.projection import Projection
-    from regtune.tracking.server import Server
-    from regtune.tracking.store import connect
 
     settings = Settings(REGTUNE_HOME=tmp_path / "home")
     text = f"{HOSTILE['HTML']} {HOSTILE['Markdown']} http://evil.example a@evil.example {HOSTILE['bidi']}"

@@ -21,16 +21,21 @@ from stores import UNUSUAL
 from typer.testing import CliRunner
 
 import regtune
-from regtune.backup.dumps import dump_lines, load_lines
 from regtune.cli import app
 from regtune.credentials import in_url
 from regtune.errors import SettingsError
-from regtune.postgres import Embedded
+from regtune.server.accounts import accounts_environment
+from regtune.server.choice import named
 from regtune.settings import Settings, sqlite_url
-from regtune.storage import database_path, parse_url, place, studies_url
-from regtune.tracking.auth import accounts_environment
-from regtune.tracking.store import store_url, tracking_engine
-from regtune.tracking.stores import named
+from regtune.storage import (
+    database_path,
+    parse_url,
+    place,
+    studies_url,
+)
+from regtune.storage.mlflow import store_url, tracking_engine
+from regtune.storage.postgres import Embedded
+from regtune.upkeep.backup.dumps import dump_lines, load_lines
 
 NAMES = (
     *(

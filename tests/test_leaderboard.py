@@ -18,7 +18,8 @@ from sqlalchemy import Engine, event
 from terminals import environment
 
 from regtune.errors import InputError, StorageError, StudyNotFound
-from regtune.leaderboard import (
+from regtune.storage import open_engine
+from regtune.study.board import (
     Row,
     StudyInfo,
     columns,
@@ -34,8 +35,7 @@ from regtune.leaderboard import (
     read_study,
     read_trial,
 )
-from regtune.progress import Progress
-from regtune.storage import open_engine
+from regtune.study.progress import Progress
 from regtune.tracking.contents import points_of
 from regtune.tracking.trials import StudyTrials
 
@@ -198,7 +198,7 @@ def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: o
         optuna.trial.create_trial(
             state=TrialState.COMPLETE,
             value=0.01,
-            user_attrs={"regtune.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
+            user_attrs={"regtune.study.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
         )
     )
     with pytest.raises(StorageError, match="trial 9: its record cannot be read"):
@@ -237,7 +237,7 @@ def test_what_regtune_has_not_trained_is_foreign_and_counts_for_nothing(
 
 def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine: Engine) -> None:
     code = (
-        "import sys; from regtune.leaderboard import read_board; "
+        "import sys; from regtune.study.board import read_board; "
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'optuna'} & set(sys.modules)))"
     )
     found = subprocess.run(

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from stores import Postgres
 
-from regtune.storage.ledger import Ledger, unpack
+from regtune.study.trial_cache import Ledger, unpack
 
 FLAT = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
 

@@ -15,8 +15,8 @@ configure()
 
 import keras  # noqa: E402
 
-from regtune.config import RegularizationConfig, TrialConfig  # noqa: E402
-from regtune.model import Seeds, build_model  # noqa: E402
+from regtune.config.trial import RegularizationConfig, TrialConfig  # noqa: E402
+from regtune.training.model import Seeds, build_model  # noqa: E402
 
 
 def _network(**regularization: object) -> keras.Sequential:

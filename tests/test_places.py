@@ -14,11 +14,16 @@ import pytest
 import tracking_records as records
 from mlflow import MlflowClient
 
-from regtune.doctor import examine
 from regtune.settings import Settings, read_stores, write_stores
-from regtune.status import look
-from regtune.tracking.places import inside
-from regtune.tracking.sync import catch_up, delete_study, project, strays
+from regtune.storage.artifacts import inside
+from regtune.tracking.sync import (
+    catch_up,
+    delete_study,
+    project,
+    strays,
+)
+from regtune.upkeep.doctor import examine
+from regtune.upkeep.status import look
 
 MODEL = {"model.keras": hashlib.sha256(b"weights").hexdigest()}
 

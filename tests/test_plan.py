@@ -13,12 +13,12 @@ import studies
 from optuna.trial import TrialState, create_trial
 from terminals import environment
 
-from regtune.config import TrainingConfig
-from regtune.data import load_arrays
-from regtune.plan import make_plan
-from regtune.record import DATA
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import TrainingConfig
+from regtune.data.datasets import load_arrays
 from regtune.settings import load_settings
-from regtune.spec import SweepSpec
+from regtune.study.record import DATA
+from regtune.sweep.plan import make_plan
 
 SPEC = {
     "name": "planned",
@@ -37,8 +37,8 @@ def spec(**changes: object) -> SweepSpec:
 
 def test_planning_imports_neither_tensorflow_nor_mlflow() -> None:
     code = (
-        "import sys; from regtune.plan import make_plan; from regtune.settings import load_settings; "
-        f"from regtune.spec import SweepSpec; make_plan(SweepSpec.from_dict({SPEC!r}), load_settings()); "
+        "import sys; from regtune.sweep.plan import make_plan; from regtune.settings import load_settings; "
+        f"from regtune.config.sweepfile import SweepSpec; make_plan(SweepSpec.from_dict({SPEC!r}), load_settings()); "
         "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules)))"
     )
     found = subprocess.run(
@@ -169,7 +169,7 @@ def test_data_elsewhere_is_the_same_data_and_other_data_of_the_same_name_is_not(
 def test_missing_data_is_said_and_does_not_prevent_the_plan(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("regtune.data.KERAS_CACHE", tmp_path)
+    monkeypatch.setattr("regtune.data.datasets.KERAS_CACHE", tmp_path)
     plan = make_plan(spec(dataset="mnist"), load_settings(data_dir=tmp_path))
     assert "regtune data fetch mnist" in plan.data_problem
     assert plan.refusal == plan.data_problem

@@ -20,11 +20,11 @@ from parts import missing
 from stores import Postgres, free_port, regtune, until
 
 from regtune.errors import StorageError
-from regtune.postgres import Embedded, trim
+from regtune.server import service
+from regtune.server.choice import choose
 from regtune.settings import Settings, read_stores
 from regtune.storage import studies_engine
-from regtune.tracking import service
-from regtune.tracking.stores import choose
+from regtune.storage.postgres import Embedded, trim
 
 AWAY = "the PostgreSQL of this folder is not running; try: regtune up"
 

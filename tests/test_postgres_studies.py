@@ -21,12 +21,12 @@ from stores import Postgres, postgres, until
 from test_sweep import spec
 
 from regtune.errors import SettingsError, StorageError, StudyBusy
-from regtune.holding import hold, holder
-from regtune.leaderboard import read_board
 from regtune.settings import Settings, load_settings
 from regtune.storage import locks, open_engine, open_storage
 from regtune.storage.patience import Patience
-from regtune.study import Study
+from regtune.study.board import read_board
+from regtune.study.ownership import hold, holder
+from regtune.study.study import Study
 from regtune.sweep import run_sweep
 
 
@@ -47,7 +47,7 @@ def own_server() -> Iterator[Postgres]:
 
 def _hold_elsewhere(settings: Settings) -> subprocess.Popen[str]:
     code = (
-        "import time; from regtune.holding import hold; from regtune.settings import load_settings\n"
+        "import time; from regtune.study.ownership import hold; from regtune.settings import load_settings\n"
         'with hold(load_settings(), "small"): print("held", flush=True); time.sleep(100)'
     )
     environment = {**os.environ, "OPTUNA_STORAGE": settings.storage_url, "PYTHONPATH": ":".join(sys.path)}

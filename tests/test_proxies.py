@@ -10,7 +10,7 @@ import pytest
 from requests.utils import should_bypass_proxies
 from stores import free_port
 
-from regtune.proxies import bypass_proxies
+from regtune.processes import bypass_proxies
 
 
 @pytest.fixture(autouse=True)

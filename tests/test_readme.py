@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from regtune.spec import SweepSpec
+from regtune.config.sweepfile import SweepSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

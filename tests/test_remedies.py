@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from regtune.cli import main
 from regtune.errors import AGAIN, TooManyFailures
-from regtune.record import FILE
+from regtune.study.record import FILE
 
 SWEEP = """
 name: small

@@ -18,13 +18,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
+from regtune.config.sweepfile import SweepSpec
 from regtune.errors import SpecError
-from regtune.samplers import BEST, History, make_pruner, make_sampler
-from regtune.samplers.history import OfTheSpace
-from regtune.samplers.tpe import TPE
-from regtune.space import Space
-from regtune.spec import SweepSpec
-from regtune.storage.ledger import Ledger
+from regtune.search import Space
+from regtune.search.history import OfTheSpace
+from regtune.search.samplers import (
+    BEST,
+    History,
+    make_pruner,
+    make_sampler,
+)
+from regtune.search.tpe import TPE
+from regtune.study.trial_cache import Ledger
 
 FLAT = {
     "dropout": {"min": 0.0, "max": 0.6},

@@ -19,7 +19,10 @@ from sqlalchemy import Engine, event
 from stores import Postgres
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from regtune.leaderboard import (
+from regtune.config.sweepfile import SweepSpec
+from regtune.settings import Settings, load_settings
+from regtune.storage import open_engine
+from regtune.study.board import (
     COLUMNS,
     Row,
     list_studies,
@@ -34,11 +37,8 @@ from regtune.leaderboard import (
     read_trial,
     top_and_controls,
 )
-from regtune.record import ORIGIN, TrialRecord
-from regtune.settings import Settings, load_settings
-from regtune.spec import SweepSpec
-from regtune.storage import open_engine
-from regtune.study import Study, record_of
+from regtune.study.record import ORIGIN, TrialRecord
+from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing, Tally
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -23,7 +23,7 @@ from stores import Postgres, free_port, postgres
 
 from regtune.credentials import SECRETS
 from regtune.settings import Settings
-from regtune.tracking.store import connect
+from regtune.storage.mlflow import connect
 
 ROOT = Path(__file__).parents[1]
 STUDIES, RUNS, ADMIN, KEY, TOKEN = (
@@ -320,7 +320,7 @@ def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tm
             verb("down")
 
     dump = guarded.dump()
-    for told in (b"SCRAM-SHA-256$", b"regtune.trial_uid", b"regtune.record"):
+    for told in (b"SCRAM-SHA-256$", b"regtune.trial_uid", b"regtune.study.record"):
         assert told in dump
     assert not canaries.found(dump)
     assert not canaries.found("\n".join(printed))

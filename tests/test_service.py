@@ -22,9 +22,9 @@ from stores import free_port, regtune, until
 from test_sweep import SPEC
 
 from regtune.errors import InputError, TrackingError
+from regtune.server import service
 from regtune.settings import Settings
-from regtune.tracking import service
-from regtune.tracking.health import trouble
+from regtune.storage.health import trouble
 from regtune.tracking.target import target_of
 from regtune.tracking.views import runs_path
 
@@ -242,7 +242,7 @@ def test_the_server_outlives_the_terminal_and_a_sweep_writes_through_it(
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SPEC, "run_cap": 2}))
     ended = regtune("sweep", "small.yaml", "--workers", "1")
     assert ended.returncode == 0, ended.stderr
-    from regtune.tracking.store import connect
+    from regtune.storage.mlflow import connect
 
     through = connect(found.url, settings.artifacts)
     direct = connect(settings.mlflow_uri, settings.artifacts)

@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from specs import spec_of, specs
 
-from regtune.config import DataConfig, EarlyStoppingConfig, ModelConfig, RegularizationConfig, TrialConfig
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import (
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrialConfig,
+)
 from regtune.errors import ParameterError, SpecError
-from regtune.space import Row, Space
-from regtune.spec import SweepSpec
+from regtune.search import Row, Space
 
 DATA = DataConfig(name="mnist-5k")
 MIXED = {

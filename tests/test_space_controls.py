@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from specs import SWEEPS, spec_of, specs
 
-from regtune.config import DataConfig, EarlyStoppingConfig, RegularizationConfig
-from regtune.space import Space, controls
-from regtune.spec import SweepSpec
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig, EarlyStoppingConfig, RegularizationConfig
+from regtune.search import Space, controls
 
 DATA = DataConfig(name="mnist-5k", digest="0" * 64)
 FULL = {

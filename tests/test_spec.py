@@ -18,13 +18,25 @@ from pydantic import ValidationError
 from specs import spec_of, specs
 
 import regtune
-from regtune.config import DataConfig, EarlyStoppingConfig, ModelConfig, RegularizationConfig, TrainingConfig
-from regtune.data import NAMES
+from regtune.config.sweepfile import (
+    TARGETS,
+    Categorical,
+    Constant,
+    Range,
+    SweepSpec,
+)
+from regtune.config.sweepfile.checks import DATASETS, control_count
+from regtune.config.sweepfile.specification import BUDGET_KEYS
+from regtune.config.trial import (
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+)
+from regtune.data.datasets import NAMES
 from regtune.errors import SpecError
-from regtune.space import controls
-from regtune.spec import TARGETS, Categorical, Constant, Range, SweepSpec
-from regtune.spec.checks import DATASETS, control_count
-from regtune.spec.specification import BUDGET_KEYS
+from regtune.search import controls
 
 GOOD = """\
 run_cap: 20
@@ -147,7 +159,7 @@ def test_the_order_of_keys_in_the_file_changes_nothing(write):
 
 def test_the_digest_is_the_same_in_another_process_with_another_hash_seed(write):
     path = write(GOOD).resolve()
-    code = f"from regtune.spec import SweepSpec; print(SweepSpec.load({str(path)!r}).digest)"
+    code = f"from regtune.config.sweepfile import SweepSpec; print(SweepSpec.load({str(path)!r}).digest)"
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -165,7 +177,7 @@ def test_the_digest_is_the_same_in_another_process_with_another_hash_seed(write)
 def test_reading_a_spec_imports_neither_optuna_nor_tensorflow_nor_mlflow(write):
     path = write(GOOD).resolve()
     code = (
-        f"import sys; from regtune.spec import SweepSpec; SweepSpec.load({str(path)!r}); "
+        f"import sys; from regtune.config.sweepfile import SweepSpec; SweepSpec.load({str(path)!r}); "
         "print([name for name in ('optuna', 'tensorflow', 'keras', 'mlflow', 'numpy', 'torch') if name in sys.modules])"
     )
     folder = Path(regtune.__file__).parent.parent
@@ -673,7 +685,7 @@ def test_cmaes_refuses_a_space_without_numbers_and_warns_of_lists_among_them():
 
 
 def test_gp_without_torch_is_refused_with_the_line_that_installs_it(write, monkeypatch):
-    monkeypatch.setattr("regtune.spec.reading.find_spec", lambda name: None)
+    monkeypatch.setattr("regtune.config.sweepfile.reading.find_spec", lambda name: None)
     path = write("method: gp\n" + GOOD)
     assert only_problem(path) == (
         'sweep.yaml:1: method: gp needs torch, which is not installed; try: pip install "regtune[gp]"'
@@ -681,7 +693,7 @@ def test_gp_without_torch_is_refused_with_the_line_that_installs_it(write, monke
 
 
 def test_a_stored_gp_study_can_be_read_without_torch(monkeypatch):
-    monkeypatch.setattr("regtune.spec.reading.find_spec", lambda name: None)
+    monkeypatch.setattr("regtune.config.sweepfile.reading.find_spec", lambda name: None)
     assert spec_of({"dropout": {"min": 0, "max": 0.5}}, method="gp").method == "gp"
 
 
@@ -913,7 +925,9 @@ def test_nothing_that_can_be_written_does_more_than_be_refused_or_read(keys, par
     assert len(set(problems)) == len(problems)
 
 
-@pytest.mark.parametrize("module", ["regtune.config", "regtune.spec.specification", "regtune.space.space"])
+@pytest.mark.parametrize(
+    "module", ["regtune.config.trial", "regtune.config.sweepfile.specification", "regtune.search.space"]
+)
 def test_the_examples_of_the_docstrings_are_true(module):
     found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 0

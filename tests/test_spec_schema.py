@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from specs import SWEEPS, specs
 
+from regtune.config.source import SWEEP, read
+from regtune.config.sweepfile import SweepSpec, json_schema
+from regtune.config.sweepfile.reading import IGNORED
 from regtune.errors import SpecError
-from regtune.source import SWEEP, read
-from regtune.spec import SweepSpec, json_schema
-from regtune.spec.reading import IGNORED
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 GOOD: dict[str, Any] = {"run_cap": 9, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}

@@ -10,9 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regtune.config.source import (
+    MAX_BYTES,
+    SWEEP,
+    parse,
+    read,
+)
+from regtune.config.sweepfile import SweepSpec
 from regtune.errors import SpecError
-from regtune.source import MAX_BYTES, SWEEP, parse, read
-from regtune.spec import SweepSpec
 
 
 def refusal(path: str | Path) -> str:

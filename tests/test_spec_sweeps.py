@@ -8,8 +8,8 @@ import optuna
 import pytest
 from specs import SWEEPS
 
-from regtune.space import Space
-from regtune.spec import Constant, SweepSpec
+from regtune.config.sweepfile import Constant, SweepSpec
+from regtune.search import Space
 
 EACH = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 

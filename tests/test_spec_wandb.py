@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 from specs import spec_of
 
+from regtune.config.sweepfile import (
+    Constant,
+    PrunerSpec,
+    Range,
+    SweepSpec,
+)
 from regtune.errors import SpecError
-from regtune.spec import Constant, PrunerSpec, Range, SweepSpec
 
 WANDB = """\
 program: train.py

@@ -16,15 +16,37 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from regtune.config import DataConfig, TrialConfig
-from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
-from regtune.holding import hold, holder
-from regtune.origins import Origin
-from regtune.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig, TrialConfig
+from regtune.errors import (
+    SettingsError,
+    SpecChanged,
+    StorageError,
+    StudyBusy,
+)
 from regtune.settings import load_settings
-from regtune.spec import SweepSpec
-from regtune.storage import database_path, open_engine, open_storage, redact
-from regtune.study import Study, delete, derive_seed, record_of
+from regtune.storage import (
+    database_path,
+    open_engine,
+    open_storage,
+    redact,
+)
+from regtune.study.origins import Origin
+from regtune.study.ownership import hold, holder
+from regtune.study.record import (
+    CREATED,
+    DATA,
+    RECORD,
+    STUDY_UID,
+    Kept,
+    TrialRecord,
+)
+from regtune.study.study import (
+    Study,
+    delete,
+    derive_seed,
+    record_of,
+)
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import shown_end
 from regtune.tracking.trials import StudyTrials
@@ -165,7 +187,7 @@ def test_a_lock_names_its_holder_and_ends_with_it() -> None:
     settings = load_settings()
     settings.home.mkdir()
     code = (
-        "from regtune.holding import hold; from regtune.settings import load_settings; import time\n"
+        "from regtune.study.ownership import hold; from regtune.settings import load_settings; import time\n"
         "with hold(load_settings(), 's'):\n    print('held', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

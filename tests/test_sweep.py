@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from regtune.cleanup import delete_study, find_garbage
+from regtune.config.sweepfile import SweepSpec
 from regtune.errors import (
     AGAIN,
     DataError,
@@ -31,15 +31,15 @@ from regtune.errors import (
     TooManyFailures,
 )
 from regtune.executors.local import LocalExecutor
-from regtune.holding import hold, holder
-from regtune.leaderboard import read_progress, read_study
-from regtune.progress import FinishedTrial, Progress
-from regtune.record import TrialRecord
 from regtune.settings import Settings, load_settings
-from regtune.spec import SweepSpec
 from regtune.storage import open_engine
-from regtune.study import derive_seed, record_of, request
+from regtune.study.board import read_progress, read_study
+from regtune.study.ownership import hold, holder
+from regtune.study.progress import FinishedTrial, Progress
+from regtune.study.record import TrialRecord
+from regtune.study.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
+from regtune.upkeep.cleanup import delete_study, find_garbage
 
 SPEC: dict[str, Any] = {
     "name": "small",

@@ -21,12 +21,12 @@ from stores import regtune
 from test_sweep import spec
 
 from regtune.executors.local import LocalExecutor
-from regtune.holding import hold
 from regtune.settings import Settings, load_settings
-from regtune.status import look
+from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
-from regtune.syncing import sync
 from regtune.tracking import names
+from regtune.tracking.folder import sync
+from regtune.upkeep.status import look
 
 pytestmark = pytest.mark.slow
 IDS = {names.PARENT, names.BEST_RUN, "mlflow.user"}

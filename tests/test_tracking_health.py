@@ -7,13 +7,13 @@ import tracking_records as records
 from stores import free_port
 from strangers import silent, stranger
 
-from regtune.doctor import examine
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.status import look
+from regtune.storage.health import trouble
+from regtune.storage.mlflow import connect
 from regtune.tracking import TrackingWriter
-from regtune.tracking.health import trouble
-from regtune.tracking.store import connect
+from regtune.upkeep.doctor import examine
+from regtune.upkeep.status import look
 
 OTHERWISE = "does not answer as MLflow does"
 

@@ -14,12 +14,22 @@ import tracking_records as records
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from regtune.config import METRICS, RegularizationConfig, TrialConfig
-from regtune.record import BUDGET, DATA, SPEC, STUDY_UID
-from regtune.spec import SweepSpec
-from regtune.tracking import DataFacts, Origin, StudyFacts, names
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
+from regtune.storage.mlflow import connect
+from regtune.study.record import (
+    BUDGET,
+    DATA,
+    SPEC,
+    STUDY_UID,
+)
+from regtune.tracking import (
+    DataFacts,
+    Origin,
+    StudyFacts,
+    names,
+)
 from regtune.tracking.projection import Projection
-from regtune.tracking.store import connect
 from regtune.tracking.views import KEY
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,14 +20,20 @@ import pytest
 from rich.console import Console
 from test_tracking_writer import ROOT, free_port
 
-from regtune.cli.reports import status_view
+from regtune.cli.views.reports import status_view
 from regtune.errors import NoStudies, TrackingError
+from regtune.server.process import (
+    HARDENING,
+    Server,
+    check_port,
+    group_members,
+    server_environment,
+)
 from regtune.settings import Settings
-from regtune.status import ServerStatus, Status
+from regtune.storage.mlflow import prepare
 from regtune.tracking.page import serve_ui, tell_newest, trials_page
-from regtune.tracking.server import HARDENING, Server, check_port, group_members, server_environment
-from regtune.tracking.store import prepare
 from regtune.tracking.views import runs_path
+from regtune.upkeep.status import ServerStatus, Status
 
 OF_ANOTHER_SERVER = {
     "MLFLOW_STATIC_PREFIX": "/elsewhere",

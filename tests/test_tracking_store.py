@@ -7,7 +7,7 @@ from mlflow.environment_variables import MLFLOW_SQLALCHEMYSTORE_POOL_SIZE
 
 from regtune.errors import SettingsError
 from regtune.settings import Settings
-from regtune.tracking.store import bad_variable, check_store
+from regtune.storage.mlflow import bad_variable, check_store
 
 
 @pytest.mark.parametrize(

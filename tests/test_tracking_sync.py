@@ -13,9 +13,9 @@ import tracking_records as records
 from mlflow import MlflowClient
 
 from regtune.errors import TrackingError
+from regtune.server.process import Server
 from regtune.settings import Settings
 from regtune.tracking import StudyFacts, names
-from regtune.tracking.server import Server
 from regtune.tracking.sync import catch_up as catch_up_with
 from regtune.tracking.sync import delete_study, tracked_studies
 

@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from stores import free_port
 
 from regtune.errors import TrackingError
+from regtune.server.process import Server
 from regtune.settings import Settings
 from regtune.tracking import TrackingWriter, names
-from regtune.tracking.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 

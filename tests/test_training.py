@@ -23,7 +23,7 @@ import keras  # noqa: E402
 from test_model import load_elsewhere  # noqa: E402
 
 import regtune  # noqa: E402
-from regtune.config import (  # noqa: E402
+from regtune.config.trial import (  # noqa: E402
     METRICS,
     Activation,
     DataConfig,
@@ -33,7 +33,7 @@ from regtune.config import (  # noqa: E402
     TrainingConfig,
     TrialConfig,
 )
-from regtune.data import Data, load_data  # noqa: E402
+from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.errors import ConfigError, WorkerError  # noqa: E402
 from regtune.training import TrialResult, train  # noqa: E402
 from regtune.training.epoch import EpochModel, batch_order  # noqa: E402

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from regtune.config import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
-from regtune.record import Kept, State, TrialRecord
+from regtune.config.trial import (
+    METRICS,
+    EarlyStoppingConfig,
+    RegularizationConfig,
+    TrialConfig,
+)
+from regtune.study.record import Kept, State, TrialRecord
 from regtune.tracking import DataFacts, StudyFacts, names
 
 BEGIN_MS = 1_795_000_000_000

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from regtune.cli.drawing import sweep_view
-from regtune.cli.tables import board_table, comparison_text
-from regtune.leaderboard import (
+from regtune.cli.views.drawing import sweep_view
+from regtune.cli.views.tables import board_table, comparison_text
+from regtune.settings import load_settings
+from regtune.storage import open_engine
+from regtune.study.board import (
     Row,
     StudyInfo,
     compare,
@@ -29,9 +31,7 @@ from regtune.leaderboard import (
     read_study,
     top_and_controls,
 )
-from regtune.progress import Progress, RunningTrial
-from regtune.settings import load_settings
-from regtune.storage import open_engine
+from regtune.study.progress import Progress, RunningTrial
 
 FOLDER = Path(__file__).resolve().parent
 

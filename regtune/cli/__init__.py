@@ -12,10 +12,18 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import db, keep, look, run, serve, setup, use
+from regtune.cli import (
+    db,
+    keep,
+    look,
+    run,
+    serve,
+    setup,
+    use,
+)
 from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
 from regtune.errors import RegtuneError
-from regtune.proxies import bypass_proxies
+from regtune.processes import bypass_proxies
 
 BROKEN_PIPE = 141
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -95,7 +103,7 @@ def _run() -> int:
         show_error(RegtuneError(f"{error.filename}: {error.strerror}; {hint}"))
         return 1
     except ValueError as error:
-        from regtune.tracking.store import bad_variable
+        from regtune.storage.mlflow import bad_variable
 
         if (understood := bad_variable(error)) is None:
             raise

@@ -10,7 +10,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from regtune.cli.terminal import console, show
-from regtune.quoting import printable
+from regtune.escaping import printable
 
 LINE_SECONDS = 10.0
 

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 @db.command(cls=Verb)
 def init(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Make the tables of both databases, where they are not there yet."""
-    from regtune.tracking.databases import init_databases
+    from regtune.server.databases import init_databases
 
     for found in init_databases(settings_of(home)):
         say(str(found), quiet)
@@ -51,7 +51,7 @@ def init(quiet: QuietOption = False, home: HomeOption = None) -> None:
 @db.command(cls=Verb)
 def upgrade(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Migrate both databases to the versions of Optuna and MLflow installed here; back them up before."""
-    from regtune.tracking.databases import upgrade_databases
+    from regtune.server.databases import upgrade_databases
 
     for found in upgrade_databases(settings_of(home)):
         say(str(found), quiet)
@@ -60,8 +60,8 @@ def upgrade(quiet: QuietOption = False, home: HomeOption = None) -> None:
 @db.command(cls=Verb)
 def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Print the revisions of both databases; exit code 1 when one is not current."""
-    from regtune.cli.reports import databases_table
-    from regtune.tracking.databases import check_databases
+    from regtune.cli.views.reports import databases_table
+    from regtune.server.databases import check_databases
 
     found = check_databases(settings_of(home))
     show_json([one.to_json() for one in found]) if as_json else show(databases_table(found))
@@ -75,7 +75,7 @@ def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
 @db.command(cls=Verb)
 def backup(folder: FolderArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs; says how on PostgreSQL."""
-    from regtune.backup import make_backup
+    from regtune.upkeep.backup import make_backup
 
     found = make_backup(settings_of(home), folder, _progress("copied", quiet))
     for note in found.notes:
@@ -91,8 +91,8 @@ def restore(
     folder: FolderArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
 ) -> None:
     """Bring back what `backup` has copied; what is there now is set aside, not deleted."""
-    from regtune.backup import plan_restore
-    from regtune.backup import restore as bring_back
+    from regtune.upkeep.backup import plan_restore
+    from regtune.upkeep.backup import restore as bring_back
 
     settings = settings_of(home)
     plan = plan_restore(settings, folder)

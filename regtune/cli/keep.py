@@ -24,12 +24,12 @@ from regtune.cli.terminal import (
     study_names,
     working,
 )
-from regtune.quoting import printable
+from regtune.escaping import printable
 
 if TYPE_CHECKING:
-    from regtune.cleanup import Leftover
     from regtune.cli.counting import Counting
-    from regtune.syncing import Synced
+    from regtune.tracking.folder import Synced
+    from regtune.upkeep.cleanup import Leftover
 
 PANEL = "Keep in order"
 
@@ -64,7 +64,7 @@ def sync(
     notes and tags of their own, is in no study: that only a backup brings back.
     """
     from regtune.errors import TrackingError
-    from regtune.syncing import sync as bring
+    from regtune.tracking.folder import sync as bring
 
     settings = settings_of(home)
     found = []
@@ -91,7 +91,7 @@ def _counting(quiet: bool) -> AbstractContextManager[Counting]:
 
 
 def _line(entry: Synced) -> str:
-    from regtune.cli.drawing import counted
+    from regtune.cli.views.drawing import counted
 
     name = printable(entry.study)
     if entry.running:
@@ -109,9 +109,9 @@ def delete(
     study: StudyArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
 ) -> None:
     """Delete a study: its trials, its MLflow runs and its artifacts."""
-    from regtune.cleanup import delete_study
-    from regtune.cli.drawing import counted
-    from regtune.leaderboard import read_study
+    from regtune.cli.views.drawing import counted
+    from regtune.study.board import read_study
+    from regtune.upkeep.cleanup import delete_study
 
     settings = settings_of(home)
     with opened(settings) as engine:
@@ -127,7 +127,7 @@ def delete(
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Remove MLflow runs and artifacts that deleted studies have left."""
-    from regtune.cleanup import find_garbage, remove
+    from regtune.upkeep.cleanup import find_garbage, remove
 
     settings = settings_of(home)
     with working("looking for what deleted studies left", quiet):

@@ -24,7 +24,7 @@ from regtune.cli.terminal import (
     show,
     show_json,
 )
-from regtune.quoting import csv_cell
+from regtune.escaping import csv_cell
 
 PANEL = "Look"
 
@@ -51,7 +51,13 @@ def board(
     home: HomeOption = None,
 ) -> None:
     """The leaderboard: every trial, the best first."""
-    from regtune.leaderboard import columns, order_of, read_board, read_parameters, read_study
+    from regtune.study.board import (
+        columns,
+        order_of,
+        read_board,
+        read_parameters,
+        read_study,
+    )
 
     if as_csv and as_json:
         from regtune.errors import InputError
@@ -72,7 +78,7 @@ def board(
         writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in cells)
     else:
-        from regtune.cli.tables import board_table
+        from regtune.cli.views.tables import board_table
 
         show(board_table(info, rows, names, console().width, None if sort == "rank" else by))
         if not rows:
@@ -86,8 +92,8 @@ def show_(
     home: HomeOption = None,
 ) -> None:
     """A study; or one trial with its learning curve, and how and why it ended."""
-    from regtune.cli.tables import study_view, trial_view
-    from regtune.leaderboard import read_study, read_top, read_trial
+    from regtune.cli.views.tables import study_view, trial_view
+    from regtune.study.board import read_study, read_top, read_trial
 
     width = console().width
     with opened(settings_of(home)) as engine:
@@ -107,14 +113,14 @@ def show_(
 
 def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """All studies here."""
-    from regtune.leaderboard import list_studies
+    from regtune.study.board import list_studies
 
     with opened(settings_of(home)) as engine:
         found = list_studies(engine)
     if as_json:
         show_json([summary.to_json() for summary in found])
         return
-    from regtune.cli.tables import studies_table
+    from regtune.cli.views.tables import studies_table
 
     show(studies_table(found, console().width))
 

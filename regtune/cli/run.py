@@ -32,11 +32,11 @@ from regtune.cli.terminal import (
     study_name,
 )
 from regtune.errors import AGAIN, RegtuneError
-from regtune.quoting import printable, shell_word
+from regtune.escaping import printable, shell_word
 
 if TYPE_CHECKING:
+    from regtune.config.sweepfile import SweepSpec
     from regtune.settings import Settings
-    from regtune.spec import SweepSpec
     from regtune.sweep import SweepOutcome
 
 PANEL = "Sweep"
@@ -91,7 +91,7 @@ def sweep(
     if dry_run:
         _show_plan(spec, settings, again, as_json=False, fresh=fresh)
         return
-    from regtune.cli.display import choose
+    from regtune.cli.views.display import choose
     from regtune.sweep import run_sweep
 
     asked = threading.Event()
@@ -136,9 +136,9 @@ def watch(
     home: HomeOption = None,
 ) -> None:
     """Look at a running study from another terminal; Ctrl-C ends the looking only."""
-    from regtune.cli.display import choose
-    from regtune.leaderboard import read_progress
-    from regtune.watching import follow
+    from regtune.cli.views.display import choose
+    from regtune.study.board import read_progress
+    from regtune.sweep.watch import follow
 
     settings = settings_of(home)
     with opened(settings) as engine:
@@ -168,9 +168,9 @@ def stop(
     home: HomeOption = None,
 ) -> None:
     """Ask a running study to stop at the end of the epoch, or, with --drain, of its running trials."""
-    from regtune.holding import holder
-    from regtune.leaderboard import read_study
-    from regtune.study import request
+    from regtune.study.board import read_study
+    from regtune.study.ownership import holder
+    from regtune.study.study import request
 
     settings = settings_of(home)
     with opened(settings) as engine:
@@ -194,14 +194,14 @@ def enqueue(
     home: HomeOption = None,
 ) -> None:
     """Queue a configuration; the sampler proposes what is not named."""
-    from regtune.cli.tables import exponents
-    from regtune.holding import holder
-    from regtune.leaderboard import read_study
-    from regtune.space import Space
-    from regtune.spec import SweepSpec
-    from regtune.spec.checks import shown_value
-    from regtune.study import request
-    from regtune.watching import answer
+    from regtune.cli.views.tables import exponents
+    from regtune.config.sweepfile import SweepSpec
+    from regtune.config.sweepfile.checks import shown_value
+    from regtune.search import Space
+    from regtune.study.board import read_study
+    from regtune.study.ownership import holder
+    from regtune.study.study import request
+    from regtune.sweep.watch import answer
 
     settings = settings_of(home)
     with opened(settings) as engine:
@@ -223,7 +223,7 @@ def enqueue(
 
 
 def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:
-    from regtune.spec import SweepSpec
+    from regtune.config.sweepfile import SweepSpec
 
     spec = SweepSpec.load(file, assignments or (), name)
     for warning in spec.warnings:
@@ -244,9 +244,9 @@ def _told(command: str) -> Iterator[None]:
 def _show_plan(
     spec: SweepSpec, settings: Settings, command: str, *, as_json: bool, fresh: bool = False
 ) -> None:
-    from regtune.cli.reports import plan_view
+    from regtune.cli.views.reports import plan_view
     from regtune.errors import InputError
-    from regtune.plan import make_plan
+    from regtune.sweep.plan import make_plan
 
     found = make_plan(spec, settings, fresh=fresh)
     show_json(found.to_json()) if as_json else show(plan_view(found, command))
@@ -256,12 +256,12 @@ def _show_plan(
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, command: str, quiet: bool) -> None:
-    from regtune.cli.drawing import counted, span
-    from regtune.cli.tables import comparison_text
-    from regtune.leaderboard import compare, read_study, read_top
-    from regtune.tracking.health import SECONDS
+    from regtune.cli.views.drawing import counted, span
+    from regtune.cli.views.tables import comparison_text
+    from regtune.storage.health import SECONDS
+    from regtune.storage.mlflow import is_server
+    from regtune.study.board import compare, read_study, read_top
     from regtune.tracking.page import PAGE_SECONDS, trials_page
-    from regtune.tracking.store import is_server
     from regtune.tracking.target import target_of
 
     with opened(settings) as engine:
@@ -289,8 +289,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, command: str, quiet
 
 
 def _show_board(settings: Settings, study: str) -> None:
-    from regtune.cli.tables import board_table
-    from regtune.leaderboard import read_study, read_top
+    from regtune.cli.views.tables import board_table
+    from regtune.study.board import read_study, read_top
 
     with opened(settings) as engine:
         info, (rows, names) = read_study(engine, study), read_top(engine, study, TOP)

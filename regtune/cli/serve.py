@@ -56,9 +56,9 @@ def up(
     """Run the MLflow server of this folder in the background; again: say where it runs."""
     from regtune.credentials import in_url
     from regtune.errors import InputError, SettingsError
+    from regtune.server.service import up as start
     from regtune.settings import IN_NO_URL
     from regtune.tracking.page import tell_newest
-    from regtune.tracking.service import up as start
 
     if url and in_url(url):
         raise SettingsError(f"--postgres: {IN_NO_URL}")
@@ -75,7 +75,7 @@ def up(
 
 def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """End what `up` has started."""
-    from regtune.tracking.service import down as end
+    from regtune.server.service import down as end
 
     notes: list[str] = []
     with working("ending what runs", quiet):
@@ -87,8 +87,8 @@ def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
 
 def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """The server, databases, disk and running sweeps of this folder."""
-    from regtune.cli.reports import status_view
-    from regtune.status import look
+    from regtune.cli.views.reports import status_view
+    from regtune.upkeep.status import look
 
     with working("looking at the server and the databases"):
         found = look(settings_of(home))

@@ -40,8 +40,8 @@ def _names(incomplete: str) -> list[str]:
 @data.command("list", cls=Verb)
 def list_(as_json: JsonOption = False) -> None:
     """Data sets by name, and where they lie."""
-    from regtune.cli.reports import datasets_table
-    from regtune.inventory import list_datasets
+    from regtune.cli.views.reports import datasets_table
+    from regtune.data.inventory import list_datasets
 
     found = list_datasets(settings_of(None).data_dir)
     show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
@@ -55,7 +55,7 @@ def fetch(
     quiet: QuietOption = False,
 ) -> None:
     """Download a data set once, through Keras."""
-    from regtune.data import fetch as download
+    from regtune.data.datasets import fetch as download
 
     say(f"fetching {name}", quiet)
     say(f"{name}: {download(name)}", quiet)
@@ -70,8 +70,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read data sets in full and check shapes, labels and digests."""
-    from regtune.cli.reports import datasets_table
-    from regtune.inventory import verify_datasets
+    from regtune.cli.views.reports import datasets_table
+    from regtune.data.inventory import verify_datasets
 
     found = verify_datasets(settings_of(None).data_dir, name)
     show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
@@ -81,8 +81,8 @@ def verify(
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Check this machine: what is here, what works, what to mend."""
-    from regtune.cli.reports import checks_view
-    from regtune.doctor import examine
+    from regtune.cli.views.reports import checks_view
+    from regtune.upkeep.doctor import examine
 
     with working("checking this machine"):
         found = examine(settings_of(home))
@@ -93,6 +93,6 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 def schema() -> None:
     """The JSON Schema of the sweep file, for editors."""
-    from regtune.spec import json_schema
+    from regtune.config.sweepfile import json_schema
 
     show_json(json_schema())

@@ -25,7 +25,7 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperCommand
 
-from regtune.quoting import printable, printable_lines, shell_word
+from regtune.escaping import printable, printable_lines, shell_word
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -54,7 +54,7 @@ _BRAILLE = range(0x2800, 0x2900)
 def study_names(incomplete: str) -> list[str]:
     """Names of studies that begin so, for completion."""
     from regtune.errors import RegtuneError
-    from regtune.leaderboard import list_studies
+    from regtune.study.board import list_studies
 
     try:
         with opened(settings_of(None)) as engine:

@@ -21,7 +21,7 @@ from regtune.cli.terminal import (
     show,
     show_json,
 )
-from regtune.quoting import printable, shell_word
+from regtune.escaping import printable, shell_word
 
 PANEL = "Use"
 
@@ -43,7 +43,7 @@ def best(
     home: HomeOption = None,
 ) -> None:
     """The best configuration, complete: `regtune train` trains exactly that again."""
-    from regtune.best import best_of
+    from regtune.study.best import best_of
 
     if as_json and output is not None:
         from regtune.errors import InputError
@@ -71,11 +71,11 @@ def train(
     home: HomeOption = None,
 ) -> None:
     """Train a configuration again, log it, and compare its figures with the recorded ones."""
-    from regtune.best import load_best
+    from regtune.study.best import load_best
 
     found = load_best(file)
-    from regtune.cli.reports import retrained_view
-    from regtune.retrain import retrain
+    from regtune.cli.views.reports import retrained_view
+    from regtune.sweep.retrain import retrain
 
     say(f"training {found.config.mix} on {printable(found.config.data.name)}", quiet)
     result = retrain(

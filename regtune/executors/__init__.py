@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from regtune.config import TrialConfig
+from regtune.config.trial import TrialConfig
 from regtune.training.result import TrialResult, Verdict
 
 

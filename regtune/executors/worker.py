@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from regtune.config import higher_is_better
-from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.config.trial import higher_is_better
+from regtune.executors import (
+    EpochEnded,
+    NoRoom,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    WorkerReady,
+)
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
@@ -50,7 +58,7 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
 
 
 def _train(train, task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:  # type: ignore[no-untyped-def]
-    from regtune.data import load_data_cached
+    from regtune.data.datasets import load_data_cached
 
     def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Verdict:
         coordinator.send(EpochEnded(task.uid, worker, epoch, dict(figures), seconds))

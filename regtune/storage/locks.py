@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from regtune.errors import StorageError
-from regtune.quoting import printable
+from regtune.escaping import printable
 from regtune.storage.urls import place
 
 SILENT_SECONDS = 25

@@ -19,8 +19,14 @@ import optuna
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
-from regtune.config import DataConfig
-from regtune.errors import AGAIN, StorageError, StudyBusy, TooManyFailures
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig
+from regtune.errors import (
+    AGAIN,
+    StorageError,
+    StudyBusy,
+    TooManyFailures,
+)
 from regtune.executors import (
     EpochEnded,
     Event,
@@ -32,12 +38,22 @@ from regtune.executors import (
     TrialStarted,
     WorkerDied,
 )
-from regtune.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
-from regtune.record import EndReason, Kept, TrialRecord, Value
-from regtune.samplers import make_pruner
-from regtune.spec import SweepSpec
+from regtune.search.samplers import make_pruner
 from regtune.storage import DISK_FULL
-from regtune.study import Study, now_ms, record_of
+from regtune.study.progress import (
+    FinishedTrial,
+    Observer,
+    Progress,
+    RunningTrial,
+    remaining_seconds,
+)
+from regtune.study.record import (
+    EndReason,
+    Kept,
+    TrialRecord,
+    Value,
+)
+from regtune.study.study import Study, now_ms, record_of
 from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from regtune.executors.worker import MODEL_FILE
-from regtune.record import TrialRecord, trial_uid
-from regtune.study import Study, record_of
+from regtune.study.record import TrialRecord, trial_uid
+from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from regtune.config import TrialConfig
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import TrialConfig
 from regtune.errors import AGAIN
-from regtune.record import Value
-from regtune.spec import SweepSpec
-from regtune.study import Study, record_of
+from regtune.study.record import Value
+from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing, Tally
 
 

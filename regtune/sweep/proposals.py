@@ -15,16 +15,27 @@ from dataclasses import replace
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from regtune.config import DataConfig
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.checks import shown_value
+from regtune.config.trial import DataConfig
 from regtune.errors import InputError, ParameterError
-from regtune.origins import Origin, Request, origin_of
-from regtune.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
-from regtune.samplers import make_history, make_sampler
-from regtune.space import Space, controls
-from regtune.spec import SweepSpec
-from regtune.spec.checks import shown_value
-from regtune.storage.ledger import FIXED
-from regtune.study import Study, derive_seed, now_ms, record_of
+from regtune.search import Space, controls
+from regtune.search.samplers import make_history, make_sampler
+from regtune.study.origins import Origin, Request, origin_of
+from regtune.study.record import (
+    ORIGIN,
+    RECORD,
+    TrialRecord,
+    Value,
+    trial_uid,
+)
+from regtune.study.study import (
+    Study,
+    derive_seed,
+    now_ms,
+    record_of,
+)
+from regtune.study.trial_cache import FIXED
 
 ATTEMPTS = 2
 """A trial whose worker died is tried once more."""

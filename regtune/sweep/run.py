@@ -7,25 +7,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from regtune.config import DataConfig
-from regtune.data import Arrays, Split, load_arrays, split_of
-from regtune.errors import SettingsError, StorageError, StudyBusy, StudyNotFound
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig
+from regtune.data.datasets import (
+    Arrays,
+    Split,
+    load_arrays,
+    split_of,
+)
+from regtune.errors import (
+    SettingsError,
+    StorageError,
+    StudyBusy,
+    StudyNotFound,
+)
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
-from regtune.holding import hold, untouched
-from regtune.leaderboard import read_top
-from regtune.progress import FinishedTrial, Observer, Progress
-from regtune.record import FILE, Value
 from regtune.settings import MAX_WORKERS, Settings, load_settings
-from regtune.spec import SweepSpec
-from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
+from regtune.storage import (
+    database_path,
+    is_sqlite,
+    open_engine,
+    place,
+    understood,
+    writable_folder,
+)
+from regtune.storage.mlflow import check_store
 from regtune.storage.patience import Patience
-from regtune.study import Study
+from regtune.study.board import read_top
+from regtune.study.ownership import hold, untouched
+from regtune.study.progress import FinishedTrial, Observer, Progress
+from regtune.study.record import FILE, Value
+from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator
 from regtune.sweep.outcome import SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import StudyFacts, TrackingWriter
-from regtune.tracking.store import check_store
 from regtune.tracking.trials import StudyTrials
 
 EARLIER_BEST = 5
@@ -58,8 +75,8 @@ def run_sweep(
         spec: the path of a sweep file, what `SweepSpec.load` has read of it, or its keys and values.
         settings: where databases, artifacts and data lie; by default from the environment.
         workers: worker processes; by default REGTUNE_WORKERS, else one per core.
-        observer: an object with the three methods of `regtune.progress.Observer`: `progress(progress)` is called when
-            something changed, `finished(trial, progress)` at a trial's end, `note(message)` with what is worth a
+        observer: an object with the three methods of `regtune.study.progress.Observer`: `progress(progress)` is called
+            when something changed, `finished(trial, progress)` at a trial's end, `note(message)` with what is worth a
             line. They are called from this thread, between two events of the workers, so they must return at once.
         fresh: set an earlier study of the same name aside and begin anew.
         from_study: enqueue the best configurations of this study first.

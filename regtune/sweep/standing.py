@@ -15,11 +15,17 @@ from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
-from regtune.config import higher_is_better
-from regtune.leaderboard import end_without_pauses
-from regtune.progress import FinishedTrial
-from regtune.record import CREATED, ORIGIN, RECORD, SPEC, State
-from regtune.study import Study, record_of
+from regtune.config.trial import higher_is_better
+from regtune.study.board import end_without_pauses
+from regtune.study.progress import FinishedTrial
+from regtune.study.record import (
+    CREATED,
+    ORIGIN,
+    RECORD,
+    SPEC,
+    State,
+)
+from regtune.study.study import Study, record_of
 
 
 @dataclass(frozen=True)

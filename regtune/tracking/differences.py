@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from regtune.storage.artifacts import inside
 from regtune.tracking import names
 from regtune.tracking.contents import Contents, Point, experiment_tags
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.notes import experiment_note
-from regtune.tracking.places import inside
 from regtune.tracking.runs import Experiment, Reader, Run
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from regtune.config import TrialConfig
-from regtune.leaderboard import parameter_of
-from regtune.record import (
+from regtune.config.source import text_of
+from regtune.config.trial import TrialConfig
+from regtune.study.board import parameter_of
+from regtune.study.record import (
     BUDGET,
     CREATED,
     DATA,
@@ -22,10 +23,9 @@ from regtune.record import (
     Value,
     uid_of,
 )
-from regtune.source import text_of
 
 if TYPE_CHECKING:
-    from regtune.space import Space
+    from regtune.search import Space
 
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
@@ -89,8 +89,8 @@ class StudyFacts:
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:
         """The facts in a study's attributes. Raises KeyError when the study has not been set up."""
-        from regtune.space import Space  # it imports Optuna, which the writer's process does without
-        from regtune.spec import SweepSpec
+        from regtune.config.sweepfile import SweepSpec
+        from regtune.search import Space  # it imports Optuna, which the writer's process does without
 
         spec, data = attributes[SPEC], attributes[DATA]
         space = Space(SweepSpec.from_dict({**spec, "run_cap": 1}))
@@ -116,8 +116,8 @@ class StudyFacts:
 
 def _settings(space: Space) -> dict[str, Value]:
     """What a sweep was begun with, under the names of its trials' params: of what is searched, the range."""
-    from regtune.space.columns import shown
-    from regtune.spec import TARGETS
+    from regtune.config.sweepfile import TARGETS
+    from regtune.search.columns import shown
 
     spec = space.spec
     fixed = [

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from regtune.config import METRICS
-from regtune.record import State
+from regtune.config.trial import METRICS
+from regtune.study.record import State
 
 # Tags of experiments and runs
 KIND: Final = "regtune.kind"
@@ -37,7 +37,7 @@ RETRY_OF: Final = "regtune.retry_of"
 WORKER: Final = "regtune.worker"
 SEED: Final = "regtune.seed"
 CONFIG_DIGEST: Final = "regtune.config_digest"
-DATA: Final = "regtune.data"
+DATA: Final = "regtune.data.datasets"
 METRIC: Final = "regtune.metric"
 GOAL: Final = "regtune.goal"
 VERSION: Final = "regtune.version."

@@ -13,14 +13,19 @@ from functools import partial
 from http.client import HTTPException
 
 from regtune.errors import TrackingError
+from regtune.server.accounts import administrators_password, wants_accounts
+from regtune.server.process import (
+    DEFAULT_HOST,
+    Server,
+    check_port,
+    notices,
+)
+from regtune.server.service import running, usual_port
 from regtune.settings import Settings
 from regtune.storage import is_sqlite, open_engine
+from regtune.storage.health import search_experiments, trouble
+from regtune.storage.mlflow import check_uri, is_server, tracking_schema
 from regtune.tracking import names
-from regtune.tracking.auth import administrators_password, wants_accounts
-from regtune.tracking.health import search_experiments, trouble
-from regtune.tracking.server import DEFAULT_HOST, Server, check_port, notices
-from regtune.tracking.service import running, usual_port
-from regtune.tracking.store import check_uri, is_server, tracking_schema
 from regtune.tracking.views import runs_path
 
 _TELL = partial(print, flush=True)

@@ -19,7 +19,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from regtune.record import State, TrialRecord
+from regtune.storage.artifacts import inside, remove
+from regtune.storage.mlflow import is_server, tracking_engine
+from regtune.study.record import State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.contents import (
     Contents,
@@ -29,12 +31,21 @@ from regtune.tracking.contents import (
     study_contents,
     trial_contents,
 )
-from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
+from regtune.tracking.differences import (
+    Lack,
+    digest,
+    experiment_lacks,
+    lacking,
+    trial_folder,
+)
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
-from regtune.tracking.places import inside, remove
-from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
-from regtune.tracking.store import is_server, tracking_engine
+from regtune.tracking.runs import (
+    Reader,
+    RestReader,
+    Run,
+    SqlReader,
+)
 from regtune.tracking.trials import Trials
 
 AT_ONCE = 25

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from regtune.credentials import authorization
+from regtune.server.service import running
 from regtune.settings import Settings
-from regtune.tracking.auth import authorization
-from regtune.tracking.service import running
-from regtune.tracking.store import is_server
+from regtune.storage.mlflow import is_server
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any, Protocol, get_args
 from sqlalchemy import Engine
 
 from regtune.errors import SpecError, StorageError
-from regtune.leaderboard import end_without_pauses
-from regtune.leaderboard.order import Heads
-from regtune.leaderboard.tables import (
+from regtune.escaping import printable
+from regtune.study.board import end_without_pauses
+from regtune.study.board.order import Heads
+from regtune.study.board.tables import (
     read_attributes,
     read_info,
     read_numbers,
@@ -23,8 +24,14 @@ from regtune.leaderboard.tables import (
     read_spans,
     reading,
 )
-from regtune.quoting import printable
-from regtune.record import CREATED, DATA, ENDED, State, TrialRecord, trial_uid
+from regtune.study.record import (
+    CREATED,
+    DATA,
+    ENDED,
+    State,
+    TrialRecord,
+    trial_uid,
+)
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from regtune.credentials import OF_TRACKING, STORAGE_PASSWORD, without_secrets
 from regtune.processes import Child
-from regtune.record import State, TrialRecord
 from regtune.settings import Settings
 from regtune.storage import redact
+from regtune.storage.health import trouble
+from regtune.storage.mlflow import check_uri, is_server
+from regtune.study.record import State, TrialRecord
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.health import trouble
-from regtune.tracking.store import check_uri, is_server
 from regtune.tracking.views import runs_path
 
 RESTARTS = 3

@@ -17,9 +17,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from regtune.config import METRICS, TrialConfig
-from regtune.data import Data
-from regtune.model import Seeds, build_model, layers_of
+from regtune.config.trial import METRICS, TrialConfig
+from regtune.data.datasets import Data
+from regtune.training.model import Seeds, build_model, layers_of
 
 EVALUATION_BATCH = 1000
 """Images at once where they are only looked at."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from regtune.config import TrialConfig
-from regtune.data import Data
+from regtune.config.trial import TrialConfig
+from regtune.data.datasets import Data
 from regtune.training.epoch import EpochModel, Resident
 from regtune.training.fused import FusedModel
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from regtune.config import METRICS, TrialConfig, higher_is_better
-from regtune.data import Data, load_data_cached
+from regtune.config.trial import METRICS, TrialConfig, higher_is_better
+from regtune.data.datasets import Data, load_data_cached
 from regtune.errors import WorkerError
-from regtune.model import plain_keras
 from regtune.settings import load_settings
 from regtune.training.epoch import EpochModel
 from regtune.training.graphs import Graphs
+from regtune.training.model import plain_keras
 from regtune.training.result import OnEpoch, TrialResult
 
 End = Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]

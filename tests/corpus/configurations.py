@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpus import TAGS, Malformed, bomb, encodings, large, nested, text, written
-from regtune.best import Best, Provenance
-from regtune.config import METRICS, DataConfig, TrialConfig
+from regtune.config.trial import METRICS, DataConfig, TrialConfig
+from regtune.study.best import Best, Provenance
 
 CONFIG = TrialConfig(data=DataConfig(name="mnist-5k"))
 BEST = Best(

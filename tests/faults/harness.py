@@ -32,12 +32,12 @@ from mlflow.entities import Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 from stores import Postgres, free_port, until
 
-from regtune.record import TrialRecord
 from regtune.settings import Settings
 from regtune.storage.urls import is_sqlite
-from regtune.study import record_of
-from regtune.syncing import sync
+from regtune.study.record import TrialRecord
+from regtune.study.study import record_of
 from regtune.tracking import names
+from regtune.tracking.folder import sync
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,7 @@ class Project:
 
     def processes(self) -> list[psutil.Process]:
         """What this project has started and is still there, its MLflow server aside."""
-        from regtune.tracking import service
+        from regtune.server import service
 
         servers = {process.pid for process in service.processes(self.home)}
         found = []
@@ -358,7 +358,7 @@ def assert_consistent(
 
 def _assert_whole(trial: FrozenTrial, record: TrialRecord, study: optuna.Study) -> None:
     """A trial and its record say the same."""
-    metric = study.user_attrs["regtune.spec"]["metric"]["name"]
+    metric = study.user_attrs["regtune.config.sweepfile"]["metric"]["name"]
     history = record.history.get(metric, ())
     assert dict(enumerate(history, start=1)) == trial.intermediate_values, f"trial {trial.number}"
     assert {len(points) for points in record.history.values()} <= {record.epochs}
@@ -418,7 +418,7 @@ def _assert_mlflow(
             wanted = list(zip(steps, record.history.get(metric, ()), record.epoch_ended_ms, strict=False))
             assert sorted(curve) == wanted, f"{where}: {metric}"
         if trial.state is TrialState.COMPLETE:
-            goal = study.user_attrs["regtune.spec"]["metric"]["name"]
+            goal = study.user_attrs["regtune.config.sweepfile"]["metric"]["name"]
             assert run.data.metrics[names.best(goal)] == trial.value, where
         _assert_artifacts(client, run, {"config.yaml", *(["model.keras"] if number in with_model else [])})
     assert own[0].info.status == own[0].data.tags[names.STATE] == "FINISHED"

@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from stores import Postgres, postgres
 
-from regtune.study import record_of
-from regtune.tracking import names, service
+from regtune.server import service
+from regtune.study.study import record_of
+from regtune.tracking import names
 
 STOPPED = 130
 WARM_SECONDS = 30.0

@@ -18,7 +18,7 @@ from parts import missing
 from stores import Postgres, postgres, until
 
 from regtune.errors import StudyBusy
-from regtune.holding import hold, holder
+from regtune.study.ownership import hold, holder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 5, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}

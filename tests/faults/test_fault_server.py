@@ -16,7 +16,7 @@ import pytest
 from harness import Project, assert_consistent, project, standing
 from stores import free_port, until
 
-from regtune.tracking import service
+from regtune.server import service
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 4, "training": {"batch_size": 2, "max_epochs": 20}, "early_stopping": {"patience": 20}}

@@ -11,8 +11,8 @@ from harness import Project, Sweep, assert_consistent, standing
 from optuna.trial import TrialState
 from stores import until
 
-from regtune.record import TrialRecord
-from regtune.study import record_of
+from regtune.study.record import TrialRecord
+from regtune.study.study import record_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"training": {"batch_size": 4, "max_epochs": 20}, "early_stopping": {"patience": 20}, "run_cap": 2}

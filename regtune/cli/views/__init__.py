@@ -1,0 +1,1 @@
+"""What verbs show, drawn with Rich."""

@@ -1,0 +1,1 @@
+"""Decided values: `trial` is one configuration, `sweepfile` a search over many, `source` YAML with line numbers."""

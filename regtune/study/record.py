@@ -1,0 +1,238 @@
+"""`TrialRecord`: everything regtune knows about one trial, as it lies in Optuna's database.
+
+Optuna keeps one value a step; a trial's whole history, its seeds, digests and timings are one attribute of the trial,
+written when the trial starts, at each epoch, and when it ends. From the study's attributes, this record and the trial's
+artifact folder all that MLflow shows can be derived; MLflow is a projection.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from regtune.config.trial import METRICS, TrialConfig
+from regtune.errors import StorageError
+from regtune.training.result import TrialResult
+
+RECORD = "regtune.study.record"
+"""Trial attribute: the record as JSON."""
+ORIGIN = "regtune.origin"
+"""Trial attribute: where a queued trial comes from (a control, a retry, a request, an earlier study)."""
+STUDY_UID = "regtune.uid"
+"""Study attribute: a random identity; a study deleted and made again is another study."""
+SPEC = "regtune.config.sweepfile"
+"""Study attribute: the sweep file in canonical JSON, without its budget."""
+BUDGET = "regtune.budget"
+"""Study attribute: what may be raised when a study goes on: run_cap, timeout."""
+CREATED = "regtune.created_ms"
+"""Study attribute: when the study began, in Unix milliseconds."""
+DESCRIPTION = "regtune.description"
+"""Study attribute: the sweep file's description."""
+DATA = "regtune.data.datasets"
+"""Study attribute: the data set's digest, shape and counts."""
+FILE = "regtune.file"
+"""Study attribute: the path of the sweep file, as it was given at the last start."""
+VERSIONS = "regtune.versions"
+"""Study attribute: versions of regtune, TensorFlow, Keras, Optuna and Python at the last start."""
+ENDED = "regtune.ended"
+"""Study attribute: how the last sweep ended (`state`: FINISHED, KILLED or FAILED, as MLflow has it) and when (`at_ms`);
+None from its start on.
+"""
+COORDINATOR = "regtune.coordinator"
+"""Study attribute: what the process that runs the study, or ran it last, has signed with; another for each."""
+REQUEST = "regtune.request."
+"""Prefix of study attributes by which another terminal asks the coordinator for something."""
+
+REFUSED = "regtune.refused"
+"""Trial attribute: why a trial that another program has queued was not trained."""
+
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+Value = float | int | str | bool
+State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL", "FOREIGN"]
+"""As Optuna has it; FOREIGN is a trial in this study that regtune has not trained: it counts for nothing."""
+
+EndReason = Literal[
+    "max_epochs",  # COMPLETE: every epoch was trained
+    "early_stopping",  # COMPLETE: the monitored figure stopped getting better
+    "pruned",  # PRUNED
+    "stopped",  # FAIL: a person stopped this trial
+    "non_finite",  # FAIL: the loss became NaN or infinite
+    "timeout",  # FAIL: longer than trial_timeout
+    "out_of_memory",  # FAIL
+    "worker_died",  # FAIL
+    "error",  # FAIL: an exception, in `message`
+]
+
+
+def uid_of(value: Any) -> str:
+    """The uid of a study or trial, as a database has it. Raises StorageError for what is none: uids name folders."""
+    if not isinstance(value, str) or _UID.fullmatch(value) is None:
+        raise StorageError(f"{value!r:.80} is no uid of a study or trial; was it written by another program?")
+    return value
+
+
+def trial_uid(study: str, number: int) -> str:
+    """The uid of a study's trial. Regtune's own trials have a record with it; one with another is copied."""
+    return f"{study}-{number}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Figures of the weights that a trial keeps, those of the epoch that early stopping restores.
+
+    epoch: counted from 1. figures: the six METRICS, training-time ones for train. train_cross_entropy: inference mode,
+    without penalty. generalization_gap: validation minus training cross-entropy, both in inference mode.
+    sparsity: share of hidden kernels' entries with absolute value below 1e-3. l2_norm: of all hidden kernels.
+    """
+
+    epoch: int
+    figures: Mapping[str, float]
+    train_cross_entropy: float
+    train_accuracy: float
+    generalization_gap: float
+    sparsity: float
+    l2_norm: float
+
+    @classmethod
+    def of(cls, result: TrialResult) -> Kept | None:
+        """The figures of a trial that came to its own end, None for one that was ended."""
+        if result.end not in ("max_epochs", "early_stopping"):
+            return None
+        measured = {name: getattr(result, name) for name in MEASURED}
+        wrong = {name: value for name, value in measured.items() if value is None or not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"figures of kept weights are finite, found {wrong}")
+        return cls(epoch=result.kept_epoch, figures=dict(result.figures), **measured)
+
+
+MEASURED = ("train_cross_entropy", "train_accuracy", "generalization_gap", "sparsity", "l2_norm")
+"""What is measured on the kept weights once training has ended."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One attempt at one configuration. Times are Unix milliseconds; `history` has one entry an epoch a metric.
+
+    again: while a trial that was interrupted repeats itself, how many epochs it has trained again; `history` keeps what
+    it had before. None as soon as it is as far as that, and of all others. again_ms: when it began again last.
+    """
+
+    uid: str
+    config: TrialConfig
+    parameters: Mapping[str, Value]
+    control: str | None = None
+    requested: bool = False
+    attempt: int = 1
+    retry_of: int | None = None
+    worker: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    epoch_ended_ms: tuple[int, ...] = ()
+    epoch_seconds: tuple[float, ...] = ()
+    again: int | None = None
+    again_ms: int | None = None
+    kept: Kept | None = None
+    end_reason: EndReason | None = None
+    message: str | None = None
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """File name in the trial's artifact folder -> SHA-256."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return len(self.epoch_ended_ms)
+
+    @property
+    def end_state(self) -> State | None:
+        """The state that a trial with this end has; None without an end."""
+        if self.end_reason is None:
+            return None
+        if self.end_reason in ("max_epochs", "early_stopping"):
+            return "COMPLETE"
+        return "PRUNED" if self.end_reason == "pruned" else "FAIL"
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in epochs."""
+        return sum(self.epoch_seconds)
+
+    def figure(self, name: str) -> float | None:
+        """One of METRICS of the kept weights, or of the last epoch where none are kept."""
+        if self.kept:
+            return self.kept.figures.get(name)
+        points = self.history.get(name, ())
+        return points[-1] if points else None
+
+    def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
+        """The record after one more epoch."""
+        history: dict[str, tuple[float, ...]] = {
+            name: (*self.history.get(name, ()), figures[name]) for name in METRICS
+        }
+        return replace(
+            self,
+            history=history,
+            epoch_ended_ms=(*self.epoch_ended_ms, ended_ms),
+            epoch_seconds=(*self.epoch_seconds, round(seconds, 6)),
+            again=None,
+        )
+
+    def begun_again(self, at_ms: int) -> TrialRecord:
+        """The record of an interrupted trial as it starts again from epoch 0."""
+        return replace(self, worker=None, again=0 if self.epochs else None, again_ms=at_ms)
+
+    def repeated(self, epoch: int) -> TrialRecord:
+        """The record after an epoch that repeats what is recorded."""
+        return replace(self, again=epoch if epoch < self.epochs else None)
+
+    @property
+    def now(self) -> TrialRecord:
+        """The record of what runs now: of the attempt under way, without what an earlier one had."""
+        return self if self.again is None else self.until(self.again)
+
+    def until(self, epoch: int) -> TrialRecord:
+        """The record as it was after `epoch` epochs."""
+        if self.epochs <= epoch:
+            return self
+        return replace(
+            self,
+            history={name: values[:epoch] for name, values in self.history.items()},
+            epoch_ended_ms=self.epoch_ended_ms[:epoch],
+            epoch_seconds=self.epoch_seconds[:epoch],
+        )
+
+    def repeats(self, epoch: int, figures: Mapping[str, float]) -> bool:
+        """Whether `epoch` (from 1) is recorded with just these figures: an interrupted trial repeats itself."""
+        if epoch > self.epochs:
+            return False
+        return all(self.history[name][epoch - 1] == value for name, value in figures.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored: plain JSON."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "config": self.config.to_dict(), "kept": asdict(self.kept) if self.kept else None}
+
+    @classmethod
+    def from_json(cls, values: Any, where: str = "trial") -> TrialRecord:
+        """Read what `to_json` wrote, given as an object or as JSON text. Raises StorageError for anything else."""
+        try:
+            found = dict(json.loads(values) if isinstance(values, str) else values)
+            kept = found.pop("kept")
+            history = {name: tuple(points) for name, points in found.pop("history").items()}
+            uid_of(found["uid"])
+            return cls(
+                config=TrialConfig.from_dict(found.pop("config"), where),
+                kept=Kept(**kept) if kept else None,
+                history=history,
+                epoch_ended_ms=tuple(found.pop("epoch_ended_ms")),
+                epoch_seconds=tuple(found.pop("epoch_seconds")),
+                **found,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{where}: its record cannot be read ({error}); was it written by another version?"
+            ) from None

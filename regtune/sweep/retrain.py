@@ -1,0 +1,244 @@
+"""Training a recorded configuration again: in a worker and logged like any trial, then compared."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regtune.config.source import MAX_MESSAGE
+from regtune.config.trial import METRICS, DataConfig, RegularizationConfig
+from regtune.data.datasets import load_data
+from regtune.errors import StorageError, WorkerError
+from regtune.escaping import printable
+from regtune.executors import (
+    EpochEnded,
+    NoRoom,
+    Task,
+    TrialEnded,
+    TrialFailed,
+)
+from regtune.executors.local import LocalExecutor
+from regtune.settings import Settings
+from regtune.storage import DISK_FULL, open_engine, writable_folder
+from regtune.storage.mlflow import check_store
+from regtune.study.best import Best, Provenance, changes
+from regtune.study.record import Kept, TrialRecord
+from regtune.study.study import now_ms, versions
+from regtune.tracking import (
+    DataFacts,
+    Origin,
+    StudyFacts,
+    TrackingWriter,
+)
+from regtune.tracking.names import RETRAINED
+from regtune.training.result import TrialResult
+
+TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A configuration trained again.
+
+    figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the
+    figures the file has, None for a bare configuration. differences: of each figure that is not
+    bit-identical, found minus recorded; an `epoch` that differs is one of them. changed: versions that
+    differ, as ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow has not got it. uncompared: why there is
+    nothing to compare with, or empty.
+    """
+
+    figures: Mapping[str, float]
+    epoch: int
+    epochs: int
+    generalization_gap: float | None
+    seconds: float
+    recorded: Mapping[str, float] | None
+    differences: Mapping[str, float]
+    changed: tuple[str, ...]
+    model: str
+    uid: str
+    unwritten: bool
+    uncompared: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self) | {"identical": None if self.recorded is None else not self.differences}
+
+
+def retrain(
+    best: Best,
+    settings: Settings,
+    on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
+    on_note: Callable[[str], None] = lambda message: None,
+) -> Retrained:
+    """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
+
+    on_note: told what a person should know of the data, and why nothing will be compared.
+
+    Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
+    TrackingError.
+    """
+    data = load_data(best.config.data, settings.data_dir)  # before anything is written
+    uncompared = _uncompared(best, settings)
+    for note in (*data.notes, *([f"not compared: {uncompared}"] if best.changed else [])):
+        on_note(note)
+    writable_folder(settings.home.resolve())
+    check_store(settings.mlflow_uri)
+    config = best.config.model_copy(
+        update={"data": DataConfig(**{**best.config.data.model_dump(), "digest": data.digest})}
+    )
+    uid = f"{RETRAINED}{uuid.uuid4().hex}"
+    record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
+    facts = _facts(best, uid, record, data_facts(data, config.data))
+    folder = settings.artifacts / "trials" / record.uid
+    executor = LocalExecutor(1, settings.data_dir)
+    tracker = None
+    try:
+        tracker = TrackingWriter(settings, facts)
+        metric = best.provenance.metric if best.provenance else "val_cross_entropy"
+        executor.submit(Task(uid=record.uid, config=config, metric=metric, folder=folder))
+        ended, record = _follow(executor, tracker, record, on_epoch)
+        record = replace(
+            record,
+            kept=Kept.of(ended.result),
+            artifacts=dict(ended.artifacts),
+            ended_ms=now_ms(),
+            end_reason=ended.result.end,
+        )
+        tracker.put(0, "COMPLETE" if record.kept else "FAIL", record)
+        tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
+        unwritten = tracker.close() > 0
+        tracker = None
+        if record.kept is None:
+            raise WorkerError(
+                f"the loss became non-finite in epoch {record.epochs + 1}: there are no figures to compare"
+            )
+    finally:
+        executor.close()
+        if tracker is not None:
+            tracker.close(2.0)
+    known = None if best.changed else best.provenance
+    return replace(_compared(known, ended.result, record, folder, uid, unwritten), uncompared=uncompared)
+
+
+def _uncompared(best: Best, settings: Settings) -> str:
+    """Why the figures of `best` are not compared, or empty."""
+    if best.provenance is None:
+        return "the file has no recorded figures"
+    if not best.changed:
+        return ""
+    try:
+        engine = open_engine(settings.storage_url)
+    except StorageError:
+        lines = []
+    else:
+        lines = changes(best, engine)
+        engine.dispose()
+    trial = f"trial {best.provenance.trial} of {printable(best.provenance.study)}"
+    what = f": {printable('; '.join(lines))[:MAX_MESSAGE]}" if lines else ""
+    return f"the configuration was changed since {trial} was recorded{what}"
+
+
+def data_facts(data: Any, config: DataConfig) -> DataFacts:
+    """What MLflow is told about the data."""
+    return DataFacts(
+        name=data.name,
+        source=data.source,
+        digest=data.digest,
+        train=len(data.x_train),
+        validation=len(data.x_val),
+        features=data.features,
+        classes=data.classes,
+        split_seed=config.split_seed,
+    )
+
+
+def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyFacts:
+    found = best.provenance
+    metric = found.metric if found else "val_cross_entropy"
+    return StudyFacts(
+        uid=uid,
+        name=f"{printable(found.study)}, again" if found else "train",
+        sweep=printable(found.study) if found else "train",
+        parameters=tuple(RegularizationConfig.model_fields),
+        data=data,
+        metric=metric,
+        goal="maximize" if metric.endswith("accuracy") else "minimize",
+        method="again",
+        versions=versions(),
+        created_ms=record.started_ms,
+        retrained=Origin(found.study, found.trial, found.uid) if found and not best.changed else Origin(),
+    )
+
+
+def _follow(
+    executor: LocalExecutor,
+    tracker: TrackingWriter,
+    record: TrialRecord,
+    on_epoch: Callable[[int, Mapping[str, float]], None],
+) -> tuple[TrialEnded, TrialRecord]:
+    while True:
+        for event in executor.events(TICK_SECONDS):
+            match event:
+                case EpochEnded():
+                    executor.decide(event.uid, "continue")
+                    record = record.with_epoch(event.figures, event.seconds, now_ms())
+                    tracker.put(0, "RUNNING", record)
+                    on_epoch(event.epoch, event.figures)
+                case TrialEnded():
+                    return event, record
+                case TrialFailed():
+                    failed = replace(
+                        record, ended_ms=now_ms(), end_reason=event.reason, message=event.message
+                    )
+                    tracker.put(0, "FAIL", failed)
+                    tracker.finish("FAILED", None)
+                    tracker.close()
+                    raise WorkerError(f"training failed: {event.message}")
+                case NoRoom():
+                    raise StorageError(f"{event.folder}: {DISK_FULL}")
+                case _:
+                    pass
+
+
+def _compared(
+    provenance: Provenance | None,
+    result: TrialResult,
+    record: TrialRecord,
+    folder: Path,
+    uid: str,
+    unwritten: bool,
+) -> Retrained:
+    figures: dict[str, float] = {name: result.figures[name] for name in METRICS}
+    differences: dict[str, float] = {}
+    changed: tuple[str, ...] = ()
+    if provenance is not None:
+        differences = {
+            name: figures[name] - value
+            for name, value in provenance.figures.items()
+            if name in figures and figures[name] != value
+        }
+        if result.kept_epoch != provenance.epoch:
+            differences["epoch"] = result.kept_epoch - provenance.epoch
+        now = versions()
+        changed = tuple(
+            f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
+            for name, before in provenance.versions.items()
+            if now.get(name) != before
+        )
+    return Retrained(
+        figures=figures,
+        epoch=result.kept_epoch,
+        epochs=record.epochs,
+        generalization_gap=result.generalization_gap,
+        seconds=record.seconds,
+        recorded=provenance.figures if provenance else None,
+        differences=differences,
+        changed=changed,
+        model=str(folder / "model.keras"),
+        uid=uid,
+        unwritten=unwritten,
+    )

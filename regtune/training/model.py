@@ -1,0 +1,138 @@
+"""`build_model(config)`: the network of a configuration, as a plain `keras.Sequential` that every Keras can
+load.
+
+For each hidden layer: Dense, [batch norm], activation, [batch norm], [Dropout]; then Dense with softmax.
+Everything random is seeded by `config.seed`: the initial weights (Glorot and Bengio 2010, uniform; biases 0)
+and the dropout masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from regtune.config.trial import MAX_SEED, TrialConfig
+from regtune.errors import WorkerError
+
+DropoutFactory = Callable[[int, float, int, str], Any]
+"""`(layer, rate, seed, name)` gives a dropout layer; `layer` counts hidden layers from 0."""
+RegularizerFactory = Callable[[int, float, float], Any]
+"""`(layer, l1, l2)` gives the regularizer of a hidden layer's kernel."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What a configuration's seed becomes: one seed a kernel (the output layer's last), one a dropout layer,
+    one for the order of the training images. Each lies in [0, 2**31 - 2), so that TensorFlow's random ops
+    take it as it is."""
+
+    kernels: tuple[int, ...]
+    dropouts: tuple[int, ...]
+    order: int
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> Seeds:
+        """Independent seeds from one (NumPy's SeedSequence); a deeper network keeps those of its first
+        layers."""
+        layers = len(config.model.hidden)
+
+        def draw(stream: int, count: int) -> tuple[int, ...]:
+            words = np.random.SeedSequence(config.seed, spawn_key=(stream,)).generate_state(count)
+            return tuple(int(word) % (MAX_SEED - 1) for word in words)
+
+        return cls(kernels=draw(0, layers + 1), dropouts=draw(1, layers), order=draw(2, 1)[0])
+
+
+@contextmanager
+def plain_keras() -> Iterator[None]:
+    """Within the block Keras is as regtune needs it, whatever its user has set for other programs: 32-bit numbers, no
+    limit of epochs. Afterwards it is as before. Raises WorkerError where Keras does not run on TensorFlow.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise WorkerError(
+            f"Keras runs on {keras.config.backend()} here, and regtune trains with TensorFlow; "
+            "set KERAS_BACKEND=tensorflow before keras is imported"
+        )
+    settings = (
+        (keras.config.floatx, keras.config.set_floatx, "float32"),
+        (keras.config.dtype_policy, keras.config.set_dtype_policy, "float32"),
+        (keras.config.epsilon, keras.config.set_epsilon, 1e-7),
+        (keras.config.max_epochs, keras.config.set_max_epochs, None),
+        (keras.config.max_steps_per_epoch, keras.config.set_max_steps_per_epoch, None),
+    )
+    before = [read() for read, _, _ in settings]
+    try:
+        for _, write, value in settings:
+            write(value)
+        yield
+    finally:
+        for (_, write, _), value in zip(settings, before, strict=True):
+            write(value)
+
+
+@plain_keras()
+def build_model(
+    config: TrialConfig | Mapping[str, Any] | str | Path, features: int = 784, classes: int = 10
+) -> keras.Sequential:
+    """The network of a configuration, or of a file such as `best.yaml`, with its initial weights, not compiled.
+
+    It takes images `(n, features) float32 in [0, 1]` and gives probabilities `(n, classes) float32`. Keras
+    computes the cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
+
+    Example:
+        >>> model = build_model(TrialConfig())
+        >>> [layer.name for layer in model.layers]
+        ['dense_1', 'activation_1', 'dense_2', 'activation_2', 'probabilities']
+    """
+    return keras.Sequential(
+        [
+            keras.Input((features,), name="pixels"),
+            *layers_of(TrialConfig.of(config), classes, _dropout, _regularizer),
+        ],
+        name="regtune",
+    )
+
+
+def layers_of(
+    config: TrialConfig, classes: int, dropout: DropoutFactory, regularizer: RegularizerFactory
+) -> Iterator[keras.layers.Layer]:
+    """The layers of a configuration; training puts in dropout and regularizers whose amounts are
+    variables."""
+    found = config.regularization
+    seeds = Seeds.of(config)
+    for layer, width in enumerate(config.model.hidden):
+        number = layer + 1
+        strengths = found.l1[layer], found.l2[layer]
+        yield keras.layers.Dense(
+            width,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.kernels[layer]),
+            kernel_regularizer=regularizer(layer, *strengths) if any(strengths) else None,
+            name=f"dense_{number}",
+        )
+        if found.batchnorm[layer] == "before_activation":
+            yield keras.layers.BatchNormalization(name=f"batchnorm_{number}")
+        yield keras.layers.Activation(config.model.activation, name=f"activation_{number}")
+        if found.batchnorm[layer] == "after_activation":
+            yield keras.layers.BatchNormalization(name=f"batchnorm_{number}")
+        if found.dropout[layer]:
+            yield dropout(layer, found.dropout[layer], seeds.dropouts[layer], f"dropout_{number}")
+    yield keras.layers.Dense(
+        classes,
+        activation="softmax",
+        kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.kernels[-1]),
+        name="probabilities",
+    )
+
+
+def _dropout(layer: int, rate: float, seed: int, name: str) -> keras.layers.Layer:
+    return keras.layers.Dropout(rate, seed=seed, name=name)
+
+
+def _regularizer(layer: int, l1: float, l2: float) -> keras.regularizers.Regularizer:
+    return keras.regularizers.L1L2(l1=l1, l2=l2)

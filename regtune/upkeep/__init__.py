@@ -1,0 +1,1 @@
+"""What keeps a folder healthy: `doctor`, `status`, `cleanup` and `backup`."""

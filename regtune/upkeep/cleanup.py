@@ -1,0 +1,146 @@
+"""Deleting studies with everything they left, and removing what studies that were deleted otherwise have left.
+
+What belongs to a study: its rows in Optuna's database, its runs in MLflow (found by the tag of its uid),
+and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are marked as deleted, as its own
+`mlflow gc` expects; in a database of this machine they are removed for good.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from regtune.errors import NoStudies
+from regtune.settings import Settings
+from regtune.storage import database_path, is_sqlite, open_engine
+from regtune.study.board.tables import read_first_start, read_uids, reading
+from regtune.study.ownership import was_held
+from regtune.study.record import uid_of
+from regtune.study.study import delete
+from regtune.tracking.names import RETRAINED
+from regtune.tracking.sync import Tracked, tracked_studies
+from regtune.tracking.sync import delete_study as delete_runs
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a study left. name: its sweep's, empty where nothing says it. last: when one of its runs began last.
+    kept: why it is not shown to be a deleted study's, so that it stays.
+    """
+
+    uid: str
+    name: str
+    runs: int
+    folders: tuple[Path, ...]
+    size_bytes: int
+    last: datetime | None = None
+    kept: str = ""
+
+    def __str__(self) -> str:
+        size = f"{self.size_bytes / 1e6:.1f} MB"
+        return f"{self.runs} MLflow runs and {len(self.folders)} trial folders ({size})"
+
+
+def delete_study(settings: Settings, name: str) -> Leftover:
+    """Delete a study, its runs and its artifacts; returns what it left beside its rows, which go last.
+
+    Raises StudyNotFound, StudyBusy, StorageError; TrackingError when MLflow is away: then the study is still there.
+    """
+    left: list[Leftover] = []
+
+    def remove_first(uid: str) -> None:
+        folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
+        found = Leftover(uid, name, 0, folders, _size(folders))
+        left.append(Leftover(uid, name, remove(settings, found), folders, found.size_bytes))
+
+    delete(settings, name, remove_first)
+    return left[0]
+
+
+def find_garbage(settings: Settings) -> list[Leftover]:
+    """What lies in this folder's own stores and belongs to no study there; each with why it stays, if it does.
+
+    A uid that no study and no trial carries any more is a deleted study's when its runs were written in this folder,
+    which ran a sweep of that name, and its database is as old. Where OPTUNA_STORAGE or MLFLOW_TRACKING_URI name others,
+    these may serve studies that cannot be seen from here. Raises StorageError, TrackingError.
+    """
+    if settings.storage:
+        return []
+    tracked = {} if settings.tracking_uri or not _has_runs(settings) else tracked_studies(settings)
+    folders: dict[str, list[Path]] = {}
+    for folder in _trial_folders(settings):
+        folders.setdefault(_owner(folder), []).append(folder)
+    known, first = _known(settings)  # last: a study that begins meanwhile is known
+    found = []
+    for uid in sorted(tracked.keys() | folders.keys()):
+        if uid in known or uid.startswith(RETRAINED):
+            continue
+        runs, own = tracked.get(uid), tuple(folders.get(uid, ()))
+        size = _size((*own, *(runs.folders if runs else ())))
+        if runs is None:
+            found.append(Leftover(uid, "", 0, own, size, kept="no run in MLflow says whose they are"))
+        else:
+            why = _doubt(settings, runs, first)
+            found.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
+    return found
+
+
+def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
+    """Why runs may be of a study that was not deleted; empty where nothing speaks for that."""
+    if not runs.here:
+        return "another folder wrote them"
+    if is_sqlite(settings.storage_url) and not was_held(settings, runs.sweep):
+        return "no sweep of that name was run on this folder's studies.db"
+    if first is None or runs.last is None or first > runs.last:
+        return "the studies here were all begun later, so it may be in another database"
+    return ""
+
+
+def remove(settings: Settings, found: Leftover) -> int:
+    """Remove runs, then folders; returns how many runs. On a tracking server runs are marked as deleted.
+
+    Raises TrackingError.
+    """
+    runs = 0
+    if settings.tracking_uri or _has_runs(settings):
+        runs = delete_runs(settings, found.uid)
+    for folder in found.folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return runs
+
+
+def _has_runs(settings: Settings) -> bool:
+    """Whether there is a store at all."""
+    return not is_sqlite(settings.mlflow_uri) or database_path(settings.mlflow_uri).exists()
+
+
+def _known(settings: Settings) -> tuple[set[str], datetime | None]:
+    """Uids that studies and trials carry, and when the first trial began. Raises StorageError for one that is none:
+    what belongs to that study is not known.
+    """
+    try:
+        engine = open_engine(settings.storage_url)
+    except NoStudies:
+        return set(), None
+    try:
+        with reading(engine) as connection:
+            return {uid_of(uid) for uid in read_uids(connection)}, read_first_start(connection)
+    finally:
+        engine.dispose()
+
+
+def _trial_folders(settings: Settings) -> list[Path]:
+    trials = settings.artifacts / "trials"
+    return sorted(path for path in trials.iterdir() if path.is_dir()) if trials.is_dir() else []
+
+
+def _owner(folder: Path) -> str:
+    """The uid of the study whose trial's folder it is."""
+    return folder.name.rpartition("-")[0]
+
+
+def _size(folders: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
