@@ -38,14 +38,7 @@ from server import empty_database
 import regtune.sweep.coordinator
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, DataConfig
-from regtune.executors import (
-    EpochEnded,
-    Event,
-    Task,
-    TrialEnded,
-    TrialStarted,
-    Verdict,
-)
+from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted, Verdict
 from regtune.settings import Settings, load_settings
 from regtune.study.progress import FinishedTrial, Progress
 from regtune.study.study import Study

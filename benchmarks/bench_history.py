@@ -31,12 +31,7 @@ from scipy import stats
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.search import Space
-from regtune.search.samplers import (
-    BEST,
-    RECENT,
-    History,
-    make_sampler,
-)
+from regtune.search.samplers import BEST, RECENT, History, make_sampler
 from regtune.study.study import derive_seed
 
 HISTORIES: dict[str, tuple[int | None, int]] = {

@@ -27,14 +27,7 @@ from regtune import SweepSpec, run_sweep
 from regtune.cli.views.tables import board_table, comparison_text
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
-from regtune.study.board import (
-    Row,
-    compare,
-    parameter_names,
-    read_board,
-    read_study,
-    top_and_controls,
-)
+from regtune.study.board import Row, compare, parameter_names, read_board, read_study, top_and_controls
 from regtune.training.runtime import ARITHMETIC
 
 HERE = Path(__file__).resolve().parent

@@ -12,12 +12,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from regtune.config.trial import (
-    DataConfig,
-    RegularizationConfig,
-    TrainingConfig,
-    TrialConfig,
-)
+from regtune.config.trial import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.settings import sqlite_url
 from regtune.study.record import (
     BUDGET,

@@ -10,20 +10,9 @@ import studies
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import TrialConfig
-from regtune.errors import (
-    ConfigError,
-    SpecError,
-    StorageError,
-    StudyNotFound,
-)
+from regtune.errors import ConfigError, SpecError, StorageError, StudyNotFound
 from regtune.storage import open_engine
-from regtune.study.best import (
-    Best,
-    best_of,
-    changes,
-    load_best,
-    parse_best,
-)
+from regtune.study.best import Best, best_of, changes, load_best, parse_best
 
 NAME = "mnist-regularization"
 

@@ -10,14 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from regtune import credentials
-from regtune.credentials import (
-    SECRETS,
-    STORAGE_PASSWORD,
-    TRACKING_USERNAME,
-    in_url,
-    secret,
-    without_secrets,
-)
+from regtune.credentials import SECRETS, STORAGE_PASSWORD, TRACKING_USERNAME, in_url, secret, without_secrets
 from regtune.errors import SettingsError
 from regtune.settings import STORES, Settings, load_settings
 from regtune.storage import parse_url

@@ -15,13 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig, TrialConfig
-from regtune.data.datasets import (
-    DIGESTS,
-    Arrays,
-    load_arrays,
-    load_data,
-    split_of,
-)
+from regtune.data.datasets import DIGESTS, Arrays, load_arrays, load_data, split_of
 from regtune.errors import DataError, StorageError
 from regtune.settings import load_settings
 from regtune.study.best import Best

@@ -23,21 +23,10 @@ from optuna.storages import RDBStorage
 from specs import spec_of
 from stores import Postgres, regtune
 
-from regtune.errors import (
-    NoStudies,
-    RegtuneError,
-    SettingsError,
-    StorageError,
-    TrackingError,
-)
+from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases
 from regtune.settings import Settings, load_settings
-from regtune.storage import (
-    migration,
-    open_engine,
-    open_storage,
-    studies_engine,
-)
+from regtune.storage import migration, open_engine, open_storage, studies_engine
 from regtune.storage.mlflow import (
     check_store,
     connect,

@@ -19,12 +19,7 @@ from typer.testing import CliRunner
 
 from regtune.cli import app
 from regtune.cli.terminal import working
-from regtune.cli.views.display import (
-    STOPPING,
-    LineDisplay,
-    LiveDisplay,
-    finished_line,
-)
+from regtune.cli.views.display import STOPPING, LineDisplay, LiveDisplay, finished_line
 from regtune.cli.views.drawing import (
     BARS,
     budget_bar,

@@ -23,20 +23,10 @@ configure()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from regtune.config.trial import (  # noqa: E402
-    DataConfig,
-    RegularizationConfig,
-    TrainingConfig,
-    TrialConfig,
-)
+from regtune.config.trial import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
 from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.training import train  # noqa: E402
-from regtune.training.epoch import (  # noqa: E402
-    EpochModel,
-    Resident,
-    batch_order,
-    make_optimizer,
-)
+from regtune.training.epoch import EpochModel, Resident, batch_order, make_optimizer  # noqa: E402
 from regtune.training.fused import FusedModel  # noqa: E402
 from regtune.training.model import Seeds, build_model  # noqa: E402
 

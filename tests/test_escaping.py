@@ -31,20 +31,8 @@ from regtune.cli import app
 from regtune.cli.terminal import Screen, wrapped
 from regtune.cli.views.drawing import sweep_view
 from regtune.config.sweepfile import SweepSpec
-from regtune.errors import (
-    ConfigError,
-    RegtuneError,
-    SpecError,
-    StorageError,
-)
-from regtune.escaping import (
-    code,
-    csv_cell,
-    markdown,
-    printable,
-    printable_lines,
-    shell_word,
-)
+from regtune.errors import ConfigError, RegtuneError, SpecError, StorageError
+from regtune.escaping import code, csv_cell, markdown, printable, printable_lines, shell_word
 from regtune.settings import Settings
 from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import TrialRecord

@@ -13,23 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from regtune.config.trial import (
-    DataConfig,
-    EarlyStoppingConfig,
-    ModelConfig,
-    TrainingConfig,
-    TrialConfig,
-)
+from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
 from regtune.errors import WorkerError
-from regtune.executors import (
-    EpochEnded,
-    Event,
-    Task,
-    TrialEnded,
-    TrialFailed,
-    TrialStarted,
-    WorkerReady,
-)
+from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.executors.local import LocalExecutor
 from regtune.training.runtime import UNUSED
 

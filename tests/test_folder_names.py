@@ -27,12 +27,7 @@ from regtune.errors import SettingsError
 from regtune.server.accounts import accounts_environment
 from regtune.server.choice import named
 from regtune.settings import Settings, sqlite_url
-from regtune.storage import (
-    database_path,
-    parse_url,
-    place,
-    studies_url,
-)
+from regtune.storage import database_path, parse_url, place, studies_url
 from regtune.storage.mlflow import store_url, tracking_engine
 from regtune.storage.postgres import Embedded
 from regtune.upkeep.backup.dumps import dump_lines, load_lines

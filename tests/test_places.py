@@ -16,12 +16,7 @@ from mlflow import MlflowClient
 
 from regtune.settings import Settings, read_stores, write_stores
 from regtune.storage.artifacts import inside
-from regtune.tracking.sync import (
-    catch_up,
-    delete_study,
-    project,
-    strays,
-)
+from regtune.tracking.sync import catch_up, delete_study, project, strays
 from regtune.upkeep.doctor import examine
 from regtune.upkeep.status import look
 

@@ -22,12 +22,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.errors import SpecError
 from regtune.search import Space
 from regtune.search.history import OfTheSpace
-from regtune.search.samplers import (
-    BEST,
-    History,
-    make_pruner,
-    make_sampler,
-)
+from regtune.search.samplers import BEST, History, make_pruner, make_sampler
 from regtune.search.tpe import TPE
 from regtune.study.trial_cache import Ledger
 

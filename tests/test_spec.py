@@ -18,13 +18,7 @@ from pydantic import ValidationError
 from specs import spec_of, specs
 
 import regtune
-from regtune.config.sweepfile import (
-    TARGETS,
-    Categorical,
-    Constant,
-    Range,
-    SweepSpec,
-)
+from regtune.config.sweepfile import TARGETS, Categorical, Constant, Range, SweepSpec
 from regtune.config.sweepfile.checks import DATASETS, control_count
 from regtune.config.sweepfile.specification import BUDGET_KEYS
 from regtune.config.trial import (

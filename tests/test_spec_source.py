@@ -10,12 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regtune.config.source import (
-    MAX_BYTES,
-    SWEEP,
-    parse,
-    read,
-)
+from regtune.config.source import MAX_BYTES, SWEEP, parse, read
 from regtune.config.sweepfile import SweepSpec
 from regtune.errors import SpecError
 

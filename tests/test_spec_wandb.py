@@ -12,12 +12,7 @@ from typing import Any
 import pytest
 from specs import spec_of
 
-from regtune.config.sweepfile import (
-    Constant,
-    PrunerSpec,
-    Range,
-    SweepSpec,
-)
+from regtune.config.sweepfile import Constant, PrunerSpec, Range, SweepSpec
 from regtune.errors import SpecError
 
 WANDB = """\

@@ -18,35 +18,13 @@ from scipy import stats
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig, TrialConfig
-from regtune.errors import (
-    SettingsError,
-    SpecChanged,
-    StorageError,
-    StudyBusy,
-)
+from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
 from regtune.settings import load_settings
-from regtune.storage import (
-    database_path,
-    open_engine,
-    open_storage,
-    redact,
-)
+from regtune.storage import database_path, open_engine, open_storage, redact
 from regtune.study.origins import Origin
 from regtune.study.ownership import hold, holder
-from regtune.study.record import (
-    CREATED,
-    DATA,
-    RECORD,
-    STUDY_UID,
-    Kept,
-    TrialRecord,
-)
-from regtune.study.study import (
-    Study,
-    delete,
-    derive_seed,
-    record_of,
-)
+from regtune.study.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
+from regtune.study.study import Study, delete, derive_seed, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import shown_end
 from regtune.tracking.trials import StudyTrials

@@ -17,18 +17,8 @@ from mlflow.entities import Run
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.storage.mlflow import connect
-from regtune.study.record import (
-    BUDGET,
-    DATA,
-    SPEC,
-    STUDY_UID,
-)
-from regtune.tracking import (
-    DataFacts,
-    Origin,
-    StudyFacts,
-    names,
-)
+from regtune.study.record import BUDGET, DATA, SPEC, STUDY_UID
+from regtune.tracking import DataFacts, Origin, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.views import KEY
 

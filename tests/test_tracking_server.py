@@ -22,13 +22,7 @@ from test_tracking_writer import ROOT, free_port
 
 from regtune.cli.views.reports import status_view
 from regtune.errors import NoStudies, TrackingError
-from regtune.server.process import (
-    HARDENING,
-    Server,
-    check_port,
-    group_members,
-    server_environment,
-)
+from regtune.server.process import HARDENING, Server, check_port, group_members, server_environment
 from regtune.settings import Settings
 from regtune.storage.mlflow import prepare
 from regtune.tracking.page import serve_ui, tell_newest, trials_page

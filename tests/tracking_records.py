@@ -10,12 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regtune.config.trial import (
-    METRICS,
-    EarlyStoppingConfig,
-    RegularizationConfig,
-    TrialConfig,
-)
+from regtune.config.trial import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
 from regtune.study.record import Kept, State, TrialRecord
 from regtune.tracking import DataFacts, StudyFacts, names
 

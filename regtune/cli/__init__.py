@@ -12,15 +12,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import (
-    db,
-    keep,
-    look,
-    run,
-    serve,
-    setup,
-    use,
-)
+from regtune.cli import db, keep, look, run, serve, setup, use
 from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
 from regtune.errors import RegtuneError
 from regtune.processes import bypass_proxies

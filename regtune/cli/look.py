@@ -51,13 +51,7 @@ def board(
     home: HomeOption = None,
 ) -> None:
     """The leaderboard: every trial, the best first."""
-    from regtune.study.board import (
-        columns,
-        order_of,
-        read_board,
-        read_parameters,
-        read_study,
-    )
+    from regtune.study.board import columns, order_of, read_board, read_parameters, read_study
 
     if as_csv and as_json:
         from regtune.errors import InputError

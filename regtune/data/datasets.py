@@ -18,14 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regtune.config.trial import DataConfig, TrialConfig
-from regtune.data.conversions import (
-    Images,
-    Labels,
-    check_forms,
-    digest_of,
-    read_images,
-    read_labels,
-)
+from regtune.data.conversions import Images, Labels, check_forms, digest_of, read_images, read_labels
 from regtune.data.formats import Part, idx_parts, npz_parts
 from regtune.errors import DataError
 from regtune.escaping import printable

@@ -7,12 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regtune.data.datasets import (
-    DIGESTS,
-    NAMES,
-    load_arrays,
-    locate,
-)
+from regtune.data.datasets import DIGESTS, NAMES, load_arrays, locate
 from regtune.errors import DataError
 
 

@@ -11,15 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from regtune.config.trial import higher_is_better
-from regtune.executors import (
-    EpochEnded,
-    NoRoom,
-    Task,
-    TrialEnded,
-    TrialFailed,
-    TrialStarted,
-    WorkerReady,
-)
+from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"

@@ -10,13 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from regtune.config.sweepfile import (
-    TARGETS,
-    Categorical,
-    Range,
-    SweepSpec,
-    Target,
-)
+from regtune.config.sweepfile import TARGETS, Categorical, Range, SweepSpec, Target
 from regtune.config.sweepfile.checks import shown_value
 from regtune.config.trial import format_number
 

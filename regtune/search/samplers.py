@@ -17,12 +17,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler
 from regtune.config.sweepfile import SweepSpec
 from regtune.errors import SpecError
 from regtune.search import Space
-from regtune.search.history import (
-    BEST,
-    RECENT,
-    History,
-    OfTheSpace,
-)
+from regtune.search.history import BEST, RECENT, History, OfTheSpace
 from regtune.search.pruners import make_pruner
 from regtune.search.tpe import TPE
 

@@ -22,13 +22,7 @@ from regtune.config.trial import (
     TrialConfig,
 )
 from regtune.errors import ParameterError, SpecError
-from regtune.search.columns import (
-    Column,
-    Value,
-    columns_of,
-    in_order_of_conditions,
-    shown,
-)
+from regtune.search.columns import Column, Value, columns_of, in_order_of_conditions, shown
 
 
 @dataclass(frozen=True)

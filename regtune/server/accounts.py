@@ -17,12 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from regtune.credentials import (
-    ADMIN_PASSWORD,
-    SERVER_SECRET,
-    basic,
-    secret,
-)
+from regtune.credentials import ADMIN_PASSWORD, SERVER_SECRET, basic, secret
 from regtune.errors import InputError, SettingsError
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import lock

@@ -11,18 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import InputError, StorageError
-from regtune.settings import (
-    Settings,
-    read_stores,
-    sqlite_url,
-    write_stores,
-)
-from regtune.storage import (
-    explain,
-    parse_url,
-    place,
-    redact,
-)
+from regtune.settings import Settings, read_stores, sqlite_url, write_stores
+from regtune.storage import explain, parse_url, place, redact
 from regtune.storage.postgres import Embedded, make_database
 
 DEFAULT_NAME = "regtune"

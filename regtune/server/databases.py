@@ -7,22 +7,10 @@ from typing import Any
 
 from regtune.errors import SettingsError, StorageError
 from regtune.settings import Settings
-from regtune.storage import (
-    database_path,
-    is_sqlite,
-    studies_engine,
-    studies_url,
-    understood,
-    writable_folder,
-)
+from regtune.storage import database_path, is_sqlite, studies_engine, studies_url, understood, writable_folder
 from regtune.storage.locks import Holder, advisory_holders, file_holders
 from regtune.storage.migration import make_studies, studies_schema, upgrade_studies
-from regtune.storage.mlflow import (
-    make_store,
-    store_url,
-    tracking_schema,
-    upgrade_store,
-)
+from regtune.storage.mlflow import make_store, store_url, tracking_schema, upgrade_store
 from regtune.storage.schema import Schema
 from regtune.storage.urls import place
 

@@ -33,12 +33,7 @@ from regtune.credentials import (
     without_secrets,
 )
 from regtune.errors import TrackingError
-from regtune.server.accounts import (
-    accounts_environment,
-    administrator,
-    is_loopback,
-    password_notice,
-)
+from regtune.server.accounts import accounts_environment, administrator, is_loopback, password_notice
 from regtune.settings import Settings
 from regtune.storage.mlflow import SILENCE, prepare, store_url
 

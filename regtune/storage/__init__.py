@@ -6,29 +6,10 @@ decides who runs a study, `ledger` is what the one who does knows of its trials 
 `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
 """
 
-from regtune.storage.engines import (
-    engine_options,
-    open_engine,
-    open_storage,
-    studies_engine,
-    studies_url,
-)
+from regtune.storage.engines import engine_options, open_engine, open_storage, studies_engine, studies_url
 from regtune.storage.locks import lock, lock_path, schema_lock
-from regtune.storage.troubles import (
-    BUSY_SECONDS,
-    DISK_FULL,
-    explain,
-    not_json,
-    understood,
-    writable_folder,
-)
-from regtune.storage.urls import (
-    database_path,
-    is_sqlite,
-    parse_url,
-    place,
-    redact,
-)
+from regtune.storage.troubles import BUSY_SECONDS, DISK_FULL, explain, not_json, understood, writable_folder
+from regtune.storage.urls import database_path, is_sqlite, parse_url, place, redact
 
 __all__ = [
     "BUSY_SECONDS",

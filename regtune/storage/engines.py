@@ -23,12 +23,7 @@ from regtune.storage.locks import KEEPALIVE, SILENT_SECONDS, schema_lock
 from regtune.storage.schema import STUDIES, check_studies, look
 from regtune.storage.sqlite import beside, connect_to_read, may_write
 from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
-from regtune.storage.urls import (
-    database_path,
-    full_url,
-    is_sqlite,
-    place,
-)
+from regtune.storage.urls import database_path, full_url, is_sqlite, place
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

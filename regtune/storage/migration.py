@@ -12,20 +12,10 @@ from sqlalchemy import Engine
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.settings import sqlite_url
 from regtune.storage import sqlite
-from regtune.storage.engines import (
-    engine_options,
-    make_sqlite,
-    studies_engine,
-    studies_url,
-)
+from regtune.storage.engines import engine_options, make_sqlite, studies_engine, studies_url
 from regtune.storage.locks import schema_lock
 from regtune.storage.passwords import give_password
-from regtune.storage.schema import (
-    STUDIES,
-    Schema,
-    Tables,
-    look,
-)
+from regtune.storage.schema import STUDIES, Schema, Tables, look
 from regtune.storage.troubles import understood
 from regtune.storage.urls import database_path, is_sqlite, place
 

@@ -16,23 +16,11 @@ from urllib.parse import urlsplit
 import sqlalchemy
 from sqlalchemy import Engine, text
 
-from regtune.credentials import (
-    TRACKING_PASSWORD,
-    TRACKING_TOKEN,
-    TRACKING_USERNAME,
-    secret,
-)
+from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
 from regtune.errors import SettingsError, StorageError, TrackingError
 from regtune.processes import bypass_proxies
 from regtune.settings import sqlite_url
-from regtune.storage import (
-    database_path,
-    engine_options,
-    is_sqlite,
-    migration,
-    place,
-    schema_lock,
-)
+from regtune.storage import database_path, engine_options, is_sqlite, migration, place, schema_lock
 from regtune.storage.artifacts import rebase
 from regtune.storage.health import trouble
 from regtune.storage.passwords import give_password

@@ -28,12 +28,7 @@ from sqlalchemy.exc import OperationalError
 
 from regtune.credentials import without_secrets
 from regtune.errors import StorageError
-from regtune.settings import (
-    OWN_DATABASES,
-    OWN_ROLE,
-    is_own_postgres,
-    socket_folder,
-)
+from regtune.settings import OWN_DATABASES, OWN_ROLE, is_own_postgres, socket_folder
 from regtune.storage.engines import engine_options
 from regtune.storage.urls import POSTGRES
 

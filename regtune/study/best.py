@@ -15,30 +15,12 @@ from typing import Any
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
-from regtune.config.source import (
-    CONFIGURATION,
-    Source,
-    parse_mapping,
-    read,
-    text_of,
-)
+from regtune.config.source import CONFIGURATION, Source, parse_mapping, read, text_of
 from regtune.config.sweepfile.specification import differences_of
-from regtune.config.trial import (
-    METRICS,
-    PROVENANCE,
-    Frozen,
-    TrialConfig,
-    explain,
-)
+from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig, explain
 from regtune.errors import ConfigError, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
-from regtune.study.board import (
-    Row,
-    StudyInfo,
-    read_best,
-    read_study,
-    read_trial,
-)
+from regtune.study.board import Row, StudyInfo, read_best, read_study, read_trial
 
 
 class Provenance(Frozen):

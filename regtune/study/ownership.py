@@ -9,15 +9,7 @@ from pathlib import Path
 from regtune.errors import StudyBusy
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
-from regtune.storage import (
-    database_path,
-    is_sqlite,
-    lock_path,
-    locks,
-    place,
-    studies_engine,
-    understood,
-)
+from regtune.storage import database_path, is_sqlite, lock_path, locks, place, studies_engine, understood
 from regtune.storage.locks import Holder
 
 

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from regtune.study.record import (
-    EndReason,
-    State,
-    TrialRecord,
-    Value,
-)
+from regtune.study.record import EndReason, State, TrialRecord, Value
 
 
 @dataclass(frozen=True)

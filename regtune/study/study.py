@@ -23,30 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import MAX_SEED
-from regtune.errors import (
-    AGAIN,
-    SpecChanged,
-    StorageError,
-    StudyBusy,
-    StudyNotFound,
-)
+from regtune.errors import AGAIN, SpecChanged, StorageError, StudyBusy, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
-from regtune.storage import (
-    locks,
-    open_storage,
-    place,
-    understood,
-)
+from regtune.storage import locks, open_storage, place, understood
 from regtune.storage.patience import Patience, PatientStorage
 from regtune.study.foreign import seen
 from regtune.study.origins import Origin, Request
-from regtune.study.ownership import (
-    busy,
-    hold,
-    session,
-    untouched,
-)
+from regtune.study.ownership import busy, hold, session, untouched
 from regtune.study.record import (
     BUDGET,
     COORDINATOR,

@@ -25,13 +25,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from regtune.storage.trials import (
-    Write,
-    Writes,
-    read_new_trials,
-    read_study_attributes,
-    read_trials,
-)
+from regtune.storage.trials import Write, Writes, read_new_trials, read_study_attributes, read_trials
 from regtune.storage.troubles import away
 
 _Found = TypeVar("_Found")

@@ -21,12 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
-from regtune.errors import (
-    AGAIN,
-    StorageError,
-    StudyBusy,
-    TooManyFailures,
-)
+from regtune.errors import AGAIN, StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
     Event,
@@ -40,19 +35,8 @@ from regtune.executors import (
 )
 from regtune.search.samplers import make_pruner
 from regtune.storage import DISK_FULL
-from regtune.study.progress import (
-    FinishedTrial,
-    Observer,
-    Progress,
-    RunningTrial,
-    remaining_seconds,
-)
-from regtune.study.record import (
-    EndReason,
-    Kept,
-    TrialRecord,
-    Value,
-)
+from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
+from regtune.study.record import EndReason, Kept, TrialRecord, Value
 from regtune.study.study import Study, now_ms, record_of
 from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end

@@ -14,30 +14,13 @@ from sqlalchemy import Engine
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import most_epochs
 from regtune.config.trial import DataConfig
-from regtune.data.datasets import (
-    Arrays,
-    Split,
-    load_arrays,
-    split_of,
-)
-from regtune.errors import (
-    AGAIN,
-    DataError,
-    NoStudies,
-    SpecChanged,
-    StudyNotFound,
-)
+from regtune.data.datasets import Arrays, Split, load_arrays, split_of
+from regtune.errors import AGAIN, DataError, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
 from regtune.search import Space, controls
 from regtune.settings import Settings
 from regtune.storage import open_engine, place
-from regtune.study.board import (
-    Row,
-    list_studies,
-    read_board,
-    read_progress,
-    read_study,
-)
+from regtune.study.board import Row, list_studies, read_board, read_progress, read_study
 from regtune.study.study import require_same
 
 SECONDS_AN_EPOCH = 0.85

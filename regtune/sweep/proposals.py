@@ -22,19 +22,8 @@ from regtune.errors import InputError, ParameterError
 from regtune.search import Space, controls
 from regtune.search.samplers import make_history, make_sampler
 from regtune.study.origins import Origin, Request, origin_of
-from regtune.study.record import (
-    ORIGIN,
-    RECORD,
-    TrialRecord,
-    Value,
-    trial_uid,
-)
-from regtune.study.study import (
-    Study,
-    derive_seed,
-    now_ms,
-    record_of,
-)
+from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
+from regtune.study.study import Study, derive_seed, now_ms, record_of
 from regtune.study.trial_cache import FIXED
 
 ATTEMPTS = 2

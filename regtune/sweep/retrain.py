@@ -13,13 +13,7 @@ from regtune.config.trial import METRICS, DataConfig, RegularizationConfig
 from regtune.data.datasets import load_data
 from regtune.errors import StorageError, WorkerError
 from regtune.escaping import printable
-from regtune.executors import (
-    EpochEnded,
-    NoRoom,
-    Task,
-    TrialEnded,
-    TrialFailed,
-)
+from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed
 from regtune.executors.local import LocalExecutor
 from regtune.settings import Settings
 from regtune.storage import DISK_FULL, open_engine, writable_folder
@@ -27,12 +21,7 @@ from regtune.storage.mlflow import check_store
 from regtune.study.best import Best, Provenance, changes
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
-from regtune.tracking import (
-    DataFacts,
-    Origin,
-    StudyFacts,
-    TrackingWriter,
-)
+from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
 from regtune.tracking.names import RETRAINED
 from regtune.training.result import TrialResult
 

@@ -9,29 +9,12 @@ from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
-from regtune.data.datasets import (
-    Arrays,
-    Split,
-    load_arrays,
-    split_of,
-)
-from regtune.errors import (
-    SettingsError,
-    StorageError,
-    StudyBusy,
-    StudyNotFound,
-)
+from regtune.data.datasets import Arrays, Split, load_arrays, split_of
+from regtune.errors import SettingsError, StorageError, StudyBusy, StudyNotFound
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.settings import MAX_WORKERS, Settings, load_settings
-from regtune.storage import (
-    database_path,
-    is_sqlite,
-    open_engine,
-    place,
-    understood,
-    writable_folder,
-)
+from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
 from regtune.storage.patience import Patience
 from regtune.study.board import read_top

@@ -18,13 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.config.trial import higher_is_better
 from regtune.study.board import end_without_pauses
 from regtune.study.progress import FinishedTrial
-from regtune.study.record import (
-    CREATED,
-    ORIGIN,
-    RECORD,
-    SPEC,
-    State,
-)
+from regtune.study.record import CREATED, ORIGIN, RECORD, SPEC, State
 from regtune.study.study import Study, record_of
 
 

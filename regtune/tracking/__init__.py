@@ -8,12 +8,7 @@ do it.
 
 from __future__ import annotations
 
-from regtune.tracking.facts import (
-    DataFacts,
-    Origin,
-    ParentState,
-    StudyFacts,
-)
+from regtune.tracking.facts import DataFacts, Origin, ParentState, StudyFacts
 from regtune.tracking.writer import TrackingWriter
 
 __all__ = ["DataFacts", "Origin", "ParentState", "StudyFacts", "TrackingWriter"]

@@ -16,12 +16,7 @@ from typing import Any, NamedTuple
 from regtune.escaping import printable
 from regtune.study.record import State, TrialRecord, Value
 from regtune.tracking import names
-from regtune.tracking.facts import (
-    Origin,
-    ParentState,
-    StudyFacts,
-    params,
-)
+from regtune.tracking.facts import Origin, ParentState, StudyFacts, params
 from regtune.tracking.notes import study_note, trial_note
 from regtune.tracking.runs import Run
 from regtune.tracking.views import view_tag

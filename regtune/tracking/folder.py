@@ -17,12 +17,7 @@ from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import hold, holder
-from regtune.tracking.sync import (
-    Caught,
-    Missing,
-    catch_up,
-    missing,
-)
+from regtune.tracking.sync import Caught, Missing, catch_up, missing
 from regtune.tracking.trials import StudyTrials
 
 Tell = Callable[[str, int, int], None]

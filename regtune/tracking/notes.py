@@ -7,12 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from regtune.config.trial import format_number
-from regtune.escaping import (
-    code,
-    markdown,
-    printable,
-    shell_word,
-)
+from regtune.escaping import code, markdown, printable, shell_word
 from regtune.tracking import names
 from regtune.tracking.facts import Origin, ParentState, StudyFacts
 from regtune.tracking.views import TITLE

@@ -14,12 +14,7 @@ from http.client import HTTPException
 
 from regtune.errors import TrackingError
 from regtune.server.accounts import administrators_password, wants_accounts
-from regtune.server.process import (
-    DEFAULT_HOST,
-    Server,
-    check_port,
-    notices,
-)
+from regtune.server.process import DEFAULT_HOST, Server, check_port, notices
 from regtune.server.service import running, usual_port
 from regtune.settings import Settings
 from regtune.storage import is_sqlite, open_engine

@@ -31,21 +31,10 @@ from regtune.tracking.contents import (
     study_contents,
     trial_contents,
 )
-from regtune.tracking.differences import (
-    Lack,
-    digest,
-    experiment_lacks,
-    lacking,
-    trial_folder,
-)
+from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
-from regtune.tracking.runs import (
-    Reader,
-    RestReader,
-    Run,
-    SqlReader,
-)
+from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.trials import Trials
 
 AT_ONCE = 25

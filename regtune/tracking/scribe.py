@@ -16,13 +16,7 @@ from regtune.storage import open_engine
 from regtune.storage.mlflow import sqlite_path
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.trials import StudyTrials
-from regtune.tracking.writer import (
-    ASIDE,
-    PAST,
-    STUDY,
-    Answer,
-    Item,
-)
+from regtune.tracking.writer import ASIDE, PAST, STUDY, Answer, Item
 
 PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""

@@ -21,14 +21,7 @@ from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.storage import database_path, explain, is_sqlite
 from regtune.storage import place as place_of
-from regtune.storage.artifacts import (
-    Stray,
-    find_strays,
-    inside,
-    is_own,
-    local_path,
-    remove,
-)
+from regtune.storage.artifacts import Stray, find_strays, inside, is_own, local_path, remove
 from regtune.storage.mlflow import (
     check_server,
     connect,
@@ -43,12 +36,7 @@ from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
 from regtune.tracking.differences import experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.runs import (
-    Reader,
-    RestReader,
-    Run,
-    SqlReader,
-)
+from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
 from regtune.tracking.target import Target, target_of
 from regtune.tracking.trials import StudyTrials, Trials
 

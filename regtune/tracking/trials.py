@@ -24,14 +24,7 @@ from regtune.study.board.tables import (
     read_spans,
     reading,
 )
-from regtune.study.record import (
-    CREATED,
-    DATA,
-    ENDED,
-    State,
-    TrialRecord,
-    trial_uid,
-)
+from regtune.study.record import CREATED, DATA, ENDED, State, TrialRecord, trial_uid
 from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 

@@ -15,14 +15,7 @@ import keras
 import tensorflow as tf
 
 from regtune.config.trial import TrialConfig
-from regtune.training.epoch import (
-    EVALUATION_BATCH,
-    EpochModel,
-    Figures,
-    Sums,
-    VariableDropout,
-    over_batches,
-)
+from regtune.training.epoch import EVALUATION_BATCH, EpochModel, Figures, Sums, VariableDropout, over_batches
 
 WITH_MODES = (keras.layers.BatchNormalization, VariableDropout)
 """Layers that do one thing while training and another afterwards."""

@@ -13,14 +13,7 @@ from regtune.errors import RegtuneError
 from regtune.server.databases import running_sweeps
 from regtune.server.service import processes, running
 from regtune.settings import Settings
-from regtune.storage import (
-    database_path,
-    is_sqlite,
-    open_engine,
-    place,
-    studies_engine,
-    understood,
-)
+from regtune.storage import database_path, is_sqlite, open_engine, place, studies_engine, understood
 from regtune.storage.artifacts import Stray
 from regtune.storage.health import SECONDS, trouble
 from regtune.storage.migration import studies_schema

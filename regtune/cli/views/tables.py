@@ -30,13 +30,7 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.search.space import Row as Parameter
-    from regtune.study.board import (
-        Column,
-        Comparison,
-        Row,
-        StudyInfo,
-        StudySummary,
-    )
+    from regtune.study.board import Column, Comparison, Row, StudyInfo, StudySummary
     from regtune.sweep.plan import Searched
 
 _EFFORT = ("seconds", "epochs")

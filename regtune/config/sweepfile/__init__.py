@@ -5,20 +5,9 @@ lines, `targets` what may be searched; `forms` reads one into `parameters`; `rea
 words, `checks` what must fit together, `schema` what editors need.
 """
 
-from regtune.config.sweepfile.parameters import (
-    Categorical,
-    Constant,
-    Parameter,
-    Range,
-    Scalar,
-)
+from regtune.config.sweepfile.parameters import Categorical, Constant, Parameter, Range, Scalar
 from regtune.config.sweepfile.schema import json_schema
-from regtune.config.sweepfile.specification import (
-    MetricSpec,
-    PrunerSpec,
-    SplitSpec,
-    SweepSpec,
-)
+from regtune.config.sweepfile.specification import MetricSpec, PrunerSpec, SplitSpec, SweepSpec
 from regtune.config.sweepfile.targets import TARGETS, Target, suggestion
 
 __all__ = [

@@ -13,19 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from regtune.config.source import Problem, describe
-from regtune.config.sweepfile.parameters import (
-    Categorical,
-    Constant,
-    Distribution,
-    Parameter,
-    Range,
-)
-from regtune.config.sweepfile.targets import (
-    TARGETS,
-    Target,
-    suggestion,
-    unknown_key,
-)
+from regtune.config.sweepfile.parameters import Categorical, Constant, Distribution, Parameter, Range
+from regtune.config.sweepfile.targets import TARGETS, Target, suggestion, unknown_key
 from regtune.config.trial import format_number
 
 REFUSED: Mapping[str, str] = {

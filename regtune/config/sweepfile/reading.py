@@ -13,20 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regtune.config.source import (
-    Problem,
-    Source,
-    Where,
-    describe,
-)
+from regtune.config.source import Problem, Source, Where, describe
 from regtune.config.sweepfile.forms import RejectedError, read_parameter
 from regtune.config.sweepfile.parameters import Parameter
-from regtune.config.sweepfile.specification import (
-    MetricSpec,
-    PrunerSpec,
-    SplitSpec,
-    SweepSpec,
-)
+from regtune.config.sweepfile.specification import MetricSpec, PrunerSpec, SplitSpec, SweepSpec
 from regtune.config.sweepfile.targets import (
     BLOCKS,
     TARGETS,

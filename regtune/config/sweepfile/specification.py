@@ -11,12 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from regtune.config.source import (
-    SWEEP,
-    Source,
-    describe,
-    read,
-)
+from regtune.config.source import SWEEP, Source, describe, read
 from regtune.config.sweepfile import checks
 from regtune.config.sweepfile.parameters import Constant, Parameter
 from regtune.config.sweepfile.targets import TARGETS

@@ -8,19 +8,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, String, case, cast, func, select
 
-from regtune.study.board.cells import (
-    Cell,
-    RecordCells,
-    number_cell,
-    word_cell,
-)
+from regtune.study.board.cells import Cell, RecordCells, number_cell, word_cell
 from regtune.study.board.rows import Row, StudyInfo
-from regtune.study.board.tables import (
-    TRIAL_ATTRIBUTES,
-    VALUES,
-    trials_of,
-    value_of,
-)
+from regtune.study.board.tables import TRIAL_ATTRIBUTES, VALUES, trials_of, value_of
 from regtune.study.record import ORIGIN, RECORD, State
 
 _STATES: Sequence[State] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")

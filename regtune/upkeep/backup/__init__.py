@@ -5,12 +5,7 @@
 
 from regtune.upkeep.backup.making import Backup, make_backup
 from regtune.upkeep.backup.manifest import Manifest, read_manifest
-from regtune.upkeep.backup.restoring import (
-    Plan,
-    Restored,
-    plan_restore,
-    restore,
-)
+from regtune.upkeep.backup.restoring import Plan, Restored, plan_restore, restore
 
 __all__ = [
     "Backup",

@@ -10,12 +10,7 @@ import shlex
 from pathlib import Path
 
 from regtune.settings import Settings
-from regtune.storage import (
-    database_path,
-    is_sqlite,
-    parse_url,
-    redact,
-)
+from regtune.storage import database_path, is_sqlite, parse_url, redact
 from regtune.storage.mlflow import is_server
 from regtune.storage.postgres import Embedded
 

@@ -27,12 +27,7 @@ from regtune import __version__
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases
 from regtune.settings import Settings
-from regtune.storage import (
-    is_sqlite,
-    lock,
-    sqlite,
-    understood,
-)
+from regtune.storage import is_sqlite, lock, sqlite, understood
 from regtune.storage.mlflow import is_server
 from regtune.study.study import versions
 from regtune.upkeep.backup.dumps import dump_lines

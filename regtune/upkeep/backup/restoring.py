@@ -21,25 +21,13 @@ from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases, running_sweeps
 from regtune.server.service import running
 from regtune.settings import Settings, sqlite_url
-from regtune.storage import (
-    is_sqlite,
-    lock,
-    sqlite,
-    understood,
-)
+from regtune.storage import is_sqlite, lock, sqlite, understood
 from regtune.storage.artifacts import relocate
 from regtune.storage.mlflow import is_server, tracking_engine
 from regtune.storage.schema import STUDIES, TRACKING
 from regtune.upkeep.backup.dumps import load_lines
 from regtune.upkeep.backup.making import Tell
-from regtune.upkeep.backup.manifest import (
-    ARTIFACTS,
-    MLFLOW,
-    Manifest,
-    copy_file,
-    databases,
-    read_manifest,
-)
+from regtune.upkeep.backup.manifest import ARTIFACTS, MLFLOW, Manifest, copy_file, databases, read_manifest
 
 LOCK_SECONDS = 30
 
