@@ -15,7 +15,7 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help sweep test test-slow lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
+.PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
 	bench-sync bench-tracking bench-load \
 	faults soak secrets readme lock clean
 
@@ -26,10 +26,13 @@ sweep: .venv/.installed  ## Install what is needed, then run sweeps/quickstart.y
 	$(BIN)/regtune sweep sweeps/quickstart.yaml
 
 test: .venv/.tested  ## Run the quick tests
-	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "not slow and not full_mnist and not browser"
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "not slow and not full_mnist and not browser and not proof"
 
 test-slow: .venv/.tested  ## Run the slow tests: full MNIST, browser, long proofs
-	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "slow or full_mnist or browser"
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "(slow or full_mnist or browser) and not proof"
+
+proofs: .venv/.tested  ## Confirm the committed figures and everything that CI shortens: before a release
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "proof or faults" --whole
 
 lint: .venv/.tested  ## Check format, style, types and the walls between the modules
 	$(BIN)/ruff format --check .
