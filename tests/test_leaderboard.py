@@ -198,7 +198,7 @@ def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: o
         optuna.trial.create_trial(
             state=TrialState.COMPLETE,
             value=0.01,
-            user_attrs={"regtune.study.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
+            user_attrs={"regtune.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
         )
     )
     with pytest.raises(StorageError, match="trial 9: its record cannot be read"):

@@ -320,7 +320,7 @@ def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tm
             verb("down")
 
     dump = guarded.dump()
-    for told in (b"SCRAM-SHA-256$", b"regtune.trial_uid", b"regtune.study.record"):
+    for told in (b"SCRAM-SHA-256$", b"regtune.trial_uid", b"regtune.record"):
         assert told in dump
     assert not canaries.found(dump)
     assert not canaries.found("\n".join(printed))

@@ -358,7 +358,7 @@ def assert_consistent(
 
 def _assert_whole(trial: FrozenTrial, record: TrialRecord, study: optuna.Study) -> None:
     """A trial and its record say the same."""
-    metric = study.user_attrs["regtune.config.sweepfile"]["metric"]["name"]
+    metric = study.user_attrs["regtune.spec"]["metric"]["name"]
     history = record.history.get(metric, ())
     assert dict(enumerate(history, start=1)) == trial.intermediate_values, f"trial {trial.number}"
     assert {len(points) for points in record.history.values()} <= {record.epochs}
@@ -418,7 +418,7 @@ def _assert_mlflow(
             wanted = list(zip(steps, record.history.get(metric, ()), record.epoch_ended_ms, strict=False))
             assert sorted(curve) == wanted, f"{where}: {metric}"
         if trial.state is TrialState.COMPLETE:
-            goal = study.user_attrs["regtune.config.sweepfile"]["metric"]["name"]
+            goal = study.user_attrs["regtune.spec"]["metric"]["name"]
             assert run.data.metrics[names.best(goal)] == trial.value, where
         _assert_artifacts(client, run, {"config.yaml", *(["model.keras"] if number in with_model else [])})
     assert own[0].info.status == own[0].data.tags[names.STATE] == "FINISHED"

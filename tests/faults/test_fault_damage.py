@@ -108,27 +108,27 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "studies of another program": ("studies.db", foreign, "studies.db"),
     "a record of a newer version": (
         "studies.db",
-        attribute("trial_user", "regtune.study.record", with_a_key_of_tomorrow),
+        attribute("trial_user", "regtune.record", with_a_key_of_tomorrow),
         "was it written by another version?",
     ),
     "a record that is no JSON object": (
         "studies.db",
-        attribute("trial_user", "regtune.study.record", lambda _: '"{"'),
+        attribute("trial_user", "regtune.record", lambda _: '"{"'),
         "record cannot be read",
     ),
     "a record that is not JSON": (
         "studies.db",
-        attribute("trial_user", "regtune.study.record", lambda _: "{"),
+        attribute("trial_user", "regtune.record", lambda _: "{"),
         "an attribute in it is not JSON",
     ),
     NEWER: (
         "studies.db",
-        attribute("study_user", "regtune.config.sweepfile", with_a_key_of_tomorrow),
+        attribute("study_user", "regtune.spec", with_a_key_of_tomorrow),
         "tomorrow",
     ),
     "a sweep file that is nonsense": (
         "studies.db",
-        attribute("study_user", "regtune.config.sweepfile", lambda _: "[1, 2]"),
+        attribute("study_user", "regtune.spec", lambda _: "[1, 2]"),
         "its sweep file cannot be read",
     ),
     "a uid that names a folder elsewhere": (
