@@ -36,6 +36,7 @@ from regtune.study.board import (
     read_trial,
 )
 from regtune.study.progress import Progress
+from regtune.study.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking.contents import points_of
 from regtune.tracking.trials import StudyTrials
 
@@ -248,3 +249,8 @@ def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine
 
 def test_every_searched_parameter_is_a_column(engine: Engine) -> None:
     assert parameter_names(read_board(engine, NAME)) == ("dropout", "batchnorm")
+
+
+def test_the_names_of_what_is_stored_stay_whatever_modules_are_called() -> None:
+    names = (RECORD, ORIGIN, STUDY_UID, SPEC, BUDGET, DATA)
+    assert names == tuple(f"regtune.{name}" for name in ("record", "origin", "uid", "spec", "budget", "data"))
