@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.storage.mlflow import connect
+from regtune.study import record as study_record
 from regtune.study.record import BUDGET, DATA, SPEC, STUDY_UID
 from regtune.tracking import DataFacts, Origin, StudyFacts, names
 from regtune.tracking.projection import Projection
@@ -545,3 +546,26 @@ def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> No
     assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
     assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
     assert "higher is better" in tags[names.NOTE]
+
+
+STORED = {
+    study_record: {
+        "RECORD": "record",
+        "ORIGIN": "origin",
+        "STUDY_UID": "uid",
+        "SPEC": "spec",
+        "BUDGET": "budget",
+        "CREATED": "created_ms",
+        "DATA": "data",
+        "ENDED": "ended",
+    },
+    names: {"KIND": "kind", "SWEEP": "sweep", "TRIAL_UID": "trial_uid", "STATE": "state", "DATA": "data"},
+}
+
+
+@pytest.mark.parametrize("module", STORED)
+def test_a_name_that_is_stored_is_never_another(module: Any) -> None:
+    """Studies and runs of every earlier version have these."""
+    assert {name: getattr(module, name) for name in STORED[module]} == {
+        name: f"regtune.{word}" for name, word in STORED[module].items()
+    }
