@@ -22,7 +22,8 @@ from test_sweep import spec
 
 from regtune.errors import SettingsError, StorageError, StudyBusy
 from regtune.settings import Settings, load_settings
-from regtune.storage import locks, open_engine, open_storage
+from regtune.storage import locks, open_engine, open_storage, studies_engine
+from regtune.storage.locks import hold_advisory
 from regtune.storage.patience import Patience
 from regtune.study.board import read_board
 from regtune.study.ownership import hold, holder
@@ -85,7 +86,7 @@ def test_a_lock_whose_connection_was_terminated_is_taken_again(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = 'studies_of_a_test' AND application_name LIKE 'regtune %'"
     )
-    with hold(settings, "small") as held:
+    with hold_advisory(studies_engine(settings.storage_url), "study small") as held:
         held.check()
         postgres_server.run(terminate)
         until(lambda: holder(settings, "small") is None)
@@ -117,7 +118,7 @@ def test_a_lock_is_taken_again_from_our_own_connection_that_the_server_does_not_
                 "", {}, Exception("server closed the connection unexpectedly")
             )
 
-    with hold(settings, "small") as held:
+    with hold_advisory(studies_engine(settings.storage_url), "study small") as held:
         ghost, held._connection = held._connection, Lost()
         assert held.check()
         assert not held.check()
@@ -129,16 +130,16 @@ def test_a_lock_is_taken_again_from_our_own_connection_that_the_server_does_not_
 def test_a_study_that_another_has_run_while_its_database_was_away_is_left_to_it(
     settings: Settings, postgres_server: Postgres, fresh: bool
 ) -> None:
-    with hold(settings, "small") as held:
-        study = Study.open(settings, spec(), patience=Patience("the database"))
-        study.keep(held)
-        study.still_ours()
+    with hold(settings, "small") as ours:
+        study = Study.open(settings, spec(), patience=Patience("the database", ours.check))
+        study.sign(ours)
+        study.check_ownership()
         postgres_server.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
         )
         until(lambda: holder(settings, "small") is None)
         with hold(settings, "small") as theirs:
-            Study.open(settings, spec(), fresh=fresh).keep(theirs)
+            Study.open(settings, spec(), fresh=fresh).sign(theirs)
         with pytest.raises(StudyBusy, match="was run by another process while its database was away"):
             study.set_attribute("regtune.anything", 1)
         assert "regtune.anything" not in Study.open(settings, spec()).attributes
@@ -181,7 +182,7 @@ def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -
     RDBStorage(url).engine.dispose()
     notes: list[str] = []
     stop = threading.Event()
-    patience = Patience("PostgreSQL studies", notes.append, stop)
+    patience = Patience("PostgreSQL studies", note=notes.append, stop=stop)
     study = Study.open(load_settings(storage=url), spec(), patience=patience)
     own_server.control("stop", "-m", "immediate")
     back = threading.Timer(3.0, own_server.control, ["start"])
@@ -210,11 +211,10 @@ def test_a_connection_cut_off_between_two_calls_is_replaced_and_no_outage(
 ) -> None:
     """The server is there all the time. Who may have taken the study over is asked first, as on any new connection."""
     notes: list[str] = []
-    patience = Patience("the database", notes.append)
+    asked: list[bool] = []
+    patience = Patience("the database", lambda: asked.append(True), notes.append)
     study = Study.open(settings, spec(), patience=patience)
     trial = study.optuna.ask()
-    asked: list[bool] = []
-    patience.guard = lambda: asked.append(True)
     if stopping:
         patience.stop()
     for turn in range(3):
@@ -237,7 +237,7 @@ def test_a_connection_cut_off_amid_rows_is_replaced_too_and_psycopg_prints_nothi
     settings: Settings, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes: list[str] = []
-    study = Study.open(settings, spec(), patience=Patience("the database", notes.append))
+    study = Study.open(settings, spec(), patience=Patience("the database", note=notes.append))
     trial = study.optuna.ask()
     cut: list[Any] = []
 

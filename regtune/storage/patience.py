@@ -28,36 +28,37 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Patience:
     """How a storage waits. `note` is told of an outage's begin and end; when `stop` is set, the waiting ends.
 
-    outages: how many there were. guard: raises what says that nothing may be written any more; it is asked before a
+    outages: how many there were. check: raises what says that nothing may be written any more; it is called before a
     call is made again, and before any is made on a new connection, as the one before may have been cut off unseen.
     """
 
     def __init__(
         self,
         place: str,
+        check: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
     ) -> None:
         self._place = place
+        self.check = check
         self._note = note
         self._stop = stop or threading.Event()
         self.outages = 0
-        self.guard: Callable[[], None] = lambda: None
-        self._asking = False
+        self._checking = False
 
     def stop(self) -> None:
         """Wait no more, now and later."""
         self._stop.set()
 
-    def ask(self) -> None:
-        """Ask the guard, unless it is its own call that is to be made."""
-        if self._asking:
+    def check_once(self) -> None:
+        """Call `check`, unless it is its own call that is to be made."""
+        if self._checking:
             return
-        self._asking = True
+        self._checking = True
         try:
-            self.guard()
+            self.check()
         finally:
-            self._asking = False
+            self._checking = False
 
     def through(self, call: Callable[[], Any]) -> Any:
         """`call()`, made again while the server is away. Raises what `call` raises for any other reason."""
@@ -74,7 +75,7 @@ class Patience:
             stopped = self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             try:
-                self.ask()
+                self.check_once()
                 found = call()
             except UpdateFinishedTrialError:  # the call that was cut off had done it
                 found = True
@@ -92,7 +93,7 @@ class PatientStorage(RDBStorage):
     def __init__(self, url: str, patience: Patience, **options: Any) -> None:
         self.patience = patience
         super().__init__(url, **options)
-        event.listen(self.engine, "connect", lambda *_: patience.ask())
+        event.listen(self.engine, "connect", lambda *_: patience.check_once())
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,16 +1,26 @@
-"""Who runs a study: one coordinator, on whatever machine; readers ask for its name."""
+"""Who runs a study: one process at a time, on whatever machine; readers ask for its name."""
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import sqlalchemy
+from optuna.storages import BaseStorage
 
 from regtune.errors import StudyBusy
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, lock_path, locks, place, studies_engine, understood
 from regtune.storage.locks import Holder
+from regtune.study.record import COORDINATOR
+
+_SIGNATURE = sqlalchemy.text(
+    "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key"
+)
 
 
 def holder(settings: Settings, name: str) -> Holder | None:
@@ -31,8 +41,49 @@ def was_held(settings: Settings, name: str) -> bool:
     return _lock_file(settings.storage_url, name).exists()
 
 
+class Ownership:
+    """The right to write to a study: its lock, and proof after an outage that nobody else has run the study meanwhile.
+
+    `check` is what a storage asks before it makes a call again, or any on a new connection.
+    """
+
+    def __init__(self, name: str, held: locks.Hold) -> None:
+        self._name = name
+        self._held = held
+        self._signature = uuid.uuid4().hex
+        self._signed: int | None = None
+        self._doubtful = False
+
+    def sign(self, storage: BaseStorage) -> None:
+        """Sign the study; another coordinator that runs it later signs with another signature."""
+        study = storage.get_study_id_from_name(self._name)
+        storage.set_study_user_attr(study, COORDINATOR, self._signature)
+        self._signed = study
+
+    def check(self) -> None:
+        """Require that nobody else has run the study since. Raises StudyBusy, or what an absent database raises."""
+        try:
+            self._doubtful |= self._held.check()
+        except locks.Taken as taken:
+            raise _busy(self._name, taken) from None
+        if not self._doubtful:
+            return
+        study = f'study "{printable(self._name)}"'
+        if self._signed is None:
+            raise StudyBusy(f"{study}: its database was away; give the same command again")
+        signature = self._held.scalar(_SIGNATURE, {"study": self._signed, "key": COORDINATOR})
+        if signature is None:
+            raise StudyBusy(f"{study} was deleted while its database was away")
+        if signature != json.dumps(self._signature):
+            raise StudyBusy(
+                f"{study} was run by another process while its database was away; "
+                f"look at it with: regtune watch {shell_word(self._name)}"
+            )
+        self._doubtful = False
+
+
 @contextmanager
-def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[locks.Hold]:
+def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[Ownership]:
     """Hold the study `name`: on SQLite by a file beside it, on PostgreSQL by an advisory lock of its database.
 
     take_over: end the connections of whoever ran it before, to write to it oneself. Raises StudyBusy naming the process
@@ -49,26 +100,15 @@ def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[l
                         locks.hold_advisory(studies_engine(url), _lock_name(name), take_over)
                     )
         except locks.Taken as taken:
-            raise busy(name, taken) from None
-        yield held
+            raise _busy(name, taken) from None
+        yield Ownership(name, held)
 
 
-def busy(name: str, taken: locks.Taken) -> StudyBusy:
-    """Another process runs the study `name`."""
+def _busy(name: str, taken: locks.Taken) -> StudyBusy:
     return StudyBusy(
         f'study "{printable(name)}" is being run by {taken.holder}; '
         f"look at it with: regtune watch {shell_word(name)}"
     )
-
-
-def untouched(held: locks.Hold, name: str) -> None:
-    """See that the lock has never been lost, for a process that has not signed the study yet. Raises StudyBusy."""
-    try:
-        lost = held.check()
-    except locks.Taken as taken:
-        raise busy(name, taken) from None
-    if lost:
-        raise StudyBusy(f'study "{printable(name)}": its database was away; give the same command again')
 
 
 def session(name: str) -> str:

@@ -23,14 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import MAX_SEED
-from regtune.errors import AGAIN, SpecChanged, StorageError, StudyBusy, StudyNotFound
+from regtune.errors import AGAIN, SpecChanged, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
-from regtune.storage import locks, open_storage, place, understood
+from regtune.storage import open_storage, place, understood
 from regtune.storage.patience import Patience, PatientStorage
 from regtune.study.foreign import seen
 from regtune.study.origins import Origin, Request
-from regtune.study.ownership import busy, hold, session, untouched
+from regtune.study.ownership import Ownership, hold, session
 from regtune.study.record import (
     BUDGET,
     COORDINATOR,
@@ -59,7 +59,6 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
     return int(state[0]) & MAX_SEED
 
 
-_SIGNATURE = "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key"
 _BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED, DATA}
 """Attributes that a study has before it has its uid; one with no other and without trials was cut off there."""
 
@@ -79,9 +78,6 @@ class Study:
         """The name that the earlier study of this name has now, where one was set aside."""
         self._origins: set[str] = set()
         self._origins_read = 0
-        self._held: locks.Hold | None = None
-        self._signature = ""
-        self._doubtful = False
 
     @classmethod
     def open(
@@ -201,37 +197,14 @@ class Study:
         """How often the database was away since the study was opened; 0 on SQLite."""
         return self._patience.outages if self._patience else 0
 
-    def keep(self, held: locks.Hold) -> None:
-        """Sign as the one who runs the study. From now on, after an outage, nothing is written before it was seen that
-        nobody else has run the study meanwhile.
-        """
-        self._held, self._signature = held, uuid.uuid4().hex
-        self.set_attribute(COORDINATOR, self._signature)
-        if self._patience:
-            self._patience.guard = self._guard
+    def sign(self, ownership: Ownership) -> None:
+        """Sign as the one who runs the study."""
+        ownership.sign(self._storage)
 
-    def still_ours(self) -> None:
-        """See that this process still runs the study, waiting for its database if it is away. Raises StudyBusy."""
+    def check_ownership(self) -> None:
+        """Require that this process still owns the study, waiting for its database if it is away. Raises StudyBusy."""
         if self._patience:
-            self._patience.through(self._guard)
-
-    def _guard(self) -> None:
-        assert self._held is not None
-        try:
-            self._doubtful |= self._held.check()
-        except locks.Taken as taken:
-            raise busy(self.name, taken) from None
-        if self._doubtful:  # somebody may have had the lock since
-            wanted = {"study": self._id, "key": COORDINATOR}
-            signed = self._held.scalar(sqlalchemy.text(_SIGNATURE), wanted)
-            if signed is None:
-                raise StudyBusy(f'study "{printable(self.name)}" was deleted while its database was away')
-            if signed != json.dumps(self._signature):
-                raise StudyBusy(
-                    f'study "{printable(self.name)}" was run by another process while its database was away; '
-                    f"look at it with: regtune watch {shell_word(self.name)}"
-                )
-            self._doubtful = False
+            self._patience.through(self._patience.check)
 
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
@@ -383,10 +356,9 @@ def delete(settings: Settings, name: str, first: Callable[[str], None] = lambda 
     where = place(settings.storage_url)
     with understood(where):
         uid = uid_of(load(open_storage(settings), name).user_attrs.get(STUDY_UID))
-        with hold(settings, name) as held:
-            patience = Patience(where)
+        with hold(settings, name) as ownership:
+            patience = Patience(where, ownership.check)
             patience.stop()
-            patience.guard = lambda: untouched(held, name)
             first(uid)
             optuna.delete_study(study_name=name, storage=open_storage(settings, patience, session(name)))
     return uid

@@ -300,7 +300,7 @@ class Coordinator:
         if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
             return
         self._requests_read = time.monotonic()
-        self._study.still_ours()
+        self._study.check_ownership()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({running.trial.number for running in self._running.values()})

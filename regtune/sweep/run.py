@@ -18,7 +18,7 @@ from regtune.storage import database_path, is_sqlite, open_engine, place, unders
 from regtune.storage.mlflow import check_store
 from regtune.storage.patience import Patience
 from regtune.study.board import read_top
-from regtune.study.ownership import hold, untouched
+from regtune.study.ownership import hold
 from regtune.study.progress import FinishedTrial, Observer, Progress
 from regtune.study.record import FILE, Value
 from regtune.study.study import Study
@@ -89,12 +89,11 @@ def run_sweep(
     if is_sqlite(settings.storage_url):
         writable_folder(database_path(settings.storage_url).parent)
     check_store(settings.mlflow_uri)
-    with hold(settings, spec.name) as held, understood(where):
+    with hold(settings, spec.name) as ownership, understood(where):
         earlier = _earlier(settings, from_study)
-        patience = Patience(where, observer.note, stop)
-        patience.guard = lambda: untouched(held, spec.name)
+        patience = Patience(where, ownership.check, observer.note, stop)
         study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
-        study.keep(held)
+        study.sign(ownership)
         if spec.file:
             study.set_attribute(FILE, spec.file)
         tally = Standing(study, spec.metric.name).tally
@@ -125,7 +124,6 @@ def run_sweep(
                 tracker.close(timeout_seconds=0)
             raise
         finally:
-            patience.guard = lambda: None
             if executor is None:
                 trainer.close()
             if tracker is not None:
