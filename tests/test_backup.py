@@ -27,7 +27,8 @@ from regtune.server.databases import init_databases
 from regtune.settings import Settings
 from regtune.storage.mlflow import connect, make_store
 from regtune.study.ownership import hold
-from regtune.upkeep.backup import make_backup, plan_restore, restore
+from regtune.upkeep.backup import make_backup
+from regtune.upkeep.restore import plan_restore, restore
 
 STUDY = "mnist-regularization"
 WEIGHTS = b"weights" * 1000
@@ -487,7 +488,7 @@ def test_the_lines_for_postgresql_bring_everything_back(
         assert said.returncode == 2
         lines = said.stderr.splitlines()
         assert lines[0].startswith(
-            f"error: PostgreSQL is {'backed up' if verb == 'backup' else 'brought back'} by"
+            f"error: PostgreSQL is {'backed up' if verb == 'backup' else 'restored'} by"
         )
         assert not (tmp_path / "team copy").exists() or verb == "restore"
         if verb == "restore":

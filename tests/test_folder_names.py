@@ -23,14 +23,14 @@ from typer.testing import CliRunner
 import regtune
 from regtune.cli import app
 from regtune.credentials import in_url
-from regtune.errors import SettingsError
+from regtune.errors import InputError, SettingsError
 from regtune.server.accounts import accounts_environment
 from regtune.server.choice import named
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import database_path, parse_url, place, studies_url
 from regtune.storage.mlflow import store_url, tracking_engine
 from regtune.storage.postgres import Embedded
-from regtune.upkeep.backup.dumps import dump_lines, load_lines
+from regtune.upkeep.backup import require_sqlite
 
 NAMES = (
     *(
@@ -103,8 +103,12 @@ def test_the_lines_that_back_up_a_file_beside_postgresql_work_as_they_stand(
         connection.execute("CREATE TABLE here (x)")
     copies = folder / "copies"
     copies.mkdir()
-    lines = [*dump_lines(settings, copies), *load_lines(settings, copies)]
-    backup, restore = (shlex.split(line) for line in lines if line.startswith("  sqlite3 "))
+    typed = []
+    for verb in ("backup", "restore"):
+        with pytest.raises(InputError) as caught:
+            require_sqlite(settings, copies, verb)
+        typed += [line for line in str(caught.value).splitlines() if line.startswith("  sqlite3 ")]
+    backup, restore = map(shlex.split, typed)
     assert backup[1] == restore[1] == str(folder / "studies.db")
     if shutil.which("sqlite3"):
         subprocess.run(backup, check=True)

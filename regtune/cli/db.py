@@ -91,8 +91,8 @@ def restore(
     folder: FolderArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
 ) -> None:
     """Bring back what `backup` has copied; what is there now is set aside, not deleted."""
-    from regtune.upkeep.backup import plan_restore
-    from regtune.upkeep.backup import restore as bring_back
+    from regtune.upkeep.restore import plan_restore
+    from regtune.upkeep.restore import restore as bring_back
 
     settings = settings_of(home)
     plan = plan_restore(settings, folder)
