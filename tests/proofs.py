@@ -1,0 +1,73 @@
+"""The record of `make proofs`: of which commit it is, where it ran, what passed, and the figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Record:
+    """A pytest plugin that writes the outcome of a run to `path` as JSON.
+
+    Figures are what tests give to pytest's own `record_property`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._outcomes: dict[str, str] = {}
+        self._figures: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a test's outcome: that of its call, or of a setup or teardown that did not pass."""
+        if report.when == "call" or report.outcome != "passed":
+            self._outcomes[report.nodeid] = report.outcome
+        if report.when == "call" and report.user_properties:
+            self._figures[report.nodeid] = dict(report.user_properties)
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        by_file: dict[str, Counter[str]] = {}
+        for test, outcome in self._outcomes.items():
+            by_file.setdefault(test.partition("::")[0], Counter())[outcome] += 1
+        record = {
+            "commit": self._commit,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "outcomes": dict(Counter(self._outcomes.values())),
+            "files": {name: dict(counts) for name, counts in sorted(by_file.items())},
+            "not_passed": sorted(test for test, outcome in self._outcomes.items() if outcome != "passed"),
+            "figures": dict(sorted(self._figures.items())),
+        }
+        self._path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """This machine's processor: name, family and model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name", platform.machine())
+    return f"{name} family {fields.get('cpu family')} model {fields.get('model')}"
+
+
+def _git(*words: str) -> str:
+    ended = subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True)
+    return ended.stdout.strip() or "unknown"
