@@ -6,11 +6,10 @@ import os
 import random
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,36 +138,10 @@ def free_port() -> int:
     raise AssertionError(f"no port from {first} on is free")
 
 
-def regtune(
-    *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line in the current folder and return how it ended, with its output as text."""
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run(
-        [sys.executable, "-m", "regtune", *arguments],
-        env={**os.environ, **path, **(environment or {})},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-
-
-def until(true: Callable[[], bool], seconds: float = 240.0, pause: float = 0.1) -> None:
-    """Wait until `true()`; `pause` is long where to look takes a process of its own."""
+def until(true: Callable[[], Any], seconds: float = 240.0, pause: float = 0.1, what: str = "") -> Any:
+    """Wait until `true()` and return what it gave; `pause` is long where to look takes a process of its own."""
     deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:.0f} s")
+    while not (seen := true()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(pause)
-
-
-def names(pair: str, server: Postgres | None, uid: str) -> Mapping[str, str]:
-    """OPTUNA_STORAGE and MLFLOW_TRACKING_URI for the databases of one of PAIRS; empty for SQLite files in the home."""
-    if pair.startswith("sqlite"):
-        return {}
-    assert server is not None
-    return {
-        "OPTUNA_STORAGE": server.fresh(f"studies_{uid}"),
-        "MLFLOW_TRACKING_URI": server.fresh(f"mlflow_{uid}"),
-    }
+    return seen

@@ -8,11 +8,10 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +51,6 @@ def composers(environment: Mapping[str, str]) -> list[list[str]]:
     if shutil.which("docker-compose"):
         found.append(["docker-compose"])
     return found or missing("neither `docker compose` nor docker-compose is installed")
-
-
-def until(what: str, seen: Callable[[], Any], seconds: float = 600) -> Any:
-    """What `seen` returns once that is something. Raises AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = seen()
-        if found:
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"after {seconds:.0f} s still not: {what}")
 
 
 class Team:

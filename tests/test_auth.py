@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from stores import free_port, regtune
+from stores import free_port
+from terminals import regtune
 from test_sweep import SPEC
 
 from regtune.credentials import basic
@@ -206,7 +207,7 @@ def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_s
         "MLFLOW_TRACKING_USERNAME": ADMIN,
         "MLFLOW_TRACKING_PASSWORD_FILE": str(secret),
     }
-    ended = regtune("sweep", "small.yaml", "--workers", "1", environment=environment)
+    ended = regtune("sweep", "small.yaml", "--workers", "1", **environment)
     assert ended.returncode == 0, ended.stderr
     assert "MLflow" not in ended.stderr, ended.stderr  # nothing waits to be written
     for name, value in environment.items():

@@ -20,7 +20,8 @@ import optuna
 import pytest
 import studies
 from mlflow import MlflowClient
-from stores import Postgres, free_port, regtune, until
+from stores import Postgres, free_port, until
+from terminals import regtune
 
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import init_databases

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from team import Team, until
+from stores import until
+from team import Team
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -39,8 +40,8 @@ def come_up(team: Team) -> None:
         "init": "exited (0)",
         "mlflow": "running (healthy)",
     }.items():
-        until(f"{service} {state}", lambda s=service, w=state: team.state(team.container(s)) == w)
-    until("accounts exited (0)", lambda: team.state(team.container("accounts")) == "exited (0)")
+        until(lambda s=service, w=state: team.state(team.container(s)) == w, 600, 0.5, f"{service} {state}")
+    until(lambda: team.state(team.container("accounts")) == "exited (0)", 600, 0.5, "accounts exited (0)")
 
 
 def board(team: Team, study: str) -> list[dict[str, Any]]:
@@ -173,7 +174,7 @@ def test_an_account_of_its_own_reads_and_changes_nothing(team: Team) -> None:
 
 def test_a_running_sweep_shows_no_secret_and_ends_its_epoch_when_stopped(team: Team) -> None:
     sweep = team.start("seen", "sweep", "sweeps/quickstart.yaml", "--set", "name=seen", *LONG)
-    until("the first trials", lambda: team.runs("seen"))
+    until(lambda: team.runs("seen"), 600, 0.5, "the first trials")
     dump = ["pg_dumpall", "--username", "postgres", "--no-role-passwords"]
     shown = {
         "compose config": team.compose("config"),
@@ -215,7 +216,7 @@ def test_a_running_sweep_shows_no_secret_and_ends_its_epoch_when_stopped(team: T
 def test_a_database_killed_in_the_middle_of_a_sweep_costs_no_trial(team: Team) -> None:
     asked = ["--set", "name=interrupted", "--set", "run_cap=24", "--set", "training.max_epochs=30"]
     sweep = team.start("interrupted", "sweep", "sweeps/quickstart.yaml", *asked)
-    until("a finished trial", lambda: "[1/24]" in team.logs(sweep))
+    until(lambda: "[1/24]" in team.logs(sweep), 600, 0.5, "a finished trial")
     team.compose("kill", "db")
     assert team.state(team.container("db")).startswith("exited")
     time.sleep(6)
@@ -270,7 +271,7 @@ def test_the_readmes_lines_back_up_and_bring_back_everything(team: Team) -> None
     team.follow_readme("Backup")
     team.compose("down", "--volumes")
     team.compose("up", "--detach", "db")
-    until("db is healthy", lambda: team.state(team.container("db")) == "running (healthy)")
+    until(lambda: team.state(team.container("db")) == "running (healthy)", 600, 0.5, "db is healthy")
     team.follow_readme("Restore")
     come_up(team)
     assert standing(team) == before

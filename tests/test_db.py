@@ -21,7 +21,8 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from optuna.storages import RDBStorage
 from specs import spec_of
-from stores import Postgres, regtune
+from stores import Postgres
+from terminals import regtune
 
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases

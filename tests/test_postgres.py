@@ -17,7 +17,8 @@ import psutil
 import pytest
 import sqlalchemy
 from parts import missing
-from stores import Postgres, free_port, regtune, until
+from stores import Postgres, free_port, until
+from terminals import regtune
 
 from regtune.errors import StorageError
 from regtune.server import service

@@ -18,7 +18,8 @@ import pexpect
 import psutil
 import pytest
 import yaml
-from stores import free_port, regtune, until
+from stores import free_port, until
+from terminals import regtune
 from test_sweep import SPEC
 
 from regtune.errors import InputError, TrackingError

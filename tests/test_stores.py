@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from stores import PAIRS, UNUSUAL, Postgres, free_port, regtune, until
+from stores import PAIRS, UNUSUAL, Postgres, free_port, until
+from terminals import regtune
 from test_sweep import SPEC
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ class Place:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a verb there; returns its standard output, after it ended with `code`."""
-        ended = regtune(*arguments, environment=self.environment)
+        ended = regtune(*arguments, **self.environment)
         assert ended.returncode == code, f"{arguments}: {ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended.stdout if code == 0 else ended.stderr
@@ -237,7 +238,7 @@ def test_a_running_study_is_refused_to_others_stopped_killed_and_resumed(place: 
 
 
 def _finished(place: Place, study: str) -> int:
-    ended = regtune("board", study, "--json", environment=place.environment)
+    ended = regtune("board", study, "--json", **place.environment)
     if ended.returncode:
         return 0
     return sum(row["state"] in ("COMPLETE", "PRUNED") for row in json.loads(ended.stdout))

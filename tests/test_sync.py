@@ -17,7 +17,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from stores import regtune
+from terminals import regtune
 from test_sweep import spec
 
 from regtune.executors.local import LocalExecutor

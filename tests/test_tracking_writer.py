@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ import psutil
 import pytest
 import tracking_records as records
 from mlflow import MlflowClient
-from stores import free_port
+from stores import free_port, until
 
 from regtune.errors import TrackingError
 from regtune.server.process import Server
@@ -41,14 +41,6 @@ def writer(home: Path) -> Iterator[TrackingWriter]:
     made = TrackingWriter(Settings(REGTUNE_HOME=home), records.facts())
     yield made
     made.close(0)
-
-
-def until(condition: Callable[[], object], seconds: float = 240.0) -> None:
-    """Wait for `condition`, or fail."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 def runs(uri: str) -> dict[str, object]:
