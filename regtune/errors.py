@@ -23,16 +23,17 @@ Each carries a message for people: where, what was expected, what to try. `exit_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 AGAIN = "the same command with"
-"""Stands in a remedy for the command that was given; the command line says it in full."""
+COMMAND: ContextVar[str] = ContextVar("command", default=AGAIN)
+"""The sweep's command as it was given, which remedies repeat with more options; set by the command line."""
 
 
 class RegtuneError(Exception):
-    """Something a user can mend; its text is shown without a traceback. command: what AGAIN stands for in it."""
+    """Something a user can mend; its text is shown without a traceback."""
 
     exit_code = 1
-    command = AGAIN
 
 
 class InputError(RegtuneError):

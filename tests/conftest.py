@@ -9,6 +9,7 @@ import pytest
 from stores import Postgres, postgres
 
 from regtune.credentials import SECRETS
+from regtune.errors import AGAIN, COMMAND
 
 LONGEST = (
     "test_compose.py",
@@ -45,6 +46,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*settings, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    COMMAND.set(AGAIN)
 
 
 @pytest.fixture(scope="session")

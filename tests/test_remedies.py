@@ -11,7 +11,7 @@ import studies
 from optuna.trial import TrialState
 
 from regtune.cli import main
-from regtune.errors import AGAIN, TooManyFailures
+from regtune.errors import COMMAND, TooManyFailures
 from regtune.study.record import FILE
 
 SWEEP = """
@@ -51,7 +51,7 @@ def test_too_many_failures_are_answered_with_the_whole_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise TooManyFailures(f"7 trials failed; go on with: {AGAIN} --set max_failures=14")
+        raise TooManyFailures(f"7 trials failed; go on with: {COMMAND.get()} --set max_failures=14")
 
     monkeypatch.setattr("regtune.sweep.run_sweep", fail)
     found = said(

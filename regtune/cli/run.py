@@ -31,7 +31,7 @@ from regtune.cli.terminal import (
     show_json,
     study_name,
 )
-from regtune.errors import AGAIN, RegtuneError
+from regtune.errors import COMMAND
 from regtune.escaping import printable, shell_word
 
 if TYPE_CHECKING:
@@ -88,22 +88,23 @@ def sweep(
     spec = _load(file, assignments, name, quiet)
     settings = settings_of(home, workers=workers)
     again = _again(file, assignments, name, home)
+    COMMAND.set(again)
     if dry_run:
-        _show_plan(spec, settings, again, as_json=False, fresh=fresh)
+        _show_plan(spec, settings, as_json=False, fresh=fresh)
         return
     from regtune.cli.views.display import choose
     from regtune.sweep import run_sweep
 
     asked = threading.Event()
     try:
-        with _told(again), choose(quiet=quiet) as display, _stopping(asked, display.stopping):
+        with choose(quiet=quiet) as display, _stopping(asked, display.stopping):
             outcome = run_sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
         say(f"Ended at once; {RESTARTED}. Go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
-    _show_outcome(outcome, settings, again, quiet)
+    _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
         say(
             f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Go on with: {again}"
@@ -125,9 +126,8 @@ def plan(
 ) -> None:
     """What a sweep would try, how long it takes, and what it writes."""
     spec = _load(file, assignments, name, quiet=as_json)
-    _show_plan(
-        spec, settings_of(home, workers=workers), _again(file, assignments, name, home), as_json=as_json
-    )
+    COMMAND.set(_again(file, assignments, name, home))
+    _show_plan(spec, settings_of(home, workers=workers), as_json=as_json)
 
 
 def watch(
@@ -231,31 +231,18 @@ def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bo
     return spec
 
 
-@contextmanager
-def _told(command: str) -> Iterator[None]:
-    """Have the remedies of errors name the command."""
-    try:
-        yield
-    except RegtuneError as error:
-        error.command = command
-        raise
-
-
-def _show_plan(
-    spec: SweepSpec, settings: Settings, command: str, *, as_json: bool, fresh: bool = False
-) -> None:
+def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: bool = False) -> None:
     from regtune.cli.views.reports import plan_view
     from regtune.errors import InputError
     from regtune.sweep.plan import make_plan
 
     found = make_plan(spec, settings, fresh=fresh)
-    show_json(found.to_json()) if as_json else show(plan_view(found, command))
+    show_json(found.to_json()) if as_json else show(plan_view(found))
     if found.refusal:
-        with _told(command):
-            raise InputError(found.refusal)
+        raise InputError(found.refusal)
 
 
-def _show_outcome(outcome: SweepOutcome, settings: Settings, command: str, quiet: bool) -> None:
+def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
     from regtune.cli.views.drawing import counted, span
     from regtune.cli.views.tables import comparison_text
     from regtune.storage.health import SECONDS
@@ -271,7 +258,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, command: str, quiet
     if found is not None:
         show("", comparison_text(info, found), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
-    reason = f" ({outcome.reason.replace(AGAIN, command)})" if not outcome.stopped else ""
+    reason = f" ({outcome.reason})" if not outcome.stopped else ""
     epochs = counted(outcome.trial_epochs, "epoch")
     say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:

@@ -16,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 1000
 _HELD = "\0"
-_given_home: list[Path] = []
-"""What --home names, if it is given: it belongs to every command that is said."""
+_HOME: ContextVar[Path | None] = ContextVar("home", default=None)
+"""The folder that --home names: it belongs to every command in a message."""
 _PLAIN_WORD = re.compile(r"[\w./+:,@%=-]+")
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 _HINT = re.compile(rf"(?<=: |  )(?!regtune (?:data|schema)\b){_COMMAND.pattern}")
@@ -220,7 +221,7 @@ def show(*renderables: RenderableType) -> None:
 
 def _whole(message: str) -> str:
     """The message, its commands with the folder that this one was given."""
-    home = f" --home {shell_word(str(_given_home[-1]))}" if _given_home else ""
+    home = f" --home {shell_word(str(_HOME.get()))}" if _HOME.get() else ""
     return _HINT.sub(lambda found: found[0] if " --home " in found[0] else found[0].rstrip() + home, message)
 
 
@@ -276,10 +277,8 @@ def _json_letter(letter: str) -> str:
 
 def show_error(error: RegtuneError) -> None:
     """Print what went wrong: in full, without a traceback."""
-    from regtune.errors import AGAIN
-
     err = console(sys.stderr)
-    lines = _whole(str(error).replace(AGAIN, error.command)).splitlines() or [type(error).__name__]
+    lines = _whole(str(error)).splitlines() or [type(error).__name__]
     if err.is_terminal:
         text = Text(wrapped("\n".join((f"error {lines[0]}", *lines[1:])), err.width))
         text.stylize("bold red", 0, len("error"))
@@ -292,7 +291,7 @@ def settings_of(home: Path | None, **flags: Any) -> Settings:
     """Settings with the verb's flags on top."""
     from regtune.settings import load_settings
 
-    _given_home[:] = [home] if home else []
+    _HOME.set(home)
     return load_settings(home=home, **flags)
 
 

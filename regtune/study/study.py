@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import MAX_SEED
-from regtune.errors import AGAIN, SpecChanged, StorageError, StudyNotFound
+from regtune.errors import COMMAND, SpecChanged, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
@@ -109,7 +109,7 @@ class Study:
             ):
                 raise SpecChanged(
                     f'study "{spec.name}" in {where} was not made by regtune; take another name with: '
-                    f"{AGAIN} --name {shell_word(f'{spec.name}-2')}"
+                    f"{COMMAND.get()} --name {shell_word(f'{spec.name}-2')}"
                 )
             elif spec.name in known:
                 optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
@@ -286,9 +286,10 @@ def require_same(
         before, now = (f"{one['name']} with digest {one['digest'][:12]}..." for one in (known_data, data))
         differences.append(f"data: {before} → {now}")
     if differences:
+        command = COMMAND.get()
         raise SpecChanged(
             f'study "{spec.name}" exists and was begun with another sweep file or other data; take another name with: '
-            f"{AGAIN} --name {shell_word(f'{spec.name}-2')}; or set the earlier one aside with: {AGAIN} --fresh; "
+            f"{command} --name {shell_word(f'{spec.name}-2')}; or set the earlier one aside with: {command} --fresh; "
             "what differs:",
             [f"  {line}" for line in differences],
         )

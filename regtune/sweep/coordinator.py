@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
-from regtune.errors import AGAIN, StorageError, StudyBusy, TooManyFailures
+from regtune.errors import COMMAND, StorageError, StudyBusy, TooManyFailures
 from regtune.executors import (
     EpochEnded,
     Event,
@@ -394,7 +394,7 @@ class Coordinator:
             self._observer.note(message)
         if self._too_many:
             raise TooManyFailures(
-                f"{self._too_many}; go on with: {AGAIN} --set max_failures={2 * tally.failed}"
+                f"{self._too_many}; go on with: {COMMAND.get()} --set max_failures={2 * tally.failed}"
             )
         points = self._proposals.tried if self._spec.method == "grid" else None
         return SweepOutcome(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import TrialConfig
-from regtune.errors import AGAIN
+from regtune.errors import COMMAND
 from regtune.study.record import Value
 from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing, Tally
@@ -69,7 +69,9 @@ def reason_of_end(
         if tried >= size and not stopped:
             said = f"all {size} points of the grid are tried"
         elif cap is not None and tally.finished >= cap:
-            said += f", all with: {AGAIN} --set run_cap={cap + size - tried}"
+            said += f", all with: {COMMAND.get()} --set run_cap={cap + size - tried}"
     if not stopped and untried and tally.waiting and cap is not None:
-        said += f"; {tally.waiting} queued: train them with: {AGAIN} --set run_cap={cap + tally.waiting}"
+        said += (
+            f"; {tally.waiting} queued: train them with: {COMMAND.get()} --set run_cap={cap + tally.waiting}"
+        )
     return said

@@ -15,7 +15,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import most_epochs
 from regtune.config.trial import DataConfig
 from regtune.data.datasets import Arrays, Split, load_arrays, split_of
-from regtune.errors import AGAIN, DataError, NoStudies, SpecChanged, StudyNotFound
+from regtune.errors import COMMAND, DataError, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
 from regtune.search import Space, controls
 from regtune.settings import Settings
@@ -235,18 +235,14 @@ def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | 
         tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
         found = replace(found, text=f"goes on; {tried} of {size} points of the grid are tried", tried=tried)
     if spec.timeout is not None and spent >= spec.timeout:
-        why = f"the timeout is used; go on with: {AGAIN} --set timeout={2 * spec.timeout:g}"
+        why = f"the timeout is used; go on with: {COMMAND.get()} --set timeout={2 * spec.timeout:g}"
     elif _left(spec, size, found) != 0:
         return found
     elif spec.method != "grid":
-        why = (
-            f"{info.finished} of {spec.run_cap} trials; go on with: {AGAIN} --set run_cap={info.finished + 1}"
-        )
+        why = f"{info.finished} of {spec.run_cap} trials; go on with: {COMMAND.get()} --set run_cap={info.finished + 1}"
     elif size is not None and found.tried < size:
         more = info.finished + size - found.tried
-        why = (
-            f"{found.tried} of {size} points of the grid are tried; go on with: {AGAIN} --set run_cap={more}"
-        )
+        why = f"{found.tried} of {size} points of the grid are tried; go on with: {COMMAND.get()} --set run_cap={more}"
     else:
         why = f"all {size} points of the grid are tried"
     return replace(found, text=f"finished: {why}", ended=True)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from regtune.cli.views.drawing import counted, metric_text, span
 from regtune.cli.views.tables import facts_table, plain_table, space_table
-from regtune.errors import AGAIN
+from regtune.errors import COMMAND
 from regtune.escaping import printable
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ STATE_STYLES = {
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
-def plan_view(plan: Plan, command: str) -> RenderableType:
-    """What a sweep would do: the space, the budget, time, disk, and where it writes. command: the sweep's."""
+def plan_view(plan: Plan) -> RenderableType:
+    """What a sweep would do: the space, the budget, time, disk, and where it writes."""
     facts = {
-        "study": f"{printable(plan.study)}, {plan.standing.replace(AGAIN, command)}",
+        "study": f"{printable(plan.study)}, {plan.standing}",
         "data": printable(plan.data),
         "space": _size(plan),
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
@@ -53,7 +53,8 @@ def plan_view(plan: Plan, command: str) -> RenderableType:
         parts += [
             Text(),
             Text(
-                f"The budget is too small for the controls: {command} --set run_cap={wanted}", style="yellow"
+                f"The budget is too small for the controls: {COMMAND.get()} --set run_cap={wanted}",
+                style="yellow",
             ),
         ]
     elif plan.untried and plan.run_cap is not None:
@@ -61,7 +62,8 @@ def plan_view(plan: Plan, command: str) -> RenderableType:
         parts += [
             Text(),
             Text(
-                f"{counted(plan.untried, 'point')} of the grid untried; try all with: {command} --set run_cap={enough}",
+                f"{counted(plan.untried, 'point')} of the grid untried; "
+                f"try all with: {COMMAND.get()} --set run_cap={enough}",
                 style="yellow",
             ),
         ]
