@@ -43,7 +43,7 @@ class Child:
     def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `bury`)
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `wait`)
         code = (
             f"import sys, typing; sys.path.insert(0, {str(_ROOT)!r}); import regtune; del sys.path[0]; "
             f"sys.path += {[entry or str(Path.cwd()) for entry in sys.path]!r}; "
@@ -80,10 +80,10 @@ class Child:
         """End it at once."""
         self._process.kill()
 
-    def bury(self, seconds: float | None = None) -> str:
-        """Wait for its end, free what it held, and say how it ended, with its last line if that was an error's.
+    def wait(self, seconds: float | None = None) -> str:
+        """Wait for its end and free its resources. Returns how it ended, with its last line if that was an error's.
 
-        seconds: how long it may take to end by itself; a child that is killed at once cannot say why it ends.
+        seconds: how long it may take to end by itself before it is killed.
         """
         try:
             self._process.wait(seconds)

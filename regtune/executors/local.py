@@ -103,7 +103,7 @@ class LocalExecutor:
         for worker in self._workers:
             worker.child.kill()
         for worker in self._workers:
-            worker.child.bury()
+            worker.child.wait()
         self._workers = []
 
     def _free(self) -> list[_Worker]:
@@ -163,7 +163,7 @@ class LocalExecutor:
 
     def _renew(self, worker: _Worker) -> str:
         """Start another in the place of a worker that ends; says how it ended."""
-        how = worker.child.bury(LAST_WORDS_SECONDS)
+        how = worker.child.wait(LAST_WORDS_SECONDS)
         place = self._workers.index(worker)
         self._workers.remove(worker)
         self._workers.insert(place, self._start(worker.number))

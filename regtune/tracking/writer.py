@@ -236,7 +236,7 @@ class TrackingWriter:
                     link.send(None)
                     told_to_close = True
             except (EOFError, OSError):
-                how = self._child.bury()
+                how = self._child.wait()
                 if (told_to_close and how == "exit code 0") or not self._restart():
                     self._heard.set()
                     return
