@@ -14,10 +14,11 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
 	bench-sync bench-tracking bench-load \
-	faults soak secrets readme lock clean
+	docs faults soak secrets lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -34,11 +35,16 @@ test-slow: .venv/.tested  ## Run the slow tests: full MNIST, browser, long proof
 proofs: .venv/.tested  ## Confirm the committed figures and everything that CI shortens: before a release
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "proof or faults" --whole
 
-lint: .venv/.tested  ## Check format, style, types and the walls between the modules
+lint: .venv/.tested  ## Check format, style, types, the walls between the modules, and the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) build --quiet
+
+docs: .venv/.tested  ## Bring the documentation up to date and show it on http://127.0.0.1:8000
+	$(BIN)/python docs/generate.py
+	$(MKDOCS) serve --quiet --dev-addr 127.0.0.1:8000
 
 bench-train: .venv/.tested  ## Measure an epoch against its floor and against the notebook's way
 	$(BIN)/python benchmarks/bench_train.py --json benchmarks/train.json
@@ -75,9 +81,6 @@ soak: .venv/.tested  ## 300 short trials under a random fault every ten seconds,
 
 secrets:  ## Make the passwords of docker-compose.yml, once
 	deploy/make-secrets
-
-readme: .venv/.tested  ## Bring the generated parts of README.md up to date
-	$(BIN)/python docs/readme.py
 
 lock:  ## Pin every package with its hashes (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \

@@ -1,7 +1,7 @@
 """Make the account that sweeps write to MLflow with: `sweep`, which is no administrator and owns what it creates.
 
 Runs once in the service `accounts` of docker-compose.yml. A second run changes nothing, and after a change of the
-password's file it brings the account up to that. Everybody else's account is made by hand (README, "On a team").
+password's file it brings the account up to that. Everybody else's account is made by hand (docs/team.md).
 """
 
 import os

@@ -115,13 +115,13 @@ class Team:
         self.compose("run", "--detach", "--name", container, "worker", *words)
         return container
 
-    def follow_readme(self, heading: str, otherwise: Mapping[str, str] | None = None) -> str:
-        """Run the shell lines that the README has under `heading`. Returns what they wrote.
+    def follow(self, page: str, heading: str, otherwise: Mapping[str, str] | None = None) -> str:
+        """Run the shell lines that a page of docs/ has under `heading`. Returns what they wrote.
 
         otherwise: what is said in the place of words of theirs that hold elsewhere.
         """
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
-        lines = text.split(f"**{heading}**", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        lines = text.split(f"## {heading}\n", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
         compose = shlex.join([*self.composers[0], "--project-name", self.project])
         for said, here in {"docker compose": compose, **(otherwise or {})}.items():
             assert said in lines or said == "docker compose", f"{said!r} is not under {heading}"

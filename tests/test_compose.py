@@ -136,7 +136,7 @@ def test_the_account_lines_of_the_readme_make_an_account_and_then_an_administrat
     netrc.touch(0o600)
     netrc.write_text(f"machine localhost login admin password {team.secrets['tracking_admin_password']}\n")
     typed = {"--user admin": "--netrc-file netrc", "localhost:5000": f"localhost:{team.port}"}
-    team.follow_readme("Accounts.", typed)
+    team.follow("team.md", "Accounts", typed)
     assert team.as_admin("/api/2.0/mlflow/users/get?username=ada")["user"]["is_admin"] is True
     runs = {"experiment_ids": [team.runs("quickstart")[0]["info"]["experiment_id"]]}
     account = ("ada", "a-password-of-adas")
@@ -268,11 +268,11 @@ def test_down_and_up_again_has_everything_still(team: Team) -> None:
 def test_the_readmes_lines_back_up_and_bring_back_everything(team: Team) -> None:
     team.as_admin("/api/2.0/mlflow/users/create", {"username": "kept", "password": READER[1]})
     before = standing(team)
-    team.follow_readme("Backup")
+    team.follow("backup.md", "Backup")
     team.compose("down", "--volumes")
     team.compose("up", "--detach", "db")
     until(lambda: team.state(team.container("db")) == "running (healthy)", 600, 0.5, "db is healthy")
-    team.follow_readme("Restore")
+    team.follow("backup.md", "Restore")
     come_up(team)
     assert standing(team) == before
     assert (
@@ -288,7 +288,9 @@ def test_the_readmes_lines_upgrade_and_lose_nothing(team: Team) -> None:
         "build --pull": "ps",
         "run --rm": "run --rm -T",
     }
-    said = team.follow_readme("Upgrade", here)  # what is built is built already, and this is no terminal
+    said = team.follow(
+        "backup.md", "Upgrade", here
+    )  # what is built is built already, and this is no terminal
     assert said.count(": current already (revision ") == 2, said
     come_up(team)
     assert standing(team) == before

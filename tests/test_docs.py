@@ -1,0 +1,187 @@
+"""The README and the pages of docs/: generated parts are up to date, commands parse, examples run, links work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+
+from docs.generate import stale, verbs
+from regtune.config.sweepfile import SweepSpec, json_schema
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks/README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
+}
+VERBS = dict(verbs())
+TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+PROGRAMS = {"bash", "chmod", "curl", "docker", "git", "make", "mkdir", "pip", "regtune", "source"}
+
+
+def block(page: str, language: str) -> str:
+    """The first code block of a language."""
+    found = re.search(rf"```{language}\n(.*?)```", PAGES[page], re.S)
+    assert found is not None
+    return found[1]
+
+
+def commands(text: str) -> Iterator[tuple[bool, list[str]]]:
+    """The words of every command in a page, and whether it is whole.
+
+    Whole are indented lines and `sh` blocks; a span that begins with `regtune` or `make` may leave arguments out.
+    """
+    fenced = re.findall(r"```(\w*)\n(.*?)```", text, re.S)
+    plain = re.sub(r"```.*?```", "", text, flags=re.S)
+    lines = [line for language, lines in fenced if language == "sh" for line in lines.splitlines()]
+    lines += re.findall(r"^    (\S.*)$", plain, re.M)
+    spans = re.findall(r"`((?:regtune|make) [^`]+)`", plain)
+    for whole, line in [*((True, line) for line in lines), *((False, span) for span in spans)]:
+        for command in line.split("&&"):
+            words = shlex.split(re.split(r" [<>] ", command)[0], comments=True)
+            if words:
+                yield whole, words
+
+
+def problem(whole: bool, words: list[str]) -> str | None:
+    """Why regtune or make would refuse a command; None where it would not, and for other programs."""
+    program, *rest = words
+    if program not in PROGRAMS:
+        return f"{program} is none of {', '.join(sorted(PROGRAMS))}"
+    if program == "make":
+        unknown = {word for word in rest if "=" not in word} - TARGETS
+        return f"no target {', '.join(unknown)}" if unknown else None
+    if program == "docker" and "run" in rest and "--entrypoint" not in rest:
+        rest = rest[next(place for place, word in enumerate(rest) if word in ("worker", "init")) + 1 :]
+    elif program != "regtune" or rest[0] == "VERB":
+        return None
+    name = " ".join(rest[:2]) if " ".join(rest[:2]) in VERBS else rest[0]
+    if name not in VERBS:
+        return f"no verb {name}"
+    command: Any = VERBS[name]
+    context = command.make_context(name, [], resilient_parsing=True)
+    try:
+        given, extra, _ = command.make_parser(context).parse_args(rest[len(name.split()) :])
+    except Exception as error:
+        return str(error)
+    missing = [
+        found.name for found in command.params if whole and found.required and not given.get(found.name)
+    ]
+    return f"{extra} too much, {missing} missing" if extra or missing else None
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert not stale(), "run: .venv/bin/python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one_that_the_program_takes(page: str) -> None:
+    refused = {shlex.join(words): problem(whole, words) for whole, words in commands(PAGES[page])}
+    assert not {words: why for words, why in refused.items() if why}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`regtune bord x`",
+        "`make swep`",
+        "    regtune best x --outptu y\n",
+        "    regtune show\n",
+        "```sh\nregtune show a 1 2\n```",
+        "```sh\nmake sweep && rm x\n```",
+        "```sh\ndocker compose run worker bord\n```",
+    ],
+)
+def test_a_command_that_would_be_refused_is_noticed(text: str) -> None:
+    assert any(problem(*command) for command in commands(text))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sweep-file.md"])
+def test_the_example_of_a_sweep_file_is_the_one_in_sweeps(page: str) -> None:
+    Path("example.yaml").write_text(block(page, "yaml"))
+    assert SweepSpec.load(Path("example.yaml")) == SweepSpec.load(ROOT / "sweeps/mnist.yaml")
+
+
+def test_the_error_that_is_quoted_is_the_error_that_is_given() -> None:
+    quoted = re.search(r"`sweeps/mine\.yaml:\d+: (parameters\.drop_out: .*?)`", README)
+    assert quoted is not None
+    Path("mine.yaml").write_text(block("README.md", "yaml").replace("dropout:  ", "drop_out: "))
+    with pytest.raises(Exception, match=re.escape(quoted[1])):
+        SweepSpec.load(Path("mine.yaml"))
+
+
+def test_every_distribution_is_explained() -> None:
+    words = set(re.findall(r"'((?:inv_|q_|int_)*(?:log_)?uniform(?:_values)?)'", str(json_schema())))
+    assert len(words) > 8
+    assert words <= set(re.findall(r"\w+", PAGES["docs/sweep-file.md"]))
+
+
+def test_the_readme_names_every_verb_and_stays_short() -> None:
+    assert {name.split()[0] for name in VERBS} <= set(re.findall(r"\w+", README))
+    assert len(README.splitlines()) <= 170
+
+
+def test_the_tests_that_the_readme_names_are_there() -> None:
+    names = re.findall(r"`(?:pytest tests/)?(test_\w+\.py)`", README)
+    assert len(names) == 14
+    assert all(any((ROOT / "tests").rglob(name)) for name in names)
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 8
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site")))
+    pages = list((tmp_path / "site").glob("*.html"))
+    assert len(pages) > 10
+    loaded = re.findall(
+        r"<(?:script|link|img|iframe)[^>]+https?:[^>]*>", "".join(page.read_text() for page in pages)
+    )
+    assert not loaded
+
+
+@pytest.mark.slow
+def test_the_python_example_runs() -> None:
+    (Path("sweeps")).mkdir()
+    Path("sweeps/quickstart.yaml").write_text((ROOT / "sweeps/quickstart.yaml").read_text())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    example = [sys.executable, "-c", block("docs/python.md", "python")]
+    done = subprocess.run(example, env=environment, check=True, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert Path("model.keras").exists()
+
+
+def test_every_make_target_is_known_to_make() -> None:
+    subprocess.run(["make", "-n", "-C", str(ROOT), *sorted(TARGETS)], check=True, capture_output=True)
+
+
+def test_a_python_that_is_too_old_is_said_with_what_to_do() -> None:
+    Path("Makefile").write_text((ROOT / "Makefile").read_text())
+    old = Path("python3.10")
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", ".venv/.made", f"PYTHON={old.resolve()}"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "regtune needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert "python3.10 is Python 3.10.1" in done.stderr
+    assert not Path(".venv").exists()
