@@ -27,7 +27,7 @@ from regtune import SweepSpec, run_sweep
 from regtune.cli.views.tables import board_table, comparison_text
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
-from regtune.study.board import Row, compare, parameter_names, read_board, read_study, top_and_controls
+from regtune.study.board import Row, compare, read_board, read_top
 from regtune.training.runtime import ARITHMETIC
 
 HERE = Path(__file__).resolve().parent
@@ -63,12 +63,12 @@ def board_text(settings: Settings) -> str:
     """The ten best trials and the controls, as `regtune sweep` shows them at its end, and what it says of the best."""
     name = SweepSpec.load(SWEEP).name
     engine = open_engine(settings.storage_url)
-    info, rows = read_study(engine, name), read_board(engine, name)
+    board = read_top(engine, name, TOP)
     console = Console(width=118, file=io.StringIO(), color_system=None)
-    console.print(board_table(info, top_and_controls(rows, TOP), parameter_names(rows), console.width))
-    found = compare(info, rows)
+    console.print(board_table(board, console.width))
+    found = compare(board)
     assert found is not None
-    console.print("", comparison_text(info, found), sep="\n")
+    console.print("", comparison_text(found), sep="\n")
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
 
 
@@ -77,7 +77,7 @@ def measure(settings: Settings, trials: int, workers: int, notebook_trials: int)
     load_before = os.getloadavg()[0]
     spec = SweepSpec.load(SWEEP, [f"run_cap={trials}"])
     outcome = run_sweep(spec, settings=settings, workers=workers)
-    rows = read_board(open_engine(settings.storage_url), spec.name)
+    rows = read_board(open_engine(settings.storage_url), spec.name).rows
     complete = [row for row in rows if row.state == "COMPLETE"]
     notebook = measure_notebook(rows[:: max(1, len(rows) // notebook_trials)][:notebook_trials])
     seconds = statistics.mean(seconds for seconds, _ in notebook)

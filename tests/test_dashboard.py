@@ -70,7 +70,8 @@ def test_optuna_dashboard_shows_the_study_without_importing_regtune(dashboard: s
     assert [summary["study_name"] for summary in summaries] == [SPEC["name"]]
     shown = answer(f"{dashboard}/api/studies/{summaries[0]['study_id']}")
     rows = {
-        row.number: row for row in read_board(open_engine(load_settings().storage_url), str(SPEC["name"]))
+        row.number: row
+        for row in read_board(open_engine(load_settings().storage_url), str(SPEC["name"])).rows
     }
     assert len(rows) == 5
     assert {trial["number"]: trial["values"] for trial in shown["trials"]} == {

@@ -303,7 +303,7 @@ def test_a_sweep_goes_on_when_its_server_is_restarted_and_ends_as_on_sqlite(own_
     boards = [
         [
             (row.number, row.state, row.value, row.record.parameters, row.record.history)
-            for row in read_board(open_engine(found), "small")
+            for row in read_board(open_engine(found), "small").rows
             if row.record
         ]
         for found in (url, load_settings(home=Path("undisturbed")).storage_url)

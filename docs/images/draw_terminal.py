@@ -26,10 +26,8 @@ from regtune.study.board import (
     StudyInfo,
     compare,
     finished_trial,
-    parameter_names,
     read_board,
-    read_study,
-    top_and_controls,
+    read_top,
 )
 from regtune.study.progress import Progress, RunningTrial
 
@@ -107,16 +105,15 @@ def main() -> None:
     parser.add_argument("--command", default="regtune sweep sweeps/mnist.yaml")
     given = parser.parse_args()
     engine = open_engine(load_settings(home=given.home).storage_url)
-    info, rows = read_study(engine, given.study), read_board(engine, given.study)
-    progress, done = at_moment(info, rows, given.at)
+    whole, top = read_board(engine, given.study), read_top(engine, given.study, 10)
+    progress, done = at_moment(whole.info, whole.rows, given.at)
     recent = [finished_trial(row) for row in done[-3:]]
     draw("terminal", 100, given.command, sweep_view(progress, recent, width=100, height=30))
     narrow = replace(progress, running=progress.running[:2])
     draw("terminal-narrow", 40, "regtune", sweep_view(narrow, recent, width=40, height=30))
-    found = compare(info, rows)
+    found = compare(top)
     assert found is not None, "no trial is complete"
-    board = board_table(info, top_and_controls(rows, 10), parameter_names(rows), 110)
-    draw("terminal-board", 110, given.command, board, "", comparison_text(info, found))
+    draw("terminal-board", 110, given.command, board_table(top, 110), "", comparison_text(found))
 
 
 if __name__ == "__main__":

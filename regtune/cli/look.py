@@ -51,31 +51,25 @@ def board(
     home: HomeOption = None,
 ) -> None:
     """The leaderboard: every trial, the best first."""
-    from regtune.study.board import columns, order_of, read_board, read_parameters, read_study
+    from regtune.study.board import read_board
 
     if as_csv and as_json:
         from regtune.errors import InputError
 
         raise InputError("--csv and --json: choose one")
     with opened(settings_of(home)) as engine:
-        info = read_study(engine, study)
-        rows = read_board(engine, study, sort, limit)
-        names = read_parameters(engine, study, rows)
-    by = order_of(info, sort)
-    own = [column.name for column in columns(info)]
-    names = tuple(dict.fromkeys((*names, *([by.name] if by.name not in own else []))))
-    cells = [row.cells(info.metric, names) for row in rows]
+        found = read_board(engine, study, sort, limit)
     if as_json:
-        show_json(cells)
+        show_json(found.cells())
     elif as_csv:
-        writer = csv.DictWriter(sys.stdout, [*own, *names], lineterminator="\n")
-        writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
-        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in cells)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(csv_cell, found.columns))
+        writer.writerows(map(csv_cell, row.values()) for row in found.cells())
     else:
         from regtune.cli.views.tables import board_table
 
-        show(board_table(info, rows, names, console().width, None if sort == "rank" else by))
-        if not rows:
+        show(board_table(found, console().width))
+        if not found.rows:
             say("no trial yet")
 
 
@@ -96,13 +90,12 @@ def show_(
             row = read_trial(engine, study, trial)
             show_json(row.to_json()) if as_json else show(trial_view(info, row, width))
             return
-        rows, names = read_top(engine, study, 1)
-    best = next((row for row in rows if row.rank == 1), None)
+        top = read_top(engine, study, 1)
     if as_json:
-        show_json(info.to_json() | {"best": best.number if best else None})
+        show_json(info.to_json() | {"best": top.best.number if top.best else None})
     else:
-        show(study_view(info, rows, names, width))
-        say_more(study, info.trials - len(rows))
+        show(study_view(top, width))
+        say_more(study, info.trials - len(top.rows))
 
 
 def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:

@@ -37,6 +37,7 @@ from regtune.escaping import printable, shell_word
 if TYPE_CHECKING:
     from regtune.config.sweepfile import SweepSpec
     from regtune.settings import Settings
+    from regtune.study.board import Board
     from regtune.sweep import SweepOutcome
 
 PANEL = "Sweep"
@@ -247,16 +248,13 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.cli.views.tables import comparison_text
     from regtune.storage.health import SECONDS
     from regtune.storage.mlflow import is_server
-    from regtune.study.board import compare, read_study, read_top
+    from regtune.study.board import compare
     from regtune.tracking.page import PAGE_SECONDS, trials_page
     from regtune.tracking.target import target_of
 
-    with opened(settings) as engine:
-        info, (rows, _) = read_study(engine, outcome.study), read_top(engine, outcome.study, 1)
-    _show_board(settings, outcome.study)
-    found = compare(info, rows)
+    found = compare(_show_board(settings, outcome.study))
     if found is not None:
-        show("", comparison_text(info, found), "")
+        show("", comparison_text(found), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if not outcome.stopped else ""
     epochs = counted(outcome.trial_epochs, "epoch")
@@ -275,14 +273,15 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
         say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
 
 
-def _show_board(settings: Settings, study: str) -> None:
+def _show_board(settings: Settings, study: str) -> Board:
     from regtune.cli.views.tables import board_table
-    from regtune.study.board import read_study, read_top
+    from regtune.study.board import read_top
 
     with opened(settings) as engine:
-        info, (rows, names) = read_study(engine, study), read_top(engine, study, TOP)
-    show("", board_table(info, rows, names, console().width))
-    say_more(study, info.trials - len(rows))
+        top = read_top(engine, study, TOP)
+    show("", board_table(top, console().width))
+    say_more(study, top.info.trials - len(top.rows))
+    return top
 
 
 def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:

@@ -210,7 +210,9 @@ def _earlier(
         infos = [summary.info for summary in list_studies(engine)]
         similar = [info for info in infos if known & {info.data.get("name", ""), info.data.get("digest", "")}]
         rows = [
-            row for info in similar[:STUDIES_READ] for row in read_board(engine, info.name, limit=TRIALS_READ)
+            row
+            for info in similar[:STUDIES_READ]
+            for row in read_board(engine, info.name, limit=TRIALS_READ).rows
         ]
         try:
             standing = _standing(spec, engine, data, size)
@@ -230,7 +232,7 @@ def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | 
         return _Standing("exists, with another sweep file or other data", refused=error)
     found = _Standing(f"goes on; finished trials: {info.finished}", info.finished, spent, beside=info.beside)
     if spec.method == "grid" and size is not None:
-        rows = read_board(engine, spec.name) if info.trials else []
+        rows = read_board(engine, spec.name).rows if info.trials else []
         ended = [row for row in rows if row.state in ("COMPLETE", "PRUNED", "FAIL")]
         tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
         found = replace(found, text=f"goes on; {tried} of {size} points of the grid are tried", tried=tried)

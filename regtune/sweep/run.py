@@ -160,7 +160,7 @@ def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[st
     """Uid and parameters of the best trials of study `name`. Raises StudyNotFound."""
     if name is None:
         return []
-    rows, _ = read_top(open_engine(settings.storage_url), name, EARLIER_BEST + MOST_CONTROLS)
+    rows = read_top(open_engine(settings.storage_url), name, EARLIER_BEST + MOST_CONTROLS).rows
     found = [
         (row.record.uid, row.record.parameters)
         for row in rows

@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from regtune.errors import SpecError, StorageError
 from regtune.escaping import printable
 from regtune.study.board import end_without_pauses
-from regtune.study.board.order import Heads
 from regtune.study.board.tables import (
     read_attributes,
+    read_heads,
     read_info,
     read_numbers,
     read_records,
@@ -57,17 +57,15 @@ class StudyTrials:
         self._name = name
         self._at_rest = at_rest
         with reading(engine) as connection:
-            self._id, info = read_info(connection, name)
-            attributes = read_attributes(connection, self._id)
-            heads = Heads(connection, self._id, info)
+            self._info = info = read_info(connection, name)
+            attributes = read_attributes(connection, info)
             # Before the ranking: what has ended by now is ranked.
-            self._numbers = read_numbers(connection, self._id, info)
-            spans = read_spans(connection, self._id, info, running=False)
-            best = [row.number for row in heads.ranked(1, states=_COMPLETE)]
+            self._numbers = read_numbers(connection, info)
+            spans = read_spans(connection, info, running=False)
             keep = info.budget.get("keep_models")
-            self._models = (
-                None if keep is None else {row.number for row in heads.ranked(keep, states=_COMPLETE)}
-            )
+            ranked = read_heads(connection, info, states=_COMPLETE, limit=max(1, keep or 0))
+            best = [row.number for row in ranked]
+            self._models = None if keep is None else set(best[:keep])
         self.uid = info.uid
         self.begun = DATA in attributes
         """Whether the study knows its data, without which it has no trials."""
@@ -102,7 +100,7 @@ class StudyTrials:
         wanted = sorted(numbers)
         for start in range(0, len(wanted), BATCH):
             with reading(self._engine) as connection:
-                found = read_records(connection, self._id, wanted[start : start + BATCH])
+                found = read_records(connection, self._info, wanted[start : start + BATCH])
             for number, state, values in found:
                 record = TrialRecord.from_json(values, f"{printable(self._name)}: trial {number}")
                 if record.started_ms is not None:

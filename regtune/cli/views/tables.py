@@ -30,7 +30,7 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.search.space import Row as Parameter
-    from regtune.study.board import Column, Comparison, Row, StudyInfo, StudySummary
+    from regtune.study.board import Board, Comparison, Row, StudyInfo, StudySummary
     from regtune.sweep.plan import Searched
 
 _EFFORT = ("seconds", "epochs")
@@ -42,19 +42,16 @@ _TECHNIQUES = "techniques"
 _PLACEMENTS = {"before_activation": "before", "after_activation": "after"}
 
 
-def board_table(
-    info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int, by: Column | None = None
-) -> RenderableType:
+def board_table(board: Board, width: int) -> RenderableType:
     """The leaderboard, in the order of the column `by`, which is always shown; of the rank without.
 
     Without room for every column first what a trial took goes; then the parameters are one column, cut where need be,
     so that the figures stay. What is not shown is named below.
     """
-    from regtune.study.board import columns as columns_of
-
+    info, rows, names, by = board.info, board.rows, board.parameters, board.by
     must = list(dict.fromkeys(["rank", "trial", info.metric, *([by.name] if by else [])]))
     some = {"l2_norm", *(() if _has_l1(names) else ("sparsity",))} - set(must)
-    columns = [column.name for column in columns_of(info, names) if column.name not in some]
+    columns = [name for name in board.columns if name not in some]
     cells = [_board_cells(row, info.metric, names) for row in rows]
     head: Callable[[str], str] = str
     kept, room = columns, 0
@@ -201,10 +198,9 @@ def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableTy
     return table
 
 
-def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width: int) -> RenderableType:
-    """One study: what it is, how far it is, its best and its controls. rows: those and maybe others, by rank."""
-    from regtune.study.board import top_and_controls
-
+def study_view(top: Board, width: int) -> RenderableType:
+    """One study: what it is, how far it is, its best and its controls. top: those, of `read_top`."""
+    info, best = top.info, top.best
     facts: dict[str, str] = {
         "study": printable(info.name),
         "uid": printable(info.uid),
@@ -222,7 +218,6 @@ def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width
     searched = _space_of(info)
     if searched:
         parts += [Text(), space_table(searched)]
-    best = rows[0] if rows and rows[0].rank else None
     if best:
         parts += [Text(), Text.assemble(("best  ", "dim"), f"trial {best.number}: {configured(best)}")]
         parts.append(
@@ -232,9 +227,8 @@ def study_view(info: StudyInfo, rows: Sequence[Row], names: Sequence[str], width
                 f" {info.metric}, {percent(best.accuracy)} accuracy",
             )
         )
-    shown = top_and_controls(rows, 1)
-    if shown:
-        parts += [Text(), Text("best and controls", style="bold"), board_table(info, shown, names, width)]
+    if top.rows:
+        parts += [Text(), Text("best and controls", style="bold"), board_table(top, width)]
     return Group(*parts)
 
 
@@ -323,14 +317,14 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     return Group(*parts)
 
 
-def comparison_text(info: StudyInfo, found: Comparison) -> Text:
+def comparison_text(found: Comparison) -> Text:
     """The winner against no technique, and how far to trust it."""
     winner = found.winner
     text = Text().append("best  ", style="dim")
     control = " (a control)" if winner.control else ""
     text.append(f"trial {winner.number}: {configured(winner)}{control}\n", style="bold")
     text.append(f"      {metric_text(winner.value)}", style="bold green")
-    text.append(f" {info.metric}, {percent(winner.accuracy)} accuracy\n")
+    text.append(f" {found.metric}, {percent(winner.accuracy)} accuracy\n")
     text.append("      ")
     if found.baseline is winner:
         text.append("No technique does better than none here so far.")
@@ -343,11 +337,12 @@ def comparison_text(info: StudyInfo, found: Comparison) -> Text:
             text.append(f", {100 * found.accuracy_by:+.2f} points of accuracy")
         text.append(".")
     text.append("\n      ")
-    if found.luck is None:
+    if found.standard_error is None:
         text.append("One run each: small differences are luck.", style="dim")
     else:
         text.append(
-            f"One run each; luck in one accuracy is about ±{100 * found.luck:.2f} points.", style="dim"
+            f"One run each; luck in one accuracy is about ±{100 * found.standard_error:.2f} points.",
+            style="dim",
         )
     return text
 

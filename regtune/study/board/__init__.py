@@ -1,21 +1,26 @@
-"""Rows of a study, read from Optuna's database alone: what `board`, `show`, `best` and `watch` see.
+"""Leaderboards: the rows of a study, read from Optuna's database alone, for `board`, `show`, `best` and `watch`.
 
-Reading a study costs milliseconds: plain SQL, without Optuna, TensorFlow or MLflow.
+The best rows cost milliseconds: plain SQL, without Optuna, TensorFlow or MLflow. Any other order than by rank reads
+every record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import heapq
+import math
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study.board.comparison import Comparison, compare, top_and_controls
-from regtune.study.board.order import Heads
 from regtune.study.board.rows import (
     COLUMNS,
+    Board,
     Column,
     Row,
     StudyInfo,
@@ -27,9 +32,12 @@ from regtune.study.board.rows import (
     parameter_of,
 )
 from regtune.study.board.tables import (
+    ENDED,
     count_epochs,
-    ended_numbers,
+    read_controls,
+    read_heads,
     read_info,
+    read_numbers_of,
     read_spans,
     reading,
     studies_of_regtune,
@@ -39,6 +47,7 @@ from regtune.study.progress import Progress, RunningTrial, remaining_seconds
 
 __all__ = [
     "COLUMNS",
+    "Board",
     "Column",
     "Comparison",
     "Row",
@@ -56,7 +65,6 @@ __all__ = [
     "read_best",
     "read_board",
     "read_ended",
-    "read_parameters",
     "read_progress",
     "read_rows",
     "read_study",
@@ -67,68 +75,71 @@ __all__ = [
 
 
 def list_studies(engine: Engine) -> list[StudySummary]:
-    """All studies that regtune made, the last active first. Raises StorageError."""
+    """List regtune's studies, the last active first. Raises StorageError."""
     with reading(engine) as connection:
-        names = studies_of_regtune(connection)
-        found = []
-        for name in names:
-            study_id, info = read_info(connection, name)
-            found.append(StudySummary(info, _best(connection, study_id, info)))
+        infos = [read_info(connection, name) for name in studies_of_regtune(connection)]
+        summaries = [StudySummary(info, _best(connection, info)) for info in infos]
     never = datetime.min.replace(tzinfo=UTC)
-    return sorted(found, key=lambda summary: summary.info.last_active or never, reverse=True)
+    return sorted(summaries, key=lambda summary: summary.info.last_active or never, reverse=True)
 
 
 def read_study(engine: Engine, study: str) -> StudyInfo:
-    """What a study was begun with, and its counts. Raises StudyNotFound, StorageError."""
+    """Read what a study was started with, and its counts. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
-        return read_info(connection, study)[1]
+        return read_info(connection, study)
 
 
-def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> list[Row]:
-    """Rows of a study in the order of `sort`: a column of `COLUMNS`, or a searched parameter.
+def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> Board:
+    """Read a study's rows in the order of `sort`.
 
-    The better end comes first, of parameters the smallest; a leading `-` turns that round. By rank: complete
-    trials from the best on, then pruned, failed, running and waiting ones. Rows without a value for the
-    column come last. limit: at most so many rows.
-    Raises InputError for an unknown column, StudyNotFound, StorageError.
+    By rank, complete trials come first, from the best on, then pruned, failed, running and waiting ones. Any other
+    order starts with the better end, for parameters with the smallest value; rows without a value come last.
+
+    Args:
+        engine: of `storage.open_engine`.
+        study: the study's name.
+        sort: a column of `COLUMNS` or a searched parameter; a leading `-` reverses the order.
+        limit: at most so many rows.
+
+    Raises:
+        InputError: for an unknown column.
+        StudyNotFound: for an unknown study.
+        StorageError: for a database that cannot be read.
     """
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        heads = Heads(connection, study_id, info)
-        found = heads.ranked(limit) if sort == "rank" else _sorted(connection, heads, sort, info, limit)
-        return with_records(connection, found, study)
+        info = read_info(connection, study)
+        by = None if sort == "rank" else order_of(info, sort)
+        rows = with_records(connection, info, read_heads(connection, info, limit=None if by else limit))
+        chosen = _sorted(rows, info, by, limit) if by else list(rows)
+        names = _parameters(connection, info, chosen, read_controls(connection, info))
+    if by and by.name not in (shown := [column.name for column in columns(info, names)]):
+        raise InputError(f"--sort {printable(by.name)}: expected one of {', '.join(shown)}")
+    return Board(info, chosen, names, by)
 
 
-def read_parameters(engine: Engine, study: str, rows: Sequence[Row]) -> tuple[str, ...]:
-    """The searched parameters, also where `rows` are only controls. Raises StudyNotFound, StorageError."""
+def read_top(engine: Engine, study: str, count: int) -> Board:
+    """Read the best `count` trials and every control, by rank. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        searched = Heads(connection, study_id, info).first_of_the_search()
-        return parameter_names([*rows, *with_records(connection, searched, study)])
-
-
-def read_top(engine: Engine, study: str, count: int) -> tuple[list[Row], tuple[str, ...]]:
-    """By rank the best `count` trials and every control, and the searched parameters. Raises as `read_board`."""
-    with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        heads = Heads(connection, study_id, info)
-        rows = top_and_controls(with_records(connection, heads.top_and_controls(count), study), count)
-        searched = with_records(connection, heads.first_of_the_search(), study)
-    return rows, parameter_names([*rows, *searched])
+        info = read_info(connection, study)
+        controls = read_controls(connection, info)
+        best = read_heads(connection, info, states=["COMPLETE"], limit=count)
+        numbers = controls.union(head.number for head in best)
+        rows = list(with_records(connection, info, read_heads(connection, info, numbers=numbers)))
+        return Board(info, top_and_controls(rows, count), _parameters(connection, info, rows, controls))
 
 
 def read_ended(engine: Engine, study: str) -> set[int]:
-    """Numbers of the trials that have come to their end. Raises StudyNotFound, StorageError."""
+    """Read the numbers of the trials that have ended. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        return ended_numbers(connection, study_id, info)
+        return set(read_numbers_of(connection, read_info(connection, study), ENDED))
 
 
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
-    """The rows of these trials, by number. Raises StudyNotFound, StorageError."""
+    """Read the rows of these trials, by number. Raises StudyNotFound, StorageError."""
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        return with_records(connection, Heads(connection, study_id, info).numbered(numbers), study)
+        info = read_info(connection, study)
+        rows = with_records(connection, info, read_heads(connection, info, numbers=numbers))
+        return sorted(rows, key=lambda row: row.number)
 
 
 def read_trial(engine: Engine, study: str, number: int) -> Row:
@@ -142,10 +153,9 @@ def read_trial(engine: Engine, study: str, number: int) -> Row:
 
 
 def read_best(engine: Engine, study: str) -> Row:
-    """The complete trial with the best value. Raises StudyNotFound when none is complete."""
+    """Read the complete trial with the best value. Raises StudyNotFound when none is complete."""
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        best = _best(connection, study_id, info)
+        best = _best(connection, read_info(connection, study))
     if best is None:
         raise StudyNotFound(
             f'study "{printable(study)}" has no complete trial yet; try: regtune board {shell_word(study)}'
@@ -154,15 +164,13 @@ def read_best(engine: Engine, study: str) -> Row:
 
 
 def read_progress(engine: Engine, study: str) -> Progress:
-    """The sweep at this moment, from the database alone. `remaining_seconds` is a guess from its pace."""
+    """Read how far a sweep is, from the database alone; `remaining_seconds` is estimated from its pace."""
     with reading(engine) as connection:
-        study_id, info = read_info(connection, study)
-        best = _best(connection, study_id, info)
-        running = with_records(
-            connection, Heads(connection, study_id, info).ranked(states=["RUNNING"]), study
-        )
-        spans = read_spans(connection, study_id, info)
-        epochs = count_epochs(connection, study_id, info)
+        info = read_info(connection, study)
+        best = _best(connection, info)
+        running = list(with_records(connection, info, read_heads(connection, info, states=["RUNNING"])))
+        spans = read_spans(connection, info)
+        epochs = count_epochs(connection, info)
     elapsed = covered(spans)
     run_cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
     return Progress(
@@ -193,7 +201,7 @@ def read_progress(engine: Engine, study: str) -> Progress:
 
 
 def covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
-    """Seconds in which at least one span was open: the time a sweep has worked, pauses left out."""
+    """Seconds in which at least one span was open: the time a sweep has worked, without pauses."""
     total, until = 0.0, None
     for start, end in sorted(spans):
         begin = start if until is None else max(start, until)
@@ -204,23 +212,36 @@ def covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
 
 
 def end_without_pauses(created_ms: int | None, spans: Sequence[tuple[datetime, datetime]]) -> int | None:
-    """When a study would have ended, had trials run without a pause since its beginning; Unix milliseconds."""
+    """When a study would have ended, had trials run without a pause since its start; Unix milliseconds."""
     return None if created_ms is None else created_ms + round(1000 * covered(spans))
 
 
-def _best(connection: Connection, study_id: int, info: StudyInfo) -> Row | None:
-    """The complete trial with the best value, or None."""
-    found = Heads(connection, study_id, info).ranked(1, states=["COMPLETE"])
-    return with_records(connection, found, info.name)[0] if found else None
+def _best(connection: Connection, info: StudyInfo) -> Row | None:
+    heads = read_heads(connection, info, states=["COMPLETE"], limit=1)
+    return next(with_records(connection, info, heads), None)
 
 
-def _sorted(connection: Connection, heads: Heads, sort: str, info: StudyInfo, limit: int | None) -> list[Row]:
-    by = order_of(info, sort)
-    known = [column.name for column in columns(info)]
-    if by.name not in known and not heads.known(by.name):
-        names = parameter_names(with_records(connection, heads.first_of_the_search(), info.name))
-        raise InputError(f"--sort {printable(by.name)}: expected one of {', '.join((*known, *names))}")
-    return heads.sorted(by.name, by.largest_first, limit)
+def _parameters(
+    connection: Connection, info: StudyInfo, rows: Sequence[Row], controls: Collection[int]
+) -> tuple[str, ...]:
+    """Names of the searched parameters, also where `rows` are only controls: the first other trial has them all."""
+    others = (number for number in read_numbers_of(connection, info, ENDED) if number not in controls)
+    heads = read_heads(connection, info, numbers=list(islice(others, 1)))
+    return parameter_names([*rows, *with_records(connection, info, heads)])
+
+
+def _sorted(rows: Iterable[Row], info: StudyInfo, by: Column, limit: int | None) -> list[Row]:
+    """The first rows by a column or a parameter, ties in the given order; only `limit` of them are held at a time."""
+    names = [] if by.name in (column.name for column in columns(info)) else [by.name]
+
+    def key(row: Row) -> tuple[bool, bool, Any]:
+        value = row.cells(info.metric, names)[by.name]
+        empty = value is None or (isinstance(value, float) and math.isnan(value))
+        return empty != by.largest_first, isinstance(value, str), None if empty else value
+
+    if limit is None:
+        return sorted(rows, key=key, reverse=by.largest_first)
+    return (heapq.nlargest if by.largest_first else heapq.nsmallest)(limit, rows, key=key)
 
 
 def _running(row: Row, metric: str) -> RunningTrial:

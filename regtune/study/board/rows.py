@@ -43,13 +43,14 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """A study: what it was begun with, as plain JSON, and how many of its trials are in which state.
+    """A study: what it was started with, as plain JSON, and how many of its trials are in which state.
 
-    foreign: ids in the database of the trials that regtune has not trained; they count for nothing. beside: how many of
-    the complete and pruned ones are controls beside a grid. file: path of the sweep file as it was given last; empty
-    where it is not known.
+    id: in the database. foreign: ids in the database of the trials that regtune has not trained; they count for
+    nothing. beside: how many of the complete and pruned ones are controls beside a grid. file: path of the sweep file
+    as last given; empty where unknown.
     """
 
+    id: int
     name: str
     uid: str
     spec: Mapping[str, Any]
@@ -203,6 +204,30 @@ class Row:
             "refused": self.refused,
             "record": self.record.to_json() if self.record else None,
         }
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows of a study. parameters: the searched ones. by: the column they are ordered by, None for the rank."""
+
+    info: StudyInfo
+    rows: list[Row]
+    parameters: tuple[str, ...]
+    by: Column | None = None
+
+    @property
+    def best(self) -> Row | None:
+        """The best trial, where the board has it."""
+        return next((row for row in self.rows if row.rank == 1), None)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, as CSV and JSON have them."""
+        return [column.name for column in columns(self.info, self.parameters)]
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The rows as plain values, one for each of `columns`."""
+        return [row.cells(self.info.metric, self.parameters) for row in self.rows]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Optuna's tables (`optuna/storages/_rdb/models.py`, schema 12), read with plain SQL; Optuna is not imported.
+"""Read-only SQL on Optuna's tables (`optuna/storages/_rdb/models.py`); Optuna itself is not imported.
 
-Nothing is written. Times in the tables are UTC without a zone.
+`storage.open_engine` requires the revision of the installed Optuna, and `reading` that it is one of `REVISIONS`.
+Times in the tables are UTC without a zone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -37,11 +39,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from regtune.errors import StorageError, StudyNotFound
 from regtune.escaping import printable
 from regtune.storage import explain, not_json, place
+from regtune.storage.schema import STUDIES
 from regtune.study.board.rows import Row, StudyInfo
 from regtune.study.record import (
     BUDGET,
     DATA,
     FILE,
+    ORIGIN,
     RECORD,
     REFUSED,
     REQUEST,
@@ -66,19 +70,24 @@ _TRIALS = table(
     column("datetime_start", String),
     column("datetime_complete", String),
 )
-VALUES = table(
+_VALUES = table(
     "trial_values",
     column("trial_id", Integer),
     column("objective", Integer),
     column("value", Float),
     column("value_type", String),
 )
-TRIAL_ATTRIBUTES = table(
+_TRIAL_ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id", Integer), column("key", String), column("value_json", Text)
 )
 _STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
 _PARAMETERS = table("trial_params", column("trial_id", Integer))
 
+REVISIONS = frozenset({"v3.2.0.a"})
+"""Revisions of Optuna's tables that are as this module reads them."""
+STATES: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
+"""States in the order of a board."""
+ENDED: tuple[State, ...] = STATES[:3]
 _BATCH = 500
 _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 """How a trial's record begins: with the uid of its study and its number."""
@@ -86,7 +95,12 @@ _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for reading; what the database complains of is told as StorageError."""
+    """Open a connection for reading. Raises StorageError for whatever the database refuses."""
+    if STUDIES.migrations.head not in REVISIONS:
+        raise StorageError(
+            f"Optuna's tables are of revision {STUDIES.migrations.head}; regtune reads {', '.join(REVISIONS)}; "
+            "install the Optuna version that regtune names"
+        )
     try:
         with engine.connect() as connection:
             yield connection
@@ -101,7 +115,7 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
 
     A trial of regtune's has its record, whose text begins with its uid; one that is just beginning has nothing yet.
     """
-    trials, attributes = _TRIALS.c, TRIAL_ATTRIBUTES.c
+    trials, attributes = _TRIALS.c, _TRIAL_ATTRIBUTES.c
     state = cast(trials.state, String)
     begins = literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}') + cast(trials.number, String) + literal('"')
     own = exists().where(
@@ -114,33 +128,30 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
     return tuple(connection.scalars(select(trials.trial_id).where(trials.study_id == study_id, ~ours)))
 
 
-def trials_of(study_id: int, info: StudyInfo) -> Subquery:
-    """A study's trials with their states, FOREIGN for those that regtune has not trained."""
-    return _trials_of(study_id, info.foreign)
-
-
 def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
-    ids: Any = bindparam("foreign", foreign, expanding=True, literal_execute=True)
-    state = case((_TRIALS.c.trial_id.in_(ids), "FOREIGN"), else_=cast(_TRIALS.c.state, String))
+    """A study's trials with their states, FOREIGN for those that regtune has not trained."""
+    state = case((_among(_TRIALS.c.trial_id, foreign), "FOREIGN"), else_=cast(_TRIALS.c.state, String))
     times = _TRIALS.c.datetime_start, _TRIALS.c.datetime_complete
-    found = select(_TRIALS.c.trial_id, _TRIALS.c.number, *times, state.label("state"))
-    return found.where(_TRIALS.c.study_id == study_id).subquery()
+    chosen = select(_TRIALS.c.trial_id, _TRIALS.c.number, *times, state.label("state"))
+    return chosen.where(_TRIALS.c.study_id == study_id).subquery()
 
 
-def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
-    """A study's id and facts. Raises StudyNotFound with the nearest name."""
+def _among(numbers: ColumnElement[int], wanted: Collection[int]) -> ColumnElement[bool]:
+    """`IN` with any number of values: databases limit how many parameters a statement has."""
+    values: Any = bindparam(None, sorted(wanted), expanding=True, literal_execute=True)
+    return numbers.in_(values)
+
+
+def read_info(connection: Connection, study: str) -> StudyInfo:
+    """Read a study's facts. Raises StudyNotFound with the nearest name."""
     study_id = connection.scalar(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study))
     if study_id is None:
         raise StudyNotFound(_unknown(connection, study))
-    attributes: dict[str, Any] = {
-        key: json.loads(text)
-        for key, text in connection.execute(
-            select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(
-                _STUDY_ATTRIBUTES.c.study_id == study_id,
-                _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, FILE, VERSIONS)),
-            )
-        )
-    }
+    stored = select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(
+        _STUDY_ATTRIBUTES.c.study_id == study_id,
+        _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, FILE, VERSIONS)),
+    )
+    attributes: dict[str, Any] = {key: json.loads(text) for key, text in connection.execute(stored)}
     if STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not made by regtune')
     uid = str(attributes[STUDY_UID])
@@ -163,20 +174,21 @@ def read_info(connection: Connection, study: str) -> tuple[int, StudyInfo]:
             first, begun, ended = map(_utc, found)
             starts += [first] if first else []
             moments += [moment for moment in (begun, ended) if moment]
-    spec, beside = _object(attributes.get(SPEC)), 0
+    spec, beside = _mapping(attributes.get(SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
         searched = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
         chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~searched
         beside = connection.scalar(select(func.count(trials.trial_id)).where(chosen)) or 0
-    return study_id, StudyInfo(
+    return StudyInfo(
+        id=study_id,
         name=study,
         uid=uid,
         foreign=foreign,
         beside=beside,
         spec=spec,
-        budget=_object(attributes.get(BUDGET)),
-        data=_object(attributes.get(DATA)),
-        versions=_object(attributes.get(VERSIONS)),
+        budget=_mapping(attributes.get(BUDGET)),
+        data=_mapping(attributes.get(DATA)),
+        versions=_mapping(attributes.get(VERSIONS)),
         file=str(attributes.get(FILE, "")),
         counts=counts,
         started=min(starts, default=None),
@@ -195,36 +207,36 @@ def _unknown(connection: Connection, study: str) -> str:
     return f"{missing}; try: regtune studies" if names else f"{missing}: there is none here yet"
 
 
-def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+def read_attributes(connection: Connection, info: StudyInfo) -> dict[str, Any]:
     """All attributes of a study, requests aside."""
     attributes = _STUDY_ATTRIBUTES
     chosen = select(attributes.c.key, attributes.c.value_json).where(
-        attributes.c.study_id == study_id, attributes.c.key.not_like(f"{REQUEST}%")
+        attributes.c.study_id == info.id, attributes.c.key.not_like(f"{REQUEST}%")
     )
     return {key: json.loads(text) for key, text in connection.execute(chosen)}
 
 
-def read_numbers(connection: Connection, study_id: int, info: StudyInfo) -> dict[int, State]:
+def read_numbers(connection: Connection, info: StudyInfo) -> dict[int, State]:
     """Number and state of every trial that has a record."""
-    trials = trials_of(study_id, info).c
+    trials = _trials_of(info.id, info.foreign).c
     chosen = (
         select(trials.number, trials.state)
-        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == trials.trial_id)
-        .where(trials.state != "FOREIGN", TRIAL_ATTRIBUTES.c.key == RECORD)
+        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == trials.trial_id)
+        .where(trials.state != "FOREIGN", _TRIAL_ATTRIBUTES.c.key == RECORD)
     )
     return {found.number: found.state for found in connection.execute(chosen)}
 
 
 def read_records(
-    connection: Connection, study_id: int, numbers: Collection[int]
+    connection: Connection, info: StudyInfo, numbers: Collection[int]
 ) -> list[tuple[int, State, str]]:
     """Number, state and record, as JSON text, of those of `numbers` that have one, in order."""
     chosen = (
-        select(_TRIALS.c.number, cast(_TRIALS.c.state, String), TRIAL_ATTRIBUTES.c.value_json)
-        .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+        select(_TRIALS.c.number, cast(_TRIALS.c.state, String), _TRIAL_ATTRIBUTES.c.value_json)
+        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
         .where(
-            _TRIALS.c.study_id == study_id,
-            TRIAL_ATTRIBUTES.c.key == RECORD,
+            _TRIALS.c.study_id == info.id,
+            _TRIAL_ATTRIBUTES.c.key == RECORD,
             _TRIALS.c.number.in_(numbers),
         )
         .order_by(_TRIALS.c.number)
@@ -232,31 +244,91 @@ def read_records(
     return [(number, state, text) for number, state, text in connection.execute(chosen)]
 
 
-def with_records(connection: Connection, heads: Sequence[Row], study: str) -> list[Row]:
-    """The rows with their records, in the same order; of a running trial that of the attempt under way. Raises
-    StorageError for an unreadable one.
+def read_heads(
+    connection: Connection,
+    info: StudyInfo,
+    *,
+    states: Sequence[State] = STATES,
+    numbers: Collection[int] | None = None,
+    limit: int | None = None,
+) -> list[Row]:
+    """Read rows without their records, by rank: in the order of STATES, each by value and then by number.
+
+    Args:
+        connection: of `reading`.
+        info: the study's facts.
+        states: states to read.
+        numbers: trials to read; all by default.
+        limit: at most so many rows.
     """
-    found: dict[int, dict[str, Any]] = {}
+    trials = _trials_of(info.id, info.foreign)
+    kind = cast(_VALUES.c.value_type, String)
+    best, sign = ("INF_POS", -1) if info.goal == "maximize" else ("INF_NEG", 1)
+    order = (
+        case({name: place for place, name in enumerate(STATES)}, value=trials.c.state),
+        case({best: 0, "FINITE": 1}, value=kind, else_=2),
+        sign * _VALUES.c.value,
+        trials.c.number,
+    )
+    ours = trials.c.state != "FOREIGN"  # no value of another program is compared
+    value = (_VALUES.c.trial_id == trials.c.trial_id) & (_VALUES.c.objective == 0) & ours
+    ranked = (
+        select(
+            trials.c.number,
+            trials.c.state,
+            _VALUES.c.value,
+            kind.label("kind"),
+            func.row_number().over(order_by=order).label("place"),
+        )
+        .select_from(trials.outerjoin(_VALUES, value))
+        .subquery()
+    )
+    chosen = select(ranked).where(ranked.c.state.in_(states)).order_by(ranked.c.place).limit(limit)
+    if numbers is not None:
+        chosen = chosen.where(_among(ranked.c.number, numbers))
+    return [
+        Row(number, state, _value_of(amount, kind), None, place if state == "COMPLETE" else None)
+        for number, state, amount, kind, place in connection.execute(chosen)
+    ]
+
+
+def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows with their records, in batches; of a running trial, that of the attempt under way.
+
+    Raises StorageError for an unreadable record.
+    """
     for start in range(0, len(heads), _BATCH):
-        numbers = {head.number: head.state for head in heads[start : start + _BATCH]}
+        batch = heads[start : start + _BATCH]
+        states = {head.number: head.state for head in batch}
         chosen = (
-            select(_TRIALS.c.number, TRIAL_ATTRIBUTES.c.key, TRIAL_ATTRIBUTES.c.value_json)
-            .join(TRIAL_ATTRIBUTES, TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-            .join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
+            select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.key, _TRIAL_ATTRIBUTES.c.value_json)
+            .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
             .where(
-                _STUDIES.c.study_name == study,
-                TRIAL_ATTRIBUTES.c.key.in_((RECORD, REFUSED)),
-                _TRIALS.c.number.in_(numbers),
+                _TRIALS.c.study_id == info.id,
+                _TRIAL_ATTRIBUTES.c.key.in_((RECORD, REFUSED)),
+                _TRIALS.c.number.in_(states),
             )
         )
+        known: dict[int, dict[str, Any]] = {}
         for number, key, text in connection.execute(chosen):
-            state, value = numbers[number], json.loads(text)
+            state, value = states[number], json.loads(text)
             if key == REFUSED and state == "FOREIGN":
-                found[number] = {"refused": str(value)}
+                known[number] = {"refused": str(value)}
             elif key == RECORD and state != "FOREIGN":
-                record = TrialRecord.from_json(value, f"{study}: trial {number}")
-                found[number] = {"record": record.now if state == "RUNNING" else record}
-    return [replace(head, **found.get(head.number, {})) for head in heads]
+                record = TrialRecord.from_json(value, f"{info.name}: trial {number}")
+                known[number] = {"record": record.now if state == "RUNNING" else record}
+        yield from (replace(head, **known.get(head.number, {})) for head in batch)
+
+
+def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
+    """Read the numbers of the controls, and of what was queued to retry one."""
+    chosen = (
+        select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.value_json)
+        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+        .where(_TRIALS.c.study_id == info.id, _TRIAL_ATTRIBUTES.c.key == ORIGIN)
+    )
+    origins = ((number, _mapping(json.loads(text))) for number, text in connection.execute(chosen))
+    return {number for number, origin in origins if origin.get("kind") == "control" or origin.get("control")}
 
 
 def studies_of_regtune(connection: Connection) -> list[str]:
@@ -276,8 +348,8 @@ def read_uids(connection: Connection) -> set[str]:
     Raises StorageError.
     """
     own = select(_STUDY_ATTRIBUTES.c.value_json).where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
-    begins = func.substr(TRIAL_ATTRIBUTES.c.value_json, 1, 120)
-    records = select(begins).where(TRIAL_ATTRIBUTES.c.key == RECORD).distinct()
+    begins = func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120)
+    records = select(begins).where(_TRIAL_ATTRIBUTES.c.key == RECORD).distinct()
     found = {json.loads(text) for text in connection.scalars(own)}
     for text in connection.scalars(records):
         uid = _BEGINS.match(text)
@@ -294,16 +366,16 @@ def read_first_start(connection: Connection) -> datetime | None:
     return _utc(connection.scalar(select(func.min(_TRIALS.c.datetime_start))))
 
 
-def ended_numbers(connection: Connection, study_id: int, info: StudyInfo) -> set[int]:
-    """Numbers of the trials that have come to their end."""
-    trials = trials_of(study_id, info).c
-    ended = trials.state.in_(("COMPLETE", "PRUNED", "FAIL"))
-    return set(connection.scalars(select(trials.number).where(ended)))
+def read_numbers_of(connection: Connection, info: StudyInfo, states: Sequence[State]) -> list[int]:
+    """Read the numbers of the trials in these states, in order."""
+    trials = _trials_of(info.id, info.foreign).c
+    chosen = select(trials.number).where(trials.state.in_(states)).order_by(trials.number)
+    return list(connection.scalars(chosen))
 
 
-def count_epochs(connection: Connection, study_id: int, info: StudyInfo) -> int:
+def count_epochs(connection: Connection, info: StudyInfo) -> int:
     """Epochs that the study's trials have trained, all together."""
-    trials = trials_of(study_id, info)
+    trials = _trials_of(info.id, info.foreign)
     found = connection.scalar(
         select(func.count())
         .select_from(_STEPS.join(trials, _STEPS.c.trial_id == trials.c.trial_id))
@@ -313,26 +385,22 @@ def count_epochs(connection: Connection, study_id: int, info: StudyInfo) -> int:
 
 
 def read_spans(
-    connection: Connection, study_id: int, info: StudyInfo, *, running: bool = True
+    connection: Connection, info: StudyInfo, *, running: bool = True
 ) -> list[tuple[datetime, datetime]]:
-    """Start and end of every trial that has begun; now for those still running, unless they are left out."""
+    """Read start and end of every trial that has begun; now for those still running, unless they are left out."""
     now = datetime.now(UTC) if running else None
-    trials = trials_of(study_id, info).c
-    found = connection.execute(
-        select(trials.datetime_start, trials.datetime_complete, trials.state).where(trials.state != "FOREIGN")
-    )
-    return list(_closed(found, now))
-
-
-def _closed(found: Any, now: datetime | None) -> Iterator[tuple[datetime, datetime]]:
-    for begun, ended, state in found:
-        start, end = _utc(begun), _utc(ended)
-        end = end or (now if state == "RUNNING" else None)
+    trials = _trials_of(info.id, info.foreign).c
+    chosen = select(trials.datetime_start, trials.datetime_complete, trials.state)
+    spans = []
+    for begun, ended, state in connection.execute(chosen.where(trials.state != "FOREIGN")):
+        start = _utc(begun)
+        end = _utc(ended) or (now if state == "RUNNING" else None)
         if start and end:
-            yield start, max(start, end)
+            spans.append((start, max(start, end)))
+    return spans
 
 
-def value_of(amount: float | None, kind: str | None) -> float | None:
+def _value_of(amount: float | None, kind: str | None) -> float | None:
     """A value from its two columns in Optuna's table."""
     return {"INF_POS": math.inf, "INF_NEG": -math.inf}.get(kind or "", amount)
 
@@ -344,6 +412,5 @@ def _utc(found: Any) -> datetime | None:
     return moment.replace(tzinfo=UTC)
 
 
-def _object(found: Any) -> Mapping[str, Any]:
-    value = json.loads(found) if isinstance(found, str) else found
+def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
