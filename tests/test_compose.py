@@ -288,9 +288,8 @@ def test_the_readmes_lines_upgrade_and_lose_nothing(team: Team) -> None:
         "build --pull": "ps",
         "run --rm": "run --rm -T",
     }
-    said = team.follow(
-        "backup.md", "Upgrade", here
-    )  # what is built is built already, and this is no terminal
+    # what is built is built already, and this is no terminal
+    said = team.follow("backup.md", "Upgrade", here)
     assert said.count(": current already (revision ") == 2, said
     come_up(team)
     assert standing(team) == before

@@ -88,13 +88,24 @@ class Data:
 
 
 def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Path | None = None) -> Data:
-    """The training and validation part of a data set, split by `split_of`.
+    """Load the training and validation part of a data set.
+
+    The split is that of scikit-learn's `train_test_split`. The test part is checked and left out.
 
     Args:
-        config: a `DataConfig`, a configuration that has one, or a data set's name or path alone.
-        data_dir: where .npz data sets lie; by default what the settings say (`REGTUNE_DATA_DIR`).
+        config: A data set's name or path, a `DataConfig`, or a configuration with one.
+        data_dir: Folder with .npz data sets; by default `REGTUNE_DATA_DIR`.
 
-    Raises DataError when it is missing, damaged, too small, or when `config.digest` names other data.
+    Returns:
+        Images `(n, 784) float32 in [0, 1]` and labels `(n,) int32` of both parts.
+
+    Raises:
+        DataError: The data set is missing, damaged, too small, or not the one that `config.digest` names.
+
+    Example:
+        >>> data = load_data("mnist-5k")
+        >>> data.x_train.shape, data.x_val.shape
+        ((3200, 784), (800, 784))
     """
     if isinstance(config, TrialConfig):
         config = config.data

@@ -1,4 +1,4 @@
-"""`run_sweep`: puts a study, its workers and its tracking together, and ends them."""
+"""The run of a sweep: a study, its workers and its tracking, put together and ended."""
 
 from __future__ import annotations
 
@@ -52,27 +52,38 @@ def run_sweep(
     stop: threading.Event | None = None,
     executor: Executor | None = None,
 ) -> SweepOutcome:
-    """Run the study of `spec`, or go on with it, until its budget is used.
+    """Start or resume the study of a sweep file and run it until its budget is used.
 
     Args:
-        spec: the path of a sweep file, what `SweepSpec.load` has read of it, or its keys and values.
-        settings: where databases, artifacts and data lie; by default from the environment.
-        workers: worker processes; by default REGTUNE_WORKERS, else one per core.
-        observer: an object with the three methods of `regtune.study.progress.Observer`: `progress(progress)` is called
-            when something changed, `finished(trial, progress)` at a trial's end, `note(message)` with what is worth a
-            line. They are called from this thread, between two events of the workers, so they must return at once.
-        fresh: set an earlier study of the same name aside and begin anew.
-        from_study: enqueue the best configurations of this study first.
-        stop: when set, every running trial ends at its epoch's end and goes back into the queue.
-        executor: where to train; by default `workers` processes that end with the sweep. One that is given is left
-            running, idle, unless the sweep breaks off.
+        spec: The path of a sweep file, a `SweepSpec`, or a sweep file's keys and values.
+        settings: Where databases, artifacts and data sets are; by default read from the environment.
+        workers: Number of worker processes; by default `REGTUNE_WORKERS`, else one per core.
+        observer: An object with the three methods of `regtune.study.progress.Observer`: `progress(progress)` on every
+            change, `finished(trial, progress)` at a trial's end, `note(message)` for a line to print. They are called
+            from this thread, between two events of the workers, and must return at once.
+        fresh: Set an earlier study of the same name aside and start anew.
+        from_study: Name of a study whose best configurations are tried first.
+        stop: Once set, every running trial ends with its epoch and goes back into the queue.
+        executor: Where trials train; by default `workers` processes that end with the sweep. An executor that is given
+            is left running, unless the sweep breaks off.
 
     Returns:
-        How it ended; `outcome.best` has the best trial's number, value and configuration.
+        How the sweep ended; `outcome.best` has the best trial's number, value, parameters and configuration.
 
     Raises:
-        SpecError, SettingsError, StudyBusy, SpecChanged, DataError, StorageError, TrackingError, WorkerError,
-        TooManyFailures.
+        SpecError: The sweep file is not valid.
+        SettingsError: A setting or `workers` is not valid.
+        StudyBusy: Another process runs the study.
+        SpecChanged: The study exists with another sweep file.
+        DataError: The data set is missing or damaged.
+        StorageError: A database cannot be opened, read or written.
+        TrackingError: MLflow's store cannot be used.
+        WorkerError: Workers cannot be started.
+        TooManyFailures: More trials failed than `max_failures` allows.
+
+    Example:
+        >>> outcome = run_sweep("sweeps/quickstart.yaml", workers=2)
+        >>> result = train(outcome.best.config)
     """
     spec = SweepSpec.of(spec)
     settings = settings or load_settings()

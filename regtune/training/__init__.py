@@ -1,5 +1,7 @@
-"""Training: `train(config, data, on_epoch) -> TrialResult`. TensorFlow is imported when `train` is first
-used."""
+"""The training of one configuration: `train(config, data, on_epoch) -> TrialResult`.
+
+TensorFlow is imported when `train` is first used.
+"""
 
 from __future__ import annotations
 

@@ -163,8 +163,9 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._order_seed.assign(seeds.order)
 
     def snapshot(self) -> Callable[[], keras.Sequential]:
-        """Makes a network of stock layers with the weights of this moment, whatever is trained in between: this
-        class would not load where regtune is missing.
+        """Return a function that creates a network of stock layers with the present weights.
+
+        This class itself would not load where regtune is not installed.
         """
         config, weights = self._config, self.get_weights()
         features, classes = self.input_shape[-1], self.output_shape[-1]
@@ -228,8 +229,9 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
 
 def _numbers(count: int) -> Any:
-    """The numbers from 0, without autotuning: its thread looks at the pipeline ever more rarely, each time after twice
-    as long, and who lets go of the pipeline at the end of `fit` may wait for its next look.
+    """The numbers from 0, without autotuning.
+
+    Autotuning's thread polls the pipeline at ever longer intervals, and the end of `fit` would wait for the next poll.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,4 +1,4 @@
-"""`train(config, data, on_epoch) -> TrialResult`: one configuration, trained by Keras' `fit`."""
+"""The training of one configuration by Keras' `fit`."""
 
 from __future__ import annotations
 
@@ -36,24 +36,35 @@ def train(
     on_epoch: OnEpoch | None = None,
     callbacks: Sequence[Any] | Any = (),
 ) -> TrialResult:
-    """Train `config` on `data` until its epochs are over, early stopping ends it, or `on_epoch` does.
+    """Train one configuration with Keras' `fit`.
 
-    The same configuration and seed give bit-identical figures in any process that called `runtime.configure`
-    first, whatever it trained before. The next trial of the same structure is quick to begin when it is given
-    the same `data` object. One trial at a time in a process: the graphs are shared.
+    Training ends with the last epoch, by early stopping, or when `on_epoch` says so. The same configuration and seed
+    give bit-identical figures in every process that called `runtime.configure` first, whatever it trained before. A
+    process trains one trial at a time, because trials of one structure share a graph; the next one starts sooner when
+    it gets the same `data` object.
 
     Args:
-        config: what to train, or the path of its file, such as `best.yaml`.
-        data: images and labels; by default what `load_data(config)` gives. With them the configuration's `data`
-            block is not read.
-        on_epoch: called after each epoch with its number from 1, its six METRICS and its seconds; what it
-            returns decides what follows. An epoch with a NaN or infinite figure ends training as `non_finite`
-            instead, and is in no history.
-        callbacks: Keras' own, one or several; one that sets `stop_training` ends training as `early_stopping`.
-            An epoch is one batch to them.
+        config: The configuration, its keys and values, or the path of its file, such as `best.yaml`.
+        data: Images `(n, 784) float32 in [0, 1]` and labels `(n,) int32`; by default `load_data(config)`. When given,
+            the configuration's `data` block is not read.
+        on_epoch: Called after each epoch with its number from 1, its six METRICS and its duration in seconds; returns
+            `continue`, `prune` or `stop`. An epoch with a NaN or infinite figure ends training as `non_finite` and is
+            in no history.
+        callbacks: Keras callbacks, one or several. To them an epoch is one batch; one that sets `stop_training` ends
+            training as `early_stopping`.
 
     Returns:
-        The history, the kept weights' figures, and the network itself.
+        The history per epoch, the figures of the kept weights, and the network.
+
+    Raises:
+        ConfigError: The configuration is not valid.
+        DataError: The data set is missing, damaged, or not the one the configuration names.
+        WorkerError: Keras does not run on TensorFlow, or training ended for no known reason.
+
+    Example:
+        >>> result = train({"data": {"name": "mnist-5k"}, "training": {"max_epochs": 2}})
+        >>> result.end, len(result.history["val_cross_entropy"])
+        ('max_epochs', 2)
     """
     gc.collect(
         1

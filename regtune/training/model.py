@@ -1,5 +1,4 @@
-"""`build_model(config)`: the network of a configuration, as a plain `keras.Sequential` that every Keras can
-load.
+"""The network of a configuration, as a plain `keras.Sequential` that every Keras can load.
 
 For each hidden layer: Dense, [batch norm], activation, [batch norm], [Dropout]; then Dense with softmax.
 Everything random is seeded by `config.seed`: the initial weights (Glorot and Bengio 2010, uniform; biases 0)
@@ -28,9 +27,10 @@ RegularizerFactory = Callable[[int, float, float], Any]
 
 @dataclass(frozen=True)
 class Seeds:
-    """What a configuration's seed becomes: one seed a kernel (the output layer's last), one a dropout layer,
-    one for the order of the training images. Each lies in [0, 2**31 - 2), so that TensorFlow's random ops
-    take it as it is."""
+    """The seeds of a configuration: one per kernel (the output layer's last), one per dropout layer, one for the order.
+
+    Each lies in [0, 2**31 - 2), so that TensorFlow's random ops take it as it is.
+    """
 
     kernels: tuple[int, ...]
     dropouts: tuple[int, ...]
@@ -38,8 +38,7 @@ class Seeds:
 
     @classmethod
     def of(cls, config: TrialConfig) -> Seeds:
-        """Independent seeds from one (NumPy's SeedSequence); a deeper network keeps those of its first
-        layers."""
+        """Derive independent seeds from one (NumPy's SeedSequence); a deeper network keeps those of its layers."""
         layers = len(config.model.hidden)
 
         def draw(stream: int, count: int) -> tuple[int, ...]:
@@ -51,8 +50,9 @@ class Seeds:
 
 @contextmanager
 def plain_keras() -> Iterator[None]:
-    """Within the block Keras is as regtune needs it, whatever its user has set for other programs: 32-bit numbers, no
-    limit of epochs. Afterwards it is as before. Raises WorkerError where Keras does not run on TensorFlow.
+    """Set Keras to 32-bit numbers and no limit of epochs within the block, whatever is set for other programs.
+
+    Raises WorkerError where Keras does not run on TensorFlow.
     """
     if keras.config.backend() != "tensorflow":
         raise WorkerError(
@@ -80,10 +80,21 @@ def plain_keras() -> Iterator[None]:
 def build_model(
     config: TrialConfig | Mapping[str, Any] | str | Path, features: int = 784, classes: int = 10
 ) -> keras.Sequential:
-    """The network of a configuration, or of a file such as `best.yaml`, with its initial weights, not compiled.
+    """Build the network of a configuration with its initial weights, not compiled.
 
-    It takes images `(n, features) float32 in [0, 1]` and gives probabilities `(n, classes) float32`. Keras
-    computes the cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
+    Keras computes the cross-entropy of a softmax output from its logits, so nothing is lost to rounding.
+
+    Args:
+        config: The configuration, its keys and values, or the path of its file, such as `best.yaml`.
+        features: Pixels per image.
+        classes: Number of classes.
+
+    Returns:
+        A network from images `(n, features) float32 in [0, 1]` to probabilities `(n, classes) float32`.
+
+    Raises:
+        ConfigError: The configuration is not valid.
+        WorkerError: Keras does not run on TensorFlow.
 
     Example:
         >>> model = build_model(TrialConfig())
@@ -102,8 +113,7 @@ def build_model(
 def layers_of(
     config: TrialConfig, classes: int, dropout: DropoutFactory, regularizer: RegularizerFactory
 ) -> Iterator[keras.layers.Layer]:
-    """The layers of a configuration; training puts in dropout and regularizers whose amounts are
-    variables."""
+    """Create the layers of a configuration; training passes dropout and regularizers whose amounts are variables."""
     found = config.regularization
     seeds = Seeds.of(config)
     for layer, width in enumerate(config.model.hidden):

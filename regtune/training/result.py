@@ -1,4 +1,4 @@
-"""What training a configuration gives."""
+"""The result of training one configuration."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ OnEpoch = Callable[[int, Mapping[str, float], float], Verdict]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trained network and its figures.
+    """The figures of one training and its network.
 
-    history: one list of floats a metric of METRICS, one entry an epoch. epoch_seconds: likewise.
-    end: why training ended: `max_epochs`, `early_stopping`, `pruned`, `stopped` or `non_finite`.
-    kept_epoch: the epoch, counted from 1, whose weights are kept: the one early stopping restores, else the
-    last; 0 for non_finite, of which nothing is kept. figures: METRICS of that epoch, empty for non_finite.
-    The rest is measured on the kept weights in inference mode, without the penalty: train_cross_entropy and
-    train_accuracy over all training images, generalization_gap = validation minus training cross-entropy;
-    sparsity = share of the hidden kernels' entries below 1e-3 in absolute value; l2_norm = Euclidean norm of
-    all hidden kernels together. For an end other than max_epochs and early_stopping these are not measured:
-    None. make_model: makes `model`; None for non_finite and where a result has crossed a process boundary.
+    `train_cross_entropy` and what follows it are measured on the kept weights in inference mode, without the L1 and L2
+    penalty, and only where training ended as `max_epochs` or `early_stopping`; else they are None.
+
+    Attributes:
+        history: One tuple per metric of METRICS, with one float per epoch.
+        epoch_seconds: Duration of each epoch in seconds.
+        end: Why training ended: `max_epochs`, `early_stopping`, `pruned`, `stopped` or `non_finite`.
+        kept_epoch: The epoch, counted from 1, whose weights are kept: the one that early stopping restores, else the
+            last; 0 for `non_finite`, which keeps none.
+        figures: METRICS of the kept epoch; empty for `non_finite`.
+        train_cross_entropy: Cross-entropy over all training images, in nats.
+        train_accuracy: Accuracy over all training images, from 0 to 1.
+        generalization_gap: Validation minus training cross-entropy, in nats.
+        sparsity: Share of the hidden kernels' entries below 1e-3 in absolute value, from 0 to 1.
+        l2_norm: Euclidean norm of all hidden kernels together.
+        make_model: Creates `model`; None for `non_finite`, and once a result has crossed a process boundary.
     """
 
     history: Mapping[str, tuple[float, ...]]
@@ -43,9 +50,9 @@ class TrialResult:
 
     @cached_property
     def model(self) -> Any:
-        """The plain keras.Sequential with the kept weights, made when it is first asked for; or None.
+        """The plain keras.Sequential with the kept weights, created on first use; or None.
 
-        Most trials are trained for their figures alone, and of each network that is made Keras keeps some memory.
+        Most trials are trained for their figures alone, and Keras keeps some memory of each network.
         """
         return None if self.make_model is None else self.make_model()
 
