@@ -1,0 +1,57 @@
+"""A folder that the version before left goes on: its study, its MLflow store, what was queued and what was cut off.
+
+`tests/before/folder.tar.xz` holds a project folder as version 0.1.0 wrote it at /home/user/project in November 2026: a study
+of 24 trials whose sweep was killed while trial 19 ran, with a queued configuration, and the board that it showed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent / "before" / "folder.tar.xz"
+INTERRUPTED, BUDGET = 19, 24
+QUEUED = {"dropout": 0.25, "l1": 0.0, "batchnorm": "none"}
+
+
+def regtune(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "regtune", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    with tarfile.open(FOLDER) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return lambda: json.loads(regtune("board", "before", "--json"))
+
+
+@pytest.mark.slow
+def test_a_study_of_the_version_before_goes_on(before: Callable[[], list[dict[str, Any]]]) -> None:
+    left = json.loads(Path("board.json").read_text())
+    assert before() == left
+    interrupted = json.loads(regtune("show", "before", str(INTERRUPTED), "--json"))
+
+    regtune("sweep", "before.yaml", "--workers", "1")
+    rows = {row["trial"]: row for row in before()}
+    assert sorted(rows) == list(range(BUDGET))
+    for row in left:  # the rank may have changed
+        if row["trial"] != INTERRUPTED:
+            assert rows[row["trial"]] | {"rank": 0} == row | {"rank": 0}
+    again = json.loads(regtune("show", "before", str(INTERRUPTED), "--json"))
+    assert again["record"]["config"] == interrupted["record"]["config"]
+    assert again["state"] in ("COMPLETE", "PRUNED")
+    queued = [n for n, row in rows.items() if n > INTERRUPTED and QUEUED.items() <= row.items()]
+    assert len(queued) == 1
+
+    regtune("sync", "--check")  # exits with 1 when MLflow lacks anything
