@@ -1,7 +1,7 @@
 """A folder that the version before left goes on: its study, its MLflow store, what was queued and what was cut off.
 
-`tests/before/folder.tar.xz` holds a project folder as version 0.1.0 wrote it at /home/user/project in November 2026: a study
-of 24 trials whose sweep was killed while trial 19 ran, with a queued configuration, and the board that it showed.
+`tests/before/folder.tar.xz` holds a project folder as version 0.1.0 wrote it at /home/user/project in November 2026:
+a study of 24 trials whose sweep was killed while trial 19 ran, a queued configuration, and the board that it showed.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def guarded() -> Iterator[Guarded]:
 
 REFUSED = """
 from regtune.settings import load_settings
-from regtune.tracking.store import connect
+from regtune.storage.mlflow import connect
 settings = load_settings()
 connect(settings.mlflow_uri, settings.artifacts).search_experiments()
 """
@@ -353,7 +353,7 @@ settings = load_settings()
 import mlflow.store.db.utils
 mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # each time with the same words; all ten take 100 s
 from regtune.storage import open_storage, studies_engine
-from regtune.tracking.store import connect, open_sql, tracking_engine
+from regtune.storage.mlflow import connect, open_sql, tracking_engine
 uncaught(lambda: run_sweep(SweepSpec.load("sweep.yaml"), settings=settings, workers=1))
 uncaught(lambda: studies_engine(settings.storage_url).connect())
 uncaught(lambda: open_storage(settings))

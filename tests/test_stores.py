@@ -155,7 +155,7 @@ def _runs(place: Place) -> Any:
 import json
 from regtune.settings import load_settings
 from regtune.tracking.target import target_of
-from regtune.tracking.store import connect
+from regtune.storage.mlflow import connect
 settings = load_settings()
 client = connect(target_of(settings).uri, settings.artifacts)
 experiment = client.get_experiment_by_name("small")

@@ -336,8 +336,8 @@ configure()
 with without_unused():
     from regtune.training import train
 assert "keras" in sys.modules and not set(UNUSED) & set(sys.modules), set(UNUSED) & set(sys.modules)
-from regtune.config import DataConfig, TrialConfig
-from regtune.data import load_data
+from regtune.config.trial import DataConfig, TrialConfig
+from regtune.data.datasets import load_data
 result = train(TrialConfig.from_dict(json.loads(sys.argv[1])), load_data(DataConfig(name="mnist-5k")))
 import matplotlib
 print(json.dumps({name: list(values) for name, values in result.history.items()}))
