@@ -104,12 +104,11 @@ class Schema:
             for key in given["$ref"].removeprefix("#/").split("/"):
                 target = target[key]
             return self.resolved({**target, **{key: value for key, value in given.items() if key != "$ref"}})
-        others = [one for one in given.get("anyOf", ()) if one.get("type") != "null"]
-        if len(others) == 1:
-            return self.resolved(
-                {**others[0], **{key: value for key, value in given.items() if key != "anyOf"}}
-            )
-        return dict(given)
+        rest = {key: value for key, value in given.items() if key not in ("anyOf", "oneOf")}
+        forms = [one for one in given.get("anyOf", given.get("oneOf", ())) if one.get("type") != "null"]
+        if len(forms) == 1:
+            return self.resolved({**forms[0], **rest})
+        return {**rest, "anyOf": forms} if forms else rest
 
     def properties(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The keys of a group, those left out that regtune ignores."""
@@ -139,8 +138,8 @@ class Schema:
 
     def value_of(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What one value of a parameter may be."""
-        for form in map(self.resolved, self.resolved(given).get("anyOf", [given])):
-            if "value" in form.get("properties", {}):
+        for form in map(self.resolved, self.resolved(given)["anyOf"]):
+            if "value" in form["properties"]:
                 value = self.resolved(form["properties"]["value"])
                 return self.resolved(value["anyOf"][0]) if "anyOf" in value else value
         raise LookupError("no form of a parameter has a value")
@@ -163,14 +162,18 @@ def sweep_file_keys() -> str:
 def searched_keys() -> str:
     """A table of what may stand under `parameters`."""
     schema = Schema(json_schema())
-    found = schema.properties(schema.properties(schema.whole)["parameters"])
-    return table(
-        ("key", "each value", "meaning"),
-        (
-            (f"`{name}`", schema.kind(schema.value_of(part)), part.get("description", ""))
-            for name, part in found.items()
-        ),
+    groups = schema.properties(schema.whole)
+    meanings = {
+        name: part["description"]
+        for group in groups.values()
+        for name, part in schema.properties(group).items()
+        if "description" in part
+    }
+    rows = (
+        (f"`{name}`", schema.kind(schema.value_of(part)), meanings.get(name, ""))
+        for name, part in schema.properties(groups["parameters"]).items()
     )
+    return table(("key", "each value", "meaning"), rows)
 
 
 def results(name: str) -> Any:
