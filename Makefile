@@ -44,7 +44,7 @@ lint: .venv/.tested  ## Check format, style, types, the walls between the module
 
 docs: .venv/.tested  ## Bring the documentation up to date and show it on http://127.0.0.1:8000
 	$(BIN)/python docs/generate.py
-	$(MKDOCS) serve --quiet --dev-addr 127.0.0.1:8000
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000
 
 bench-train: .venv/.tested  ## Measure an epoch against its floor and against the notebook's way
 	$(BIN)/python benchmarks/bench_train.py --json benchmarks/train.json
