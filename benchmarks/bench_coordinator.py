@@ -252,7 +252,6 @@ def coordinator_of(
     spec: SweepSpec, study: Study, executor: VirtualWorkers, settings: Settings, trials: int
 ) -> Coordinator:
     """A coordinator that goes on with `study` for so many trials more."""
-    study.keep(SimpleNamespace(check=lambda: False))  # type: ignore[arg-type]
     return Coordinator(
         spec.model_copy(update={"run_cap": finished(study) + trials}),
         study,

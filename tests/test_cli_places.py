@@ -20,10 +20,12 @@ from typer.main import get_command
 from regtune.cli import app, main
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
+from regtune.search import Space
 from regtune.settings import Settings, load_settings
 from regtune.study.ownership import hold
 from regtune.study.study import Study
 from regtune.sweep.proposals import Proposals
+from regtune.sweep.standing import Standing
 
 COMMAND = get_command(app)
 NAME = "mnist-regularization"
@@ -119,7 +121,8 @@ def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
         spec, settings = SweepSpec.load(Path("quick.yaml")), load_settings()
         with hold(settings, spec.name):
             study = Study.open(settings, spec)
-            proposals = Proposals(spec, study, DataConfig(name=spec.dataset))
+            space = Space(spec)
+            proposals = Proposals(study, space, Standing(study, space), DataConfig(name=spec.dataset))
             ready.set()
             while not done.wait(0.02):
                 for request in study.requests():

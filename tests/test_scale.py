@@ -20,6 +20,7 @@ from stores import Postgres
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
+from regtune.search import Space
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
 from regtune.study.board import (
@@ -221,8 +222,9 @@ def seen(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
 
 
 def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
-    study = Study.open(load_settings(home=tmp_path), big(100, "standing"))
-    standing = Standing(study, "val_cross_entropy")
+    spec = big(100, "standing")
+    study = Study.open(load_settings(home=tmp_path), spec)
+    standing = Standing(study, Space(spec))
 
     def counted() -> Tally:
         trials = study.trials()
@@ -237,7 +239,7 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
         )
 
     def same() -> None:
-        assert standing.tally == counted() == Standing(study, "val_cross_entropy").tally
+        assert standing.tally == counted() == Standing(study, Space(spec)).tally
         complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
         expected = [trial.number for trial in sorted(complete, key=lambda trial: (trial.value, trial.number))]
         assert standing.best() == expected

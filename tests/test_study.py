@@ -19,14 +19,14 @@ from scipy import stats
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig, TrialConfig
 from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
+from regtune.search import Space, controls
 from regtune.settings import load_settings
 from regtune.storage import database_path, open_engine, open_storage, redact
-from regtune.study.origins import Origin
 from regtune.study.ownership import hold, holder
 from regtune.study.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
 from regtune.study.study import Study, delete, derive_seed, record_of
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import shown_end
+from regtune.sweep.standing import Standing, shown_end
 from regtune.tracking.trials import StudyTrials
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
@@ -119,12 +119,16 @@ def test_the_same_data_elsewhere_goes_on_and_other_data_is_refused_before_anythi
 
 def test_what_was_queued_or_interrupted_is_trained_on_the_data_where_it_lies_now() -> None:
     study, spec = opened(), SweepSpec.from_dict(SPEC)
-    there = Proposals(spec, study, DataConfig(name="there.npz", digest="a" * 64))
-    there.queue_controls()
+    space = Space(spec)
+    standing = Standing(study, space)
+    there = Proposals(study, space, standing, DataConfig(name="there.npz", digest="a" * 64))
+    for _ in range(2):  # what is queued twice is queued once
+        there.queue_controls()
+    assert len(study.trials()) == len(controls(spec, DataConfig(name="there.npz")))
     first = there.next()
     assert first is not None
     study.requeue(first[0].number)
-    here = Proposals(spec, study, DataConfig(name="here.npz", digest="a" * 64))
+    here = Proposals(study, space, standing, DataConfig(name="here.npz", digest="a" * 64))
     for number in range(2):
         found = here.next()
         assert found is not None
@@ -241,13 +245,6 @@ def test_pauses_between_sweeps_and_an_attempt_that_was_cut_off_are_no_part_of_a_
     found = StudyTrials(open_engine(load_settings().storage_url), "s", at_rest=True)
     assert found.ended_ms == study.attributes[CREATED] + 15_000
     assert shown_end(study) == found.ended_ms
-
-
-def test_what_is_queued_twice_is_queued_once() -> None:
-    study = opened()
-    for _ in range(2):
-        study.queue(Origin("request", "the same"), {"dropout": 0.2})
-    assert len(study.trials()) == 1
 
 
 def test_a_record_comes_back_as_it_was() -> None:

@@ -76,8 +76,6 @@ class Study:
         self.name = name
         self.aside: str | None = None
         """The name that the earlier study of this name has now, where one was set aside."""
-        self._origins: set[str] = set()
-        self._origins_read = 0
 
     @classmethod
     def open(
@@ -227,17 +225,8 @@ class Study:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
-        """Queue a trial with the given Optuna parameters, unless it has been queued before (by its origin's key)."""
-        if origin.key not in self.origins():
-            self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
-
-    def origins(self) -> set[str]:
-        """Keys of all trials that did not come from the sampler. A trial has its origin from the beginning."""
-        trials = self.trials()
-        new = trials[self._origins_read :]
-        self._origins |= {trial.user_attrs[ORIGIN]["key"] for trial in new if ORIGIN in trial.user_attrs}
-        self._origins_read = len(trials)
-        return self._origins
+        """Queue a trial with the given Optuna parameters."""
+        self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
 
     def together(self) -> AbstractContextManager[None]:
         """Whatever is written of trials in this block is one transaction."""

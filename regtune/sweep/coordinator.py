@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -21,42 +20,21 @@ from threadpoolctl import threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
-from regtune.errors import COMMAND, StorageError, StudyBusy, TooManyFailures
-from regtune.executors import (
-    EpochEnded,
-    Event,
-    Executor,
-    NoRoom,
-    Task,
-    TrialEnded,
-    TrialFailed,
-    TrialStarted,
-    WorkerDied,
-)
+from regtune.errors import COMMAND, StudyBusy, TooManyFailures
+from regtune.executors import Executor, Task, Verdict
+from regtune.search import Space
 from regtune.search.samplers import make_pruner
-from regtune.storage import DISK_FULL
 from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
-from regtune.study.record import EndReason, Kept, TrialRecord, Value
+from regtune.study.record import TrialRecord, Value
 from regtune.study.study import Study, now_ms, record_of
+from regtune.sweep.loop import Loop, Running
 from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, shown_end, spent_seconds
 from regtune.tracking import ParentState, TrackingWriter
 
-TICK_SECONDS = 0.25
 REQUESTS_SECONDS = 1.0
-
-
-@dataclass
-class _Running:
-    """A trial in a worker's hands. `reported`: the last epoch that Optuna knew when the trial was handed out."""
-
-    trial: optuna.Trial
-    record: TrialRecord
-    reported: int
-    mix: str
-    epoch: int = 0
 
 
 class Coordinator:
@@ -77,15 +55,18 @@ class Coordinator:
         self._spec = spec
         self._study = study
         self._executor = executor
+        self._loop = Loop(executor, self._epoch_ended, self._write, observer.note)
         self._tracker = tracker
         self._observer = observer
         self._stop = stop
         self._folder = folder
         self._outages = 0
-        self._proposals = Proposals(spec, study, data)
-        self._standing = Standing(study, spec.metric.name)
+        space = Space(spec)
+        self._standing = Standing(study, space)
+        self._proposals = Proposals(study, space, self._standing, data)
         self._models = KeptModels(study, self._standing, folder, spec.keep_models)
-        self._running: dict[str, _Running] = {}
+        self._asked: dict[str, optuna.Trial] = {}
+        """The trials that are running, by uid."""
         self._began = time.monotonic()
         self._spent_before = 0.0
         self._finished_before = 0
@@ -108,9 +89,7 @@ class Coordinator:
             self._proposals.queue_retry(trial)
         trials = self._study.trials()
         self._tracker.catch_up(len(trials))
-        self._models.take_up()
-        self._drop_models()
-        self._models.drop_remains()
+        self._track_dropped(self._models.drop_earlier())
         self._tracker.finish("RUNNING", None)
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
@@ -128,14 +107,14 @@ class Coordinator:
         try:
             while True:
                 self._take_requests()
-                while self._executor.idle and self._may_start() and self._start_next():
+                while self._loop.idle and self._may_start() and self._start_next():
                     pass
-                if not self._running:
+                if not self._loop.running:
                     if self._may_start() and self._asked_since():
                         continue
                     break
-                for event in self._executor.events(TICK_SECONDS):
-                    self._handle(event)
+                for record in self._loop.turn():
+                    self._trial_ended(record)
                 for message in self._tracker.news():
                     self._observer.note(message)
                 self._observer.progress(self.progress())
@@ -145,9 +124,9 @@ class Coordinator:
         except BaseException:
             self._executor.close()
             with suppress(Exception):  # what cannot be written now is settled by the next coordinator
-                for running in self._running.values():
-                    self._put_back(running)
-                self._ended("KILLED")
+                for uid in list(self._asked):
+                    self._put_back(uid)
+                self._record_end("KILLED")
             raise
         return self._end()
 
@@ -157,7 +136,7 @@ class Coordinator:
         return not self._stop.is_set() and not self._draining and self._budget_left()
 
     def _budget_left(self) -> bool:
-        cap, running = self._spec.run_cap, [running.record for running in self._running.values()]
+        cap, running = self._spec.run_cap, [running.record for running in self._loop.running.values()]
         if self._spec.method == "grid":
             running = [record for record in running if record.parameters]
         used = cap is not None and self._standing.tally.finished + len(running) >= cap
@@ -177,20 +156,18 @@ class Coordinator:
         if found is None:
             return False
         trial, record = found
-        reported = max(self._study.trials()[trial.number].intermediate_values, default=0)
-        self._running[record.uid] = _Running(trial, record, reported, record.config.mix)
+        self._asked[record.uid] = trial
         memory = self._spec.trial_memory_mb
-        self._executor.submit(
-            Task(
-                uid=record.uid,
-                config=record.config,
-                metric=self._spec.metric.name,
-                folder=self._folder / record.uid if self._spec.keep_models else None,
-                threshold=self._threshold(),
-                timeout_seconds=self._spec.trial_timeout,
-                memory_bytes=None if memory is None else memory * 2**20,
-            )
+        task = Task(
+            uid=record.uid,
+            config=record.config,
+            metric=self._spec.metric.name,
+            folder=self._folder / record.uid if self._spec.keep_models else None,
+            threshold=self._threshold(),
+            timeout_seconds=self._spec.trial_timeout,
+            memory_bytes=None if memory is None else memory * 2**20,
         )
+        self._loop.submit(task, record)
         self._tracker.put(trial.number, "RUNNING", record)
         return True
 
@@ -200,83 +177,44 @@ class Coordinator:
 
     # -- events
 
-    def _handle(self, event: Event) -> None:
-        match event:
-            case EpochEnded():
-                with self._study.together():
-                    self._epoch_ended(event)
-            case TrialEnded():
-                self._trial_ended(event)
-            case NoRoom():  # the trial goes back into the queue, with all that run, and the sweep ends
-                raise StorageError(f"{event.folder}: {DISK_FULL}")
-            case TrialFailed():
-                self._finish(self._running.pop(event.uid), event.reason, event.message)
-            case TrialStarted():
-                running = self._running[event.uid]
-                running.record = replace(running.record, worker=event.worker)
-            case WorkerDied():
-                self._observer.note(f"{event.message}; another takes its place")
-            case _:
-                pass
+    def _epoch_ended(self, running: Running, figures: Mapping[str, float]) -> Verdict:
+        """Report an epoch to Optuna and decide on it. One that repeats itself is known already, up to the last."""
+        record, trial = running.record, self._asked[running.record.uid]
+        known = self._study.trials()[trial.number].intermediate_values
+        last = max(known, default=0)
+        if running.epoch not in known:
+            trial.report(figures[self._spec.metric.name], running.epoch)
+        if self._stop.is_set():
+            return "stop"
+        chosen = record.control is not None or record.requested  # what a person chose is trained to its end
+        return "prune" if running.epoch >= last and not chosen and trial.should_prune() else "continue"
 
-    def _epoch_ended(self, event: EpochEnded) -> None:
-        """Decide first and answer the worker, then write: the worker trains on while the database is written."""
-        running = self._running[event.uid]
-        running.epoch = event.epoch
-        prune = False
-        if event.epoch > running.reported:
-            running.trial.report(event.figures[self._spec.metric.name], event.epoch)
-        chosen = running.record.control is not None or running.record.requested
-        if event.epoch >= running.reported and not chosen:  # what a person chose is trained to its end
-            prune = running.trial.should_prune()
-        self._executor.decide(event.uid, "stop" if self._stop.is_set() else "prune" if prune else "continue")
-        if running.record.repeats(event.epoch, event.figures):
-            running.record = running.record.repeated(event.epoch)
-            self._study.write(running.trial, running.record)
-            return
-        running.record = running.record.until(event.epoch - 1).with_epoch(
-            event.figures, event.seconds, now_ms()
-        )
-        self._study.write(running.trial, running.record)
-        self._tracker.put(running.trial.number, "RUNNING", running.record)
+    def _write(self, record: TrialRecord) -> None:
+        trial = self._asked[record.uid]
+        self._study.write(trial, record)
+        self._tracker.put(trial.number, "RUNNING", record)
 
-    def _trial_ended(self, event: TrialEnded) -> None:
-        running = self._running.pop(event.uid)
-        end = event.result.end
-        if end == "stopped":
-            self._put_back(running)
+    def _trial_ended(self, record: TrialRecord) -> None:
+        if record.end_reason == "stopped":
+            self._put_back(record.uid)
             return
-        try:
-            kept = Kept.of(event.result)
-        except ValueError as error:  # finite in every epoch, and yet not in the end
-            self._finish(running, "error", str(error))
-            return
-        running.record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
-        message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
-        self._finish(running, end, message)
-
-    def _finish(self, running: _Running, reason: EndReason, message: str | None) -> None:
-        number = running.trial.number
-        record = replace(running.record, again=None, ended_ms=now_ms(), end_reason=reason, message=message)
-        with self._study.together():
-            self._study.write(running.trial, record)
-            state = self._study.tell(number, record)
-        self._tracker.put(number, state.name, record)
+        trial = self._asked.pop(record.uid)
+        self._study.write(trial, record)
+        state = self._study.tell(trial.number, record)
+        self._tracker.put(trial.number, state.name, record)
+        ended = self._study.trials()[trial.number]
         if state is TrialState.COMPLETE:
-            self._models.add(number)
-            self._drop_models()
-        trial = self._study.trials()[number]
+            self._track_dropped(self._models.drop_after(trial.number))
         if state is TrialState.FAIL:
             shutil.rmtree(self._folder / record.uid, ignore_errors=True)
-            self._proposals.queue_retry(trial)
+            self._proposals.queue_retry(ended)
             self._count_failures()
-        self._observer.finished(
-            FinishedTrial.of(number, record.end_state or "FAIL", trial.value, record), self.progress()
-        )
+        shown = FinishedTrial.of(trial.number, record.end_state or "FAIL", ended.value, record)
+        self._observer.finished(shown, self.progress())
 
-    def _drop_models(self) -> None:
+    def _track_dropped(self, dropped: Iterable[tuple[int, TrialRecord]]) -> None:
         trials = self._study.trials()
-        for number, record in self._models.drop():
+        for number, record in dropped:
             self._tracker.put(number, trials[number].state.name, record)
 
     def _count_failures(self) -> None:
@@ -289,11 +227,14 @@ class Coordinator:
         self._too_many = f"{failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
         self._stop.set()
 
-    def _put_back(self, running: _Running) -> None:
+    def _put_back(self, uid: str) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""
         self._interrupted += 1
-        self._study.requeue(running.trial.number)
-        self._tracker.put(running.trial.number, "WAITING", running.record)
+        number = self._asked.pop(uid).number
+        self._study.requeue(number)
+        record = record_of(self._study.trials()[number])
+        if record is not None:
+            self._tracker.put(number, "WAITING", record)
 
     def _take_requests(self) -> None:
         """Do what other terminals ask for, looking once in REQUESTS_SECONDS."""
@@ -303,7 +244,7 @@ class Coordinator:
         self._study.check_ownership()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
-            self._study.settle({running.trial.number for running in self._running.values()})
+            self._study.settle({trial.number for trial in self._asked.values()})
             self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
         for request in self._study.requests():
             answer = ""
@@ -330,7 +271,7 @@ class Coordinator:
 
     def progress(self) -> Progress:
         """The sweep at this moment."""
-        tally = self._standing.tally
+        tally, running = self._standing.tally, self._loop.running.values()
         return Progress(
             study=self._study.name,
             metric=self._spec.metric.name,
@@ -345,18 +286,18 @@ class Coordinator:
             remaining_seconds=self._remaining(tally.finished),
             trial_epochs=tally.epochs,
             best=self._standing.winner,
-            running=tuple(self._running_trial(running) for running in self._running.values()),
-            starting=sum(running.record.worker is None for running in self._running.values()),
+            running=tuple(map(self._shown, running)),
+            starting=sum(one.record.worker is None for one in running),
             tracking=self._tracker.status,
             beside=tally.beside,
         )
 
-    def _running_trial(self, running: _Running) -> RunningTrial:
+    def _shown(self, running: Running) -> RunningTrial:
         record = running.record
         return RunningTrial(
-            number=running.trial.number,
+            number=self._asked[record.uid].number,
             control=record.control,
-            mix=running.mix,
+            mix=record.config.mix,
             parameters=record.parameters,
             worker=-1 if record.worker is None else record.worker,
             epoch=running.epoch,
@@ -378,7 +319,7 @@ class Coordinator:
             pace=(time.monotonic() - self._began) / done if done else None,
         )
 
-    def _ended(self, state: ParentState) -> None:
+    def _record_end(self, state: ParentState) -> None:
         """Record how the sweep ended, in the study and in MLflow."""
         best = self._standing.best(1)
         self._study.end(state, now_ms())
@@ -387,7 +328,7 @@ class Coordinator:
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
         stopped = self._stop.is_set() or (self._draining and self._budget_left())
-        self._ended("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
+        self._record_end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
         for message in self._tracker.news():

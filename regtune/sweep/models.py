@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,30 +21,10 @@ class KeptModels:
         self._standing = standing
         self._folder = folder
         self._most = most
-        self._numbers: set[int] = set()
 
-    def take_up(self) -> None:
-        """Count with the models of all trials that a study has from before."""
-        self._numbers = set(self._standing.best())
-
-    def add(self, number: int) -> None:
-        """Count with the model of a trial that is complete."""
-        self._numbers.add(number)
-
-    def drop(self) -> Iterator[tuple[int, TrialRecord]]:
-        """Remove the models of trials that are no longer among the best; their numbers, and records of what is left."""
-        trials = self._study.trials()
-        for number in sorted(self._numbers.difference(self._standing.best(self._most))):
-            self._numbers.remove(number)  # it will never be among the best again
-            folder = self._folder / trial_uid(self._study.uid, number)
-            if folder.exists():
-                shutil.rmtree(folder)
-                record = record_of(trials[number])
-                assert record is not None
-                yield number, self._present(record)
-
-    def drop_remains(self) -> None:
-        """Remove what workers that were killed have left of models: half of one, or one of a trial that has none."""
+    def drop_earlier(self) -> Iterator[tuple[int, TrialRecord]]:
+        """Remove the models that an earlier sweep has left beside the best, and the halves that killed workers left."""
+        yield from self._drop(self._standing.best()[self._most :])
         kept = {trial_uid(self._study.uid, number) for number in self._standing.best(self._most)}
         for folder in self._folder.glob(f"{self._study.uid}-*"):
             if folder.name not in kept:
@@ -52,9 +32,17 @@ class KeptModels:
             for file in folder.glob(f".*.{MODEL_FILE}"):
                 file.unlink(missing_ok=True)
 
-    def _present(self, record: TrialRecord) -> TrialRecord:
-        """The record with those of its artifacts that are still there."""
-        found = {
-            name: sha for name, sha in record.artifacts.items() if (self._folder / record.uid / name).exists()
-        }
-        return replace(record, artifacts=found)
+    def drop_after(self, number: int) -> Iterator[tuple[int, TrialRecord]]:
+        """Remove the model that is no longer among the best now that trial `number` is complete, or its own."""
+        best = self._standing.best(self._most + 1)
+        yield from self._drop({*best[self._most :], *({number} - {*best})})
+
+    def _drop(self, numbers: Iterable[int]) -> Iterator[tuple[int, TrialRecord]]:
+        """Remove these trials' models; yields numbers, and records of what is left."""
+        for number in numbers:
+            folder = self._folder / trial_uid(self._study.uid, number)
+            if folder.exists():
+                shutil.rmtree(folder)
+                record = record_of(self._study.trials()[number])
+                assert record is not None
+                yield number, replace(record, artifacts={})

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import shown_value
 from regtune.config.trial import DataConfig
 from regtune.errors import InputError, ParameterError
@@ -25,36 +25,36 @@ from regtune.study.origins import Origin, Request, origin_of
 from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.study.study import Study, derive_seed, now_ms, record_of
 from regtune.study.trial_cache import FIXED
+from regtune.sweep.standing import Standing
 
 ATTEMPTS = 2
 """A trial whose worker died is tried once more."""
 
 
 class Proposals:
-    """The trials to come of one study. `data` names the data set with its digest."""
+    """The trials to come of one study of `space`. `data` names the data set with its digest."""
 
-    def __init__(self, spec: SweepSpec, study: Study, data: DataConfig) -> None:
-        self._spec = spec
+    def __init__(self, study: Study, space: Space, standing: Standing, data: DataConfig) -> None:
+        self._spec = space.spec
         self._study = study
+        self._space = space
+        self._standing = standing
         self._data = data
-        self._space = Space(spec)
-        self._history = make_history(spec, self._space)
-        self._grid = enumerate(self._space.grid()) if spec.method == "grid" else enumerate(())
-        self._had: set[tuple[Value, ...]] = set()
-        self._had_read = 0
+        self._history = make_history(self._spec, space)
+        self._grid = enumerate(space.grid()) if self._spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
         """Queue the controls that are not queued yet."""
         for control in controls(self._spec, self._data) if self._spec.controls else ():
             origin = Origin("control", f"control {control.name}", control.config, control.parameters)
-            self._study.queue(origin, self._space.to_optuna(control.parameters) if control.parameters else {})
+            self._queue(origin, self._space.to_optuna(control.parameters) if control.parameters else {})
 
     def queue_earlier(self, earlier: Iterable[tuple[str, Mapping[str, Value]]]) -> list[str]:
         """Queue configurations of another study, given with its trials' uids. Returns why some are passed over."""
         refused = []
         for uid, parameters in earlier:
             try:
-                self._study.queue(Origin("earlier", f"earlier {uid}"), self._space.to_optuna(parameters))
+                self._queue(Origin("earlier", f"earlier {uid}"), self._space.to_optuna(parameters))
             except InputError as error:
                 refused.append(f"passed over a configuration of the earlier study: {error}")
         return refused
@@ -62,7 +62,7 @@ class Proposals:
     def queue_request(self, request: Request) -> tuple[str, str]:
         """Queue what another terminal wants tried. Returns what to say about it here, and what there."""
         try:
-            self._study.queue(Origin("request", request.key), self._space.fix(request.parameters))
+            self._queue(Origin("request", request.key), self._space.fix(request.parameters))
         except InputError as error:
             refused = "; ".join(str(error).splitlines())
             return f"refused what you queued: {refused}", f"it is refused: {refused}"
@@ -102,7 +102,7 @@ class Proposals:
             retry_of=trial.number,
             control=record.control,
         )
-        self._study.queue(origin, trial.params)
+        self._queue(origin, trial.params)
 
     def next(self) -> tuple[optuna.Trial, TrialRecord] | None:
         """Ask for the next trial and record its start; None when the grid has no more."""
@@ -166,23 +166,18 @@ class Proposals:
     @property
     def tried(self) -> tuple[int, int]:
         """How many points of the grid have come to an end, whoever wanted them, and how many there are."""
-        trials = self._study.trials()
-        return len(
-            self._points(trial for trial in trials if trial.state.is_finished())
-        ), self._space.size or 0
+        return len(self._standing.ended_points), self._space.size or 0
 
-    def _points(self, trials: Iterable[FrozenTrial]) -> set[tuple[Value, ...]]:
-        """The points of the grid that `trials` have."""
-        return {
-            tuple(self._space.suggest(FixedTrial(trial.params)).values()) for trial in trials if trial.params
-        }
+    def _queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
+        """Queue a trial with these Optuna parameters, unless one was queued before under the same key."""
+        if not self._standing.has_queued(origin.key):
+            self._study.queue(origin, parameters)
 
     def _queue_from_grid(self) -> bool:
-        known, trials = self._study.origins(), self._study.trials()
-        self._had |= self._points(trials[self._had_read :])  # none waits, so all have their parameters
-        self._had_read = len(trials)
+        known = self._standing.known_points
         for index, parameters in self._grid:  # what was passed over stays known
-            if f"grid {index}" not in known and tuple(parameters.values()) not in self._had:
-                self._study.queue(Origin("grid", f"grid {index}"), self._space.to_optuna(parameters))
+            origin = Origin("grid", f"grid {index}")
+            if not self._standing.has_queued(origin.key) and tuple(parameters.values()) not in known:
+                self._study.queue(origin, self._space.to_optuna(parameters))
                 return True
         return False

@@ -13,19 +13,17 @@ from regtune.config.trial import METRICS, DataConfig, RegularizationConfig
 from regtune.data.datasets import load_data
 from regtune.errors import StorageError, WorkerError
 from regtune.escaping import printable
-from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed
+from regtune.executors import Executor, Task, Verdict
 from regtune.executors.local import LocalExecutor
 from regtune.settings import Settings
-from regtune.storage import DISK_FULL, open_engine, writable_folder
+from regtune.storage import open_engine, writable_folder
 from regtune.storage.mlflow import check_store
 from regtune.study.best import Best, Provenance, changes
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
+from regtune.sweep.loop import Loop, Running
 from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
 from regtune.tracking.names import RETRAINED
-from regtune.training.result import TrialResult
-
-TICK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -88,29 +86,20 @@ def retrain(
     try:
         tracker = TrackingWriter(settings, facts)
         metric = best.provenance.metric if best.provenance else "val_cross_entropy"
-        executor.submit(Task(uid=record.uid, config=config, metric=metric, folder=folder))
-        ended, record = _follow(executor, tracker, record, on_epoch)
-        record = replace(
-            record,
-            kept=Kept.of(ended.result),
-            artifacts=dict(ended.artifacts),
-            ended_ms=now_ms(),
-            end_reason=ended.result.end,
-        )
-        tracker.put(0, "COMPLETE" if record.kept else "FAIL", record)
+        task = Task(uid=record.uid, config=config, metric=metric, folder=folder)
+        record = _trained(executor, task, record, tracker, on_epoch)
+        tracker.put(0, record.end_state or "FAIL", record)
         tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
         unwritten = tracker.close() > 0
         tracker = None
         if record.kept is None:
-            raise WorkerError(
-                f"the loss became non-finite in epoch {record.epochs + 1}: there are no figures to compare"
-            )
+            raise WorkerError(f"training failed: {record.message}")
     finally:
         executor.close()
         if tracker is not None:
             tracker.close(2.0)
     known = None if best.changed else best.provenance
-    return replace(_compared(known, ended.result, record, folder, uid, unwritten), uncompared=uncompared)
+    return replace(_compared(known, record.kept, record, folder, uid, unwritten), uncompared=uncompared)
 
 
 def _uncompared(best: Best, settings: Settings) -> str:
@@ -163,45 +152,33 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyF
     )
 
 
-def _follow(
-    executor: LocalExecutor,
-    tracker: TrackingWriter,
+def _trained(
+    executor: Executor,
+    task: Task,
     record: TrialRecord,
+    tracker: TrackingWriter,
     on_epoch: Callable[[int, Mapping[str, float]], None],
-) -> tuple[TrialEnded, TrialRecord]:
+) -> TrialRecord:
+    def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
+        on_epoch(running.epoch, figures)
+        return "continue"
+
+    loop = Loop(executor, decide, lambda record: tracker.put(0, "RUNNING", record))
+    loop.submit(task, record)
     while True:
-        for event in executor.events(TICK_SECONDS):
-            match event:
-                case EpochEnded():
-                    executor.decide(event.uid, "continue")
-                    record = record.with_epoch(event.figures, event.seconds, now_ms())
-                    tracker.put(0, "RUNNING", record)
-                    on_epoch(event.epoch, event.figures)
-                case TrialEnded():
-                    return event, record
-                case TrialFailed():
-                    failed = replace(
-                        record, ended_ms=now_ms(), end_reason=event.reason, message=event.message
-                    )
-                    tracker.put(0, "FAIL", failed)
-                    tracker.finish("FAILED", None)
-                    tracker.close()
-                    raise WorkerError(f"training failed: {event.message}")
-                case NoRoom():
-                    raise StorageError(f"{event.folder}: {DISK_FULL}")
-                case _:
-                    pass
+        for ended in loop.turn():
+            return ended
 
 
 def _compared(
     provenance: Provenance | None,
-    result: TrialResult,
+    kept: Kept,
     record: TrialRecord,
     folder: Path,
     uid: str,
     unwritten: bool,
 ) -> Retrained:
-    figures: dict[str, float] = {name: result.figures[name] for name in METRICS}
+    figures: dict[str, float] = {name: kept.figures[name] for name in METRICS}
     differences: dict[str, float] = {}
     changed: tuple[str, ...] = ()
     if provenance is not None:
@@ -210,8 +187,8 @@ def _compared(
             for name, value in provenance.figures.items()
             if name in figures and figures[name] != value
         }
-        if result.kept_epoch != provenance.epoch:
-            differences["epoch"] = result.kept_epoch - provenance.epoch
+        if kept.epoch != provenance.epoch:
+            differences["epoch"] = kept.epoch - provenance.epoch
         now = versions()
         changed = tuple(
             f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
@@ -220,9 +197,9 @@ def _compared(
         )
     return Retrained(
         figures=figures,
-        epoch=result.kept_epoch,
+        epoch=kept.epoch,
         epochs=record.epochs,
-        generalization_gap=result.generalization_gap,
+        generalization_gap=kept.generalization_gap,
         seconds=record.seconds,
         recorded=provenance.figures if provenance else None,
         differences=differences,

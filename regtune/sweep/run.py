@@ -13,6 +13,7 @@ from regtune.data.datasets import Arrays, Split, load_arrays, split_of
 from regtune.errors import SettingsError, StorageError, StudyBusy, StudyNotFound
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
+from regtune.search import Space
 from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
@@ -107,7 +108,7 @@ def run_sweep(
         study.sign(ownership)
         if spec.file:
             study.set_attribute(FILE, spec.file)
-        tally = Standing(study, spec.metric.name).tally
+        tally = Standing(study, Space(spec)).tally
         used = spec.run_cap is not None and tally.finished >= spec.run_cap
         used = used and not (spec.method == "grid" and tally.waiting)  # maybe a control, which comes beside
         count = 0 if used else workers or settings.workers or default_workers()

@@ -1,30 +1,33 @@
-"""How a study stands, read from its trials: counts, the order of the best, the time spent.
+"""The standing of a study: counts, the order of the best, what was queued, which points of a grid were trained.
 
-What a trial was when it ended it stays, so a look reads those that are new and those that had not ended: it costs the
-same in a study of ten trials and of ten thousand, and a coordinator that takes over knows what the dead one knew.
+An ended trial never changes, so each look reads only the trials that are new and those still open: it costs the same
+in a study of ten trials and of ten thousand.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import cast
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config.trial import higher_is_better
+from regtune.search import Space
 from regtune.study.board import end_without_pauses
 from regtune.study.progress import FinishedTrial
-from regtune.study.record import CREATED, ORIGIN, RECORD, SPEC, State
+from regtune.study.record import CREATED, ORIGIN, RECORD, State, Value
 from regtune.study.study import Study, record_of
+
+Point = tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Trials by their ends. failed: without those that were tried again. epochs: of all of them.
+    """Numbers of trials by their ends. failed: without those that were tried again. epochs: of all of them.
 
     beside: how many of the complete and pruned ones are controls beside a grid.
     """
@@ -43,20 +46,23 @@ class Tally:
 
 
 class Standing:
-    """How `study` stands whenever it is asked. `metric` says which way is better."""
+    """The standing of `study`, whose trials are of `space`, at the moment it is asked for."""
 
-    def __init__(self, study: Study, metric: str) -> None:
+    def __init__(self, study: Study, space: Space) -> None:
         self._study = study
-        self._sign = -1.0 if higher_is_better(metric) else 1.0
+        self._space = space
+        self._sign = -1.0 if higher_is_better(space.spec.metric.name) else 1.0
+        self._grid = space.spec.method == "grid"
         self._seen = 0
         self._open: set[int] = set()
         self._ended = dict.fromkeys(TrialState, 0)
         self._epochs = 0
         self._retries = 0
-        self._grid = study.attributes[SPEC].get("method") == "grid"
         self._beside = 0
         self._order: list[tuple[float, int]] = []
-        self._best: FinishedTrial | None = None
+        self._queued: set[str] = set()
+        self._points: set[Point] = set()
+        self._winner: FinishedTrial | None = None
 
     @property
     def tally(self) -> Tally:
@@ -89,25 +95,55 @@ class Standing:
         if not self._order:
             return None
         number = self._order[0][1]
-        if self._best is None or self._best.number != number:
-            self._best = finished_trial(trials[number])
-        return self._best
+        if self._winner is None or self._winner.number != number:
+            trial = trials[number]
+            state = cast("State", trial.state.name)
+            self._winner = FinishedTrial.of(number, state, trial.value, record_of(trial))
+        return self._winner
+
+    def has_queued(self, key: str) -> bool:
+        """Whether a trial was ever queued under this key of its origin."""
+        self._look()
+        return key in self._queued
+
+    @property
+    def ended_points(self) -> set[Point]:
+        """The points of a grid whose trials have ended, whoever wanted them."""
+        self._look()
+        return self._points
+
+    @property
+    def known_points(self) -> set[Point]:
+        """The same, and those in training."""
+        trials = self._look()
+        return self._points | self._points_of(trials[number] for number in self._open)
+
+    def _points_of(self, trials: Iterable[FrozenTrial]) -> set[Point]:
+        return {
+            tuple(self._space.suggest(FixedTrial(trial.params)).values()) for trial in trials if trial.params
+        }
 
     def _look(self) -> Sequence[FrozenTrial]:
         trials = self._study.trials()
         for trial in trials[self._seen :]:
             self._open.add(trial.number)
-            self._retries += trial.user_attrs.get(ORIGIN, {}).get("kind") == "retry"
+            if origin := trial.user_attrs.get(ORIGIN):
+                self._queued.add(origin["key"])
+                self._retries += origin["kind"] == "retry"
         self._seen = len(trials)
-        for number in [number for number in self._open if trials[number].state.is_finished()]:
-            trial = trials[number]
-            self._open.remove(number)
-            self._ended[trial.state] += RECORD in trial.user_attrs  # without one it was never trained
-            self._epochs += len(trial.intermediate_values)
-            self._beside += self._grid and trial.state is not TrialState.FAIL and not trial.params
-            if trial.state is TrialState.COMPLETE and trial.value is not None:
-                bisect.insort(self._order, (self._sign * trial.value, number))
+        for trial in [trials[number] for number in self._open if trials[number].state.is_finished()]:
+            self._open.remove(trial.number)
+            self._end(trial)
         return trials
+
+    def _end(self, trial: FrozenTrial) -> None:
+        self._ended[trial.state] += RECORD in trial.user_attrs  # without one it was never trained
+        self._epochs += len(trial.intermediate_values)
+        if trial.state is TrialState.COMPLETE and trial.value is not None:
+            bisect.insort(self._order, (self._sign * trial.value, trial.number))
+        if self._grid:
+            self._beside += trial.state is not TrialState.FAIL and not trial.params
+            self._points |= self._points_of([trial])
 
 
 def spent_seconds(trials: Sequence[FrozenTrial]) -> float:
@@ -133,8 +169,3 @@ def shown_end(study: Study) -> int | None:
         if trial.datetime_start and trial.datetime_complete
     ]
     return end_without_pauses(study.attributes.get(CREATED), spans)
-
-
-def finished_trial(trial: FrozenTrial) -> FinishedTrial:
-    """A finished trial as it is shown."""
-    return FinishedTrial.of(trial.number, cast("State", trial.state.name), trial.value, record_of(trial))

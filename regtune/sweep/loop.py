@@ -1,0 +1,126 @@
+"""The event loop over an executor: submits tasks, answers their epochs, and returns the records of those that ended.
+
+It knows no study, no database and no MLflow. What is submitted next, and what becomes of a record, is its caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from regtune.errors import StorageError
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Executor,
+    NoRoom,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    Verdict,
+    WorkerDied,
+)
+from regtune.storage import DISK_FULL
+from regtune.study.record import EndReason, Kept, TrialRecord
+from regtune.study.study import now_ms
+
+TICK_SECONDS = 0.25
+
+
+@dataclass
+class Running:
+    """A task in a worker's hands. `epoch`: how many epochs this attempt has trained."""
+
+    record: TrialRecord
+    epoch: int = 0
+
+
+def _go_on(running: Running, figures: Mapping[str, float]) -> Verdict:
+    return "continue"
+
+
+class Loop:
+    """Tasks on `executor`, from their submission to their end.
+
+    on_epoch: decides what follows an epoch, given its figures; the record does not have them yet.
+    on_record: called with the record after each epoch, once the worker was answered and trains on.
+    note: told of a worker that died without a task.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        on_epoch: Callable[[Running, Mapping[str, float]], Verdict] = _go_on,
+        on_record: Callable[[TrialRecord], None] = lambda record: None,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._executor = executor
+        self._on_epoch = on_epoch
+        self._on_record = on_record
+        self._note = note
+        self.running: dict[str, Running] = {}
+        """What was submitted and has not ended, by uid."""
+
+    @property
+    def idle(self) -> int:
+        """How many tasks can be submitted now."""
+        return self._executor.idle
+
+    def submit(self, task: Task, record: TrialRecord) -> None:
+        """Hand a task to an idle worker. `record`: what is known of it, from an attempt that was interrupted too."""
+        self.running[task.uid] = Running(record)
+        self._executor.submit(task)
+
+    def turn(self) -> Iterator[TrialRecord]:
+        """Wait for at most TICK_SECONDS, deal with what has happened, and yield the records of tasks that ended.
+
+        Raises StorageError when the disk is full; the task then still counts as running.
+        """
+        for event in self._executor.events(TICK_SECONDS):
+            ended = self._handle(event)
+            if ended is not None:
+                yield ended
+
+    def _handle(self, event: Event) -> TrialRecord | None:
+        match event:
+            case TrialStarted():
+                running = self.running[event.uid]
+                running.record = replace(running.record, worker=event.worker)
+            case EpochEnded():
+                self._epoch_ended(self.running[event.uid], event)
+            case TrialEnded():
+                return self._trial_ended(self.running.pop(event.uid), event)
+            case TrialFailed():
+                return _ended(self.running.pop(event.uid).record, event.reason, event.message)
+            case NoRoom():
+                raise StorageError(f"{event.folder}: {DISK_FULL}")
+            case WorkerDied():
+                self._note(f"{event.message}; another takes its place")
+            case _:
+                pass
+        return None
+
+    def _epoch_ended(self, running: Running, event: EpochEnded) -> None:
+        running.epoch = event.epoch
+        self._executor.decide(event.uid, self._on_epoch(running, event.figures))
+        record = running.record
+        if record.repeats(event.epoch, event.figures):
+            running.record = record.repeated(event.epoch)
+        else:
+            running.record = record.until(event.epoch - 1).with_epoch(event.figures, event.seconds, now_ms())
+        self._on_record(running.record)
+
+    def _trial_ended(self, running: Running, event: TrialEnded) -> TrialRecord:
+        end = event.result.end
+        try:
+            kept = Kept.of(event.result)
+        except ValueError as error:  # finite in every epoch, and yet not in the end
+            return _ended(running.record, "error", str(error))
+        record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
+        message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
+        return _ended(record, end, message)
+
+
+def _ended(record: TrialRecord, reason: EndReason, message: str | None) -> TrialRecord:
+    return replace(record, again=None, ended_ms=now_ms(), end_reason=reason, message=message)
