@@ -22,7 +22,7 @@ from regtune.config.trial import (
     TrialConfig,
 )
 from regtune.errors import ParameterError, SpecError
-from regtune.search import Row, Space
+from regtune.search import Searched, Space
 
 DATA = DataConfig(name="mnist-5k")
 MIXED = {
@@ -370,10 +370,10 @@ def test_every_assignment_can_be_typed(spec: SweepSpec, seed: int):
 
 def test_the_space_as_a_table():
     assert Space(spec_of(MIXED)).rows == (
-        Row("dropout", "real number", "0 to 0.6", "", None),
-        Row("l1", "real number", "1e-7 to 0.001, log, or 0 (off)", "", None),
-        Row("l2", "real number", "0.1 to 0.5, multiples of 0.1", "batchnorm is none", 5),
-        Row("batchnorm", "values", "none, before_activation", "", 2),
-        Row("hidden", "values", "128-64, 32-16", "", 2),
-        Row("batch_size", "whole number", "16 to 64, multiples of 16", "", 4),
+        Searched("dropout", "real number", "0 to 0.6", "", None),
+        Searched("l1", "real number", "1e-7 to 0.001, log, or 0 (off)", "", None),
+        Searched("l2", "real number", "0.1 to 0.5, multiples of 0.1", "batchnorm is none", 5),
+        Searched("batchnorm", "values", "none, before_activation", "", 2),
+        Searched("hidden", "values", "128-64, 32-16", "", 2),
+        Searched("batch_size", "whole number", "16 to 64, multiples of 16", "", 4),
     )

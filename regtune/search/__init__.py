@@ -8,6 +8,6 @@ layer: `dropout.1`, `dropout.2`.
 
 from regtune.search.columns import Column, Value
 from regtune.search.controls import Control, controls
-from regtune.search.space import Row, Space
+from regtune.search.space import Searched, Space
 
-__all__ = ["Column", "Control", "Row", "Space", "Value", "controls"]
+__all__ = ["Column", "Control", "Searched", "Space", "Value", "controls"]

@@ -26,7 +26,7 @@ from regtune.search.columns import Column, Value, columns_of, in_order_of_condit
 
 
 @dataclass(frozen=True)
-class Row:
+class Searched:
     """A column in a table: how and over what it is searched, when it applies, its number of values if countable."""
 
     name: str
@@ -81,10 +81,10 @@ class Space:
         return frozenset(column.switch if column.optional else column.name for column in always)
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[Searched, ...]:
         """The space as a table."""
         return tuple(
-            Row(
+            Searched(
                 name=column.name,
                 kind=column.kind,
                 range=column.takes,

@@ -17,7 +17,7 @@ from regtune.config.trial import DataConfig
 from regtune.data.datasets import Arrays, Split, load_arrays, split_of
 from regtune.errors import COMMAND, DataError, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
-from regtune.search import Space, controls
+from regtune.search import Searched, Space, controls
 from regtune.settings import Settings
 from regtune.storage import open_engine, place
 from regtune.study.board import Row, list_studies, read_board, read_progress, read_study
@@ -34,17 +34,6 @@ IMAGES = {"mnist": 48_000, "fashion-mnist": 48_000, "mnist-5k": 3_200}
 """To train on by default; for a guess where the data is not here yet."""
 BYTES_AT_FIRST, BYTES_A_TRIAL, BYTES_AN_EPOCH = 1_070_000, 15_000, 1_600
 """Both databases together: empty, and as they grew over two sweeps (32 trials of 296 epochs, 30 trials of 332)."""
-
-
-@dataclass(frozen=True)
-class Searched:
-    """One searched parameter, for people. count: its values, where they can be counted."""
-
-    name: str
-    kind: str
-    range: str
-    condition: str
-    count: int | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         method=spec.method,
         metric=spec.metric.name,
         goal=spec.metric.goal,
-        parameters=tuple(Searched(r.name, r.kind, r.range, r.condition, r.count) for r in space.rows),
+        parameters=space.rows,
         size=space.size,
         run_cap=spec.run_cap,
         timeout_seconds=spec.timeout,

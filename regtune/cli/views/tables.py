@@ -29,9 +29,8 @@ from regtune.cli.views.drawing import (
 from regtune.escaping import printable
 
 if TYPE_CHECKING:
-    from regtune.search.space import Row as Parameter
+    from regtune.search.space import Searched
     from regtune.study.board import Board, Comparison, Row, StudyInfo, StudySummary
-    from regtune.sweep.plan import Searched
 
 _EFFORT = ("seconds", "epochs")
 _ROOM = ((_EFFORT, 60), (("state",), 26), (("sparsity", "gap", "val_accuracy"), 18))
@@ -232,7 +231,7 @@ def study_view(top: Board, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def space_table(parameters: Sequence[Searched | Parameter]) -> Table:
+def space_table(parameters: Sequence[Searched]) -> Table:
     """What is searched: a line for each parameter."""
     table = _table()
     conditional = any(found.condition for found in parameters)
@@ -249,7 +248,7 @@ def exponents(text: str) -> str:
     return re.sub(r"(?<=\de)([+-])0*(?=\d)|(?<=\d)\.0(?=e)", lambda found: (found[1] or "").strip("+"), text)
 
 
-def _space_of(info: StudyInfo) -> Sequence[Parameter]:
+def _space_of(info: StudyInfo) -> Sequence[Searched]:
     """The searched parameters; none where another version wrote the study's sweep file."""
     from regtune.config.sweepfile import SweepSpec
     from regtune.errors import RegtuneError
