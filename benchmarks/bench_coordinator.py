@@ -146,11 +146,6 @@ class Untracked:
 
     status = ""
 
-    def put(self, *_: Any) -> None:
-        """Nothing."""
-
-    finish = catch_up = put
-
     def news(self) -> Sequence[str]:
         """Nothing has happened."""
         return ()

@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.5
 WARM = 200
 MOST_GROWTH = 1.10
 DAY_SECONDS = 86_400
-ROLES = {"worker": "regtune.executors.worker", "writer": "regtune.tracking.scribe"}
+ROLES = {"worker": "regtune.executors.worker", "writer": "regtune.tracking.live"}
 SWEEP: dict[str, Any] = {
     "name": "load",
     "dataset": "mnist-5k",

@@ -30,13 +30,12 @@ from bench_train import machine
 from rich.console import Console
 from rich.table import Table
 
-import regtune.sweep.run
 from regtune import SweepSpec, run_sweep
 from regtune.executors.local import LocalExecutor
 from regtune.server import service
 from regtune.server.databases import init_databases
 from regtune.settings import Settings, load_settings
-from regtune.tracking import TrackingWriter
+from regtune.tracking import Tracker
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 WORKERS = 2
@@ -45,18 +44,12 @@ WAYS = ("without", "sqlite", "server")
 """Without MLflow, straight into its SQLite store, through the folder's own server."""
 
 
-class Untold(Untracked):
-    """In the place of `TrackingWriter`: writes nothing."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-
-class Metered(TrackingWriter):
-    """The real writer; keeps what its process has used up."""
+class Metered(Tracker):
+    """The real tracker; keeps what its process has used up."""
 
     cpu_seconds = 0.0
     started_seconds = 0.0
-    """Up to the moment at which the store was open."""
+    """Up to its first word, when the store is open."""
 
     def look(self) -> None:
         """Read the process's clock; called often, so that nothing is missed but its last moment."""
@@ -65,7 +58,7 @@ class Metered(TrackingWriter):
         except psutil.NoSuchProcess:
             return
         Metered.cpu_seconds = times.user + times.system
-        if self.experiment_id is None:
+        if not self._heard:
             Metered.started_seconds = Metered.cpu_seconds
 
     def news(self) -> list[str]:
@@ -75,16 +68,17 @@ class Metered(TrackingWriter):
 
     def close(self, timeout_seconds: float | None = None) -> int:
         """Ends as ever, watched until then."""
-        watching = threading.Thread(target=self._watch)
+        closed = threading.Event()
+        watching = threading.Thread(target=self._watch, args=(closed,))
         watching.start()
         unwritten = super().close(timeout_seconds)
+        closed.set()
         watching.join()
         return unwritten
 
-    def _watch(self) -> None:
-        while self._thread.is_alive():
+    def _watch(self, closed: threading.Event) -> None:
+        while not closed.wait(0.02):
             self.look()
-            self._thread.join(0.02)
 
 
 def main() -> int:
@@ -136,15 +130,15 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
         settings = load_settings(home=Path(folder) / "mlruns")
         init_databases(settings)
         with_server = _server(settings) if way == "server" else None
-        real = regtune.sweep.run.TrackingWriter
-        regtune.sweep.run.TrackingWriter = Untold if way == "without" else Metered  # type: ignore[misc,assignment]
+        tracker: Any = Metered if way != "without" else lambda *_: Untracked()
         try:
             before, trained = with_server() if with_server else 0.0, _training(executor)
-            outcome = run_sweep(spec, settings=settings, executor=executor, observer=Unwatched())
+            outcome = run_sweep(
+                spec, settings=settings, executor=executor, observer=Unwatched(), tracker=tracker
+            )
             server = with_server() - before if with_server else 0.0
             trained = _training(executor) - trained
         finally:
-            regtune.sweep.run.TrackingWriter = real  # type: ignore[misc]
             if with_server:
                 service.down(settings, tell=lambda line: None)
     assert outcome.unwritten == 0

@@ -19,7 +19,6 @@ LONGEST = (
     "test_equality.py",
     "test_sweep.py",
     "test_cli_sweep.py",
-    "test_tracking_writer.py",
 )
 """Files that take minutes: they begin first, so that what runs side by side ends together."""
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from parts import chromium
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from test_tracking_writer import ROOT, free_port
+from stores import free_port
 
 from regtune import SweepSpec, run_sweep
 from regtune.server.process import Server
@@ -25,7 +25,7 @@ from regtune.tracking import names
 from regtune.tracking.folder import sync
 from regtune.tracking.page import trials_page
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import big_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -64,7 +64,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The page over a sweep of 24 trials on real images, as `regtune ui` shows it."""
     settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
-    spec = SweepSpec.load(ROOT / "sweeps" / "quickstart.yaml", overrides=[f"run_cap={TRIALS}"])
+    spec = SweepSpec.load(
+        Path(__file__).resolve().parents[1] / "sweeps" / "quickstart.yaml", overrides=[f"run_cap={TRIALS}"]
+    )
     run_sweep(spec, settings=settings, workers=1)
     with Server(settings, port=free_port()) as found:
         yield found

@@ -230,7 +230,7 @@ def test_what_regtune_has_not_trained_is_foreign_and_counts_for_nothing(
         + [Row(12, "FOREIGN", None, None, refused="dropout: too much")]
     )
     assert {row.cells("val_cross_entropy", ())["epochs"] for row in foreign} == {None}
-    assert {number for number, _ in StudyTrials(engine, NAME, at_rest=True).uids()} == {*range(8)}
+    assert {*StudyTrials(engine, NAME, at_rest=True).numbers.values()} == {*range(8)}
 
 
 def test_reading_a_study_imports_neither_optuna_nor_tensorflow_nor_mlflow(engine: Engine) -> None:

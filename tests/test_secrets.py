@@ -41,7 +41,7 @@ LOUD = {
 }
 """What makes Python and the libraries say the most, and nothing that is searched broken into lines."""
 WORKER, WRITER, SERVER = "worker", "writer", "server"
-ROLES = {WORKER: "regtune.executors.worker", WRITER: "regtune.tracking.scribe", SERVER: "mlflow server"}
+ROLES = {WORKER: "regtune.executors.worker", WRITER: "regtune.tracking.live", SERVER: "mlflow server"}
 SWEEP = """
 name: canary
 dataset: mnist-5k

@@ -26,7 +26,7 @@ from regtune.study.ownership import hold, holder
 from regtune.study.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
 from regtune.study.study import Study, delete, derive_seed, record_of
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Standing, shown_end
+from regtune.sweep.standing import Standing
 from regtune.tracking.trials import StudyTrials
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
@@ -244,7 +244,6 @@ def test_pauses_between_sweeps_and_an_attempt_that_was_cut_off_are_no_part_of_a_
     study.set_attribute(DATA, {})
     found = StudyTrials(open_engine(load_settings().storage_url), "s", at_rest=True)
     assert found.ended_ms == study.attributes[CREATED] + 15_000
-    assert shown_end(study) == found.ended_ms
 
 
 def test_a_record_comes_back_as_it_was() -> None:

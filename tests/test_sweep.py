@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from tracking_records import Untracked
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.errors import (
@@ -105,6 +106,8 @@ def run(**changes: Any) -> SweepOutcome:
     options = {key: changes.pop(key) for key in names if key in changes}
     if "workers" not in options:
         options["executor"] = WARM[0]
+    if not changes.pop("tracked", False):
+        options["tracker"] = Untracked
     return run_sweep(spec(**changes), settings=load_settings(), **options)
 
 
@@ -294,7 +297,7 @@ def test_a_killed_worker_costs_one_attempt() -> None:
 
 
 def test_the_models_of_the_best_trials_are_kept_and_no_others() -> None:
-    run(run_cap=8, keep_models=2)
+    run(run_cap=8, keep_models=2, tracked=True)
     best = sorted(finished(), key=lambda trial: trial.value or 0.0)[:2]
     kept = {folder.name for folder in Path("mlruns/artifacts/trials").iterdir()}
     assert kept == {record.uid for record in records(best)}
@@ -313,8 +316,8 @@ def test_the_models_of_the_best_trials_are_kept_and_no_others() -> None:
 
 def test_a_deleted_study_leaves_nothing_behind() -> None:
     settings = load_settings()
-    run(run_cap=2)
-    run(name="other", run_cap=1)
+    run(run_cap=2, tracked=True)
+    run(name="other", run_cap=1, tracked=True)
     deleted = delete_study(settings, "small")
     assert (deleted.runs, len(deleted.folders)) == (3, 2)  # the study's own run and two trials'
     assert optuna.get_all_study_names(settings.storage_url) == ["other"]
@@ -372,7 +375,7 @@ def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_check
     other.enqueue_trial({"l2": 1e-4})
     other.add_trial(create_trial(state=TrialState.WAITING, params={"dropout": 0.1}, distributions=DROPOUT))
     watching = Watching()
-    outcome = run(run_cap=3, max_failures=0, observer=watching)
+    outcome = run(run_cap=3, max_failures=0, observer=watching, tracked=True)
     trials = study().trials
     mine = (0, 4, 6)
     assert (outcome.complete, outcome.failed) == (3, 0)
@@ -472,7 +475,7 @@ def test_a_stop_as_the_last_trial_ends_stops_nothing(monkeypatch: pytest.MonkeyP
 
 def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
     with pytest.raises(TooManyFailures, match=r"2 trials failed.*longer than trial_timeout, 0\.001 s"):
-        run(trial_timeout=0.001, max_failures=1, workers=1)
+        run(trial_timeout=0.001, max_failures=1, workers=1, tracked=True)
     failed = study().trials
     assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
     assert {record.end_reason for record in records(failed)} == {"timeout"}
@@ -490,12 +493,12 @@ def test_a_trial_longer_than_its_timeout_is_recorded_and_replaced() -> None:
 
 def test_a_store_that_is_away_delays_nothing_and_is_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr("regtune.tracking.writer.DRAIN_SECONDS", 600.0)
-    outcome = run(run_cap=2)
+    monkeypatch.setattr("regtune.tracking.tracker.DRAIN_SECONDS", 600.0)
+    outcome = run(run_cap=2, tracked=True)
     assert (outcome.complete, outcome.unwritten) == (2, 3)  # the study's own run is one, too
     assert outcome.seconds < 600
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert run(run_cap=2).unwritten == 0
+    assert run(run_cap=2, tracked=True).unwritten == 0
     client = MlflowClient(load_settings().mlflow_uri)
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None

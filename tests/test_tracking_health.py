@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import tracking_records as records
 from stores import free_port
 from strangers import silent, stranger
 
@@ -11,7 +10,7 @@ from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.storage.health import trouble
 from regtune.storage.mlflow import connect
-from regtune.tracking import TrackingWriter
+from regtune.tracking import Tracker
 from regtune.upkeep.doctor import examine
 from regtune.upkeep.status import look
 
@@ -53,13 +52,11 @@ def test_where_mlflows_client_signs_in_by_itself_it_alone_judges(monkeypatch: py
 def test_a_stranger_is_said_first_of_all_by_a_sweep_and_found_by_doctor_and_status() -> None:
     with stranger(403) as url:
         settings = Settings(MLFLOW_TRACKING_URI=url)
-        writer = TrackingWriter(settings, records.facts())
-        assert writer.news() == [
+        tracker = Tracker(settings, "mnist-regularization")
+        assert tracker.news() == [
             f"{url} {OTHERWISE} (HTTP 403): MLflow is away; the sweep goes on, and MLflow gets it all later"
         ]
-        writer.put(*records.complete(0))
-        assert writer.close() == 1
-        assert writer.news() == []
+        tracker.close(0)
         (found,) = (check for check in examine(settings) if check.name == "MLflow")
         assert (found.status, found.found) == ("mend", f"{url} {OTHERWISE} (HTTP 403)")
         assert look(settings).server.problem == f"{OTHERWISE} (HTTP 403)"

@@ -235,16 +235,7 @@ def test_a_trial_that_was_interrupted_lasts_as_long_as_its_last_attempt(store: S
     store.project(records.facts(), (number, state, over))
     info = store.run(0).info
     assert (info.start_time, info.end_time - info.start_time) == (over.started_ms, 9_000)
-    store.project(records.facts(), (0, "WAITING", replace(early, again_ms=began_again)))
     assert store.project(records.facts(), (number, state, over)).writes == 0
-
-
-def test_what_a_trial_said_while_it_ran_comes_too_late_when_it_has_ended(store: Store) -> None:
-    store.project(records.facts(), records.with_model(records.complete(0), store.artifacts))
-    before = store.contents()
-    late = records.after(records.started(0), 2)
-    store.project(records.facts(), (0, "RUNNING", late), (0, "WAITING", late))
-    assert store.contents() == before
 
 
 def searched(run: Run) -> dict[str, str]:

@@ -18,7 +18,7 @@ from threading import Thread
 import psutil
 import pytest
 from rich.console import Console
-from test_tracking_writer import ROOT, free_port
+from stores import free_port
 
 from regtune.cli.views.reports import status_view
 from regtune.errors import NoStudies, TrackingError
@@ -29,6 +29,7 @@ from regtune.tracking.page import serve_ui, tell_newest, trials_page
 from regtune.tracking.views import runs_path
 from regtune.upkeep.status import ServerStatus, Status
 
+ROOT = Path(__file__).resolve().parents[1]
 OF_ANOTHER_SERVER = {
     "MLFLOW_STATIC_PREFIX": "/elsewhere",
     "MLFLOW_GUNICORN_OPTS": "--no-such-option",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tracking_records as records
 from mlflow import MlflowClient
+from stores import free_port
 
 from regtune.errors import TrackingError
 from regtune.server.process import Server
@@ -122,8 +123,6 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_through_a_server_the_same_calls_do_the_same_and_mlflow_says_nothing(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from test_tracking_writer import free_port
-
     trials = [records.with_model(records.complete(0), settings.artifacts), *records.study(3)[1:]]
     with Server(settings, port=free_port()) as server:
         client_side = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=server.url)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.trial import TrialState
 
+from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
-from regtune.study.record import Kept, State, TrialRecord
-from regtune.tracking import DataFacts, StudyFacts, names
+from regtune.study.record import (
+    BUDGET,
+    CREATED,
+    DATA,
+    ENDED,
+    RECORD,
+    SPEC,
+    STUDY_UID,
+    Kept,
+    State,
+    TrialRecord,
+)
+from regtune.tracking import DataFacts, StudyFacts, Tracker
 
+NAME = "mnist-regularization"
 BEGIN_MS = 1_795_000_000_000
 DIGEST = hashlib.sha256(b"some images").hexdigest()
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
@@ -24,17 +40,59 @@ class Listed:
     """Trials that are at hand, as `regtune.tracking.trials.Trials`."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        self._trials = {number: (number, state, record) for number, state, record in trials}
-
-    def number(self, tags: Mapping[str, str]) -> int | None:
-        uids = {record.uid: number for number, _, record in self._trials.values()}
-        return uids.get(tags[names.TRIAL_UID])
-
-    def uids(self) -> Iterator[tuple[int, str]]:
-        return ((number, record.uid) for number, _, record in self._trials.values())
+        self._trials = {trial[0]: trial for trial in trials}
+        self.numbers = {record.uid: number for number, _, record in trials}
 
     def read(self, numbers: Collection[int]) -> Iterator[Trial]:
-        return (self._trials[number] for number in numbers)
+        return (self._trials[number] for number in sorted(numbers))
+
+
+class Untracked(Tracker):
+    """In the place of a tracker: starts no process and writes nothing."""
+
+    status = ""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def news(self) -> list[str]:
+        return []
+
+    def close(self, timeout_seconds: float | None = None) -> int:
+        return 0
+
+
+class Sweeping:
+    """The study `mnist-regularization` in Optuna's database, written as a coordinator writes it."""
+
+    def __init__(self, url: str, *, uid: str = "study-1", keep_models: int = 5) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.study = optuna.create_study(storage=url, study_name=NAME)
+        self._trials: dict[int, optuna.Trial] = {}
+        searched = {"dropout": {"min": 0.0, "max": 0.6}}
+        spec = SweepSpec.from_dict(
+            {"name": NAME, "dataset": "mnist-5k", "run_cap": 20, "parameters": searched}
+        )
+        data = {key: getattr(facts().data, key) for key in DataFacts.__dataclass_fields__}
+        budget = {"run_cap": 20, "timeout": None, "keep_models": keep_models}
+        for key, value in {
+            SPEC: spec.identity(),
+            BUDGET: budget,
+            CREATED: BEGIN_MS - 2000,
+            DATA: data,
+            STUDY_UID: uid,
+        }.items():
+            self.study.set_user_attr(key, value)
+
+    def write(self, number: int, state: State, record: TrialRecord) -> None:
+        while len(self._trials) <= number:
+            self._trials[len(self._trials)] = self.study.ask()
+        self._trials[number].set_user_attr(RECORD, record.to_json())
+        if state != "RUNNING":
+            value = record.kept.figures["val_cross_entropy"] if record.kept else None
+            self.study.tell(number, value, state=TrialState[state])
+
+    def end(self, state: str) -> None:
+        self.study.set_user_attr(ENDED, {"state": state, "at_ms": BEGIN_MS + 1_000_000})
 
 
 def facts(

@@ -1,4 +1,4 @@
-"""The coordinator of a sweep: asks Optuna for trials, hands them to workers, decides pruning, tells results, tracks.
+"""The coordinator of a sweep: asks Optuna for trials, hands them to workers, decides pruning, tells results.
 
 It is the only part of regtune that writes to a study. Workers train; they never see a database. What has happened is
 read from the study whenever it is needed, so a coordinator that takes over after a death knows as much as the dead one.
@@ -31,8 +31,8 @@ from regtune.sweep.loop import Loop, Running
 from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Standing, shown_end, spent_seconds
-from regtune.tracking import ParentState, TrackingWriter
+from regtune.sweep.standing import Standing, spent_seconds
+from regtune.tracking import ParentState, Tracker
 
 REQUESTS_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ class Coordinator:
         spec: SweepSpec,
         study: Study,
         executor: Executor,
-        tracker: TrackingWriter,
+        tracker: Tracker,
         observer: Observer,
         stop: threading.Event,
         *,
@@ -79,7 +79,7 @@ class Coordinator:
         study.optuna.pruner = make_pruner(spec)
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
-        """Settle what a dead coordinator left, queue what is decided beforehand, and catch MLflow up."""
+        """Settle what a dead coordinator left, and queue what is decided beforehand."""
         self._study.begin()
         self._study.settle()
         self._proposals.queue_controls()
@@ -87,15 +87,12 @@ class Coordinator:
             self._observer.note(refusal)
         for trial in self._study.trials(TrialState.FAIL):
             self._proposals.queue_retry(trial)
-        trials = self._study.trials()
-        self._tracker.catch_up(len(trials))
-        self._track_dropped(self._models.drop_earlier())
-        self._tracker.finish("RUNNING", None)
+        self._models.drop_earlier()
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
                 self._study.take(request)
         self._finished_before = self._standing.tally.finished
-        self._spent_before = spent_seconds(trials) if self._spec.timeout else 0.0
+        self._spent_before = spent_seconds(self._study.trials()) if self._spec.timeout else 0.0
         self._count_failures()
 
     def run(self) -> SweepOutcome:
@@ -168,7 +165,6 @@ class Coordinator:
             memory_bytes=None if memory is None else memory * 2**20,
         )
         self._loop.submit(task, record)
-        self._tracker.put(trial.number, "RUNNING", record)
         return True
 
     def _threshold(self) -> float | None:
@@ -190,9 +186,7 @@ class Coordinator:
         return "prune" if running.epoch >= last and not chosen and trial.should_prune() else "continue"
 
     def _write(self, record: TrialRecord) -> None:
-        trial = self._asked[record.uid]
-        self._study.write(trial, record)
-        self._tracker.put(trial.number, "RUNNING", record)
+        self._study.write(self._asked[record.uid], record)
 
     def _trial_ended(self, record: TrialRecord) -> None:
         if record.end_reason == "stopped":
@@ -201,21 +195,15 @@ class Coordinator:
         trial = self._asked.pop(record.uid)
         self._study.write(trial, record)
         state = self._study.tell(trial.number, record)
-        self._tracker.put(trial.number, state.name, record)
         ended = self._study.trials()[trial.number]
         if state is TrialState.COMPLETE:
-            self._track_dropped(self._models.drop_after(trial.number))
+            self._models.drop_after(trial.number)
         if state is TrialState.FAIL:
             shutil.rmtree(self._folder / record.uid, ignore_errors=True)
             self._proposals.queue_retry(ended)
             self._count_failures()
         shown = FinishedTrial.of(trial.number, record.end_state or "FAIL", ended.value, record)
         self._observer.finished(shown, self.progress())
-
-    def _track_dropped(self, dropped: Iterable[tuple[int, TrialRecord]]) -> None:
-        trials = self._study.trials()
-        for number, record in dropped:
-            self._tracker.put(number, trials[number].state.name, record)
 
     def _count_failures(self) -> None:
         """Stop when more trials have failed than may."""
@@ -230,11 +218,7 @@ class Coordinator:
     def _put_back(self, uid: str) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""
         self._interrupted += 1
-        number = self._asked.pop(uid).number
-        self._study.requeue(number)
-        record = record_of(self._study.trials()[number])
-        if record is not None:
-            self._tracker.put(number, "WAITING", record)
+        self._study.requeue(self._asked.pop(uid).number)
 
     def _take_requests(self) -> None:
         """Do what other terminals ask for, looking once in REQUESTS_SECONDS."""
@@ -245,7 +229,6 @@ class Coordinator:
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
             self._study.settle({trial.number for trial in self._asked.values()})
-            self._tracker.finish("RUNNING", None)  # whoever looked at the study meanwhile saw nobody run it
         for request in self._study.requests():
             answer = ""
             if request.verb == "enqueue":
@@ -320,10 +303,8 @@ class Coordinator:
         )
 
     def _record_end(self, state: ParentState) -> None:
-        """Record how the sweep ended, in the study and in MLflow."""
-        best = self._standing.best(1)
+        """Record how the sweep ended."""
         self._study.end(state, now_ms())
-        self._tracker.finish(state, best[0] if best else None, shown_end(self._study))
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally

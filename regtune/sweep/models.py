@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 from regtune.executors.worker import MODEL_FILE
-from regtune.study.record import TrialRecord, trial_uid
-from regtune.study.study import Study, record_of
+from regtune.study.record import trial_uid
+from regtune.study.study import Study
 from regtune.sweep.standing import Standing
 
 
@@ -22,9 +21,9 @@ class KeptModels:
         self._folder = folder
         self._most = most
 
-    def drop_earlier(self) -> Iterator[tuple[int, TrialRecord]]:
+    def drop_earlier(self) -> None:
         """Remove the models that an earlier sweep has left beside the best, and the halves that killed workers left."""
-        yield from self._drop(self._standing.best()[self._most :])
+        self._drop(self._standing.best()[self._most :])
         kept = {trial_uid(self._study.uid, number) for number in self._standing.best(self._most)}
         for folder in self._folder.glob(f"{self._study.uid}-*"):
             if folder.name not in kept:
@@ -32,17 +31,11 @@ class KeptModels:
             for file in folder.glob(f".*.{MODEL_FILE}"):
                 file.unlink(missing_ok=True)
 
-    def drop_after(self, number: int) -> Iterator[tuple[int, TrialRecord]]:
+    def drop_after(self, number: int) -> None:
         """Remove the model that is no longer among the best now that trial `number` is complete, or its own."""
         best = self._standing.best(self._most + 1)
-        yield from self._drop({*best[self._most :], *({number} - {*best})})
+        self._drop({*best[self._most :], *({number} - {*best})})
 
-    def _drop(self, numbers: Iterable[int]) -> Iterator[tuple[int, TrialRecord]]:
-        """Remove these trials' models; yields numbers, and records of what is left."""
+    def _drop(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            folder = self._folder / trial_uid(self._study.uid, number)
-            if folder.exists():
-                shutil.rmtree(folder)
-                record = record_of(self._study.trials()[number])
-                assert record is not None
-                yield number, replace(record, artifacts={})
+            shutil.rmtree(self._folder / trial_uid(self._study.uid, number), ignore_errors=True)

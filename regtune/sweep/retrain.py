@@ -11,7 +11,7 @@ from typing import Any
 from regtune.config.source import MAX_MESSAGE
 from regtune.config.trial import METRICS, DataConfig, RegularizationConfig
 from regtune.data.datasets import load_data
-from regtune.errors import StorageError, WorkerError
+from regtune.errors import StorageError, TrackingError, WorkerError
 from regtune.escaping import printable
 from regtune.executors import Executor, Task, Verdict
 from regtune.executors.local import LocalExecutor
@@ -22,8 +22,10 @@ from regtune.study.best import Best, Provenance, changes
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
 from regtune.sweep.loop import Loop, Running
-from regtune.tracking import DataFacts, Origin, StudyFacts, TrackingWriter
+from regtune.tracking import DataFacts, Origin, ParentState, StudyFacts
 from regtune.tracking.names import RETRAINED
+from regtune.tracking.sync import catch_up
+from regtune.tracking.trials import OneTrial
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,15 @@ def retrain(
     facts = _facts(best, uid, record, data_facts(data, config.data))
     folder = settings.artifacts / "trials" / record.uid
     executor = LocalExecutor(1, settings.data_dir)
-    tracker = None
     try:
-        tracker = TrackingWriter(settings, facts)
         metric = best.provenance.metric if best.provenance else "val_cross_entropy"
         task = Task(uid=record.uid, config=config, metric=metric, folder=folder)
-        record = _trained(executor, task, record, tracker, on_epoch)
-        tracker.put(0, record.end_state or "FAIL", record)
-        tracker.finish("FINISHED" if record.kept else "FAILED", 0 if record.kept else None)
-        unwritten = tracker.close() > 0
-        tracker = None
-        if record.kept is None:
-            raise WorkerError(f"training failed: {record.message}")
+        record = _trained(executor, task, record, on_epoch)
     finally:
         executor.close()
-        if tracker is not None:
-            tracker.close(2.0)
+    unwritten = not _track(settings, facts, record)
+    if record.kept is None:
+        raise WorkerError(f"training failed: {record.message}")
     known = None if best.changed else best.provenance
     return replace(_compared(known, record.kept, record, folder, uid, unwritten), uncompared=uncompared)
 
@@ -156,18 +151,28 @@ def _trained(
     executor: Executor,
     task: Task,
     record: TrialRecord,
-    tracker: TrackingWriter,
     on_epoch: Callable[[int, Mapping[str, float]], None],
 ) -> TrialRecord:
     def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
         on_epoch(running.epoch, figures)
         return "continue"
 
-    loop = Loop(executor, decide, lambda record: tracker.put(0, "RUNNING", record))
+    loop = Loop(executor, decide, lambda record: None)
     loop.submit(task, record)
     while True:
         for ended in loop.turn():
             return ended
+
+
+def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:
+    """Write the run and its trial into MLflow; False when MLflow does not take them."""
+    state = record.end_state or "FAIL"
+    end: tuple[ParentState, int | None] = ("FINISHED", 0) if record.kept else ("FAILED", None)
+    try:
+        catch_up(settings, facts, OneTrial(state, record), *end, record.ended_ms)
+    except TrackingError:
+        return False
+    return True
 
 
 def _compared(

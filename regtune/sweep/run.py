@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.data.datasets import Arrays, Split, load_arrays, split_of
-from regtune.errors import SettingsError, StorageError, StudyBusy, StudyNotFound
+from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
 from regtune.search import Space
@@ -26,8 +26,7 @@ from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator
 from regtune.sweep.outcome import SweepOutcome
 from regtune.sweep.standing import Standing
-from regtune.tracking import StudyFacts, TrackingWriter
-from regtune.tracking.trials import StudyTrials
+from regtune.tracking import Tracker
 
 EARLIER_BEST = 5
 """How many configurations of an earlier study are enqueued."""
@@ -52,6 +51,7 @@ def run_sweep(
     from_study: str | None = None,
     stop: threading.Event | None = None,
     executor: Executor | None = None,
+    tracker: Callable[[Settings, str, str | None], Tracker] = Tracker,
 ) -> SweepOutcome:
     """Start or resume the study of a sweep file and run it until its budget is used.
 
@@ -67,6 +67,8 @@ def run_sweep(
         stop: Once set, every running trial ends with its epoch and goes back into the queue.
         executor: Where trials train; by default `workers` processes that end with the sweep. An executor that is given
             is left running, unless the sweep breaks off.
+        tracker: Makes what keeps MLflow up to date; called with the settings, the study's name and that of a study set
+            aside for it.
 
     Returns:
         How the sweep ended; `outcome.best` has the best trial's number, value, parameters and configuration.
@@ -113,17 +115,14 @@ def run_sweep(
         used = used and not (spec.method == "grid" and tally.waiting)  # maybe a control, which comes beside
         count = 0 if used else workers or settings.workers or default_workers()
         trainer = executor or LocalExecutor(count, settings.data_dir)
-        tracker = None
+        tracking = None
         try:
-            facts = StudyFacts.of(study.name, study.attributes)
-            tracker = TrackingWriter(settings, facts)
-            if study.aside is not None and (earlier_facts := _facts_of(settings, study.aside)):
-                tracker.bring(earlier_facts)
+            tracking = tracker(settings, study.name, study.aside)
             coordinator = Coordinator(
                 spec,
                 study,
                 trainer,
-                tracker,
+                tracking,
                 observer,
                 stop,
                 data=data.model_copy(update={"digest": arrays.digest}),
@@ -132,26 +131,14 @@ def run_sweep(
             coordinator.prepare(earlier)
             return coordinator.run()
         except StudyBusy:
-            if tracker is not None:  # what waits to be written is of trials that are another's now
-                tracker.close(timeout_seconds=0)
+            if tracking is not None:  # the study is another's to write
+                tracking.close(timeout_seconds=0)
             raise
         finally:
             if executor is None:
                 trainer.close()
-            if tracker is not None:
-                tracker.close(timeout_seconds=BREAK_OFF_SECONDS)
-
-
-def _facts_of(settings: Settings, name: str) -> StudyFacts | None:
-    """What MLflow is told of a study that was set aside; None where it has nothing of it."""
-    engine = open_engine(settings.storage_url)
-    try:
-        trials = StudyTrials(engine, name, at_rest=True)
-        return trials.facts if trials.begun else None
-    except (StudyNotFound, StorageError):  # another program's, or what cannot be read any more
-        return None
-    finally:
-        engine.dispose()
+            if tracking is not None:
+                tracking.close(timeout_seconds=BREAK_OFF_SECONDS)
 
 
 def _facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:

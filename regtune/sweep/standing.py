@@ -10,16 +10,14 @@ import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import cast
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config.trial import higher_is_better
 from regtune.search import Space
-from regtune.study.board import end_without_pauses
 from regtune.study.progress import FinishedTrial
-from regtune.study.record import CREATED, ORIGIN, RECORD, State, Value
+from regtune.study.record import ORIGIN, RECORD, State, Value
 from regtune.study.study import Study, record_of
 
 Point = tuple[Value, ...]
@@ -159,13 +157,3 @@ def spent_seconds(trials: Sequence[FrozenTrial]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
-
-
-def shown_end(study: Study) -> int | None:
-    """The end of a study as MLflow shows it, see `end_without_pauses`."""
-    spans = [
-        (trial.datetime_start.astimezone(UTC), trial.datetime_complete.astimezone(UTC))
-        for trial in study.trials()
-        if trial.datetime_start and trial.datetime_complete
-    ]
-    return end_without_pauses(study.attributes.get(CREATED), spans)

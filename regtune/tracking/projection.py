@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,6 @@ from regtune.tracking.trials import Trials
 
 AT_ONCE = 25
 """Trials that are made between two looks at how far it is."""
-
-
-_LIVE: tuple[State, ...] = ("WAITING", "RUNNING")
-_ENDED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL")
 
 
 class Projection:
@@ -78,7 +74,7 @@ class Projection:
         self.writes = 0
         """Calls that changed something in MLflow."""
         self.refusals: dict[int, str] = {}
-        """Trials that MLflow would not take when it was caught up last, by their numbers, and why."""
+        """Trials that MLflow would not take, by their numbers, and why."""
 
     @property
     def outside(self) -> str:
@@ -94,7 +90,7 @@ class Projection:
     def open(self) -> None:
         """Find or make the experiment and the parent. Retrainings that are called trials get their own name."""
         if self._parent is None:
-            self._open, self._known, self._made = {}, None, set()
+            self._open, self._known = {}, None
             self._experiment_id = self._experiment()
             self._parent = self._retrained() or self._open_parent()
             for run in self._reader.misnamed(self._experiment_id):
@@ -104,8 +100,7 @@ class Projection:
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
         """Make the run of one trial say what its record says. Returns whether anything had to be written.
 
-        A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted. A trial that
-        has ended does not run again: what says so is late, of a coordinator whose study another has taken over.
+        A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted.
         """
         if record.started_ms is None:
             return False
@@ -113,12 +108,13 @@ class Projection:
         try:
             self.open()
             run = self._find(record.uid)
-            late = run is not None and state in _LIVE and run.tags.get(names.STATE) in _ENDED
-            if not late and (run is None or not run.deleted):
-                self._write_trial(run, number, state, record)
+            if run is None or not run.deleted:
+                self._try(run, number, state, record)
         except Exception:
             self._forget()
             raise
+        if number in self.refusals:
+            self._forget()
         return self.writes > before
 
     def catch_up(self, trials: Trials) -> Iterator[tuple[int, int]]:
@@ -129,27 +125,25 @@ class Projection:
         """
         try:
             self.open()
-            self.refusals = {}
             kept: dict[str, Run] = {}
             done = changed = 0
             for page in self._reader.trials(self._experiment_id, self._facts.uid):
                 before = self.writes
                 runs = [run for run in page if self._first(run, kept)]
                 changed += self.writes - before
-                numbers = {number: run for run in runs if (number := trials.number(run.tags)) is not None}
+                uids = {run.tags[names.TRIAL_UID]: run for run in runs}
+                numbers = {trials.numbers[uid]: run for uid, run in uids.items() if uid in trials.numbers}
                 for found in trials.read([n for n, run in numbers.items() if not run.deleted]):
                     changed += self._try(numbers[found[0]], *found)
                 for run in runs:  # of runs that are seen to, only which they are is kept
                     kept[run.tags[names.TRIAL_UID]] = replace(run, tags={}, params={}, last={})
                 done += len(numbers)
                 yield done, changed
-            missing = [number for number, uid in trials.uids() if uid not in kept]
-            uids = dict(trials.uids())
-            for start in range(0, len(missing), AT_ONCE):
-                batch = [n for n in missing[start : start + AT_ONCE] if uids[n] not in self._made]
-                for found in trials.read(batch):
+            missing = {number: uid for uid, number in trials.numbers.items() if uid not in kept}
+            for batch in _batches(list(missing)):
+                for found in trials.read([n for n in batch if missing[n] not in self._made]):
                     changed += self._try(None, *found)
-                done += len(missing[start : start + AT_ONCE])
+                done += len(batch)
                 yield done, changed
             self._known = kept.keys() | self._made
         except Exception:
@@ -280,12 +274,13 @@ class Projection:
 
     def _try(self, run: Run | None, number: int, state: State, record: TrialRecord) -> bool:
         """Write a trial; one that MLflow will not take does not hold up the others."""
+        self.refusals.pop(number, None)
         try:
             return self._write_trial(run, number, state, record)
         except MlflowException as error:
             if not refused(error):
                 raise
-            self.refusals[number] = str(error).splitlines()[0][:120]
+            self.refusals[number] = reason_of(error)
             return False
 
     def _lack(self, run: Run, wanted: Contents) -> Lack:
@@ -352,6 +347,10 @@ class Projection:
         self._parent = None
 
 
+def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE))
+
+
 def refused(error: Exception) -> bool:
     """Whether MLflow understood a request and will not do it, so that trying again soon cannot help."""
     return isinstance(error, MlflowException) and error.error_code in (
@@ -362,3 +361,8 @@ def refused(error: Exception) -> bool:
         "RESOURCE_DOES_NOT_EXIST",
         "INVALID_STATE",
     )
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

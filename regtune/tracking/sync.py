@@ -152,7 +152,7 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
         place = next((stray.folder for stray in strays(settings) if stray.former), None)
         experiment = reader.experiment(facts.sweep) if reader else None
         if reader is None or experiment is None:
-            return Missing(absent=sum(1 for _ in trials.read([n for n, _ in trials.uids()])), own=True)
+            return Missing(absent=sum(1 for _ in trials.read(trials.numbers.values())), own=True)
         parents = reader.parents(experiment.experiment_id, facts.uid)
         own = experiment.deleted or not parents or parents[0].deleted
         own = own or not all(parent.deleted for parent in parents[1:])
@@ -163,7 +163,8 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
         for page in reader.trials(experiment.experiment_id, facts.uid):
             numbers: dict[int, Run] = {}
             for run in page:
-                uid, number = run.tags[names.TRIAL_UID], trials.number(run.tags)
+                uid = run.tags[names.TRIAL_UID]
+                number = trials.numbers.get(uid)
                 if seen.get(uid) and not run.deleted:
                     wrong, kinds["one run only"] = wrong + 1, kinds["one run only"] + 1
                 elif number is not None:
@@ -180,7 +181,7 @@ def missing(settings: Settings, trials: StudyTrials, tell: Tell = lambda done: N
                     best = run
             done += len(page)
             tell(done)
-        unseen = [number for number, uid in trials.uids() if uid not in seen]
+        unseen = [number for uid, number in trials.numbers.items() if uid not in seen]
         absent = sum(1 for _ in trials.read(unseen))
         if not own:
             wanted = study_contents(facts, trials.state, trials.winner, best, trials.ended_ms)

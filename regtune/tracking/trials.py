@@ -1,12 +1,16 @@
-"""What a study says of its trials and of itself, read by SQL and in batches: what its runs in MLflow are to be.
+"""A study read by SQL: its trials in batches, how it stands, and what has changed since it was read last.
 
-Optuna is not imported, and never more than a batch of records is held.
+An ended trial stays as it is, so another look reads only new trials and those that had not ended. Never more than a
+batch of records is held.
 """
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol, get_args
 
@@ -16,33 +20,43 @@ from regtune.errors import SpecError, StorageError
 from regtune.escaping import printable
 from regtune.study.board import end_without_pauses
 from regtune.study.board.tables import (
+    Standing,
     read_attributes,
-    read_heads,
     read_info,
-    read_numbers,
     read_records,
-    read_spans,
+    read_standings,
     reading,
 )
 from regtune.study.record import CREATED, DATA, ENDED, State, TrialRecord, trial_uid
-from regtune.tracking import names
 from regtune.tracking.facts import ParentState, StudyFacts
 
 BATCH = 200
-_COMPLETE: tuple[State] = ("COMPLETE",)
+OPEN: tuple[State, ...] = ("WAITING", "RUNNING")
+Trial = tuple[int, State, TrialRecord]
+"""Number, state and record."""
 
 
 class Trials(Protocol):
     """The trials of one study that have begun."""
 
-    def number(self, tags: Mapping[str, str]) -> int | None:
-        """The number of the trial whose run has these tags; None for what is none of them."""
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """Uid -> number, in the order of the numbers."""
 
-    def uids(self) -> Iterator[tuple[int, str]]:
-        """Number and uid of each, in order."""
+    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
+        """Those of `numbers` that have begun."""
 
-    def read(self, numbers: Collection[int]) -> Iterator[tuple[int, State, TrialRecord]]:
-        """Number, state and record of those of `numbers` that have begun."""
+
+class OneTrial:
+    """A trial that is in no study: a configuration trained again."""
+
+    def __init__(self, state: State, record: TrialRecord) -> None:
+        self._trial: Trial = 0, state, record
+        self.numbers = {record.uid: 0}
+
+    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
+        """See `Trials`."""
+        return (self._trial for _ in numbers)
 
 
 class StudyTrials:
@@ -57,66 +71,115 @@ class StudyTrials:
         self._name = name
         self._at_rest = at_rest
         with reading(engine) as connection:
-            self._info = info = read_info(connection, name)
-            attributes = read_attributes(connection, info)
-            # Before the ranking: what has ended by now is ranked.
-            self._numbers = read_numbers(connection, info)
-            spans = read_spans(connection, info, running=False)
-            keep = info.budget.get("keep_models")
-            ranked = read_heads(connection, info, states=_COMPLETE, limit=max(1, keep or 0))
-            best = [row.number for row in ranked]
-            self._models = None if keep is None else set(best[:keep])
-        self.uid = info.uid
-        self.begun = DATA in attributes
-        """Whether the study knows its data, without which it has no trials."""
-        self._attributes = attributes
-        self.winner = best[0] if best else None
-        """Number of the best trial, None when none is complete."""
-        self.state = _state(attributes.get(ENDED), info)
-        """How the study stands at rest."""
-        self.ended_ms = end_without_pauses(attributes.get(CREATED), spans)
-        """Its end as MLflow shows it: pauses between its sweeps are no part of its duration."""
+            self._info = read_info(connection, name)
+        self.uid = self._info.uid
+        self.numbers: dict[str, int] = {}
+        self._ids: dict[int, int] = {}
+        self._last = -1
+        self._open: dict[int, int] = {}
+        self._texts: dict[int, tuple[State, str]] = {}
+        self._ranking: list[tuple[float, int]] = []
+        self._spans: dict[int, tuple[datetime, datetime]] = {}
+        self._attributes: Mapping[str, Any] = {}
+        self._models: set[int] | None = None
+        """Numbers of the trials that keep their models; None for a study of a version that kept all."""
+        self._look()
+
+    def look(self) -> set[int]:
+        """Read what has changed, and return the numbers of the trials that MLflow is to say something else of."""
+        with reading(self._engine) as connection:
+            found = read_records(connection, self._open.values())
+        texts = {number: (state, text) for number, state, text in found}
+        changed = {number for number, text in texts.items() if self._texts.get(number) != text}
+        models = self._models or set()
+        changed |= self._look()
+        self._texts = {number: text for number, text in texts.items() if number in self._open}
+        return {number for number in changed if number in self._ids} | models - (self._models or set())
+
+    def _look(self) -> set[int]:
+        """Read what is new and how open trials stand; returns those that are new or have ended."""
+        with reading(self._engine) as connection:
+            self._attributes = read_attributes(connection, self._info)
+            trials = read_standings(connection, self._info, self._last, self._open.values())
+        changed = {trial.number for trial in trials if self._take(trial)}
+        keep = self._info.budget.get("keep_models")
+        self._models = None if keep is None else {number for _, number in self._ranking[:keep]}
+        return changed
+
+    def _take(self, trial: Standing) -> bool:
+        number = trial.number
+        self._last = max(self._last, trial.trial_id)
+        ended = trial.state not in OPEN
+        if ended:
+            self._open.pop(number, None)
+        else:
+            self._open[number] = trial.trial_id
+        if not trial.own:
+            return False
+        new = number not in self._ids
+        self._ids[number] = trial.trial_id
+        self.numbers[trial_uid(self.uid, number)] = number
+        if trial.span is not None:
+            self._spans[number] = trial.span
+        if trial.state == "COMPLETE":
+            value = math.inf if trial.value is None else trial.value
+            bisect.insort(self._ranking, (-value if self._info.goal == "maximize" else value, number))
+        return new or ended
 
     @cached_property
     def facts(self) -> StudyFacts:
         """What MLflow is told of the study; imports Optuna. Raises StorageError."""
         return _facts(self._name, self._attributes)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the study knows its data, without which it has no trials."""
+        return DATA in self._attributes
+
+    @property
+    def winner(self) -> int | None:
+        """Number of the best trial, None when none is complete."""
+        return self._ranking[0][1] if self._ranking else None
+
+    @property
+    def state(self) -> ParentState:
+        """How the study stands: as its last coordinator recorded it; of one that was killed, by its budget."""
+        recorded = self._attributes.get(ENDED)
+        if isinstance(recorded, Mapping) and recorded.get("state") in get_args(ParentState):
+            state: ParentState = recorded["state"]
+            return state
+        if not self._at_rest:
+            return "RUNNING"
+        cap = self._info.budget.get("run_cap")
+        return "FINISHED" if cap is not None and self._info.finished >= cap else "KILLED"
+
+    @property
+    def ended_ms(self) -> int | None:
+        """Its end as MLflow shows it: pauses between its sweeps are no part of its duration."""
+        return end_without_pauses(self._attributes.get(CREATED), list(self._spans.values()))
+
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
-    def number(self, tags: Mapping[str, str]) -> int | None:
+    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
         """See `Trials`."""
-        study, _, number = tags.get(names.TRIAL_UID, "").rpartition("-")
-        known = study == self.uid and number.isdigit() and int(number) in self._numbers
-        return int(number) if known else None
-
-    def uids(self) -> Iterator[tuple[int, str]]:
-        """See `Trials`."""
-        return ((number, trial_uid(self.uid, number)) for number in sorted(self._numbers))
-
-    def read(self, numbers: Collection[int]) -> Iterator[tuple[int, State, TrialRecord]]:
-        """See `Trials`."""
-        wanted = sorted(numbers)
-        for start in range(0, len(wanted), BATCH):
+        ids = [self._ids[number] for number in sorted(numbers) if number in self._ids]
+        for start in range(0, len(ids), BATCH):
             with reading(self._engine) as connection:
-                found = read_records(connection, self._info, wanted[start : start + BATCH])
-            for number, state, values in found:
-                record = TrialRecord.from_json(values, f"{printable(self._name)}: trial {number}")
+                found = read_records(connection, ids[start : start + BATCH])
+            for number, state, text in found:
+                record = TrialRecord.from_json(text, f"{printable(self._name)}: trial {number}")
                 if record.started_ms is not None:
                     yield number, self._shown(state, record), self._kept(number, record)
 
-    def _shown(self, state: State, record: TrialRecord | None) -> State:
-        if state != "RUNNING" or not self._at_rest:
-            return state
-        return (record.end_state if record else None) or "WAITING"
+    def _shown(self, state: State, record: TrialRecord) -> State:
+        return (record.end_state or "WAITING") if state == "RUNNING" and self._at_rest else state
 
     def _kept(self, number: int, record: TrialRecord) -> TrialRecord:
         """The record without artifacts where the trial is no longer among those that keep theirs. One that has ended
-        since they were read may be among them by now.
+        since the last look may be among them by now.
         """
-        ended = self._numbers.get(number) in _COMPLETE
-        dropped = ended and self._models is not None and number not in self._models
+        dropped = self._models is not None and number not in self._models and number not in self._open
         return replace(record, artifacts={}) if dropped and record.artifacts else record
 
 
@@ -128,12 +191,3 @@ def _facts(name: str, attributes: Mapping[str, Any]) -> StudyFacts:
         raise StorageError(
             f"{printable(name)}: its attributes cannot be read ({why}); was it written by another version?"
         ) from None
-
-
-def _state(recorded: Any, info: Any) -> ParentState:
-    """How a study at rest stands: as its coordinator recorded it, or, when that was killed, by its budget."""
-    if isinstance(recorded, Mapping) and recorded.get("state") in get_args(ParentState):
-        state: ParentState = recorded["state"]
-        return state
-    cap = info.budget.get("run_cap")
-    return "FINISHED" if cap is not None and info.finished >= cap else "KILLED"

@@ -188,7 +188,7 @@ class Sweep:
     @property
     def writer(self) -> psutil.Process:
         """The process that writes into MLflow."""
-        return self._children("regtune.tracking.scribe")[0]
+        return self._children("regtune.tracking.live")[0]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the coordinator."""

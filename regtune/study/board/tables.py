@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -91,6 +91,18 @@ ENDED: tuple[State, ...] = STATES[:3]
 _BATCH = 500
 _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 """How a trial's record begins: with the uid of its study and its number."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trial without its record. own: whether it has regtune's record. span: its start and end, once it has both."""
+
+    trial_id: int
+    number: int
+    state: State
+    value: float | None
+    own: bool
+    span: tuple[datetime, datetime] | None
 
 
 @contextmanager
@@ -216,32 +228,45 @@ def read_attributes(connection: Connection, info: StudyInfo) -> dict[str, Any]:
     return {key: json.loads(text) for key, text in connection.execute(chosen)}
 
 
-def read_numbers(connection: Connection, info: StudyInfo) -> dict[int, State]:
-    """Number and state of every trial that has a record."""
-    trials = _trials_of(info.id, info.foreign).c
+def read_standings(
+    connection: Connection, info: StudyInfo, after: int = -1, ids: Collection[int] = ()
+) -> list[Standing]:
+    """Read how the trials with an id above `after`, and those of `ids`, stand, in order."""
     chosen = (
-        select(trials.number, trials.state)
-        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == trials.trial_id)
-        .where(trials.state != "FOREIGN", _TRIAL_ATTRIBUTES.c.key == RECORD)
+        select(
+            _TRIALS,
+            _VALUES.c.value,
+            cast(_VALUES.c.value_type, String).label("kind"),
+            func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120).label("begins"),
+        )
+        .outerjoin(_VALUES, (_VALUES.c.trial_id == _TRIALS.c.trial_id) & (_VALUES.c.objective == 0))
+        .outerjoin(_TRIAL_ATTRIBUTES, _is_record())
+        .where(_TRIALS.c.study_id == info.id, (_TRIALS.c.trial_id > after) | _among(_TRIALS.c.trial_id, ids))
+        .order_by(_TRIALS.c.number)
     )
-    return {found.number: found.state for found in connection.execute(chosen)}
+    found = []
+    for row in connection.execute(chosen):
+        own = str(row.begins).startswith(f'{{"uid": "{trial_uid(info.uid, row.number)}"')
+        start, end = _utc(row.datetime_start), _utc(row.datetime_complete)
+        span = (start, max(start, end)) if start and end else None
+        value = _value_of(row.value, row.kind)
+        found.append(Standing(row.trial_id, row.number, row.state, value, own, span))
+    return found
 
 
-def read_records(
-    connection: Connection, info: StudyInfo, numbers: Collection[int]
-) -> list[tuple[int, State, str]]:
-    """Number, state and record, as JSON text, of those of `numbers` that have one, in order."""
+def read_records(connection: Connection, ids: Collection[int]) -> list[tuple[int, State, str]]:
+    """Read number, state and record, as JSON text, of those of the trials `ids` that have one, in order."""
     chosen = (
         select(_TRIALS.c.number, cast(_TRIALS.c.state, String), _TRIAL_ATTRIBUTES.c.value_json)
-        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-        .where(
-            _TRIALS.c.study_id == info.id,
-            _TRIAL_ATTRIBUTES.c.key == RECORD,
-            _TRIALS.c.number.in_(numbers),
-        )
+        .join(_TRIAL_ATTRIBUTES, _is_record())
+        .where(_among(_TRIALS.c.trial_id, ids))
         .order_by(_TRIALS.c.number)
     )
     return [(number, state, text) for number, state, text in connection.execute(chosen)]
+
+
+def _is_record() -> ColumnElement[bool]:
+    return (_TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id) & (_TRIAL_ATTRIBUTES.c.key == RECORD)
 
 
 def read_heads(
@@ -384,11 +409,9 @@ def count_epochs(connection: Connection, info: StudyInfo) -> int:
     return found or 0
 
 
-def read_spans(
-    connection: Connection, info: StudyInfo, *, running: bool = True
-) -> list[tuple[datetime, datetime]]:
-    """Read start and end of every trial that has begun; now for those still running, unless they are left out."""
-    now = datetime.now(UTC) if running else None
+def read_spans(connection: Connection, info: StudyInfo) -> list[tuple[datetime, datetime]]:
+    """Read start and end of every trial that has begun; now for those still running."""
+    now = datetime.now(UTC)
     trials = _trials_of(info.id, info.foreign).c
     chosen = select(trials.datetime_start, trials.datetime_complete, trials.state)
     spans = []
