@@ -89,7 +89,7 @@ def parameters(draw: st.DrawFn, target: Target, *, discrete: bool = False) -> di
     zero = 0 in found.get("values", ()) or (
         ("q" in found or target.kind == "whole") and found.get("min") == 0
     )
-    if target.refusal(0) is None and not zero:
+    if target.zero and not zero:
         found["optional"] = draw(st.booleans())
     return found
 

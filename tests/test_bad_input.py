@@ -1,16 +1,16 @@
-"""Malformed files, every one through the command line: exit code 2, one readable message, and nothing has happened.
+"""Malformed files: the reader refuses each in one readable message; verbs exit with code 2, and nothing happens.
 
-`corpus` has them. Most run in this process; the nastiest as processes of their own, whose time and memory are measured.
-Time is the processor's (`ru_utime + ru_stime`), because on a busy machine the clock says nothing about a file.
+`corpus` has them. The nastiest run as processes of their own, whose time and memory are measured. Time is the
+processor's (`ru_utime + ru_stime`), because on a busy machine the clock says nothing about a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
@@ -21,13 +21,15 @@ from corpus.configurations import CONFIGURATIONS
 from corpus.datasets import DATASETS
 from corpus.sweeps import SWEEPS
 from terminals import START, environment
-from typer.main import get_command
 
-from regtune.cli import app, main
+from regtune.cli import main
 from regtune.config.source import MAX_PROBLEMS
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.trial import DataConfig
+from regtune.data.datasets import load_data
+from regtune.errors import InputError
+from regtune.study.best import load_best
 
-COMMAND = get_command(app)
-"""What `app` makes of itself at each call: that takes longer than most of these files."""
 SECONDS, MEGABYTES = 2.0, 500
 ORDINARY_SECONDS = 1.0
 """Of the processor, for a good file."""
@@ -37,10 +39,6 @@ MOST_LETTERS = 700
 SMALL = "run_cap: 1\ncontrols: false\nparameters: {dropout: {values: [0, 0.1]}}\n"
 
 Folder = dict[str, tuple[int, int, str]]
-
-
-def ids(corpus: list[Malformed]) -> list[str]:
-    return [bad.what for bad in corpus]
 
 
 def contents(folder: Path) -> Folder:
@@ -56,16 +54,6 @@ def contents(folder: Path) -> Folder:
     return found
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run a verb in this process: exit code, output and errors."""
-    words = patch.object(sys, "argv", ["regtune", *arguments])
-    with words, patch("regtune.cli.app", COMMAND), pytest.raises(SystemExit) as ended:
-        main()
-    found = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, found.out, found.err
-
-
 def assert_readable(errors: str, said: str) -> None:
     """One message: so many lines of such a length, in letters that do not act, without Python's own words."""
     lines = errors.splitlines()
@@ -79,66 +67,76 @@ def assert_readable(errors: str, said: str) -> None:
         assert noise not in errors
 
 
-def refused(capsys: pytest.CaptureFixture[str], bad: Malformed, *arguments: str) -> None:
+def refused(bad: Malformed, read: Callable[[str], object]) -> None:
+    """The file is refused in words that say what is wrong with it, and reading it changes nothing."""
+    file = bad.make()
     before = contents(Path())
-    code, output, errors = run(capsys, *arguments)
-    assert_readable(errors, bad.said)
-    assert (code, output) == (2, "")
+    with pytest.raises(InputError) as refusal:
+        read(file)
+    assert_readable(f"error: {refusal.value}", bad.said)
     assert contents(Path()) == before
     assert not Path(CANARY).exists()
 
 
-def test_there_are_enough_of_them_and_no_two_are_the_same() -> None:
-    assert len({bad.what for bad in SWEEPS}) == len(SWEEPS) >= 200
-    others = CONFIGURATIONS + DATASETS
-    assert len({bad.what for bad in CONFIGURATIONS}) == len(CONFIGURATIONS)
-    assert len({bad.what for bad in DATASETS}) == len(DATASETS)
-    assert len(others) >= 50
+LARGE = ("640 MB in one, behind a header of forty images", "half a gigabyte of black images of one class")
+"""Data sets that cost seconds; they are read in a process of their own."""
 
 
-def test_no_two_sweep_files_have_the_same_contents(tmp_path: Path) -> None:
-    seen: dict[bytes, str] = {}
-    for number, bad in enumerate(SWEEPS):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        os.chdir(folder)
-        path = Path(bad.make())
-        if path.name == "bad.yaml" and path.is_file():
-            assert seen.setdefault(path.read_bytes(), bad.what) == bad.what
-            path.unlink()
+def each(corpus: list[Malformed], *names: str) -> pytest.MarkDecorator:
+    """All of a corpus, or those of these names."""
+    chosen = [bad for bad in corpus if not names or bad.what in names]
+    assert len(chosen) == len(set(names) or {bad.what for bad in corpus})
+    return pytest.mark.parametrize("bad", chosen, ids=str)
 
 
-@pytest.mark.parametrize("bad", SWEEPS, ids=ids(SWEEPS))
-def test_a_sweep_file_is_refused(capsys: pytest.CaptureFixture[str], bad: Malformed) -> None:
-    file = bad.make()
-    refused(capsys, bad, "plan", file)
-    refused(capsys, bad, "sweep", file, "--quiet")
+@each(SWEEPS)
+def test_a_sweep_file_is_refused(bad: Malformed) -> None:
+    refused(bad, SweepSpec.load)
 
 
-@pytest.mark.parametrize("bad", CONFIGURATIONS, ids=ids(CONFIGURATIONS))
-def test_a_configuration_is_refused(capsys: pytest.CaptureFixture[str], bad: Malformed) -> None:
-    refused(capsys, bad, "train", bad.make(), "--quiet")
+@each(CONFIGURATIONS)
+def test_a_configuration_is_refused(bad: Malformed) -> None:
+    refused(bad, lambda file: load_data(load_best(Path(file)).config))
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data sets of a known name lie in the test's own folder."""
-    monkeypatch.setenv("REGTUNE_DATA_DIR", str(tmp_path))
-
-
-@pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("bad", DATASETS, ids=ids(DATASETS))
-def test_a_data_set_is_refused(capsys: pytest.CaptureFixture[str], bad: Malformed) -> None:
-    name = bad.make()
-    sweep = Path("small.yaml")
-    sweep.write_text(SMALL)
-    refused(capsys, bad, "sweep", str(sweep), "--set", f"dataset={name}", "--quiet")
-    best = Path("best.yaml")
-    best.write_text(f"data: {{name: {name}}}\n")
-    refused(capsys, bad, "train", str(best), "--quiet")
+@each([bad for bad in DATASETS if bad.what not in LARGE])
+def test_a_data_set_is_refused(bad: Malformed, tmp_path: Path) -> None:
+    refused(bad, lambda name: load_data(DataConfig(name=name), tmp_path))
 
 
 UNSPLIT = Malformed("a split that leaves none to train on", lambda: "0.9998", "leaves none of 4,000 images")
+
+
+def by_verb(bad: Malformed, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a verb that refuses a file; what it wrote before it did."""
+    before = contents(Path())
+    with patch.object(sys, "argv", ["regtune", *words]), pytest.raises(SystemExit) as ended:
+        main()
+    written = capsys.readouterr()
+    assert_readable(written.err, bad.said)
+    assert ended.value.code == 2
+    assert contents(Path()) == before
+    return written.out
+
+
+@each(SWEEPS, "a key without meaning", "10 MB of brackets", "a name that a shell runs")
+def test_verbs_refuse_a_sweep_file_before_anything_starts(
+    bad: Malformed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = bad.make()
+    assert by_verb(bad, capsys, "plan", file) == ""
+    assert by_verb(bad, capsys, "sweep", file, "--quiet") == ""
+
+
+@each(DATASETS, "pickled images")
+def test_verbs_refuse_a_data_set_before_anything_starts(
+    bad: Malformed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = bad.make()
+    Path("small.yaml").write_text(SMALL)
+    Path("best.yaml").write_text(f"data: {{name: {name}}}\n")
+    assert by_verb(bad, capsys, "sweep", "small.yaml", "--set", f"dataset={name}", "--quiet") == ""
+    assert by_verb(bad, capsys, "train", "best.yaml", "--quiet") == ""
 
 
 def test_a_split_that_leaves_none_to_train_on_is_refused_before_anything_starts(
@@ -146,31 +144,12 @@ def test_a_split_that_leaves_none_to_train_on_is_refused_before_anything_starts(
 ) -> None:
     Path("small.yaml").write_text(f"dataset: mnist-5k\nsplit: {{validation: 0.9998}}\n{SMALL}")
     Path("best.yaml").write_text("data: {name: mnist-5k, validation: 0.9998}\n")
-    refused(capsys, UNSPLIT, "sweep", "small.yaml", "--quiet")
-    refused(capsys, UNSPLIT, "train", "best.yaml", "--quiet")
-    code, output, errors = run(capsys, "plan", "small.yaml")
-    assert_readable(errors, UNSPLIT.said)
-    assert (code, output.splitlines()[0]) == (2, "study         small, new")
+    assert by_verb(UNSPLIT, capsys, "sweep", "small.yaml", "--quiet") == ""
+    assert by_verb(UNSPLIT, capsys, "train", "best.yaml", "--quiet") == ""
+    assert by_verb(UNSPLIT, capsys, "plan", "small.yaml").splitlines()[0] == "study         small, new"
 
 
 # -- as processes
-
-NASTIEST = [
-    *("a bomb of aliases", "groups in 20,000 groups", "100,000 empty lists", "20,000 keys without meaning"),
-    *("2,000 keys without meaning", "conditions on 900 values that are none", "10 MB of brackets"),
-    *("a link to endless zeros", "a tag that calls os.system", "a name that a shell runs"),
-]
-NASTIEST_CONFIGURATIONS = [
-    *("a bomb of aliases under a key", "100,000 values", "10 MB behind a good file"),
-    "a tag that calls subprocess, in the provenance",
-]
-NASTIEST_DATASETS = [
-    *("pickled images", "images with a pickle", "images with a header that calls a function"),
-    "640 MB in one, behind a header of forty images",
-    "half a gigabyte of black images of one class",
-    *("IDX with 640 MB behind its values", "IDX of four billion images"),
-]
-
 
 WAIT = """\
 import json, os, sys
@@ -213,26 +192,29 @@ def cheaply_refused(bad: Malformed, *arguments: str) -> None:
     assert contents(Path()) == before
 
 
-def chosen(corpus: list[Malformed], names: list[str]) -> pytest.MarkDecorator:
-    found = {bad.what: bad for bad in corpus}
-    return pytest.mark.parametrize("bad", [found[name] for name in names], ids=names)
-
-
 @pytest.mark.slow
-@chosen(SWEEPS, NASTIEST)
+@each(
+    SWEEPS,
+    *("a bomb of aliases", "groups in 20,000 groups", "100,000 empty lists", "20,000 keys without meaning"),
+    *("2,000 keys without meaning", "conditions on 900 values that are none", "10 MB of brackets"),
+    "a link to endless zeros",
+)
 def test_a_sweep_file_costs_little(bad: Malformed) -> None:
     cheaply_refused(bad, "plan", bad.make())
 
 
 @pytest.mark.slow
-@chosen(CONFIGURATIONS, NASTIEST_CONFIGURATIONS)
+@each(CONFIGURATIONS, "a bomb of aliases under a key")
 def test_a_configuration_costs_little(bad: Malformed) -> None:
     cheaply_refused(bad, "train", bad.make())
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("here")
-@chosen(DATASETS, NASTIEST_DATASETS)
+@each(
+    DATASETS,
+    *("pickled images", "images with a header that calls a function"),
+    *("IDX with 640 MB behind its values", "IDX of four billion images", *LARGE),
+)
 def test_a_data_set_costs_little(bad: Malformed) -> None:
     name = bad.make()
     Path("small.yaml").write_text(SMALL)

@@ -46,7 +46,7 @@ scalars = st.one_of(
     ),
 )
 words = st.one_of(
-    st.sampled_from([*KEYS, *SweepSpec.model_fields, "value", "values", "min", "max", "when"]),
+    st.sampled_from([*KEYS.homes, *SweepSpec.model_fields, "value", "values", "min", "max", "when"]),
     st.text(max_size=8),
 )
 values = st.recursive(

@@ -10,25 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
-from regtune.config.source import (
-    CONFIGURATION,
-    Problem,
-    Source,
-    Where,
-    describe,
-    parse_mapping,
-    read,
-    shortened,
-    text_of,
-)
+from regtune.config.mistakes import Keys, describe, explain, refused
+from regtune.config.source import CONFIGURATION, Source, parse_mapping, read, text_of
 from regtune.errors import ConfigError
 
 BatchNorm = Literal["none", "before_activation", "after_activation"]
@@ -58,17 +47,20 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        """Lists as tuples and -0.0 as 0.0: equal values have one digest."""
+        if isinstance(value, list | tuple):
+            return tuple(map(cls._canonical, value))
+        return value + 0.0 if type(value) is float else value
+
 
 class ModelConfig(Frozen):
     """The network before any regularization: widths of the hidden layers and their activation."""
 
     hidden: tuple[Width, ...] = Field(default=(128, 64), min_length=1, max_length=MAX_LAYERS)
     activation: Activation = "relu"
-
-    @field_validator("hidden", mode="before")
-    @classmethod
-    def _tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class RegularizationConfig(Frozen):
@@ -81,19 +73,16 @@ class RegularizationConfig(Frozen):
 
     @field_validator("dropout", "l1", "l2", "batchnorm", mode="before")
     @classmethod
-    def _tuple(cls, value: Any) -> Any:
-        values = tuple(value) if isinstance(value, list | tuple) else (value,)
-        return tuple(_real(v) for v in values)
+    def _one_for_all_layers(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)
 
     def spread(self, layers: int) -> RegularizationConfig:
         """The same with `layers` values each. Raises ValueError when a list has another length."""
         wide = {}
-        for key in ("dropout", "l1", "l2", "batchnorm"):
-            values = getattr(self, key)
+        for key, values in self:
             if len(values) not in (1, layers):
-                raise ValueError(
-                    f"regularization.{key}: expected 1 or {layers} values (one a hidden layer), found {len(values)}"
-                )
+                what = f"expected 1 or {layers} values (one a hidden layer), found {len(values)}"
+                raise refused((("regularization", key), what))
             wide[key] = values * layers if len(values) == 1 else values
         return RegularizationConfig(**wide)
 
@@ -109,11 +98,6 @@ class TrainingConfig(Frozen):
     max_epochs: int = Field(default=30, ge=1, le=10_000)
     fused: bool = True
 
-    @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
-    @classmethod
-    def _float(cls, value: Any) -> Any:
-        return _real(value)
-
 
 class EarlyStoppingConfig(Frozen):
     """Keras' EarlyStopping with restored best weights: its words and its meaning."""
@@ -121,11 +105,6 @@ class EarlyStoppingConfig(Frozen):
     monitor: Metric = "val_cross_entropy"
     patience: int = Field(default=4, ge=0, le=10_000)
     min_delta: float = Field(default=0.0, ge=0.0, le=1000.0)
-
-    @field_validator("min_delta", mode="before")
-    @classmethod
-    def _float(cls, value: Any) -> Any:
-        return _real(value)
 
 
 class DataConfig(Frozen):
@@ -185,12 +164,12 @@ class TrialConfig(Frozen):
     @property
     def mix(self) -> str:
         """The techniques in use, for people: ``dropout 0.2 + L2 1e-4 + batch norm before``, or ``none``."""
-        found = self.regularization
+        techniques = self.regularization
         parts = [
-            _amount("dropout", found.dropout),
-            _amount("L1", found.l1),
-            _amount("L2", found.l2),
-            _placement(found.batchnorm),
+            _mixed("dropout", map(format_number, techniques.dropout)),
+            _mixed("L1", map(format_number, techniques.l1)),
+            _mixed("L2", map(format_number, techniques.l2)),
+            _mixed("batch norm", (_PLACES[placement] for placement in techniques.batchnorm)),
         ]
         return " + ".join(part for part in parts if part) or "none"
 
@@ -200,21 +179,24 @@ class TrialConfig(Frozen):
 
     @classmethod
     def from_dict(cls, values: Any, source: str | Source = "configuration") -> TrialConfig:
-        """Validate `values`. Raises ConfigError with one line for each mistake.
+        """Validate plain values.
 
-        source: what leads each line; or the file that `values` are from, which knows where each of them stands and
-        what else is wrong with it.
+        Args:
+            values: the keys of a configuration.
+            source: what leads each line of an error; or the file that the values are from.
+
+        Raises:
+            ConfigError: with one line for each mistake.
         """
         if not isinstance(source, Source):
             source = Source(values, source)
-        found, problems = None, []
         try:
-            found = cls.model_validate(values)
+            config = cls.model_validate(values)
         except ValidationError as error:
-            problems = explain(error)
-        if found is None or source.problems:
-            raise ConfigError(source.lines(problems))
-        return found
+            raise ConfigError(source.lines(explain(error, KEYS))) from None
+        if source.problems:
+            raise ConfigError(source.lines(()))
+        return config
 
     @classmethod
     def of(cls, given: TrialConfig | Mapping[str, Any] | str | Path) -> TrialConfig:
@@ -240,75 +222,30 @@ class TrialConfig(Frozen):
     @classmethod
     def from_yaml(cls, text: str, source: str = "configuration") -> TrialConfig:
         """Read what `to_yaml` wrote. Raises ConfigError."""
-        found = parse_mapping(text, source, CONFIGURATION)
-        return cls.from_dict(found.values, found)
+        parsed = parse_mapping(text, source, CONFIGURATION)
+        return cls.from_dict(parsed.values, parsed)
 
 
-KEYS = tuple(
-    key
-    for block in (
-        TrialConfig,
-        ModelConfig,
-        RegularizationConfig,
-        TrainingConfig,
-        EarlyStoppingConfig,
-        DataConfig,
-    )
-    for key in block.model_fields
+KEYS = Keys(
+    TrialConfig,
+    {
+        name: block
+        for block in ("model", "regularization", "training", "early_stopping", "data")
+        for name in Keys(TrialConfig, {}).at((block,))
+    },
 )
-"""Every key a configuration may have, for "did you mean"."""
+"""The keys that a configuration may have."""
 
 
-def mistakes(error: ValidationError) -> list[ErrorDetails]:
-    """What pydantic found, without "too short" about a list whose items it has already refused."""
-    found = error.errors(include_url=False)
-    groups = {each["loc"][:depth] for each in found for depth in range(len(each["loc"]))}
-    return [each for each in found if each["type"] != "too_short" or each["loc"] not in groups]
+_PLACES: Mapping[BatchNorm, str] = {"none": "no", "before_activation": "before", "after_activation": "after"}
 
 
-def explain(error: ValidationError, under: Where = ()) -> list[Problem]:
-    """What pydantic found, one problem for each mistake. under: where in the file the values stand."""
-    problems: list[Problem] = []
-    for found in mistakes(error):
-        where = (*under, *found["loc"]) or ("the whole",)
-        what = found["msg"].removeprefix("Value error, ")
-        value = found["input"]
-        if found["type"] == "extra_forbidden":
-            near = get_close_matches(str(where[-1]), KEYS, 1)
-            problems.append((where, "unknown key" + (f'; did you mean "{near[0]}"?' if near else "")))
-            continue
-        shown = (
-            "" if isinstance(value, dict | list | tuple | BaseModel) else f", found {shortened(repr(value))}"
-        )
-        problems.append((where, what + shown))
-    return problems
-
-
-def _real(value: Any) -> Any:
-    """A whole number as a real one, and -0.0 as 0.0: equal configurations have one digest."""
-    if type(value) is int and abs(value) <= 2**53:
-        return float(value)
-    return value + 0.0 if type(value) is float else value
-
-
-def _amount(name: str, values: tuple[float, ...]) -> str:
-    if not any(values):
+def _mixed(name: str, layers: Iterable[str]) -> str:
+    """``dropout 0.2``, ``dropout 0.2/0`` for layers that differ, nothing where all are off."""
+    shown = tuple(layers)
+    if set(shown) <= {"0", "no"}:
         return ""
-    shown = (
-        [format_number(value) for value in dict.fromkeys(values)]
-        if len(set(values)) == 1
-        else [format_number(value) for value in values]
-    )
-    return f"{name} {'/'.join(shown)}"
-
-
-def _placement(values: tuple[BatchNorm, ...]) -> str:
-    short = {"none": "no", "before_activation": "before", "after_activation": "after"}
-    if set(values) == {"none"}:
-        return ""
-    return "batch norm " + "/".join(
-        short[value] for value in (values[:1] if len(set(values)) == 1 else values)
-    )
+    return f"{name} {shown[0] if len(set(shown)) == 1 else '/'.join(shown)}"
 
 
 def format_number(value: float) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
+from regtune.config.mistakes import Keys, explain
 from regtune.config.source import CONFIGURATION, Source, parse_mapping, read, text_of
 from regtune.config.sweepfile.specification import differences_of
-from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig, explain
+from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study.board import Row, StudyInfo, read_best, read_study, read_trial
@@ -173,4 +174,4 @@ def _provenance(source: Source) -> Provenance | None:
     try:
         return Provenance.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(source.lines(explain(error, (PROVENANCE,)))) from None
+        raise ConfigError(source.lines(explain(error, Keys(Provenance, {}), (PROVENANCE,)))) from None

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from regtune.config.source import Problem, describe
+from regtune.config.mistakes import Problem, describe, suggestion
 from regtune.config.sweepfile.parameters import Categorical, Constant, Range
-from regtune.config.sweepfile.targets import TARGETS, suggestion
+from regtune.config.sweepfile.targets import TARGETS
 from regtune.config.trial import MAX_LAYERS
 
 if TYPE_CHECKING:

@@ -1,59 +1,122 @@
 """One parameter of a sweep, in the one form it has after reading: fixed, one of several values, or a range.
 
-The words are those of Weights & Biases; `forms` reads all that a file may say.
+The words are those of Weights & Biases; `forms` has all that a file may say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from regtune.config.trial import Frozen
+from regtune.config.mistakes import describe, refused
+from regtune.config.trial import Frozen, format_number
 
-Scalar = float | int | str | bool
 Distribution = Literal["uniform", "q_uniform", "int_uniform", "log_uniform_values", "q_log_uniform_values"]
+MAX_POINTS = 100_000
+Scalar = float | int | str | bool
+
+
+def _conditions(given: Any) -> dict[str, tuple[Scalar, ...]]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"expected parameter: value, for example batchnorm: none, found {describe(given)}")
+    wanted = {name: tuple(one) if isinstance(one, list | tuple) else (one,) for name, one in given.items()}
+    wrong = [
+        ((name,), f"expected a value or a list of values, found {describe(given[name])}")
+        for name, values in wanted.items()
+        if not values or not all(isinstance(value, Scalar) for value in values)
+    ]
+    if wrong:
+        raise refused(*wrong)
+    return wanted
+
+
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_CONDITION = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
+_Conditions = Annotated[
+    dict[str, tuple[Any, ...]],
+    BeforeValidator(_conditions),
+    WithJsonSchema({"type": "object", "additionalProperties": _CONDITION}),
+]
 
 
 class Constant(Frozen):
     """A value that applies to every trial and is not searched. A list under a technique gives one value a layer."""
 
-    value: Scalar | tuple[Scalar, ...]
+    model_config = ConfigDict(defer_build=True)
+
+    value: Any
+    distribution: Literal["constant"] = Field(default="constant", exclude=True)
 
 
-class _Searched(Frozen):
-    """What every searched parameter may carry.
+class Searched(Frozen):
+    """What every searched parameter may carry."""
 
-    optional: may be off, that is 0. per_layer: one value for each hidden layer, each searched for itself.
-    when: other searched parameters and the values they must have; otherwise this parameter keeps its base
-    value.
-    """
+    model_config = ConfigDict(defer_build=True)
 
-    optional: bool = False
-    per_layer: bool = False
-    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
+    optional: bool = Field(default=False, description="May be off, that is 0.")
+    per_layer: bool = Field(
+        default=False, description="One value for each hidden layer, each searched for itself."
+    )
+    when: _Conditions = Field(
+        default_factory=dict,
+        description="Other searched parameters and the values they must have; else this one has its base value.",
+    )
 
-    @field_validator("when", mode="before")
-    @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    def _refuse_zero_twice(self, points: Sequence[Any]) -> None:
+        if self.optional and 0 in points:
+            raise refused((("optional",), "adds 0, which is among the values already; drop one of the two"))
 
 
-class Categorical(_Searched):
+class Categorical(Searched):
     """One of several values; the widths of `hidden` are a tuple each."""
 
-    values: tuple[Scalar | tuple[int, ...], ...]
+    values: tuple[Any, ...] = Field(min_length=1)
+    distribution: Literal["categorical"] = Field(default="categorical", exclude=True)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        again = [n for n, value in enumerate(self.values) if value in self.values[:n]]
+        if again:
+            raise refused(*((("values", n), f"{describe(self.values[n])} is given twice") for n in again))
+        self._refuse_zero_twice(self.values)
+        return self
 
 
-class Range(_Searched):
+class Range(Searched):
     """A number between `min` and `max`, both included; with `q`, a multiple of it."""
 
     distribution: Distribution
     min: float | int
     max: float | int
     q: float | int | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        low, high = self.min, self.max
+        if self.log and low <= 0:
+            expected = f"expected more than 0 for {self.distribution}"
+            raise refused((("min",), f"{expected}, found {describe(low)}; optional: true adds 0"))
+        if low >= high:
+            hint = "; for one value use value" if low == high else ""
+            raise refused(
+                (("max",), f"expected more than min ({format_number(low)}), found {describe(high)}{hint}")
+            )
+        if self.steps is not None:
+            count = self.steps[1] - self.steps[0] + 1
+            if count > MAX_POINTS:
+                what = f"expected at most {MAX_POINTS} multiples between min and max, found more"
+                raise refused((("q",), what))
+            if count < 2:
+                ends = f"{format_number(low)} and {format_number(high)}"
+                raise refused((("q",), f"expected at least two multiples of {self.step} between {ends}"))
+            self._refuse_zero_twice([0] if self.steps[0] <= 0 <= self.steps[1] else [])
+        return self
 
     @property
     def log(self) -> bool:
@@ -77,17 +140,15 @@ class Range(_Searched):
 
     def multiple(self, factor: int) -> float | int:
         """``factor * step`` without the noise of binary fractions."""
-        found = Decimal(str(self.step)) * factor
-        return int(found) if isinstance(self.step, int) else float(found)
+        product = Decimal(str(self.step)) * factor
+        return int(product) if isinstance(self.step, int) else float(product)
 
     @cached_property
     def points(self) -> tuple[float | int, ...] | None:
         """Every value in ascending order; None where it is continuous."""
-        return (
-            None
-            if self.steps is None
-            else tuple(self.multiple(n) for n in range(self.steps[0], self.steps[1] + 1))
-        )
+        if self.steps is None:
+            return None
+        return tuple(map(self.multiple, range(self.steps[0], self.steps[1] + 1)))
 
 
 Parameter = Constant | Categorical | Range

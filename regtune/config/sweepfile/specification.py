@@ -1,34 +1,33 @@
-"""`SweepSpec`: a sweep, decided and validated, however it was written."""
+"""`SweepSpec`: a sweep, decided and validated, however it was written.
+
+A Weights & Biases file is read as it is where it means something here. What means nothing here is ignored and named in
+one line; what would mean something else is refused.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from regtune.config.source import SWEEP, Source, describe, read
+from regtune.config.mistakes import Problem, Where, describe, explain, refused
+from regtune.config.source import SWEEP, Source, read
 from regtune.config.sweepfile import checks
-from regtune.config.sweepfile.parameters import Constant, Parameter
+from regtune.config.sweepfile.forms import TAGS, Parameters, SweepKeys
+from regtune.config.sweepfile.groups import MetricSpec, PrunerSpec, SplitSpec
+from regtune.config.sweepfile.parameters import Constant, Range
 from regtune.config.sweepfile.targets import TARGETS
-from regtune.config.trial import (
-    MAX_SEED,
-    EarlyStoppingConfig,
-    Frozen,
-    Metric,
-    ModelConfig,
-    TrainingConfig,
-    higher_is_better,
-)
+from regtune.config.trial import MAX_SEED, EarlyStoppingConfig, Frozen, ModelConfig, TrainingConfig
 from regtune.errors import SpecError
 from regtune.escaping import shell_word
 
 Method = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"]
-Goal = Literal["minimize", "maximize"]
 NAME = r"^\w([\w .+=@-]{0,98}[\w.+=@-])?$"
 BUDGET_KEYS = (
     "run_cap",
@@ -40,107 +39,21 @@ BUDGET_KEYS = (
     "trial_memory_mb",
 )
 """What may differ when a study goes on: the budget, and what changes no proposal and no result."""
-
-
-class SplitSpec(Frozen):
-    """The share of the training images that validates, and the seed that chooses them."""
-
-    validation: float = Field(default=0.2, gt=0.0, lt=1.0)
-    seed: int = Field(default=42, ge=0, le=MAX_SEED)
-
-
-class MetricSpec(Frozen):
-    """What a sweep is after. Without a goal, accuracies are maximized and losses minimized."""
-
-    name: Metric = "val_cross_entropy"
-    goal: Goal = "minimize"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _goal_of_the_metric(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "goal" not in given and isinstance(given.get("name"), str):
-            return {**given, "goal": "maximize" if higher_is_better(given["name"]) else "minimize"}
-        return given
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        right = "maximize" if higher_is_better(self.name) else "minimize"
-        if self.goal != right:
-            better = "higher" if right == "maximize" else "lower"
-            raise ValueError(f"expected goal: {right}, because {self.name} is better when it is {better}")
-        return self
-
-
-class PrunerSpec(Frozen):
-    """When an unpromising trial is ended early; epochs are counted from 1.
-
-    type: `median` ends a trial whose best epoch is worse than the median of the others at the same epoch;
-    `successive_halving` lets the best 1/eta of the trials pass each rung; `hyperband` runs several such
-    ladders that start at different epochs. min_iter: the first epoch at which a trial can be ended, default
-    1. eta: the ratio of one rung to the next and of the trials that pass, default 3. max_iter: the epoch at
-    which the last rung would stand, default the sweep's max_epochs. s: the number of rungs counted back from
-    `max_iter`, instead of min_iter. startup_trials: how many trials must be complete before `median` judges,
-    default 5.
-    """
-
-    type: Literal["median", "hyperband", "successive_halving"]
-    min_iter: int | None = Field(default=None, ge=1, le=10_000)
-    eta: int | None = Field(default=None, ge=2, le=100)
-    max_iter: int | None = Field(default=None, ge=1, le=10_000)
-    s: int | None = Field(default=None, ge=1, le=20)
-    startup_trials: int | None = Field(default=None, ge=1, le=10_000)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        foreign = ("eta", "max_iter", "s") if self.type == "median" else ("startup_trials",)
-        for key in foreign:
-            if getattr(self, key) is not None:
-                raise ValueError(f"{key} means nothing for {self.type}")
-        if self.s is not None and (self.max_iter is None or self.min_iter is not None):
-            raise ValueError(
-                "s counts rungs back from max_iter: expected max_iter with s, or min_iter without s"
-            )
-        if self.type == "successive_halving" and self.max_iter is not None and self.s is None:
-            raise ValueError("max_iter needs s here; or give min_iter, the first rung")
-        if (
-            self.s is not None
-            and self.max_iter is not None
-            and self.first_epoch * self.ratio**self.s > self.max_iter
-        ):
-            raise ValueError(
-                f"expected max_iter to be at least eta ** s = {self.ratio**self.s}, found {self.max_iter}"
-            )
-        return self
-
-    @property
-    def ratio(self) -> int:
-        """`eta`, or its default."""
-        return 3 if self.eta is None else self.eta
-
-    @property
-    def first_epoch(self) -> int:
-        """The first epoch at which a trial can be ended."""
-        if self.s is not None and self.max_iter is not None:
-            return max(1, self.max_iter // int(self.ratio**self.s))
-        return 1 if self.min_iter is None else self.min_iter
-
-    def brackets(self, max_epochs: int) -> tuple[int, ...]:
-        """First rungs of hyperband's ladders, for trials of at most `max_epochs`: min_iter * eta ** k."""
-        last = self.max_iter or max_epochs
-        found = []
-        rung = self.first_epoch
-        while rung <= last:
-            found.append(rung)
-            rung *= self.ratio
-        return tuple(found)
+IGNORED: Mapping[str, tuple[str, ...]] = {
+    "": (
+        *("program", "command", "project", "entity", "apiVersion", "kind"),
+        *("controller", "job", "image_uri", "launch", "scheduler"),
+    ),
+    "metric": ("target", "impute", "impute_while_running"),
+    "early_terminate": ("strict",),
+}
+"""Keys of W&B that mean nothing here, by the group in which they stand."""
 
 
 class SweepSpec(Frozen):
     """A sweep, decided and validated. `load` reads a file; `to_dict` gives the one canonical form.
 
-    Times are seconds. `timeout` ends the sweep, `trial_timeout` one trial. run_cap counts finished trials,
-    the controls among them; of a grid its points alone. keep_models: how many of the best trials keep their weights on
-    disk.
+    Times are seconds.
 
     Example:
         >>> spec = SweepSpec.from_dict({"run_cap": 20, "parameters": {"dropout": {"min": 0.0, "max": 0.6}}})
@@ -150,52 +63,95 @@ class SweepSpec(Frozen):
         True
     """
 
-    name: str = Field(default="sweep", min_length=1, max_length=100, pattern=NAME)
-    description: str = Field(default="", max_length=10_000)
-    dataset: str = Field(default="mnist", min_length=1, max_length=1024)
-    split: SplitSpec = SplitSpec()
-    method: Method = "tpe"
-    metric: MetricSpec = MetricSpec()
-    run_cap: int | None = Field(default=None, ge=1, le=1_000_000)
-    timeout: float | None = Field(default=None, gt=0.0, le=1e9)
-    seed: int = Field(default=42, ge=0, le=MAX_SEED)
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
-    early_terminate: PrunerSpec | None = None
-    controls: bool = True
-    max_failures: int = Field(default=5, ge=0, le=1_000_000)
-    trial_timeout: float | None = Field(default=None, gt=0.0, le=1e9)
-    trial_memory_mb: int | None = Field(default=None, ge=1, le=2**24)
-    keep_models: int = Field(default=5, ge=0, le=100_000)
+    model_config = ConfigDict(defer_build=True)
+
+    name: str = Field(
+        default="sweep",
+        json_schema_extra={"pattern": NAME},
+        description="The sweep's and the study's name; the file's stem when it is missing.",
+    )
+    description: str = Field(default="", max_length=10_000, description="A text for people.")
+    dataset: str = Field(
+        default="mnist",
+        min_length=1,
+        max_length=1024,
+        description="mnist, mnist-5k (part of the installation), fashion-mnist, or a path to a .npz file.",
+    )
+    split: SplitSpec = Field(default=SplitSpec(), description="How the training images are divided.")
+    method: Method = Field(default="tpe", description="How the next trial is chosen. bayes reads as tpe.")
+    metric: MetricSpec = Field(default=MetricSpec(), description="What the sweep is after.")
+    run_cap: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Finished trials after which the sweep ends, controls included; of a grid its points alone.",
+    )
+    timeout: float | None = Field(
+        default=None, gt=0.0, le=1e9, description="Seconds after which the sweep ends."
+    )
+    seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Everything random follows from it.")
+    model: ModelConfig = Field(default=ModelConfig(), description="The network before any regularization.")
+    training: TrainingConfig = Field(
+        default=TrainingConfig(),
+        description="How weights are fitted; a key under parameters stands above it.",
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(
+        default=EarlyStoppingConfig(),
+        description="Keras' EarlyStopping with restored best weights; null for none.",
+    )
+    parameters: Parameters = Field(default_factory=dict, description="What is searched.")
+    early_terminate: PrunerSpec | None = Field(
+        default=None, description="When an unpromising trial is ended early."
+    )
+    controls: bool = Field(
+        default=True, description="Run the unregularized network and each technique alone first."
+    )
+    max_failures: int = Field(
+        default=5,
+        ge=0,
+        le=1_000_000,
+        description="Failed trials that are replaced before the sweep gives up.",
+    )
+    trial_timeout: float | None = Field(
+        default=None, gt=0.0, le=1e9, description="Seconds after which one trial is stopped."
+    )
+    trial_memory_mb: int | None = Field(
+        default=None, ge=1, le=2**24, description="Memory in MiB at which one trial is stopped."
+    )
+    keep_models: int = Field(
+        default=5, ge=0, le=100_000, description="How many of the best trials keep their weights on disk."
+    )
     _notes: tuple[str, ...] = PrivateAttr(default=())
     _file: str = PrivateAttr(default="")
 
-    @field_validator("parameters", mode="after")
+    @field_validator("name")
     @classmethod
-    def _canonical_order(cls, given: dict[str, Parameter]) -> dict[str, Parameter]:
-        return {name: given[name] for name in TARGETS if name in given} | given
+    def _plain_name(cls, name: str) -> str:
+        if not re.match(NAME, name):
+            raise ValueError(
+                f"expected up to 100 letters, digits, spaces or . _ + = @ -, found {describe(name)}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        found = checks.problems(self)
-        if found:
-            text = "; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in found)
-            raise PydanticCustomError("sweep", "{text}", {"text": text, "problems": found})
+        problems = checks.problems(self)
+        if problems:
+            raise refused(*problems)
         return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> SweepSpec:
-        """Read a sweep file. Raises SpecError with one line for each mistake.
+        """Read a sweep file.
 
         Args:
             path: the file; its stem names the sweep when the file does not.
             overrides: `key=value` each, a dot in the key goes one level down (``training.max_epochs=5``).
             name: stands above the file's own name.
-        """
-        from regtune.config.sweepfile.reading import spec_from
 
+        Raises:
+            SpecError: with one line for each mistake.
+        """
         source = read(Path(path), SWEEP)
         if "provenance" in source.values or "regularization" in source.values:
             instead = f"regtune train {shell_word(str(path))}"
@@ -205,16 +161,21 @@ class SweepSpec(Frozen):
         if name is not None:
             source.values["name"] = name
             source.places[("name",)] = f"--name {name}"
-        found = spec_from(source, stem=Path(path).stem, here=True)
-        found._file = str(path)
-        return found
+        if source.values.get("name") is None:
+            source.values["name"] = Path(path).stem
+        if source.values.get("method") == "gp" and find_spec("torch") is None:
+            missing = 'gp needs torch, which is not installed; try: pip install "regtune[gp]"'
+            source.problems.append((("method",), missing))
+        spec = cls._read(source)
+        spec._file = str(path)
+        return spec
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
         """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by `source`."""
-        from regtune.config.sweepfile.reading import spec_from
-
-        return spec_from(Source(dict(values), source))
+        if not isinstance(values, Mapping):
+            raise SpecError([f"{source}: expected {SWEEP.keys}, found {describe(values)}"])
+        return cls._read(Source(dict(values), source))
 
     @classmethod
     def of(cls, given: SweepSpec | Mapping[str, Any] | str | Path) -> SweepSpec:
@@ -226,6 +187,17 @@ class SweepSpec(Frozen):
         if not isinstance(given, str | Path):
             raise SpecError([f"expected a SweepSpec or the path of a sweep file, found {describe(given)}"])
         return cls.load(given)
+
+    @classmethod
+    def _read(cls, source: Source) -> SweepSpec:
+        values = dict(source.values)
+        notes = _ignore(values)
+        _translate(values)
+        spec, problems = _validated(values)
+        if spec is None or source.problems:
+            raise SpecError(source.lines(problems))
+        spec._notes = (*notes, *_exponents(values["parameters"], spec))
+        return spec
 
     @property
     def file(self) -> str:
@@ -240,14 +212,18 @@ class SweepSpec(Frozen):
     @property
     def searched(self) -> dict[str, Any]:
         """The parameters that are searched, those with a fixed value left out."""
-        return {name: found for name, found in self.parameters.items() if not isinstance(found, Constant)}
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if not isinstance(parameter, Constant)
+        }
 
     def fixed(self, name: str) -> Any:
         """What `name` is where it is not searched: its constant, else its value in `model`, `training` or
         `early_stopping`; a technique that is neither is off."""
-        found = self.parameters.get(name)
-        if isinstance(found, Constant):
-            return found.value
+        parameter = self.parameters.get(name)
+        if isinstance(parameter, Constant):
+            return parameter.value
         block = TARGETS[name].block
         if block == "regularization":
             return "none" if name == "batchnorm" else 0.0
@@ -260,7 +236,7 @@ class SweepSpec(Frozen):
             name: {
                 key: value
                 for key, value in parameter.model_dump(mode="json").items()
-                if (value is not None and value is not False and value != {}) or key == "value"
+                if key == "value" or (value is not None and value is not False and value != {})
             }
             for name, parameter in self.parameters.items()
         }
@@ -290,6 +266,107 @@ class SweepSpec(Frozen):
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+KEYS = SweepKeys(
+    SweepSpec,
+    {
+        name: "parameters" if target.block == "regularization" else target.block
+        for name, target in TARGETS.items()
+    },
+)
+
+
+def _ignore(values: dict[str, Any]) -> list[str]:
+    """Remove what means nothing here; one line that names it."""
+    ignored = []
+    for group, keys in IGNORED.items():
+        inner = values.get(group) if group else values
+        if isinstance(inner, Mapping):
+            ignored += [f"{group}.{key}" if group else key for key in keys if key in inner]
+            rest = {key: value for key, value in inner.items() if key not in keys}
+            if group:
+                values[group] = rest
+    for key in IGNORED[""]:
+        values.pop(key, None)
+    use = "them" if len(ignored) > 1 else "it"
+    return [f"ignored: {', '.join(ignored)} (regtune does not use {use})"] if ignored else []
+
+
+def _translate(values: dict[str, Any]) -> None:
+    """W&B's words in ours, and what YAML takes for a number in text."""
+    if values.get("method") == "bayes":
+        values["method"] = "tpe"
+    pruner = values.get("early_terminate")
+    if isinstance(pruner, Mapping):  # W&B takes 3.0 for eta
+        whole = {
+            key: int(value) for key, value in pruner.items() if type(value) is float and value.is_integer()
+        }
+        values["early_terminate"] = None if pruner.get("type") == "none" else {**pruner, **whole}
+    for key in ("description", "name", "dataset"):
+        if type(values.get(key)) in (int, float):
+            values[key] = str(values[key])  # `name: 2024` is a name
+    if values.get("parameters") is None:
+        values["parameters"] = {}
+
+
+def _exponents(given: Mapping[str, Any], spec: SweepSpec) -> Iterator[str]:
+    """What W&B's log_uniform searches, where its bounds look like values."""
+    for name, parameter in spec.parameters.items():
+        bounds = given[name]
+        if not isinstance(parameter, Range) or bounds.get("distribution") not in (
+            "log_uniform",
+            "q_log_uniform",
+        ):
+            continue
+        if parameter.max / parameter.min <= 2:
+            yield (
+                f"parameters.{name}: {bounds['distribution']} takes exponents of e, so this searches "
+                f"{parameter.min:.4g} to {parameter.max:.4g}; for {bounds['min']} to {bounds['max']} themselves use "
+                "log_uniform_values"
+            )
+
+
+def _validated(values: dict[str, Any]) -> tuple[SweepSpec | None, list[Problem]]:
+    """Validate; when a key is wrong, again without it, so that mistakes behind it are found too."""
+    problems: list[Problem] = []
+    for _ in range(2):
+        try:
+            spec = SweepSpec.model_validate(values)
+        except ValidationError as error:
+            wrong = explain(error, KEYS, tags=TAGS)
+            between_keys = error.errors()[0]["loc"] == ()
+        else:
+            return (None if problems else spec), problems
+        problems += [
+            problem for problem in wrong if not _follows(problem[0], {where for where, _ in problems})
+        ]
+        if between_keys:
+            break
+        removed = {where[:2] if where[0] == "parameters" else where[:1] for where, _ in wrong if where}
+        parameters = values["parameters"]
+        if isinstance(parameters, Mapping) and ("parameters",) not in removed:
+            parameters = {
+                name: given for name, given in parameters.items() if ("parameters", name) not in removed
+            }
+        else:
+            parameters = {}
+        kept = {key: value for key, value in values.items() if (key,) not in removed}
+        values = {**kept, "parameters": parameters}
+    return None, problems
+
+
+def _follows(where: Where, wrong: set[Where]) -> bool:
+    """Whether a mistake is one that was found already, or only its consequence."""
+    tops = {at[0] for at in wrong if at}
+    if where == ("run_cap",):
+        return not tops.isdisjoint(("run_cap", "timeout"))
+    if where == ("parameters",):
+        return "parameters" in tops
+    if where[:1] == ("parameters",):
+        asked = str(where[3]).partition(".")[0] if len(where) == 4 and where[2] == "when" else None
+        return any(at[:2] in (where[:2], ("parameters", asked)) for at in wrong)
+    return where[:1] != () and where[0] in tops
 
 
 def differences_of(old: Any, new: Any, key: str = "") -> Iterator[str]:
