@@ -18,13 +18,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import psutil
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 """Libraries differ in how they write an address of IPv6."""
@@ -117,6 +120,17 @@ def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
 def _end_with(lifeline_fd: int) -> None:
     os.read(lifeline_fd, 1)
     os._exit(0)
+
+
+def end(processes: Sequence[psutil.Process], seconds: float, first: int = signal.SIGTERM) -> None:
+    """End processes: with the signal `first`, and those that have not ended within `seconds` with SIGKILL."""
+    import psutil
+
+    for number in (first, signal.SIGKILL):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, processes = psutil.wait_procs(processes, timeout=seconds)
 
 
 def bypass_proxies(url: str = "") -> None:

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         return self.tracking_uri or self._chosen("mlflow") or sqlite_url(self.home.resolve() / "mlflow.db")
 
     def _chosen(self, database: str) -> str:
-        return str(read_stores(self.home).get(database, ""))
+        return str(read_choice(self.home).get(database, ""))
 
     @property
     def artifacts(self) -> Path:
@@ -105,17 +105,17 @@ OWN_ROLE, OWN_DATABASES = "regtune", ("studies", "mlflow")
 """How the URL of a folder's own PostgreSQL is told from that of any other."""
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
-STORES = "stores.json"
-"""In a folder: which databases it uses when they are not its SQLite files. Written by `write_stores`."""
+CHOICE = "stores.json"
+"""In a folder: which databases it uses when they are not its SQLite files."""
 
 
-def read_stores(home: Path) -> dict[str, str]:
-    """URLs of the databases that a folder has chosen: `studies` and `mlflow`; empty for its SQLite files.
+def read_choice(home: Path) -> dict[str, str]:
+    """Read the URLs of the databases that a folder uses: `studies` and `mlflow`; empty for its SQLite files.
 
     Those of its own PostgreSQL lead to where the folder lies now, also when it was moved or copied.
     Raises SettingsError for a file that is damaged.
     """
-    path = home / STORES
+    path = home / CHOICE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         chosen = {name: found[name] for name in ("studies", "mlflow")}
@@ -163,15 +163,15 @@ def _at(home: Path, url: str) -> str:
     return make_url(url).set(query={"host": str(socket_folder(home))}).render_as_string()
 
 
-def write_stores(home: Path, stores: Mapping[str, str]) -> None:
-    """Choose the databases of a folder, `studies` and `mlflow` by their URLs; nothing means its SQLite files."""
-    path = home / STORES
-    if not stores:
+def write_choice(home: Path, urls: Mapping[str, str]) -> None:
+    """Write the URLs of the databases that a folder uses, `studies` and `mlflow`; none for its SQLite files."""
+    path = home / CHOICE
+    if not urls:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(dict(stores), indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(dict(urls), indent=2) + "\n", encoding="utf-8")
     fresh.replace(path)
 
 

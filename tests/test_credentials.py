@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from regtune import credentials
 from regtune.credentials import SECRETS, STORAGE_PASSWORD, TRACKING_USERNAME, in_url, secret, without_secrets
 from regtune.errors import SettingsError
-from regtune.settings import STORES, Settings, load_settings
+from regtune.settings import CHOICE, Settings, load_settings
 from regtune.storage import parse_url
 
 CANARY = "c4nary-51a9"
@@ -236,7 +236,7 @@ def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
     assert f"{variable}: {why}" in refused(load_settings)
     monkeypatch.delenv(variable)
     (tmp_path / "mlruns").mkdir()
-    (tmp_path / "mlruns" / STORES).write_text(f'{{"studies": "sqlite:///x", "mlflow": "{url}"}}')
+    (tmp_path / "mlruns" / CHOICE).write_text(f'{{"studies": "sqlite:///x", "mlflow": "{url}"}}')
     assert why in refused(lambda: Settings().mlflow_uri)
 
 

@@ -25,7 +25,7 @@ from regtune.cli import app
 from regtune.credentials import in_url
 from regtune.errors import InputError, SettingsError
 from regtune.server.accounts import accounts_environment
-from regtune.server.choice import named
+from regtune.server.choice import urls_of
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import database_path, parse_url, place, studies_url
 from regtune.storage.mlflow import store_url, tracking_engine
@@ -64,7 +64,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(folder: Path) -> None:
     settings = Settings(REGTUNE_HOME=folder)
     urls = {"studies.db": settings.storage_url, "mlflow.db": settings.mlflow_uri}
-    assert {f"{name}.db": url for name, url in named(folder, "sqlite").items()} == urls
+    assert {f"{name}.db": url for name, url in urls_of(folder, "sqlite").items()} == urls
     for name, url in urls.items():
         assert not in_url(url)
         assert (database_path(url), place(url)) == (folder / name, str(folder / name))
@@ -90,7 +90,7 @@ def test_accounts_lie_beside_the_runs(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_folders_own_postgresql_is_reached_through_one_socket(folder: Path) -> None:
     embedded = Embedded(folder)
-    hosts = {str(parse_url(url).query["host"]) for url in embedded.stores.values()}
+    hosts = {str(parse_url(url).query["host"]) for url in embedded.urls.values()}
     assert hosts == {str(embedded.socket)}
     assert "," not in hosts.pop()  # libpq takes it for two hosts
 

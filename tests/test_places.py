@@ -14,7 +14,7 @@ import pytest
 import tracking_records as records
 from mlflow import MlflowClient
 
-from regtune.settings import Settings, read_stores, write_stores
+from regtune.settings import Settings, read_choice, write_choice
 from regtune.storage.artifacts import inside
 from regtune.tracking.sync import catch_up, delete_study, project, strays
 from regtune.upkeep.doctor import examine
@@ -153,9 +153,9 @@ def test_a_place_is_the_project_s_or_a_server_s_or_not_touched(
 def test_a_copied_folder_uses_the_postgresql_of_its_own(tmp_path: Path) -> None:
     url = "postgresql+psycopg://regtune@/{}?host={}"
     at = {name: url.format(name, "/first/mlruns/postgres") for name in ("studies", "mlflow")}
-    write_stores(tmp_path, at)
+    write_choice(tmp_path, at)
     here = str(tmp_path / "postgres").replace("/", "%2F")
-    assert read_stores(tmp_path) == {name: url.format(name, here) for name in at}
+    assert read_choice(tmp_path) == {name: url.format(name, here) for name in at}
     servers = {name: url.format(f"team_{name}", "/run/postgresql") for name in at}
-    write_stores(tmp_path, servers)
-    assert read_stores(tmp_path) == servers
+    write_choice(tmp_path, servers)
+    assert read_choice(tmp_path) == servers

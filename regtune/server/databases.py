@@ -1,8 +1,8 @@
-"""Both databases of a project, Optuna's and MLflow's: made, migrated and looked at, by whoever sets a project up."""
+"""Both databases of a project, Optuna's and MLflow's: create their tables, upgrade them, and see how they stand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from regtune.errors import SettingsError, StorageError
@@ -26,84 +26,82 @@ class Database:
 
     @property
     def current(self) -> bool:
-        """Whether it can be used as far as is known from here."""
+        """Whether it can be used, as far as is known here."""
         return self.schema is None or self.schema.state == "current"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        found: dict[str, Any] = {"database": self.name, "place": self.where}
-        if self.schema is None:
-            return {**found, "state": "server", "revision": None, "wanted": None}
-        wanted = self.schema.tables.migrations.head
-        return {**found, "state": self.schema.state, "revision": self.schema.revision, "wanted": wanted}
+        """Return plain JSON."""
+        schema = self.schema
+        return {
+            "database": self.name,
+            "place": self.where,
+            "state": schema.state if schema else "server",
+            "revision": schema.revision if schema else None,
+            "wanted": schema.tables.migrations.head if schema else None,
+        }
 
     def __str__(self) -> str:
         if self.schema is None:
             return f"{self.name}: {self.where} is a server; its database is set up where it runs"
-        done = {"made": "tables made", "upgraded": "tables upgraded"}.get(
-            self.done, f"{self.schema.state} already"
-        )
+        done = f"tables {self.done}" if self.done else f"{self.schema.state} already"
         return f"{self.name}: {self.where}: {done} (revision {self.schema.revision})"
 
 
 def check_databases(settings: Settings) -> list[Database]:
-    """How both stand; nothing is changed. Raises StorageError, TrackingError, SettingsError."""
-    _see_two(settings)
-    studies = studies_schema(settings.storage_url)
-    tracking = tracking_schema(settings.mlflow_uri)
-    return [
-        Database("studies", studies.where, studies),
-        Database("mlflow", tracking.where if tracking else settings.mlflow_uri, tracking),
-    ]
+    """Return how both stand; change nothing. Raises StorageError, TrackingError, SettingsError."""
+    if studies_url(settings.storage_url) == store_url(
+        settings.mlflow_uri
+    ):  # each would take the other's revision
+        raise SettingsError(
+            f"OPTUNA_STORAGE and MLFLOW_TRACKING_URI both name {place(settings.storage_url)}; give each a database of "
+            f"its own"
+        )
+    studies, tracking = studies_schema(settings.storage_url), tracking_schema(settings.mlflow_uri)
+    where = tracking.where if tracking else settings.mlflow_uri
+    return [Database("studies", studies.where, studies), Database("mlflow", where, tracking)]
 
 
 def init_databases(settings: Settings) -> list[Database]:
-    """Make the tables of both, unless they are there; any number of processes may do so at once.
+    """Create the tables of both, unless they exist; any number of processes may do so at once.
 
-    With a tracking server as the store only Optuna's are made. Raises StorageError for tables that are another's or of
+    With a tracking server only Optuna's are created. Raises StorageError for tables that are another program's or of
     another version, TrackingError, SettingsError.
     """
-    found = check_databases(settings)
-    _refuse([one for one in found if one.schema and not one.schema.blank and not one.current])
-    if any(one.schema and is_sqlite(url) for one, url in zip(found, _urls(settings), strict=True)):
+    studies, mlflow = before = check_databases(settings)
+    _refuse([one for one in before if one.schema and not one.schema.blank and not one.current])
+    if is_sqlite(settings.storage_url) or is_sqlite(settings.mlflow_uri):
         writable_folder(settings.home.resolve())
-    made = (
-        make_studies(settings.storage_url) if not found[0].current else False,
-        make_store(settings.mlflow_uri, settings.artifacts) if not found[1].current else False,
-    )
-    found = check_databases(settings)
-    _refuse([one for one in found if not one.current])
-    return [_with(one, "made" if done else "") for one, done in zip(found, made, strict=True)]
+    made = set()
+    if not studies.current and make_studies(settings.storage_url):
+        made.add("studies")
+    if not mlflow.current and make_store(settings.mlflow_uri, settings.artifacts):
+        made.add("mlflow")
+    return _done(settings, made, "made")
 
 
 def upgrade_databases(settings: Settings) -> list[Database]:
-    """Migrate the tables of both to what is installed here.
+    """Migrate the tables of both to the versions installed here.
 
-    Raises StorageError for tables that are missing, newer or another's, and while a sweep writes to the studies.
+    Raises StorageError for tables that are missing, newer or another program's, and while a sweep writes to the
+    studies.
     """
-    found = check_databases(settings)
-    older = [one for one in found if one.schema and one.schema.state == "older"]
-    _refuse([one for one in found if not one.current and one not in older])
-    if older:
-        running = running_sweeps(settings.storage_url)
-        if running:
-            raise StorageError(
-                f"a sweep is run by {' and by '.join(map(str, running))}; the tables cannot be upgraded under it: "
-                f"stop it first with Ctrl-C"
-            )
-    for one in older:
-        if one.name == "studies":
-            upgrade_studies(settings.storage_url)
-        else:
-            upgrade_store(settings.mlflow_uri)
-    names = {one.name for one in older}
-    found = check_databases(settings)
-    _refuse([one for one in found if not one.current])
-    return [_with(one, "upgraded" if one.name in names else "") for one in found]
+    before = check_databases(settings)
+    older = {one.name for one in before if one.schema and one.schema.state == "older"}
+    _refuse([one for one in before if not one.current and one.name not in older])
+    if older and (sweeps := running_sweeps(settings.storage_url)):
+        raise StorageError(
+            f"a sweep is run by {' and by '.join(map(str, sweeps))}; the tables cannot be upgraded under it: "
+            f"stop it first with Ctrl-C"
+        )
+    if "studies" in older:
+        upgrade_studies(settings.storage_url)
+    if "mlflow" in older:
+        upgrade_store(settings.mlflow_uri)
+    return _done(settings, older, "upgraded")
 
 
 def running_sweeps(url: str) -> list[Holder]:
-    """Who writes to the studies of this database, whatever its tables look like. Raises StorageError."""
+    """List who writes to the studies of this database, whatever its tables look like. Raises StorageError."""
     if is_sqlite(url):
         return file_holders(database_path(url).parent)
     engine = studies_engine(url)
@@ -114,24 +112,13 @@ def running_sweeps(url: str) -> list[Holder]:
         engine.dispose()
 
 
-def _urls(settings: Settings) -> tuple[str, str]:
-    return studies_url(settings.storage_url), store_url(settings.mlflow_uri)
+def _done(settings: Settings, names: set[str], done: str) -> list[Database]:
+    after = check_databases(settings)
+    _refuse([one for one in after if not one.current])
+    return [replace(one, done=done if one.name in names else "") for one in after]
 
 
-def _see_two(settings: Settings) -> None:
-    """Raises SettingsError where both are the same: each library would take the other's revision for its own."""
-    studies, tracking = _urls(settings)
-    if studies == tracking:
-        raise SettingsError(
-            f"OPTUNA_STORAGE and MLFLOW_TRACKING_URI both name {place(studies)}; give each a database of its own"
-        )
-
-
-def _refuse(found: list[Database]) -> None:
-    problems = [one.schema.problem for one in found if one.schema]
+def _refuse(databases: list[Database]) -> None:
+    problems = [one.schema.problem for one in databases if one.schema]
     if problems:
         raise StorageError("\n".join(problems))
-
-
-def _with(one: Database, done: str) -> Database:
-    return Database(one.name, one.where, one.schema, done)

@@ -1,15 +1,12 @@
-"""The MLflow page over the store in use: a server of its own where the store is a database, its address
-where it is a server.
+"""The processes of an MLflow server over a folder's store.
 
-The server's processes are one process group, ended as a whole: MLflow's command leaves its child serving
-when it alone ends.
+They are one process group and ended as a whole: MLflow's command leaves its child serving when it alone ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,9 +14,8 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import IO, Self
 
 import psutil
@@ -33,6 +29,7 @@ from regtune.credentials import (
     without_secrets,
 )
 from regtune.errors import TrackingError
+from regtune.processes import end
 from regtune.server.accounts import accounts_environment, administrator, is_loopback, password_notice
 from regtune.settings import Settings
 from regtune.storage.mlflow import SILENCE, prepare, store_url
@@ -66,11 +63,10 @@ runs commands on this machine for whoever reaches the page from it; that one has
 
 
 class Server:
-    """An MLflow server as a context: it answers when the block begins, and no process of it is left when it
-    ends.
+    """An MLflow server as a context: it answers inside the block, and no process of it is left after it.
 
-    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the
-    port is taken, naming by what, or when the server does not come up.
+    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the port is
+    taken, naming by what, or when the server does not start.
     """
 
     def __init__(
@@ -85,103 +81,101 @@ class Server:
         self._auth = auth
         self._host = host
         self._port = port
-        self._stop = stop or threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return address(self._host, self._port)
+        self._stop = stop
+        self.url = address(host, port)
 
     @property
     def pid(self) -> int:
-        """The server's first process, and its process group."""
-        assert self._process is not None
+        """Its first process, and its process group."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
         """Whether it has not ended by itself."""
-        return self._process is not None and self._process.poll() is None
+        return self._process.poll() is None
 
     def __enter__(self) -> Self:
         check_port(self._host, self._port)
         accounts = accounts_environment(self._settings) if self._auth else {}
-        prepare(self._settings.mlflow_uri, self._settings.artifacts)
         self._log = tempfile.TemporaryFile()
-        self._process = launch(self._settings, self._host, self._port, self._log, accounts)
-        try:
-            wait_until_it_answers(self.url, self._process, self._read_log, self._stop)
-        except BaseException:
-            self.stop()
-            raise
+        self._process = start(self._settings, self._host, self._port, self._log, accounts, self._stop)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the server's process group: politely, and after a few seconds for good."""
-        if self._process is None:
-            return
-        members = group_members(self._process.pid)
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):  # every one has ended
-                os.killpg(self._process.pid, signal_number)
-            self._process.poll()
-            _, members = psutil.wait_procs(members, timeout=STOP_SECONDS)
-            if not members:
-                break
+    def __exit__(self, *_: object) -> None:
+        end(group_members(self._process.pid), STOP_SECONDS)
         self._process.wait()
-        self._process = None
-        if self._log is not None:
-            self._log.close()
+        self._log.close()
 
     def last_words(self) -> str:
-        """The last line it wrote, for an error's message."""
-        return last_line(self._read_log())
-
-    def _read_log(self) -> bytes:
-        assert self._log is not None
-        self._log.seek(0)
-        return self._log.read()
+        """Return the last line it wrote, for an error's message."""
+        return _last_line(self._log, 0)
 
 
-def wait_until_it_answers(
-    url: str, process: subprocess.Popen[bytes], log: Callable[[], bytes], stop: threading.Event | None = None
-) -> None:
-    """Wait for a server that starts; log: what it has written. Raises TrackingError, at `stop` KeyboardInterrupt."""
+def start(
+    settings: Settings,
+    host: str,
+    port: int,
+    log: IO[bytes],
+    more: Mapping[str, str],
+    stop: threading.Event | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the MLflow server on this folder's store, in a session of its own, and wait until it answers.
+
+    more: added to its environment. stop: when set, KeyboardInterrupt is raised. Raises TrackingError.
+    """
+    prepare(settings.mlflow_uri, settings.artifacts)
+    begin = log.seek(0, os.SEEK_END)
+    environment = server_environment(settings, more)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+    command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if stop is not None and stop.is_set():
-            raise KeyboardInterrupt
-        if process.poll() is not None:
-            raise TrackingError(f"the MLflow server could not start: {last_line(log())}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
-                return
-        except OSError:  # not listening yet, or not answering with 200
+    try:
+        while not answers(address(host, port), 2):
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
+            if process.poll() is not None:
+                raise TrackingError(f"the MLflow server could not start: {_last_line(log, begin)}")
+            if time.monotonic() > deadline:
+                said = _last_line(log, begin)
+                raise TrackingError(f"the MLflow server did not answer within {START_SECONDS:.0f} s: {said}")
             time.sleep(0.1)
-    raise TrackingError(f"the MLflow server did not answer within {START_SECONDS:.0f} s: {last_line(log())}")
+    except BaseException:
+        end(group_members(process.pid), STOP_SECONDS)
+        process.wait()
+        raise
+    return process
 
 
-def last_line(log: bytes) -> str:
-    """The last line of a log."""
-    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
+def answers(url: str, seconds: float) -> bool:
+    """Return whether the server at `url` answers within `seconds`."""
+    with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=seconds):  # noqa: S310
+        return True
+    return False
+
+
+def _last_line(log: IO[bytes], begin: int) -> str:
+    log.seek(begin)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 
 def address(host: str, port: int) -> str:
-    """URL at which a server that listens at `host` answers on this machine."""
+    """Return the URL at which a server that listens at `host` answers on this machine."""
     host = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def server_environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of the MLflow server on this folder's store; `more` is added.
+    """Return the environment of the MLflow server on this folder's store; `more` is added.
 
     Secrets that it does not need are not in it; the password of a PostgreSQL store is, as libpq's. Of the variables
     that servers read only those PASSED_ON are.
@@ -200,24 +194,6 @@ def server_environment(settings: Settings, more: Mapping[str, str] | None = None
     }
 
 
-def launch(
-    settings: Settings, host: str, port: int, log: IO[bytes], more: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start the MLflow server on this folder's store, in a session of its own. `more` is added to its environment."""
-    environment = server_environment(settings, more)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
-    command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
 def _libpq() -> dict[str, str]:
     """The password of a PostgreSQL store as libpq reads it."""
     password = (None if secret(TRACKING_USERNAME) else secret(TRACKING_PASSWORD)) or secret(DATABASE_PASSWORD)
@@ -227,26 +203,23 @@ def _libpq() -> dict[str, str]:
 
 
 def notices(host: str, url: str, accounts: bool) -> list[str]:
-    """What whoever starts a server should know about who reaches it. url: where it answers by now."""
-    found = []
+    """Return what to know about who reaches a server that answers at `url`, a line each."""
+    lines = []
     if accounts:
-        found.append(f"It asks for an account; the administrator's is {administrator()}.")
-        found += [notice] if (notice := password_notice(url)) else []
+        lines.append(f"It asks for an account; the administrator's is {administrator()}.")
+        lines += [notice] if (notice := password_notice(url)) else []
     if not is_loopback(host):
-        found.append(
-            f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
-            + (
-                "."
-                if os.environ.get(ALLOWED_HOSTS)
-                else f" and name the addresses that it is asked for by, {ALLOWED_HOSTS}=NAME:PORT,localhost:*; "
-                f"without that it answers to localhost and private addresses only."
-            )
+        tls = f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
+        names = (
+            f" and name the addresses that it is asked for by, {ALLOWED_HOSTS}=NAME:PORT,localhost:*; "
+            f"without that it answers to localhost and private addresses only."
         )
-    return found
+        lines.append(tls + ("." if os.environ.get(ALLOWED_HOSTS) else names))
+    return lines
 
 
 def check_port(host: str, port: int, verb: str = "ui") -> None:
-    """See that `port` can be listened at. Raises TrackingError naming who has it, and one that is free, for `verb`."""
+    """Raise TrackingError for a port that cannot be listened at, naming who has it, and one that is free for `verb`."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -265,14 +238,12 @@ def check_port(host: str, port: int, verb: str = "ui") -> None:
 
 
 def _listener(port: int) -> str:
-    try:
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.pid and found.laddr and found.laddr.port == port:
-                process = psutil.Process(found.pid)
+    with suppress(psutil.AccessDenied, psutil.NoSuchProcess):  # another user's, or gone in this moment
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.pid and one.laddr and one.laddr.port == port:
+                process = psutil.Process(one.pid)
                 command = " ".join(process.cmdline())[:60] or process.name()
-                return f"process {found.pid} ({command})"
-    except (psutil.AccessDenied, psutil.NoSuchProcess):  # another user's, or gone in this moment
-        pass
+                return f"process {one.pid} ({command})"
     return "another process"
 
 
@@ -287,10 +258,10 @@ def _free_port(host: str, port: int) -> int:
 
 
 def group_members(group: int) -> list[psutil.Process]:
-    """The processes of a process group, orphans among them."""
-    found = []
+    """List the processes of a process group, orphans among them."""
+    members = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(process.pid) == group:
-                found.append(process)
-    return found
+                members.append(process)
+    return members

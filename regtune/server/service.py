@@ -1,26 +1,26 @@
-"""The MLflow server of a project folder, run in the background: `up`, `down`, and whether it runs.
+"""The MLflow server of a project folder in the background: `up`, `down`, and whether it runs.
 
 Its processes are in a session of their own, so that a closed terminal does not reach them, and carry the folder in
-their environment, by which they are found whatever was killed and whichever numbers the kernel has given out since.
-The file FILE says where it answers; it is written when it does, and believed only while its process is there.
+their environment, by which they are known whatever was killed and whichever ids the kernel has given out since. The
+file FILE says where it answers; it is written when it does, and believed only while its process is there.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from os import geteuid
 from pathlib import Path
 
 import psutil
 
 from regtune.errors import InputError, TrackingError
+from regtune.processes import end
 from regtune.server.accounts import accounts_environment, administrators_password, wants_accounts
-from regtune.server.choice import choose, named
+from regtune.server.choice import choose, urls_of
 from regtune.server.databases import init_databases, running_sweeps
 from regtune.server.process import (
     DEFAULT_HOST,
@@ -28,14 +28,14 @@ from regtune.server.process import (
     START_SECONDS,
     STOP_SECONDS,
     address,
+    answers,
     check_port,
-    launch,
     notices,
-    wait_until_it_answers,
+    start,
 )
-from regtune.settings import Settings, read_stores, write_stores
+from regtune.settings import Settings, is_own_postgres, read_choice, write_choice
 from regtune.storage import lock, place
-from regtune.storage.mlflow import is_server, prepare
+from regtune.storage.mlflow import is_server
 from regtune.storage.postgres import Embedded, trim
 
 FILE = "service.json"
@@ -64,52 +64,52 @@ class Service:
     pid: int
     since: str
 
-    def answers(self, within_seconds: float = HEALTH_SECONDS) -> bool:
-        """Whether it answers now."""
-        with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=within_seconds):  # noqa: S310
-            return True
-        return False
+    def answers(self, seconds: float = HEALTH_SECONDS) -> bool:
+        """Return whether it answers now."""
+        return answers(self.url, seconds)
 
 
 def usual_port(settings: Settings) -> int:
-    """Where this folder's pages are when nobody names a port: where `up` had them last, else 5000."""
+    """Return the port of this folder's pages when nobody names one: that of the last `up`, else 5000."""
     try:
-        found = int((settings.home / PORT).read_text(encoding="utf-8"))
+        port = int((settings.home / PORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return DEFAULT_PORT
-    return found if 0 < found < 2**16 else DEFAULT_PORT
+    return port if 0 < port < 2**16 else DEFAULT_PORT
 
 
 def running(settings: Settings) -> Service | None:
-    """The server of this folder, or None while there is none."""
+    """Return the server of this folder, or None while there is none."""
     path = settings.home / FILE
     try:
-        found = Service(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none, or not ours to read: then nothing is known of a server
-        return None
-    try:
-        process = psutil.Process(found.pid)
-        theirs = _is_anothers(process, path)
-        return found if theirs or _is_ours(process, _mark(settings.home)) else None
-    except (psutil.Error, OSError):
+        service = Service(**json.loads(path.read_text(encoding="utf-8")))
+        process = psutil.Process(service.pid)
+        ours = _is_anothers(process, path) or _is_ours(process, _mark(settings.home))
+        return service if ours else None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        psutil.Error,
+    ):  # none, or not ours to read: nothing is known of a server
         return None
 
 
 def up(
     settings: Settings,
     *,
-    store: str | None = None,
+    databases: str | None = None,
     port: int | None = None,
     host: str | None = None,
     auth: bool | None = None,
     tell: Callable[[str], None] = print,
 ) -> Service:
-    """See that this folder's server runs; tell what was done and where it answers.
+    """Start this folder's server unless it runs; tell what was done and where it answers.
 
     Args:
         settings: the folder.
-        store: `sqlite`, `postgres` for the PostgreSQL that comes with regtune, or a server's URL; None keeps what the
-            folder has.
+        databases: `sqlite`, `postgres` for the PostgreSQL that comes with regtune, or a server's URL; None keeps what
+            the folder has.
         port: where it was last, by default; at first 5000.
         host: address to listen at; 127.0.0.1 by default.
         auth: whether it asks for an account; by default where other machines reach it.
@@ -128,31 +128,33 @@ def up(
     with lock(home, "service", LOCK_SECONDS):
         known = running(settings)
         if known is not None:
-            return _keep(settings, known, store, port, host, auth, tell)
+            _require_same(settings, known, databases, port, host, auth)
+            _require_answer(settings, known, tell)
+            return known
         host, port = host or DEFAULT_HOST, port or usual_port(settings)
-        wanted = wants_accounts(host, auth)
-        if wanted:
+        accounts = wants_accounts(host, auth)
+        if accounts:
             administrators_password()
-        _end(processes(home))
+        end(processes(home), STOP_SECONDS)
         (home / FILE).unlink(missing_ok=True)
         check_port(host, port, "up")
-        before, began = read_stores(home), Embedded(home).postmaster is None
+        before, database_ran = read_choice(home), Embedded(home).postmaster is not None
         try:
-            choose(settings, store, tell)
-            found = _start(settings, host, port, accounts_environment(settings) if wanted else {})
+            choose(settings, databases, tell)
+            service = _start(settings, host, port, accounts)
         except BaseException:
-            if began:
+            if not database_ran:
                 Embedded(home).stop()
-            write_stores(home, before)
+            write_choice(home, before)
             raise
-    tell(f"MLflow: {found.url}, on {place(found.store)}")
-    for line in notices(host, found.url, found.auth):
+    tell(f"MLflow: {service.url}, on {place(service.store)}")
+    for line in notices(host, service.url, service.auth):
         tell(line)
-    return found
+    return service
 
 
 def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
-    """End this folder's server, and its PostgreSQL; says whether there was anything to end. Raises StorageError."""
+    """Stop this folder's server and its PostgreSQL; return whether anything ran. Raises StorageError, TrackingError."""
     home = settings.home.resolve()
     if not home.exists():
         return False
@@ -163,75 +165,74 @@ def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
                 f"the server of this folder, {known.url}, is that of the account {process.username()}, which alone can "
                 f"end it: regtune down"
             )
-        found = processes(home)
-        _end(found)
+        parts = processes(home)
+        end(parts, STOP_SECONDS)
         (home / FILE).unlink(missing_ok=True)
         embedded = Embedded(home)
-        cut = embedded.postmaster is not None and embedded.owns(settings.storage_url)
+        cut = embedded.postmaster is not None and is_own_postgres(settings.storage_url)
         if cut and (sweeps := running_sweeps(settings.storage_url)):
             tell(f"A sweep of {' and of '.join(map(str, sweeps))} waits for its database until: regtune up")
-        return embedded.stop() or bool(found)
+        return embedded.stop() or bool(parts)
 
 
 def processes(home: Path) -> list[psutil.Process]:
-    """Every process of this folder's server, whatever has become of the others."""
+    """List every process of this folder's server, whatever has become of the others."""
     mark = _mark(home)
     return [process for process in psutil.process_iter() if _is_ours(process, mark)]
 
 
-def _start(settings: Settings, host: str, port: int, accounts: dict[str, str]) -> Service:
+def clock(since: str) -> str:
+    """Write a moment as people read it: the time of today, else with its day."""
+    moment = datetime.fromisoformat(since)
+    today = moment.date() == datetime.now().astimezone().date()
+    return moment.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
+
+
+def _start(settings: Settings, host: str, port: int, accounts: bool) -> Service:
     home = settings.home.resolve()
     init_databases(settings)
-    prepare(settings.mlflow_uri, settings.artifacts)
     trim(home / LOG, LONGEST_LOG)
-    url = address(host, port)
+    more = {**(accounts_environment(settings) if accounts else {}), MARK: _mark(home)}
     with (home / LOG).open("a+b") as log:
-        begin = log.seek(0, os.SEEK_END)
-        process = launch(settings, host, port, log, {**accounts, MARK: _mark(home)})
-        try:
-            wait_until_it_answers(url, process, lambda: (home / LOG).read_bytes()[begin:])
-        except BaseException:
-            _end(processes(home))
-            process.wait()
-            raise
+        process = start(settings, host, port, log, more)
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    found = Service(url, host, port, bool(accounts), settings.mlflow_uri, process.pid, since)
+    service = Service(address(host, port), host, port, accounts, settings.mlflow_uri, process.pid, since)
     fresh = home / f"{FILE}.new"
-    fresh.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(asdict(service), indent=2) + "\n", encoding="utf-8")
     fresh.replace(home / FILE)
     (home / PORT).write_text(f"{port}\n", encoding="utf-8")
-    return found
+    return service
 
 
-def _keep(
+def _require_same(
     settings: Settings,
     known: Service,
-    store: str | None,
+    databases: str | None,
     port: int | None,
     host: str | None,
     auth: bool | None,
-    tell: Callable[[str], None],
-) -> Service:
-    """What `up` does while the server runs: nothing, or it says how to have it otherwise."""
-    embedded = Embedded(settings.home)
-    option = (
-        "" if store is None else f"--{store}" if store in ("sqlite", "postgres") else f"--postgres {store}"
-    )
-    if store is not None and named(settings.home, store)["mlflow"] == known.store:
-        option = ""
-    differs = [
-        option,
-        f"--port {port}" if port not in (None, known.port) else "",
-        f"--host {host}" if host not in (None, known.host) else "",
-        ("--auth" if auth else "--no-auth") if auth not in (None, known.auth) else "",
-    ]
-    wanted = " ".join(option for option in differs if option)
-    if wanted or known.store != settings.mlflow_uri:
+) -> None:
+    """Raise TrackingError for a server that runs otherwise than asked for."""
+    options = []
+    if databases is not None and urls_of(settings.home, databases)["mlflow"] != known.store:
+        named = databases in ("sqlite", "postgres")
+        options.append(f"--{databases}" if named else f"--postgres {databases}")
+    if port not in (None, known.port):
+        options.append(f"--port {port}")
+    if host not in (None, known.host):
+        options.append(f"--host {host}")
+    if auth not in (None, known.auth):
+        options.append("--auth" if auth else "--no-auth")
+    if options or known.store != settings.mlflow_uri:
         raise TrackingError(
             f"the server of this folder runs otherwise, at {known.url} on {place(known.store)} since "
-            f"{clock(known.since)}; to change it: regtune down, then: regtune up {wanted}".rstrip()
+            f"{clock(known.since)}; to change it: regtune down, then: regtune up {' '.join(options)}".rstrip()
         )
-    if embedded.owns(known.store) and embedded.start():
+
+
+def _require_answer(settings: Settings, known: Service, tell: Callable[[str], None]) -> None:
+    """Start its PostgreSQL again if that has ended, and tell where it answers. Raises TrackingError, StorageError."""
+    if is_own_postgres(known.store) and Embedded(settings.home).start():
         tell("PostgreSQL had ended; it runs again")
     if not known.answers(ANSWER_SECONDS):
         raise TrackingError(
@@ -239,14 +240,6 @@ def _keep(
             f"{ANSWER_SECONDS:.0f} s; end it with: regtune down, then: regtune up"
         )
     tell(f"MLflow: {known.url}, on {place(known.store)}, since {clock(known.since)}")
-    return known
-
-
-def clock(since: str) -> str:
-    """A moment as people read it: the time of today, else with its day."""
-    found = datetime.fromisoformat(since)
-    today = found.date() == datetime.now().astimezone().date()
-    return found.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
 
 
 def _mark(home: Path) -> str:
@@ -256,10 +249,9 @@ def _mark(home: Path) -> str:
 
 
 def _is_ours(process: psutil.Process, mark: str) -> bool:
-    try:
+    with suppress(psutil.Error, OSError):
         return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark
-    except (psutil.Error, OSError):
-        return False
+    return False
 
 
 def _is_anothers(process: psutil.Process, file: Path) -> bool:
@@ -267,16 +259,5 @@ def _is_anothers(process: psutil.Process, file: Path) -> bool:
     of FILE, and it was there when FILE was written.
     """
     written, owner = file.stat(), process.uids().real
-    may_read = os.geteuid() in (0, owner)
+    may_read = geteuid() in (0, owner)
     return not may_read and written.st_uid == owner and process.create_time() <= written.st_mtime
-
-
-def _end(found: list[psutil.Process]) -> None:
-    """End processes: politely, and after a few seconds for good."""
-    for polite in (True, False):
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate() if polite else process.kill()
-        _, found = psutil.wait_procs(found, timeout=STOP_SECONDS)
-        if not found:
-            return

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from regtune import __version__
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases
-from regtune.settings import Settings, sqlite_url
+from regtune.settings import Settings, is_own_postgres, sqlite_url
 from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, sqlite, understood
 from regtune.storage.migration import studies_schema
 from regtune.storage.mlflow import is_server, sqlite_path, tracking_revision
@@ -209,8 +209,7 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
 
 def _program(settings: Settings, url: str, name: str) -> str:
     """The program's path where the server is this folder's own: an older one on the PATH would not read it."""
-    embedded = Embedded(settings.home)
-    return shlex.quote(str(embedded.program(name))) if embedded.owns(url) else name
+    return shlex.quote(str(Embedded(settings.home).program(name))) if is_own_postgres(url) else name
 
 
 def _check_place(settings: Settings, folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""How a project folder stands: its server, its databases, what MLflow lacks, disk, and who runs a sweep."""
+"""The state of a project folder: its server, its databases, what MLflow lacks, disk, and who runs a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from regtune.errors import RegtuneError
 from regtune.server.databases import running_sweeps
 from regtune.server.service import processes, running
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, open_engine, place, studies_engine, understood
+from regtune.storage import database_path, is_sqlite, open_engine, place, redact, studies_engine, understood
 from regtune.storage.artifacts import Stray
 from regtune.storage.health import SECONDS, trouble
 from regtune.storage.migration import studies_schema
@@ -31,7 +32,7 @@ from regtune.tracking.sync import Missing, strays
 class ServerStatus:
     """The tracking server. state: `running`, `silent` (MLflow does not answer), `parts` (of one that was killed) or
     `none`. foreign: named by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown.
-    page: of the newest sweep's trials. problem: what is wrong with the answer; empty where nothing is.
+    page: of the newest sweep's trials. problem: what is wrong with the answer; else empty.
     """
 
     state: str
@@ -45,8 +46,8 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class DatabaseStatus:
-    """One database. state: as `Schema` has it, `server` where a tracking server keeps it, `away` where it cannot be
-    asked. size_bytes: None where unknown. problem: what is wrong, and what to do; empty for one that can be used.
+    """One database. state: that of its `Schema`, `server` where a tracking server keeps it, `away` where it cannot be
+    reached. size_bytes: None where unknown. problem: what is wrong and what to do; else empty.
     """
 
     name: str
@@ -59,11 +60,10 @@ class DatabaseStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a folder stands.
+    """The state of a folder.
 
-    behind: study -> what MLflow lacks of it, as `regtune sync --check` finds it; None where MLflow or the studies
-    cannot be asked. strays: where else its own store keeps artifacts. running: study -> who runs it. free_bytes: on the
-    folder's file system.
+    behind: study -> what MLflow lacks of it, as `regtune sync --check` finds it; None where nobody could look. strays:
+    where else its own store keeps artifacts. running: study -> who runs it. free_bytes: on the folder's file system.
     """
 
     home: str
@@ -75,19 +75,25 @@ class Status:
     free_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return plain JSON."""
         behind = {study: lacks.to_json() for study, lacks in (self.behind or {}).items()}
         return asdict(replace(self, behind=None)) | {"behind": None if self.behind is None else behind}
 
 
-def look(settings: Settings) -> Status:
-    """Look at everything; what is away is said, nothing is changed and nothing raised for it."""
+def look(settings: Settings, compare: bool = True) -> Status:
+    """Look at everything; change nothing, and raise nothing for what cannot be reached.
+
+    compare: whether to look what MLflow lacks of the studies, which takes a second for 1,000 trials.
+    """
     server = _server(settings)
     return Status(
         home=str(settings.home.resolve()),
         server=server,
-        databases=(_studies(settings), _mlflow(settings)),
-        behind=None if server.foreign and server.problem else _behind(settings),
+        databases=(
+            _database("studies", settings.storage_url, studies_schema, studies_engine),
+            _database("mlflow", settings.mlflow_uri, tracking_schema, tracking_engine),
+        ),
+        behind=_behind(settings) if compare and not (server.foreign and server.problem) else None,
         strays=_strays(settings),
         running=_running(settings),
         free_bytes=free_bytes(settings.home),
@@ -95,52 +101,32 @@ def look(settings: Settings) -> Status:
 
 
 def _server(settings: Settings) -> ServerStatus:
-    found = _found_server(settings)
-    if found.state != "running" or found.url is None:
-        return found
-    return replace(found, page=trials_page(found.url, seconds=SECONDS))
-
-
-def _found_server(settings: Settings) -> ServerStatus:
     if is_server(settings.tracking_uri):
-        wrong = trouble(settings.tracking_uri)
-        return ServerStatus(
-            "silent" if wrong else "running", settings.tracking_uri, foreign=True, problem=wrong
-        )
-    found = running(settings)
-    if found is None:
+        url, problem = settings.tracking_uri, trouble(settings.tracking_uri)
+        status = ServerStatus("silent" if problem else "running", url, foreign=True, problem=problem)
+    elif service := running(settings):
+        url, problem = service.url, "" if service.answers() else "does not answer"
+        state = "silent" if problem else "running"
+        status = ServerStatus(state, url, since=service.since, auth=service.auth, problem=problem)
+    else:
         return ServerStatus("parts" if processes(settings.home) else "none")
-    wrong = "" if found.answers() else "does not answer"
-    state = "silent" if wrong else "running"
-    return ServerStatus(state, found.url, since=found.since, auth=found.auth, problem=wrong)
-
-
-def _studies(settings: Settings) -> DatabaseStatus:
-    return _database("studies", settings.storage_url, studies_schema, studies_engine)
-
-
-def _mlflow(settings: Settings) -> DatabaseStatus:
-    if is_server(settings.mlflow_uri):
-        return DatabaseStatus("mlflow", settings.mlflow_uri, "server")
-    return _database("mlflow", settings.mlflow_uri, tracking_schema, tracking_engine)
+    return status if problem else replace(status, page=trials_page(url, seconds=SECONDS))
 
 
 def _database(
     name: str, url: str, schema_of: Callable[[str], Schema | None], engine_of: Callable[[str], Engine]
 ) -> DatabaseStatus:
-    where = place(url)
+    where = redact(url)
     try:
-        found = schema_of(url)
-        assert found is not None
-        size = None if found.state == "missing" else _size(url, engine_of)
+        where = place(url)
+        schema = schema_of(url)
+        if schema is None:
+            return DatabaseStatus(name, url, "server")
+        size = None if schema.state == "missing" else _size(url, engine_of)
     except RegtuneError as error:
         return DatabaseStatus(name, where, "away", problem=str(error).splitlines()[0])
-    return DatabaseStatus(name, where, found.state, found.revision, size, _problem(found, url))
-
-
-def _problem(found: Schema, url: str) -> str:
-    """A SQLite file that is not there is no problem: the first sweep makes it."""
-    return "" if found.blank and is_sqlite(url) else found.problem
+    problem = "" if schema.blank and is_sqlite(url) else schema.problem  # the first sweep creates it
+    return DatabaseStatus(name, where, schema.state, schema.revision, size, problem)
 
 
 def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
@@ -158,37 +144,32 @@ def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
 
 
 def _behind(settings: Settings) -> dict[str, Missing] | None:
-    found = {}
+    behind = {}
     try:
-        for entry in sync(settings, check=True, tell=lambda study, done, count: None):
-            if entry.problem:
+        for synced in sync(settings, check=True, tell=lambda study, done, count: None):
+            if synced.problem:
                 return None
-            if entry.lacks:
-                found[entry.study] = entry.lacks
-    except RegtuneError:  # what is away has its own line
+            if synced.lacks:
+                behind[synced.study] = synced.lacks
+    except RegtuneError:  # what cannot be reached has its own line, here and below
         return None
-    return found
+    return behind
 
 
 def _strays(settings: Settings) -> tuple[Stray, ...]:
-    try:
+    with suppress(RegtuneError):
         return tuple(strays(settings))
-    except RegtuneError:  # the database's own line says so
-        return ()
+    return ()
 
 
 def _running(settings: Settings) -> dict[str, str]:
-    try:
-        if not running_sweeps(settings.storage_url):
-            return {}
-        engine = open_engine(settings.storage_url)
-    except RegtuneError:  # the database's own line says so
-        return {}
-    try:
-        with reading(engine) as connection:
-            names = studies_of_regtune(connection)
-        return {name: str(who) for name in names if (who := holder(settings, name))}
-    except RegtuneError:
-        return {}
-    finally:
-        engine.dispose()
+    with suppress(RegtuneError):
+        if running_sweeps(settings.storage_url):
+            engine = open_engine(settings.storage_url)
+            try:
+                with reading(engine) as connection:
+                    names = studies_of_regtune(connection)
+            finally:
+                engine.dispose()
+            return {name: str(who) for name in names if (who := holder(settings, name))}
+    return {}
