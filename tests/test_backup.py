@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 import shutil
@@ -19,14 +18,17 @@ from typing import Any
 import optuna
 import pytest
 import studies
-from mlflow import MlflowClient
-from stores import Postgres, free_port, until
-from terminals import regtune
+from stores import Postgres, until
+from typer.testing import CliRunner, Result
 
+from regtune.cli import app
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import init_databases
+from regtune.server.service import Service
 from regtune.settings import Settings
-from regtune.storage.mlflow import connect, make_store
+from regtune.storage import open_engine, sqlite
+from regtune.storage.mlflow import connect
+from regtune.study.board import read_board
 from regtune.study.ownership import hold
 from regtune.upkeep.backup import make_backup
 from regtune.upkeep.restore import plan_restore, restore
@@ -36,26 +38,39 @@ WEIGHTS = b"weights" * 1000
 
 
 @pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with nothing in it, to be copied."""
-    home = tmp_path_factory.mktemp("blank")
-    make_store(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
-    return home / "mlflow.db"
+def original(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A folder with a study, its runs with artifacts, and a registered model."""
+    home = tmp_path_factory.mktemp("original") / "home"
+    studies.fill(studies.create(home / "studies.db"))
+    settings = Settings(REGTUNE_HOME=home)
+    fill_store(settings, home.parent)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def made(original: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of it, to be copied before it is changed."""
+    return make_backup(original, tmp_path_factory.mktemp("made") / "copy").folder
 
 
 @pytest.fixture
-def settings(tmp_path: Path, blank: Path) -> Settings:
-    """A folder with a study, its runs with artifacts, and a registered model."""
+def settings(original: Settings, tmp_path: Path) -> Settings:
+    """A copy of the folder that nobody has open."""
     home = tmp_path / "home"
-    studies.fill(studies.create(home / "studies.db"))
-    shutil.copy(blank, home)
-    found = Settings(REGTUNE_HOME=home)
-    fill_store(found, tmp_path)
-    return found
+    shutil.copytree(original.artifacts, home / "artifacts")
+    for name in ("studies.db", "mlflow.db"):
+        sqlite.copy(original.home / name, home / name)
+    return Settings(REGTUNE_HOME=home)
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """A copy of the backup."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 def fill_store(settings: Settings, folder: Path) -> None:
-    """Two runs with curves and files, a logged model, and a registered model made of the first."""
+    """Two runs with curves and files, a logged model, and a registered model made of the second."""
     client = connect(settings.mlflow_uri, settings.artifacts)
     experiment = client.create_experiment("sweep", artifact_location=(settings.artifacts / "runs").as_uri())
     for number in range(2):
@@ -78,37 +93,28 @@ def fill_store(settings: Settings, folder: Path) -> None:
 
 def runs(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     """Every run with its curve and the digest of its file, downloaded through MLflow."""
-    client: MlflowClient = connect(settings.mlflow_uri, settings.artifacts)
+    client = connect(settings.mlflow_uri, settings.artifacts)
     (experiment,) = client.search_experiments(filter_string="name = 'sweep'")
     assert experiment.artifact_location.startswith(settings.artifacts.as_uri())
     found = []
     for run in client.search_runs([experiment.experiment_id], order_by=["tags.number"]):
+        run_id = run.info.run_id
         assert run.info.artifact_uri.startswith(settings.artifacts.as_uri())
-        (file,) = client.list_artifacts(run.info.run_id)
-        target = folder / f"download-{settings.home.name}"
-        target.mkdir(exist_ok=True)
-        copy = Path(client.download_artifacts(run.info.run_id, file.path, str(target)))
-        found.append(
-            {
-                "id": run.info.run_id,
-                "params": run.data.params,
-                "tags": run.data.tags,
-                "status": run.info.status,
-                "times": (run.info.start_time, run.info.end_time),
-                "curve": [
-                    (m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, "loss")
-                ],
-                "file": hashlib.sha256(copy.read_bytes()).hexdigest(),
-            }
-        )
+        (file,) = client.list_artifacts(run_id)
+        copy = Path(client.download_artifacts(run_id, file.path, str(folder)))
+        curve = [(one.step, one.value, one.timestamp) for one in client.get_metric_history(run_id, "loss")]
+        digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+        info = (run_id, run.info.status, run.info.start_time, run.info.end_time)
+        found.append({"info": info, "data": run.data.to_dictionary(), "curve": curve, "file": digest})
     return found
 
 
-def board(home: Path) -> Any:
-    """What `regtune board --json` prints."""
-    found = regtune("board", STUDY, "--json", "--home", str(home))
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
+def board(url: str) -> list[Any]:
+    engine = open_engine(url)
+    try:
+        return list(read_board(engine, STUDY).rows)
+    finally:
+        engine.dispose()
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -120,52 +126,53 @@ def everything(folder: Path) -> dict[str, str]:
     }
 
 
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(app, ["db", *words])
+
+
 # -- there and back
 
 
 def test_a_backup_restored_elsewhere_has_the_same_board_runs_files_and_models(
-    settings: Settings, tmp_path: Path
+    original: Settings, tmp_path: Path
 ) -> None:
-    before, boards = runs(settings, tmp_path), board(settings.home)
-    made = regtune("db", "backup", "copy", "--home", str(settings.home))
-    assert (made.returncode, made.stdout) == (0, "")
+    made = typed("backup", "copy", "--home", str(original.home))
+    assert (made.exit_code, made.stdout) == (0, "")
     assert made.stderr.splitlines()[-1].startswith(f"{tmp_path / 'copy'}: 5 files, ")
-    shutil.move(settings.home, tmp_path / "lost")
-    back = regtune("db", "restore", "copy", "--home", "a new home")
-    assert back.returncode == 0, back.stderr
-    found = Settings(REGTUNE_HOME=tmp_path / "a new home")
-    assert runs(found, tmp_path) == before
-    assert board(found.home) == boards
-    client = connect(found.mlflow_uri, found.artifacts)
+    assert typed("restore", "copy", "--home", "a new home").exit_code == 0
+    new = Settings(REGTUNE_HOME=tmp_path / "a new home")
+    copied = everything(tmp_path / "copy")
+    assert {path: copied[path] for path in everything(new.home)} == everything(
+        new.home
+    )  # nothing is rewritten
+    assert runs(new, tmp_path) == runs(original, tmp_path)
+    assert board(new.storage_url) == board(original.storage_url)
+    client = connect(new.mlflow_uri, new.artifacts)
     champion = client.get_model_version_by_alias("digits", "champion")
-    source = Path(
-        client.get_model_version_download_uri("digits", "1").removeprefix("file://").replace("%20", " ")
-    )
-    assert champion.run_id == before[1]["id"]
-    assert source.read_bytes() == WEIGHTS + b"\1"
+    source = client.get_model_version_download_uri("digits", "1").removeprefix("file://")
+    assert champion.run_id == runs(new, tmp_path)[1]["info"][0]
+    assert Path(source.replace("%20", " ")).read_bytes() == WEIGHTS + b"\1"
     (model,) = client.search_logged_models([client.get_experiment_by_name("sweep").experiment_id])
-    assert model.artifact_location.startswith(found.artifacts.as_uri())
-    assert (found.artifacts / "trials" / "0-1" / "model.keras").read_bytes() == WEIGHTS
-    with closing(sqlite3.connect(found.home / "mlflow.db")) as database:
-        assert str(settings.home) + "/" not in "\n".join(database.iterdump())
+    assert model.artifact_location.startswith(new.artifacts.as_uri())
+    assert (new.artifacts / "trials" / "0-1" / "model.keras").read_bytes() == WEIGHTS
+    with closing(sqlite3.connect(new.home / "mlflow.db")) as database:
+        assert str(original.home) + "/" not in "\n".join(database.iterdump())
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_what_was_there_is_set_aside_whole_after_a_yes(settings: Settings, tmp_path: Path) -> None:
-    make_backup(settings, tmp_path / "copy")
-    boards = board(settings.home)
+def test_what_was_there_is_set_aside_whole_after_a_yes(
+    settings: Settings, copy: Path, original: Settings
+) -> None:
     optuna.delete_study(study_name=STUDY, storage=settings.storage_url)
     (settings.artifacts / "trials" / "0-1" / "model.keras").write_bytes(b"another")
-    close_engines()
-    asked = regtune("db", "restore", "copy", "--home", "home")
-    assert asked.returncode == 2
-    assert "studies.db" in asked.stderr
-    assert "add --yes" in asked.stderr
-    assert regtune("board", STUDY, "--home", "home").returncode == 2
-    done = regtune("db", "restore", "copy", "--home", "home", "--yes")
-    assert done.returncode == 0, done.stderr
+    asked = typed("restore", "copy", "--home", "home")
+    assert isinstance(asked.exception, InputError)
+    assert "studies.db" in str(asked.exception)
+    assert "add --yes" in str(asked.exception)
+    done = typed("restore", "copy", "--home", "home", "--yes")
+    assert done.exit_code == 0
     assert done.stderr.count("set aside: ") == 3
-    assert board(settings.home) == boards
+    assert board(settings.storage_url) == board(original.storage_url)
     aside = {path.name.partition(".until-")[0]: path for path in settings.home.glob("*.until-*")}
     assert aside.keys() >= {"studies.db", "mlflow.db", "artifacts"}
     assert (aside["artifacts"] / "trials" / "0-1" / "model.keras").read_bytes() == b"another"
@@ -223,13 +230,10 @@ def test_a_backup_under_a_writer_is_whole_and_no_run_is_ahead_of_its_study(
             with closing(sqlite3.connect(tmp_path / "copy" / "studies.db")) as database:
                 trials = {str(row[0]) for row in database.execute("SELECT number FROM trials")}
             with closing(sqlite3.connect(tmp_path / "copy" / "mlflow.db")) as database:
-                written = {
-                    row[0] for row in database.execute("SELECT name FROM runs") if not row[0].startswith("#")
-                }
-            files = {
-                path.name.split(".")[0]
-                for path in (tmp_path / "copy" / "artifacts" / "trials").glob("*.keras")
-            }
+                names = (row[0] for row in database.execute("SELECT name FROM runs"))
+                written = {name for name in names if not name.startswith("#")}
+            copied = (tmp_path / "copy" / "artifacts" / "trials").glob("*.keras")
+            files = {path.name.split(".")[0] for path in copied}
             assert written <= trials
             assert written <= files
             assert {number for number in trials if int(number) >= 9} <= files
@@ -246,22 +250,23 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(settings: Settin
     changed: list[int] = []
 
     def change(_: int, __: int) -> None:
-        if not changed:
+        copied = tmp_path / "copy.new" / "artifacts" / "trials" / "0-1" / "model.keras"
+        if not changed and copied.exists():
             with file.open("ab") as writing:
                 writing.write(b"more")
             changed.append(1)
 
     made = make_backup(settings, tmp_path / "copy", change)
-    assert (
-        tmp_path / "copy" / "artifacts" / "trials" / "0-1" / "model.keras"
-    ).read_bytes() == WEIGHTS + b"more"
+    copied = tmp_path / "copy" / "artifacts" / "trials" / "0-1" / "model.keras"
+    assert copied.read_bytes() == WEIGHTS + b"more"
     entry = made.manifest.files["artifacts/trials/0-1/model.keras"]
     assert entry.sha256 == hashlib.sha256(WEIGHTS + b"more").hexdigest()
 
 
-def test_links_and_half_written_files_are_left_out_and_the_former_named(
+def test_what_is_not_in_a_backup_is_named_but_for_half_written_files(
     settings: Settings, tmp_path: Path
 ) -> None:
+    connect(settings.mlflow_uri, settings.artifacts)  # re-based on this folder
     secret = tmp_path / "secret"
     secret.write_text("canary")
     (settings.artifacts / "trials" / "link").symlink_to(secret)
@@ -270,6 +275,13 @@ def test_links_and_half_written_files_are_left_out_and_the_former_named(
     made = make_backup(settings, tmp_path / "copy")
     assert made.notes == ("left out: 2 links or special files among the artifacts",)
     assert len(made.manifest.files) == 5
+    with closing(sqlite3.connect(settings.home / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = 'file:///elsewhere'")
+    assert "left out: the artifacts of 2 runs" in make_backup(settings, tmp_path / "copy").notes[1]
+    served = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    made = make_backup(served, tmp_path / "copy")
+    assert "left out: runs and registered models of http://127.0.0.1:1" in made.notes[0]
+    assert "mlflow.db" not in made.manifest.files
 
 
 # -- where to
@@ -297,17 +309,13 @@ def test_only_an_earlier_backup_is_replaced(settings: Settings, tmp_path: Path) 
 
 
 def test_a_backup_that_was_killed_is_none(settings: Settings, tmp_path: Path) -> None:
-    killed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import os; from pathlib import Path; from regtune.upkeep.backup import make_backup; "
-            "from regtune.settings import load_settings; "
-            "make_backup(load_settings(home=Path('home')), Path('copy'), lambda *_: os.kill(os.getpid(), 9))",
-        ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=False,
+    code = (
+        "import os; from pathlib import Path; from regtune.upkeep.backup import make_backup; "
+        "from regtune.settings import load_settings; "
+        "make_backup(load_settings(home=Path('home')), Path('copy'), lambda *_: os.kill(os.getpid(), 9))"
     )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "copy").exists()
     for folder in ("copy", "copy.new"):
@@ -317,30 +325,21 @@ def test_a_backup_that_was_killed_is_none(settings: Settings, tmp_path: Path) ->
     assert not (tmp_path / "copy.new").exists()
 
 
-def test_a_damaged_database_is_no_backup_and_an_earlier_one_stays(settings: Settings, tmp_path: Path) -> None:
-    make_backup(settings, tmp_path / "copy")
-    before = everything(tmp_path / "copy")
-    close_engines()
+def test_a_damaged_database_is_no_backup_and_an_earlier_one_stays(settings: Settings, copy: Path) -> None:
+    before = everything(copy)
     with (settings.home / "mlflow.db").open("r+b") as file:
         file.seek(4096 * 3)
         file.write(os.urandom(4096 * 20))
     with pytest.raises(StorageError, match=r"mlflow\.db.*damaged"):
-        make_backup(settings, tmp_path / "copy")
-    assert everything(tmp_path / "copy") == before
-    assert not (tmp_path / "copy.new").exists()
+        make_backup(settings, copy)
+    assert everything(copy) == before
+    assert not copy.with_name("copy.new").exists()
 
 
 def test_an_empty_folder_has_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nothing to back up yet"):
         make_backup(Settings(REGTUNE_HOME=tmp_path / "home"), tmp_path / "copy")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_with_a_server_its_runs_are_said_to_be_left_out(settings: Settings, tmp_path: Path) -> None:
-    found = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI="http://127.0.0.1:1")
-    made = make_backup(found, tmp_path / "copy")
-    assert "left out: runs and registered models of http://127.0.0.1:1" in made.notes[0]
-    assert "mlflow.db" not in made.manifest.files
 
 
 # -- what is refused
@@ -359,17 +358,6 @@ def to_link(path: Path) -> None:
     path.symlink_to(path.with_name("moved"))
 
 
-def rename_in_manifest(to: str) -> Callable[[Path], None]:
-    """Have the manifest call a file otherwise."""
-
-    def change(path: Path) -> None:
-        found = json.loads(path.read_text())
-        found["files"][to] = found["files"].pop("artifacts/trials/0-1/model.keras")
-        path.write_text(json.dumps(found))
-
-    return change
-
-
 def in_manifest(before: str, after: str) -> Callable[[Path], None]:
     """Replace a piece of the manifest's text."""
 
@@ -381,136 +369,96 @@ def in_manifest(before: str, after: str) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "reason"),
-    [
-        ("studies.db", flip, "damaged: its SHA-256 is"),
-        ("artifacts/trials/0-1/model.keras", flip, "damaged: its SHA-256 is"),
-        ("artifacts/trials/0-1/model.keras", Path.unlink, "is missing from the backup"),
-        ("artifacts/trials/0-1/model.keras", lambda path: path.write_text("x"), "damaged: has 1 bytes"),
-        ("artifacts/trials/0-1/model.keras", to_link, "is a link"),
-        ("artifacts/trials", to_link, "is a link"),
-        ("manifest.json", lambda path: path.write_text("{"), "not a manifest that this version understands"),
-        ("manifest.json", in_manifest('"format": 1', '"format": 2'), "this version understands: format"),
-        ("manifest.json", rename_in_manifest("../../escaped"), "not the path of a file in a backup"),
-        (
-            "manifest.json",
-            rename_in_manifest("artifacts/../../escaped"),
-            "not the path of a file in a backup",
-        ),
-        ("manifest.json", rename_in_manifest("/tmp/escaped"), "not the path of a file in a backup"),
-        ("manifest.json", rename_in_manifest("service.json"), "not the path of a file in a backup"),
-        ("manifest.json", in_manifest('"studies": "v', '"studies": "v9'), "made with a newer Optuna"),
-    ],
-)
+MODEL, MANIFEST = "artifacts/trials/0-1/model.keras", "manifest.json"
+DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("studies.db", flip, "damaged: its SHA-256 is"),
+    (MODEL, flip, "damaged: its SHA-256 is"),
+    (MODEL, Path.unlink, "is missing from the backup"),
+    (MODEL, lambda path: path.write_text("x"), "damaged: has 1 bytes"),
+    (MODEL, to_link, "is a link"),
+    ("artifacts/trials", to_link, "is a link"),
+    (MANIFEST, lambda path: path.write_text("{"), "not a manifest that this version understands"),
+    (MANIFEST, in_manifest('"format": 1', '"format": 2'), "this version understands: format"),
+    *(
+        (MANIFEST, in_manifest(MODEL, forged), "not the path of a file in a backup")
+        for forged in ("../../escaped", "artifacts/../../escaped", "/tmp/escaped", "service.json")
+    ),
+    (MANIFEST, in_manifest('"studies": "v', '"studies": "v9'), "made with a newer Optuna"),
+]
+
+
 def test_what_is_damaged_or_forged_is_refused_and_nothing_is_replaced(
-    settings: Settings, tmp_path: Path, name: str, damage: Callable[[Path], None], reason: str
+    settings: Settings, made: Path, tmp_path: Path
 ) -> None:
-    make_backup(settings, tmp_path / "copy")
-    close_engines()
     before = everything(settings.home)
-    damage(tmp_path / "copy" / name)
-    with pytest.raises(StorageError, match=reason):
-        restore(settings, tmp_path / "copy")
-    assert everything(settings.home) == before
+    for number, (name, damage, reason) in enumerate(DAMAGES):
+        copy = Path(shutil.copytree(made, tmp_path / f"copy {number}"))
+        damage(copy / name)
+        with pytest.raises(StorageError, match=reason):
+            restore(settings, copy)
+        assert everything(settings.home) == before, name
     assert not (tmp_path / "escaped").exists()
 
 
-def test_nothing_is_restored_under_a_sweep_or_another_user_of_the_files(
-    settings: Settings, tmp_path: Path
+def test_nothing_is_restored_under_a_sweep_a_server_or_another_user_of_the_files(
+    settings: Settings, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_backup(settings, tmp_path / "copy")
     before = everything(settings.home)
     with (
         hold(settings, STUDY),
         pytest.raises(StorageError, match=rf"a sweep is run by process {os.getpid()}"),
     ):
-        restore(settings, tmp_path / "copy")
-    reader = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); "
-            "print(flush=True); input()",
-            str(settings.home / "mlflow.db"),
-        ],
+        restore(settings, copy)
+    server = Service("http://127.0.0.1:9", "127.0.0.1", 9, False, settings.mlflow_uri, 1, "")
+    with monkeypatch.context() as patch:
+        patch.setattr("regtune.upkeep.restore.running", lambda _: server)
+        with pytest.raises(StorageError, match="end it first with: regtune down"):
+            restore(settings, copy)
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); "
+        "print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(settings.home / "mlflow.db")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    )
-    try:
+    ) as reader:
         assert reader.stdout is not None
         reader.stdout.readline()
         with pytest.raises(StorageError, match=rf"mlflow\.db: process {reader.pid} .*has it open"):
-            restore(settings, tmp_path / "copy")
-    finally:
+            restore(settings, copy)
         reader.kill()
-        reader.wait()
     assert everything(settings.home) == before
-    restore(settings, tmp_path / "copy")
-
-
-@pytest.mark.slow
-def test_nothing_is_restored_under_the_folder_s_server(settings: Settings, tmp_path: Path) -> None:
-    make_backup(settings, tmp_path / "copy")
-    close_engines()
-    home = ("--home", str(settings.home))
-    up = regtune("up", "--port", str(free_port()), *home)
-    assert up.returncode == 0, up.stderr
-    try:
-        refused = regtune("db", "restore", "copy", "--yes", *home)
-        assert refused.returncode == 1
-        assert "end it first with: regtune down" in refused.stderr
-        assert regtune("db", "backup", "copy", *home).returncode == 0
-    finally:
-        assert regtune("down", *home).returncode == 0
-    assert regtune("db", "restore", "copy", "--yes", *home).returncode == 0
+    restore(settings, copy)
 
 
 # -- PostgreSQL
 
 
 def test_the_lines_for_postgresql_bring_everything_back(
-    settings: Settings, postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original: Settings, postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{postgres_server.programs}{os.pathsep}{os.environ['PATH']}")
-    home = tmp_path / "team home"
-    monkeypatch.setenv("REGTUNE_HOME", str(home))
-    monkeypatch.setenv("OPTUNA_STORAGE", postgres_server.fresh("studies_backup"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres_server.fresh("mlflow_backup"))
-    team = Settings()
+    team = Settings(
+        REGTUNE_HOME=tmp_path / "team home",
+        OPTUNA_STORAGE=postgres_server.fresh("studies_backup"),
+        MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_backup"),
+    )
     init_databases(team)
     fill_store(team, tmp_path)
-    optuna.copy_study(from_study_name=STUDY, from_storage=settings.storage_url, to_storage=team.storage_url)
-    before, boards = runs(team, tmp_path), board(home)
-    close_engines()
+    optuna.copy_study(from_study_name=STUDY, from_storage=original.storage_url, to_storage=team.storage_url)
+    before, boards = runs(team, tmp_path), board(team.storage_url)
+    copy = tmp_path / "team copy"
 
-    for verb in ("backup", "restore"):
-        said = regtune("db", verb, "team copy")
-        assert said.returncode == 2
-        lines = said.stderr.splitlines()
-        assert lines[0].startswith(
-            f"error: PostgreSQL is {'backed up' if verb == 'backup' else 'restored'} by"
-        )
-        assert not (tmp_path / "team copy").exists() or verb == "restore"
-        if verb == "restore":
+    for verb, done in ((make_backup, "backed up"), (restore, "restored")):
+        with pytest.raises(InputError, match=f"^PostgreSQL is {done} by its own programs") as caught:
+            verb(team, copy)
+        lines = str(caught.value).splitlines()[1:]
+        if verb is restore:
+            assert shlex.split(lines[0])[0] == "pg_restore"
             postgres_server.fresh("studies_backup")
             postgres_server.fresh("mlflow_backup")
-            shutil.rmtree(home / "artifacts")
-            assert regtune("db", "check").returncode == 1
-        subprocess.run(["sh", "-euc", "\n".join(lines[1:])], check=True, cwd=tmp_path)
-    assert board(home) == boards
+            shutil.rmtree(team.artifacts)
+        subprocess.run(["sh", "-euc", "\n".join(lines)], check=True, cwd=tmp_path)
+    assert board(team.storage_url) == boards
     assert runs(team, tmp_path) == before
-    assert shlex.split(lines[1])[0] == "pg_restore"
-    assert regtune("db", "check").returncode == 0
-
-
-def close_engines() -> None:
-    """Close what MLflow and Optuna keep open in this process."""
-    import gc
-
-    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    for engine in (*SqlAlchemyStore._engine_map.values(), *Registry._engine_map.values()):
-        engine.dispose()
-    gc.collect()

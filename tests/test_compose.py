@@ -255,41 +255,37 @@ def standing(team: Team) -> tuple[Any, ...]:
     return in_order(runs), files, board(team, "quickstart")
 
 
-def test_down_and_up_again_has_everything_still(team: Team) -> None:
+def test_nothing_is_lost_by_down_and_up_by_the_readmes_backup_and_restore_and_by_its_upgrade(
+    team: Team,
+) -> None:
+    team.as_admin("/api/2.0/mlflow/users/create", {"username": "kept", "password": READER[1]})
     before = standing(team)
+    search = "/api/2.0/mlflow/experiments/search"
+
     team.compose("down")
     assert team.containers() == []
     team.compose("up", "--detach")
     come_up(team)
     assert standing(team) == before
-    assert team.ask("/api/2.0/mlflow/experiments/search", {"max_results": 1})[0] == 401
+    assert team.ask(search, {"max_results": 1})[0] == 401
 
-
-def test_the_readmes_lines_back_up_and_bring_back_everything(team: Team) -> None:
-    team.as_admin("/api/2.0/mlflow/users/create", {"username": "kept", "password": READER[1]})
-    before = standing(team)
     team.follow("backup.md", "Backup")
     team.compose("down", "--volumes")
     team.compose("up", "--detach", "db")
-    until(lambda: team.state(team.container("db")) == "running (healthy)", 600, 0.5, "db is healthy")
+    until(lambda: team.state(team.container("db")) == "running (healthy)", what="db is healthy")
     team.follow("backup.md", "Restore")
     come_up(team)
     assert standing(team) == before
-    assert (
-        team.ask("/api/2.0/mlflow/experiments/search", {"max_results": 1}, account=("kept", READER[1]))[0]
-        == 200
-    )
+    assert team.ask(search, {"max_results": 1}, account=("kept", READER[1]))[0] == 200
 
-
-def test_the_readmes_lines_upgrade_and_lose_nothing(team: Team) -> None:
-    before = standing(team)
     here = {
         "git pull && make secrets": "deploy/make-secrets",
         "build --pull": "ps",
         "run --rm": "run --rm -T",
     }
-    # what is built is built already, and this is no terminal
-    said = team.follow("backup.md", "Upgrade", here)
+    said = team.follow(
+        "backup.md", "Upgrade", here
+    )  # what is built is built already, and this is no terminal
     assert said.count(": current already (revision ") == 2, said
     come_up(team)
     assert standing(team) == before

@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import optuna
 import pytest
 import sqlalchemy
-import studies
 from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
-from mlflow import MlflowClient
-from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from optuna.storages import RDBStorage
 from specs import spec_of
 from stores import Postgres
-from terminals import regtune
+from typer.testing import CliRunner
 
+from regtune.cli import app
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases
-from regtune.settings import Settings, load_settings
+from regtune.settings import Settings
 from regtune.storage import migration, open_engine, open_storage, studies_engine
 from regtune.storage.mlflow import (
     check_store,
@@ -37,7 +37,7 @@ from regtune.storage.mlflow import (
     tracking_schema,
 )
 from regtune.storage.schema import STUDIES, TRACKING, studies_revision
-from regtune.study.board import list_studies, read_board
+from regtune.study.board import list_studies
 from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
 
@@ -45,67 +45,59 @@ STUDY = "mnist-regularization"
 EARLIER_STUDIES = "v3.0.0.d"
 EARLIER_MLFLOW = "6953534de441"  # MLflow 2.21
 FUTURE = "f0f0f0f0f0f0"
-Fresh = Callable[[str, str], Settings]
+ROOT = str(Path(__file__).parents[1])
+MIGRATIONS = {
+    "optuna": Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic",
+    "mlflow": Path(mlflow.__file__).parent / "store" / "db_migrations",
+}
+Made = Callable[[str], Settings]
 
 
 @pytest.fixture(scope="module")
-def templates(postgres_server: Postgres) -> tuple[str, str]:
-    """Databases with current tables, to be copied."""
-    studies_url, mlflow_url = postgres_server.fresh("studies_model"), postgres_server.fresh("mlflow_model")
-    migration.make_studies(studies_url)
-    make_store(mlflow_url, Path("artifacts").absolute())
-    return "studies_model", "mlflow_model"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with current SQLite databases, to be copied."""
+def current(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Copies of databases with current tables, on `sqlite` or `postgres`."""
     home = tmp_path_factory.mktemp("made") / "home"
     init_databases(Settings(REGTUNE_HOME=home))
-    return home
+    migration.make_studies(postgres_server.fresh("studies_model"))
+    make_store(postgres_server.fresh("mlflow_model"), home / "artifacts")
+
+    def make(kind: str) -> Settings:
+        own = tmp_path_factory.mktemp("current") / "home"
+        if kind == "sqlite":
+            return Settings(REGTUNE_HOME=shutil.copytree(home, own))
+        return Settings(
+            REGTUNE_HOME=own,
+            OPTUNA_STORAGE=postgres_server.fresh("studies_db", "studies_model"),
+            MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db", "mlflow_model"),
+        )
+
+    return make
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+@pytest.fixture
+def empty(tmp_path: Path, request: pytest.FixtureRequest) -> Made:
     """A folder with nothing in it, or two empty databases."""
-    if request.param == "sqlite":
-        return Settings(REGTUNE_HOME=tmp_path / "home")
-    server: Postgres = request.getfixturevalue("postgres_server")
-    return Settings(
-        REGTUNE_HOME=tmp_path / "home",
-        OPTUNA_STORAGE=server.fresh("studies_db"),
-        MLFLOW_TRACKING_URI=server.fresh("mlflow_db"),
-    )
 
-
-@pytest.fixture
-def current(empty: Settings, request: pytest.FixtureRequest) -> Settings:
-    """The same with current tables."""
-    if empty.storage:
+    def make(kind: str) -> Settings:
+        if kind == "sqlite":
+            return Settings(REGTUNE_HOME=tmp_path / "home")
         server: Postgres = request.getfixturevalue("postgres_server")
-        for name, template in zip(
-            ("studies_db", "mlflow_db"), request.getfixturevalue("templates"), strict=True
-        ):
-            server.fresh(name, template)
-    else:
-        shutil.copytree(request.getfixturevalue("made"), empty.home)
-    return empty
+        return Settings(
+            REGTUNE_HOME=tmp_path / "home",
+            OPTUNA_STORAGE=server.fresh("studies_db"),
+            MLFLOW_TRACKING_URI=server.fresh("mlflow_db"),
+        )
+
+    return make
 
 
-@pytest.fixture
-def postgres(postgres_server: Postgres, tmp_path: Path, templates: tuple[str, str]) -> Settings:
-    """PostgreSQL with current tables."""
-    return Settings(
-        REGTUNE_HOME=tmp_path / "home",
-        OPTUNA_STORAGE=postgres_server.fresh("studies_db", templates[0]),
-        MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db", templates[1]),
-    )
+on_both = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 
 
 def contents(engine: sqlalchemy.Engine) -> dict[str, list[str]]:
     """Tables, columns and indexes of a database."""
     seen = sqlalchemy.inspect(engine)
-    found = {
+    tables = {
         table: sorted(
             [
                 *(f"{column['name']} {column['type']}" for column in seen.get_columns(table)),
@@ -115,7 +107,7 @@ def contents(engine: sqlalchemy.Engine) -> dict[str, list[str]]:
         for table in seen.get_table_names()
     }
     engine.dispose()
-    return found
+    return tables
 
 
 def both(settings: Settings) -> tuple[Any, Any]:
@@ -136,21 +128,29 @@ def states(settings: Settings) -> list[str]:
     return [one.schema.state if one.schema else "server" for one in check_databases(settings)]
 
 
+def migrations(library: str, url: str = "sqlite://") -> Config:
+    """A library's own migrations, for Alembic."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS[library]))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
 def age_studies(url: str) -> None:
     """Take Optuna's tables one revision back: what that one added is the index."""
     engine = studies_engine(url)
-    (index,) = (found["name"] for found in sqlalchemy.inspect(engine).get_indexes("trials"))
+    (index,) = (one["name"] for one in sqlalchemy.inspect(engine).get_indexes("trials"))
     execute(engine, f"DROP INDEX {index}", f"UPDATE alembic_version SET version_num = '{EARLIER_STUDIES}'")
 
 
-def make_old_mlflow(uri: str, revision: str = EARLIER_MLFLOW) -> None:
+def make_old_mlflow(uri: str) -> None:
     """MLflow's tables as an earlier version made them, by its own migrations, with a run in them."""
     engine = tracking_engine(uri)
     FirstTables.metadata.create_all(engine)
-    config = _get_alembic_config(uri)
+    config = migrations("mlflow", uri)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        command.upgrade(config, EARLIER_MLFLOW)
     execute(
         engine,
         "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
@@ -165,61 +165,58 @@ def make_old_mlflow(uri: str, revision: str = EARLIER_MLFLOW) -> None:
 
 
 def test_the_revisions_wanted_are_those_of_the_installed_libraries() -> None:
-    assert (
-        RDBStorage("sqlite://", skip_compatibility_check=True).get_head_version() == STUDIES.migrations.head
-    )
-    scripts = ScriptDirectory.from_config(_get_alembic_config(""))
+    head = RDBStorage("sqlite://", skip_compatibility_check=True).get_head_version()
+    assert head == STUDIES.migrations.head
+    scripts = ScriptDirectory.from_config(migrations("mlflow"))
     assert scripts.get_current_head() == TRACKING.migrations.head
     assert {script.revision for script in scripts.walk_revisions()} == TRACKING.migrations.known
 
 
-def test_looking_at_a_store_imports_no_mlflow(tmp_path: Path) -> None:
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from regtune.settings import load_settings; "
-            "from regtune.server.databases import check_databases; check_databases(load_settings()); "
-            "sys.exit(bool({'mlflow', 'tensorflow', 'optuna'} & sys.modules.keys()))",
-        ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=False,
+def test_looking_at_a_store_imports_no_mlflow() -> None:
+    code = (
+        "import sys; from regtune.settings import load_settings; "
+        "from regtune.server.databases import check_databases; check_databases(load_settings()); "
+        "sys.exit(bool({'mlflow', 'tensorflow', 'optuna'} & sys.modules.keys()))"
     )
-    assert found.returncode == 0
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, check=False)
+    assert ended.returncode == 0
 
 
 # -- init
 
 
-def test_init_makes_both_and_says_so_once(empty: Settings) -> None:
-    assert set(states(empty)) <= {"missing", "empty"}
-    assert [one.done for one in init_databases(empty)] == ["made", "made"]
-    made = both(empty)
-    assert [one.done for one in init_databases(empty)] == ["", ""]
-    assert both(empty) == made
-    assert states(empty) == ["current", "current"]
-    engine = studies_engine(empty.storage_url)
+@on_both
+def test_init_makes_both_and_says_so_once(empty: Made, kind: str) -> None:
+    settings = empty(kind)
+    assert set(states(settings)) <= {"missing", "empty"}
+    assert [one.done for one in init_databases(settings)] == ["made", "made"]
+    made = both(settings)
+    assert [one.done for one in init_databases(settings)] == ["", ""]
+    assert both(settings) == made
+    assert states(settings) == ["current", "current"]
+    engine = studies_engine(settings.storage_url)
     assert studies_revision(engine) == STUDIES.migrations.head
     engine.dispose()
-    assert tracking_revision(empty.mlflow_uri) == TRACKING.migrations.head
-    client = connect(empty.mlflow_uri, empty.artifacts)
+    assert tracking_revision(settings.mlflow_uri) == TRACKING.migrations.head
+    client = connect(settings.mlflow_uri, settings.artifacts)
     run = client.create_run(client.create_experiment("first"))
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
-    assert optuna.create_study(storage=open_storage(empty)).trials == []
+    assert optuna.create_study(storage=open_storage(settings)).trials == []
 
 
 def test_check_changes_nothing_and_exits_1_until_both_are_current(tmp_path: Path) -> None:
-    before = regtune("db", "check")
-    assert before.returncode == 1
-    assert before.stderr.count("make them with: regtune db init") == 2
+    def run(*words: str) -> tuple[int, str, str]:
+        ended = CliRunner().invoke(app, ["db", *words])
+        return ended.exit_code, ended.stdout, ended.stderr
+
+    code, _, said = run("check")
+    assert (code, said.count("make them with: regtune db init")) == (1, 2)
     assert list(tmp_path.iterdir()) == []
-    made = regtune("db", "init")
-    assert (made.returncode, made.stdout) == (0, "")
-    assert made.stderr.count("tables made") == 2
-    assert regtune("db", "init").stderr.count("current already") == 2
-    after = regtune("db", "check", "--json")
-    assert after.returncode == 0
-    assert after.stdout.count('"state": "current"') == 2
+    code, printed, said = run("init")
+    assert (code, printed, said.count("tables made")) == (0, "", 2)
+    assert run("init")[2].count("current already") == 2
+    code, printed, _ = run("check", "--json")
+    assert (code, printed.count('"state": "current"')) == (0, 2)
 
 
 def test_with_a_server_only_the_studies_are_made(tmp_path: Path) -> None:
@@ -242,54 +239,47 @@ def test_one_database_for_both_is_refused(postgres_server: Postgres, tmp_path: P
 
 
 @pytest.mark.slow
-def test_twelve_at_once_make_each_table_once(empty: Settings) -> None:
+@pytest.mark.parametrize("on_postgres", ["OPTUNA_STORAGE", "MLFLOW_TRACKING_URI"])
+def test_several_at_once_make_each_table_once(
+    postgres_server: Postgres, tmp_path: Path, on_postgres: str
+) -> None:
+    settings = Settings(REGTUNE_HOME=tmp_path / "home", **{on_postgres: postgres_server.fresh("at_once")})
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "REGTUNE_HOME": str(empty.home),
-        "OPTUNA_STORAGE": empty.storage,
-        "MLFLOW_TRACKING_URI": empty.tracking_uri,
+        "PYTHONPATH": ROOT,
+        "REGTUNE_HOME": str(settings.home),
+        "OPTUNA_STORAGE": settings.storage,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
     }
-    begun = [
-        subprocess.Popen(
-            [sys.executable, "-m", "regtune", "db", "init"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(12)
-    ]
+    command = [sys.executable, "-m", "regtune", "db", "init"]
+    begun = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     said = [process.communicate(timeout=240)[1] for process in begun]
-    assert [process.returncode for process in begun] == [0] * 12, said
+    assert [process.returncode for process in begun] == [0] * 4, said
     assert "".join(said).count("tables made") == 2
-    assert "".join(said).count("current already") == 22
-    assert states(empty) == ["current", "current"]
+    assert "".join(said).count("current already") == 6
+    assert states(settings) == ["current", "current"]
 
 
-def test_a_creation_that_was_cut_off_is_finished_by_the_next_init(empty: Settings) -> None:
-    empty.home.mkdir(exist_ok=True)
-    engine = studies_engine(empty.storage_url)
-    optuna.storages._rdb.models.BaseModel.metadata.create_all(engine)
-    engine.dispose()
-    engine = tracking_engine(empty.mlflow_uri)
+@on_both
+def test_a_creation_that_was_cut_off_is_finished_by_the_next_init(empty: Made, kind: str) -> None:
+    settings = empty(kind)
+    migration.make_studies(settings.storage_url)
+    execute(studies_engine(settings.storage_url), "DROP TABLE alembic_version")
+    engine = tracking_engine(settings.mlflow_uri)
     FirstTables.metadata.create_all(engine)
     engine.dispose()
-    assert states(empty) == ["unfinished", "unfinished"]
+    assert states(settings) == ["unfinished", "unfinished"]
     with pytest.raises(RegtuneError, match="regtune db init"):
-        upgrade_databases(empty)
-    init_databases(empty)
-    assert states(empty) == ["current", "current"]
+        upgrade_databases(settings)
+    init_databases(settings)
+    assert states(settings) == ["current", "current"]
 
 
 # -- everybody else
 
 
-def test_nobody_else_makes_tables_in_postgresql(postgres_server: Postgres, tmp_path: Path) -> None:
-    settings = Settings(
-        REGTUNE_HOME=tmp_path,
-        OPTUNA_STORAGE=postgres_server.fresh("studies_db"),
-        MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db"),
-    )
+def test_nobody_else_makes_tables_in_postgresql(empty: Made) -> None:
+    settings = empty("postgres")
     wanted = "has no tables yet; make them with: regtune db init"
     for use in (lambda: open_storage(settings), lambda: open_engine(settings.storage_url)):
         with pytest.raises(StorageError, match=wanted):
@@ -303,10 +293,14 @@ def test_nobody_else_makes_tables_in_postgresql(postgres_server: Postgres, tmp_p
     with pytest.raises(StorageError, match=wanted):
         upgrade_databases(settings)
     assert both(settings) == ({}, {})
+    a_sweeps = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=settings.mlflow_uri)
+    with pytest.raises(TrackingError, match="regtune db init"):  # before it trains
+        run_sweep(spec_of({"dropout": {"min": 0.0, "max": 0.5}}, dataset="mnist-5k"), settings=a_sweeps)
+    assert not (settings.home / "studies.db").exists()
 
 
-def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(tmp_path: Path) -> None:
-    settings = Settings(REGTUNE_HOME=tmp_path / "home")
+def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(empty: Made) -> None:
+    settings = empty("sqlite")
     with pytest.raises(NoStudies):
         open_engine(settings.storage_url)
     assert not settings.home.exists()
@@ -316,75 +310,53 @@ def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(tmp_path: Path) -
     assert states(settings) == ["current", "current"]
 
 
-def test_a_sweep_says_so_before_it_trains(postgres_server: Postgres, tmp_path: Path) -> None:
-    settings = Settings(
-        REGTUNE_HOME=tmp_path / "home", MLFLOW_TRACKING_URI=postgres_server.fresh("mlflow_db")
-    )
-    with pytest.raises(TrackingError, match="regtune db init"):
-        run_sweep(spec_of({"dropout": {"min": 0.0, "max": 0.5}}, dataset="mnist-5k"), settings=settings)
-    assert not (settings.home / "studies.db").exists()
-
-
-def test_the_default_experiment_is_left_to_who_comes_first(postgres: Settings) -> None:
-    engine = tracking_engine(postgres.mlflow_uri)
+def test_the_default_experiment_is_left_to_who_comes_first(current: Made) -> None:
+    settings = current("postgres")
+    engine = tracking_engine(settings.mlflow_uri)
     with engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT count(*) FROM experiments")) == 0
     engine.dispose()
-    client = connect(postgres.mlflow_uri, postgres.artifacts)
-    assert client.get_experiment("0").artifact_location == f"{(postgres.artifacts / 'runs').as_uri()}/0"
+    client = connect(settings.mlflow_uri, settings.artifacts)
+    assert client.get_experiment("0").artifact_location == f"{(settings.artifacts / 'runs').as_uri()}/0"
 
 
 # -- older, newer, foreign
 
 
-def test_older_studies_are_named_and_upgraded_with_what_is_in_them(current: Settings) -> None:
-    storage = open_storage(current)
-    study = optuna.create_study(storage=storage, study_name=STUDY)
+@on_both
+def test_older_studies_are_named_and_upgraded_with_what_is_in_them(current: Made, kind: str) -> None:
+    settings = current(kind)
+    study = optuna.create_study(storage=open_storage(settings), study_name=STUDY)
     for name, value in (("x", 0.5), ("y", 0.25)):
         study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"of": name}))
-    age_studies(current.storage_url)
-    assert states(current) == ["older", "current"]
-    for use in (lambda: open_storage(current), lambda: open_engine(current.storage_url)):
+    age_studies(settings.storage_url)
+    assert states(settings) == ["older", "current"]
+    for use in (lambda: open_storage(settings), lambda: open_engine(settings.storage_url)):
         with pytest.raises(StorageError, match=rf"older Optuna \({EARLIER_STUDIES}.*regtune db upgrade"):
             use()
     with pytest.raises(StorageError, match="regtune db upgrade"):
-        init_databases(current)
-    assert [one.done for one in upgrade_databases(current)] == ["upgraded", ""]
-    assert [one.done for one in upgrade_databases(current)] == ["", ""]
-    found = optuna.load_study(storage=open_storage(current), study_name=STUDY)
-    assert [(trial.value, trial.user_attrs) for trial in found.trials] == [
-        (0.5, {"of": "x"}),
-        (0.25, {"of": "y"}),
+        init_databases(settings)
+    with hold(settings, STUDY):
+        with pytest.raises(
+            StorageError, match=rf"a sweep is run by process {os.getpid()} on .*stop it first"
+        ):
+            upgrade_databases(settings)
+        assert states(settings) == ["older", "current"]
+    said = [str(one).partition(": ")[2].rpartition(": ")[2] for one in upgrade_databases(settings)]
+    assert said == [
+        f"tables upgraded (revision {STUDIES.migrations.head})",
+        f"current already (revision {TRACKING.migrations.head})",
     ]
-
-
-def test_a_board_is_the_same_after_an_upgrade(tmp_path: Path) -> None:
-    path = tmp_path / "mlruns" / "studies.db"
-    studies.fill(studies.create(path))
-    settings = load_settings()
-    before = read_board(open_engine(settings.storage_url), STUDY)
-    age_studies(settings.storage_url)
-    init = regtune("db", "init")
-    assert init.returncode == 1
-    assert "try: regtune db upgrade" in init.stderr
-    assert "before" not in init.stderr
-    make_store(settings.mlflow_uri, settings.artifacts)
-    upgraded = regtune("db", "upgrade")
-    assert upgraded.returncode == 0, upgraded.stderr
-    assert upgraded.stderr.splitlines() == [
-        f"studies: {path}: tables upgraded (revision {STUDIES.migrations.head})",
-        f"mlflow: {path.with_name('mlflow.db')}: current already (revision {TRACKING.migrations.head})",
-    ]
-    assert read_board(open_engine(settings.storage_url), STUDY) == before
-    assert sorted(found.name for found in path.parent.glob("studies.db*")) == ["studies.db"]
+    assert [one.done for one in upgrade_databases(settings)] == ["", ""]
+    trials = optuna.load_study(storage=open_storage(settings), study_name=STUDY).trials
+    assert [(trial.value, trial.user_attrs) for trial in trials] == [(0.5, {"of": "x"}), (0.25, {"of": "y"})]
+    assert not list(settings.home.glob("studies.db.*"))
 
 
 def test_studies_of_years_ago_are_upgraded(tmp_path: Path) -> None:
     settings = Settings(REGTUNE_HOME=tmp_path)
     url = settings.storage_url
-    config = RDBStorage("sqlite://", skip_compatibility_check=True)._version_manager._create_alembic_config()
-    config.set_main_option("sqlalchemy.url", url)
-    command.upgrade(config, "v2.6.0.a")
+    command.upgrade(migrations("optuna", url), "v2.6.0.a")
     execute(
         studies_engine(url),
         "INSERT INTO version_info VALUES (1, 12, '2.6.0')",
@@ -400,32 +372,34 @@ def test_studies_of_years_ago_are_upgraded(tmp_path: Path) -> None:
     assert [summary.info.name for summary in list_studies(open_engine(url))] == []
 
 
-def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Settings) -> None:
-    migration.make_studies(empty.storage_url)
-    make_old_mlflow(empty.mlflow_uri)
-    assert states(empty) == ["current", "older"]
+@on_both
+def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Made, kind: str) -> None:
+    settings = empty(kind)
+    migration.make_studies(settings.storage_url)
+    make_old_mlflow(settings.mlflow_uri)
+    assert states(settings) == ["current", "older"]
     wanted = rf"older MLflow \({EARLIER_MLFLOW}, here {TRACKING.migrations.head}\); try: regtune db upgrade"
-    for use in (lambda: connect(empty.mlflow_uri, empty.artifacts), lambda: check_store(empty.mlflow_uri)):
+    for use in (
+        lambda: connect(settings.mlflow_uri, settings.artifacts),
+        lambda: check_store(settings.mlflow_uri),
+    ):
         with pytest.raises(TrackingError, match=wanted):
             use()
     with pytest.raises(StorageError, match=wanted):
-        init_databases(empty)
-    assert tracking_revision(empty.mlflow_uri) == EARLIER_MLFLOW
-    assert [one.done for one in upgrade_databases(empty)] == ["", "upgraded"]
-    (run,) = connect(empty.mlflow_uri, empty.artifacts).search_runs(["7"])
+        init_databases(settings)
+    assert tracking_revision(settings.mlflow_uri) == EARLIER_MLFLOW
+    assert [one.done for one in upgrade_databases(settings)] == ["", "upgraded"]
+    (run,) = connect(settings.mlflow_uri, settings.artifacts).search_runs(["7"])
     assert (run.info.run_name, run.data.params) == ("first", {"dropout": "0.2"})
 
 
-def test_an_upgrade_that_fails_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     settings = Settings(REGTUNE_HOME=tmp_path)
     make_old_mlflow(settings.mlflow_uri)
     before = (tmp_path / "mlflow.db").read_bytes()
 
     def cut_off(url: str) -> None:
-        engine = tracking_engine(url)
-        execute(engine, "DROP TABLE params")
+        execute(tracking_engine(url), "DROP TABLE params")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left"):
@@ -434,110 +408,79 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(
     assert sorted(path.name for path in tmp_path.glob("mlflow.db*")) == ["mlflow.db"]
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_what_is_newer_is_refused_by_everyone(current: Settings, which: int) -> None:
-    engines = studies_engine(current.storage_url), tracking_engine(current.mlflow_uri)
-    execute(engines[which], f"UPDATE alembic_version SET version_num = '{FUTURE}'")
-    engines[1 - which].dispose()
-    before = both(current)
-    wanted = rf"newer {('Optuna', 'MLflow')[which]} \({FUTURE}.*use a newer regtune"
-    use = (lambda: open_storage(current), lambda: connect(current.mlflow_uri, current.artifacts))[which]
-    for refused in (use, lambda: init_databases(current), lambda: upgrade_databases(current)):
+def refused_by_all(settings: Settings, of: str, wanted: str) -> None:
+    before = both(settings)
+    uses: dict[str, Callable[[], Any]] = {
+        "studies": lambda: open_storage(settings),
+        "mlflow": lambda: connect(settings.mlflow_uri, settings.artifacts),
+    }
+    for use in (uses[of], lambda: init_databases(settings), lambda: upgrade_databases(settings)):
         with pytest.raises(RegtuneError, match=wanted):
-            refused()
-    assert both(current) == before
+            use()
+    assert both(settings) == before
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_foreign_database_is_refused_and_nothing_is_written(empty: Settings, which: int) -> None:
-    empty.home.mkdir(exist_ok=True)
-    engine = studies_engine(empty.storage_url) if which == 0 else tracking_engine(empty.mlflow_uri)
-    execute(engine, "CREATE TABLE customers (name TEXT)")
-    before = both(empty)
-    what = ("Optuna studies; set OPTUNA_STORAGE", "MLflow runs; set MLFLOW_TRACKING_URI")[which]
-    use = (lambda: open_storage(empty), lambda: connect(empty.mlflow_uri, empty.artifacts))[which]
-    for refused in (use, lambda: init_databases(empty), lambda: upgrade_databases(empty)):
-        with pytest.raises(RegtuneError, match=f"not a database of {what} to another one"):
-            refused()
-    assert both(empty) == before
+def test_what_is_newer_is_refused_by_everyone(current: Made) -> None:
+    newer = f"UPDATE alembic_version SET version_num = '{FUTURE}'"
+    settings = current("sqlite")
+    execute(studies_engine(settings.storage_url), newer)
+    refused_by_all(settings, "studies", rf"newer Optuna \({FUTURE}.*use a newer regtune")
+    settings = current("postgres")
+    execute(tracking_engine(settings.mlflow_uri), newer)
+    refused_by_all(settings, "mlflow", rf"newer MLflow \({FUTURE}.*use a newer regtune")
 
 
-def test_accounts_in_an_otherwise_empty_database_are_no_stranger(
-    postgres_server: Postgres, tmp_path: Path
-) -> None:
-    uri = postgres_server.fresh("mlflow_db")
+def test_a_foreign_database_is_refused_and_nothing_is_written(empty: Made) -> None:
+    settings = empty("postgres")
+    execute(studies_engine(settings.storage_url), "CREATE TABLE customers (name TEXT)")
+    refused_by_all(settings, "studies", "not a database of Optuna studies; set OPTUNA_STORAGE to another one")
+    settings = empty("sqlite")
+    settings.home.mkdir()
+    execute(tracking_engine(settings.mlflow_uri), "CREATE TABLE customers (name TEXT)")
+    refused_by_all(
+        settings, "mlflow", "not a database of MLflow runs; set MLFLOW_TRACKING_URI to another one"
+    )
+
+
+def test_accounts_in_an_otherwise_empty_database_are_no_stranger(empty: Made) -> None:
+    uri = empty("postgres").mlflow_uri
     execute(
         tracking_engine(uri),
         "CREATE TABLE users (id INTEGER)",
         "CREATE TABLE alembic_version_auth (version_num VARCHAR(32))",
     )
-    found = tracking_schema(uri)
-    assert found is not None
-    assert found.state == "empty"
-    assert make_store(uri, tmp_path / "artifacts")
-    assert tracking_revision(uri) == TRACKING.migrations.head
-
-
-def test_nothing_is_upgraded_under_a_sweep(current: Settings) -> None:
-    age_studies(current.storage_url)
-    with hold(current, STUDY):
-        with pytest.raises(
-            StorageError, match=rf"a sweep is run by process {os.getpid()} on .*stop it first"
-        ):
-            upgrade_databases(current)
-        assert states(current) == ["older", "current"]
-    upgrade_databases(current)
-    assert states(current) == ["current", "current"]
+    schema = tracking_schema(uri)
+    assert schema is not None
+    assert schema.state == "empty"
 
 
 # -- passwords
 
 
 @pytest.fixture
-def guarded(postgres_server: Postgres, tmp_path: Path) -> Iterator[Settings]:
+def guarded(current: Made, postgres_server: Postgres) -> Iterator[Settings]:
     """Two databases, each of a role of its own that must give its password."""
+    settings = current("postgres")
     rules = postgres_server.socket / "pg_hba.conf"
     before = rules.read_text()
-    postgres_server.run("DROP ROLE IF EXISTS sweeper")
-    postgres_server.run("DROP ROLE IF EXISTS tracker")
     try:
         for role, database in (("sweeper", "studies_db"), ("tracker", "mlflow_db")):
-            postgres_server.fresh(database)
-            postgres_server.run(f"CREATE ROLE {role} LOGIN PASSWORD 'canary-{role}'")
-            postgres_server.run(f"ALTER DATABASE {database} OWNER TO {role}")
+            postgres_server.run(f"DROP ROLE IF EXISTS {role}")
+            postgres_server.run(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'canary-{role}'", database)
         rules.write_text("local all sweeper,tracker scram-sha-256\n" + before)
         postgres_server.run("SELECT pg_reload_conf()")
         yield Settings(
-            REGTUNE_HOME=tmp_path / "home",
-            OPTUNA_STORAGE=postgres_server.url("studies_db").replace("postgres@", "sweeper@"),
-            MLFLOW_TRACKING_URI=postgres_server.url("mlflow_db").replace("postgres@", "tracker@"),
+            REGTUNE_HOME=settings.home,
+            OPTUNA_STORAGE=settings.storage.replace("postgres@", "sweeper@"),
+            MLFLOW_TRACKING_URI=settings.tracking_uri.replace("postgres@", "tracker@"),
         )
     finally:
         rules.write_text(before)
         postgres_server.run("SELECT pg_reload_conf()")
-        for database in ("studies_db", "mlflow_db"):
-            postgres_server.run(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
 
-def test_each_database_gets_its_own_password(
+def test_each_database_gets_its_own_password_and_a_wrong_one_is_named_by_its_variable(
     guarded: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = tmp_path / "password"
-    file.touch(mode=0o600)
-    file.write_text("canary-tracker\n")
-    monkeypatch.setenv("OPTUNA_STORAGE_PASSWORD", "canary-sweeper")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(file))
-    init_databases(guarded)
-    client: MlflowClient = connect(guarded.mlflow_uri, guarded.artifacts)
-    assert client.search_experiments()[0].name == "Default"
-    age_studies(guarded.storage_url)
-    upgrade_databases(guarded)
-    assert states(guarded) == ["current", "current"]
-    assert not {"PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"} & os.environ.keys()
-
-
-def test_a_wrong_password_is_named_by_its_variable_and_never_shown(
-    guarded: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE_PASSWORD", "canary-sweeper")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-wrong")
@@ -545,3 +488,14 @@ def test_a_wrong_password_is_named_by_its_variable_and_never_shown(
         with pytest.raises(RegtuneError, match="MLFLOW_TRACKING_PASSWORD") as caught:
             use()
         assert "canary" not in str(caught.value)
+    file = tmp_path / "password"
+    file.touch(mode=0o600)
+    file.write_text("canary-tracker\n")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(file))
+    client = connect(guarded.mlflow_uri, guarded.artifacts)
+    assert client.search_experiments()[0].name == "Default"
+    age_studies(guarded.storage_url)
+    upgrade_databases(guarded)
+    assert states(guarded) == ["current", "current"]
+    assert not {"PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"} & os.environ.keys()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,7 +23,7 @@ from stores import free_port
 
 from regtune.cli.views.reports import status_view
 from regtune.errors import NoStudies, TrackingError
-from regtune.server.process import HARDENING, Server, check_port, group_members, server_environment
+from regtune.server.process import HARDENING, Server, check_port, server_environment
 from regtune.settings import Settings
 from regtune.storage.mlflow import prepare
 from regtune.tracking.page import serve_ui, tell_newest, trials_page
@@ -39,14 +40,6 @@ OF_ANOTHER_SERVER = {
     "_MLFLOW_SERVER_ARTIFACTS_ONLY": "true",
     "UVICORN_ROOT_PATH": "/elsewhere",
 }
-UI = """
-import sys
-from pathlib import Path
-from regtune.settings import Settings
-from regtune.tracking.page import serve_ui
-serve_ui(Settings(REGTUNE_HOME=Path(sys.argv[1])), port=int(sys.argv[2]), open_browser=False,
-         tell=lambda line: print(line, flush=True))
-"""
 
 
 @pytest.fixture
@@ -54,64 +47,78 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(REGTUNE_HOME=tmp_path / "home")
 
 
-def ui(settings: Settings, port: int) -> subprocess.Popen[str]:
-    prepare(settings.mlflow_uri, settings.artifacts)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **OF_ANOTHER_SERVER}
-    del environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]  # refused by name
-    command = [sys.executable, "-c", UI, str(settings.home), str(port)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+def children() -> list[psutil.Process]:
+    """The processes of servers that this one has started."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and "mlflow" in " ".join(child.cmdline())
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("presses", [1, 3])
-def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings, presses: int) -> None:
+def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings) -> None:
+    prepare(settings.mlflow_uri, settings.artifacts)
     port = free_port()
-    page = ui(settings, port)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **OF_ANOTHER_SERVER}
+    del environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]  # refused by name
+    words = ["ui", "--no-browser", "--port", str(port), "--home", str(settings.home)]
+    page = subprocess.Popen(
+        [sys.executable, "-m", "regtune", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert page.stdout is not None
     assert page.stderr is not None
     assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)\n"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         assert answer.read() == b"OK"
-    children = psutil.Process(page.pid).children(recursive=True)
-    assert children
-    for child in children:
-        found = child.environ()
-        assert {name: found.get(name) for name in HARDENING} == HARDENING
-        assert found["MLFLOW_DISABLE_TELEMETRY"] == "true"
-        assert "mlflow.db" not in " ".join(child.cmdline())
-    assert len([child for child in children if "uvicorn" in child.cmdline()]) == 1
-    for _ in range(presses):
+    parts = psutil.Process(page.pid).children(recursive=True)
+    assert parts
+    for part in parts:
+        variables = part.environ()
+        assert {name: variables.get(name) for name in HARDENING} == HARDENING
+        assert variables["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        assert "mlflow.db" not in " ".join(part.cmdline())
+    assert len([part for part in parts if "uvicorn" in part.cmdline()]) == 1
+    for _ in range(3):  # once would do
         page.send_signal(signal.SIGINT)
         time.sleep(0.05)
     assert page.wait(timeout=120) == 0
     assert page.stderr.read() == ""
-    assert not any(child.is_running() for child in children)
+    assert not any(part.is_running() for part in parts)
     check_port("127.0.0.1", port)
 
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_leaves_nothing(settings: Settings) -> None:
-    page = ui(settings, free_port())
-    deadline = time.monotonic() + 240
-    while not (children := psutil.Process(page.pid).children()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    page.send_signal(signal.SIGINT)
-    assert page.wait(timeout=120) == 0
-    assert children
-    assert not group_members(children[0].pid)
+    prepare(settings.mlflow_uri, settings.artifacts)
+
+    def press() -> None:
+        while not children():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=press).start()
+    said: list[str] = []
+    serve_ui(settings, free_port(), open_browser=False, tell=said.append)
+    assert not said
+    assert not children()
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_is_reported(settings: Settings) -> None:
-    page = ui(settings, free_port())
-    assert page.stdout is not None
-    assert page.stderr is not None
-    page.stdout.readline()
-    os.killpg(psutil.Process(page.pid).children()[0].pid, signal.SIGKILL)
-    assert page.wait(timeout=120) == 1
-    assert "TrackingError: the MLflow server has ended by itself" in page.stderr.read()
+    prepare(settings.mlflow_uri, settings.artifacts)
+
+    def kill(_: str) -> None:
+        for child in children():
+            child.kill()
+
+    with pytest.raises(TrackingError, match="the MLflow server has ended by itself"):
+        serve_ui(settings, free_port(), open_browser=False, tell=kill)
+    assert not children()
 
 
 def test_of_what_servers_read_only_what_is_meant_for_it_is_passed_on(
@@ -124,11 +131,11 @@ def test_of_what_servers_read_only_what_is_meant_for_it_is_passed_on(
     }
     for name, value in {**OF_ANOTHER_SERVER, **meant, "MLFLOW_ENABLE_AI_GATEWAY": "true"}.items():
         monkeypatch.setenv(name, value)
-    found = server_environment(settings, {"MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})
-    assert not found.keys() & OF_ANOTHER_SERVER.keys()
-    assert {name: found[name] for name in meant} == meant
-    assert {name: found[name] for name in HARDENING} == HARDENING
-    assert found["MLFLOW_AUTH_CONFIG_PATH"] == "auth.ini"
+    variables = server_environment(settings, {"MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})
+    assert not variables.keys() & OF_ANOTHER_SERVER.keys()
+    assert {name: variables[name] for name in meant} == meant
+    assert {name: variables[name] for name in HARDENING} == HARDENING
+    assert variables["MLFLOW_AUTH_CONFIG_PATH"] == "auth.ini"
 
 
 def test_a_taken_port_is_said_with_who_has_it_and_what_to_try(settings: Settings) -> None:
@@ -151,21 +158,23 @@ def test_a_host_that_is_not_ours_is_refused(settings: Settings) -> None:
         pass
 
 
-def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_first_one() -> None:
-    asked: list[str] = []
-
+def answering(asked: list[str]) -> type[BaseHTTPRequestHandler]:
     class MLflow(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["filter"])
-            found = [{"experiment_id": "7"}] if "nothing" not in asked[-1] else []
+            experiments = [{"experiment_id": "7"}] if "nothing" not in asked[-1] else []
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"experiments": found}).encode())
+            self.wfile.write(json.dumps({"experiments": experiments}).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
+        log_message: Callable[..., None] = lambda *_: None
 
-    with HTTPServer(("127.0.0.1", 0), MLflow) as server:
+    return MLflow
+
+
+def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_first_one() -> None:
+    asked: list[str] = []
+    with HTTPServer(("127.0.0.1", 0), answering(asked)) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         page = f"{url}{runs_path('7')}"
@@ -178,9 +187,8 @@ def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_firs
     assert asked[:2] == ["tags.`regtune.sweep` LIKE '%'", "tags.`regtune.sweep` = 'small'"]
     assert trials_page(url, seconds=1.0) is None  # nobody answers
     running = ServerStatus("running", url, page=page)
-    status = Status("mlruns", running, (), {}, (), {}, 1)
     shown = io.StringIO()
-    Console(width=200, file=shown).print(status_view(status))
+    Console(width=200, file=shown).print(status_view(Status("mlruns", running, (), {}, (), {}, 1)))
     assert page in shown.getvalue()
 
 
