@@ -12,6 +12,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 JOBS ?= 2
 TOGETHER := --dist loadfile --no-loadscope-reorder
 
+# How many trials `make soak` has on each pair of stores.
+TRIALS ?= 100
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
@@ -32,8 +35,8 @@ test: .venv/.tested  ## Run the quick tests
 test-slow: .venv/.tested  ## Run the slow tests: full MNIST, browser, long proofs
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "(slow or full_mnist or browser) and not proof"
 
-proofs: .venv/.tested  ## Confirm the committed figures and everything that CI shortens: before a release
-	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m "proof or faults" --whole
+proofs: .venv/.tested  ## Prove what CI shortens or leaves out, and record it: hours, before a release
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) -m proof --proofs benchmarks/proofs.json
 
 lint: .venv/.tested  ## Check format, style, types, the walls between the modules, and the documentation
 	$(BIN)/ruff format --check .
@@ -74,10 +77,10 @@ bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, fil
 	$(BIN)/python benchmarks/bench_load.py --json benchmarks/load.json
 
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
-	$(BIN)/python -m pytest -n $(JOBS) --whole tests/faults
+	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults
 
-soak: .venv/.tested  ## 300 short trials under a random fault every ten seconds, on SQLite and PostgreSQL
-	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --json benchmarks/soak.json
+soak: .venv/.tested  ## TRIALS short trials under a random fault every ten seconds, on SQLite and PostgreSQL
+	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --trials $(TRIALS) --json benchmarks/soak.json
 
 secrets:  ## Make the passwords of docker-compose.yml, once
 	deploy/make-secrets

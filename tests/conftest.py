@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from proofs import Record
 from stores import Postgres, postgres
 
 from regtune.credentials import SECRETS
@@ -24,8 +25,17 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of our own."""
-    parser.addoption("--whole", action="store_true", help="tests of faults: every store, nothing shortened")
+    """Add the option of `make proofs`."""
+    parser.addoption(
+        "--proofs", type=Path, metavar="FILE", help="write what passed, of which commit, to FILE"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record the outcomes, in the process that has all of them."""
+    path = config.getoption("--proofs")
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Record(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,6 +62,13 @@ class Postgres:
             timeout=60,
         )
 
+    def end_connections(self) -> None:
+        """End every client's connection but one's own."""
+        self.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
     def ensure_running(self) -> None:
         """Start it unless it runs."""
         try:

@@ -1,43 +1,41 @@
-"""The pairs of stores on which a fault is tried: the first that its test names, all of them with `--whole`."""
+"""Stores on which a fault is tried: the first pair that its test names; in `make proofs` the others, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
-from harness import Project, project
-from stores import PAIRS
+from places import Place, place_on
+
+
+@pytest.fixture(scope="session")
+def shared_places(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Place]]:
+    """A place for each pair of stores, made when it is first asked for."""
+    places: dict[str, Place] = {}
+    with ExitStack() as stack:
+
+        def shared(pair: str) -> Place:
+            if pair not in places:
+                server = request.getfixturevalue("postgres_server") if "postgres" in pair else None
+                places[pair] = stack.enter_context(place_on(pair, tmp_path_factory.mktemp(pair), server))
+            return places[pair]
+
+        yield shared
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
-    """A new project, on SQLite written directly unless the test asks for others."""
-    pair = getattr(request, "param", "sqlite")
-    server = request.getfixturevalue("postgres_server") if "postgres" in pair else None
-    with project(pair, tmp_path, server) as found:
-        yield found
+def place(request: pytest.FixtureRequest, shared_places: Callable[[str], Place]) -> Place:
+    """A shared place on the pair of stores that the test names, for a study of its own."""
+    return shared_places(request.param).with_new_study()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that is marked `pairs` its stores."""
     marker = metafunc.definition.get_closest_marker("pairs")
     if marker and "place" in metafunc.fixturenames:
-        wanted = marker.args or PAIRS
-        metafunc.parametrize(
-            "place", wanted if metafunc.config.getoption("--whole") else wanted[:1], indirect=True
-        )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what is marked `whole` to `make faults`."""
-    if not config.getoption("--whole"):
-        left = [item for item in items if item.get_closest_marker("whole")]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]
-
-
-@pytest.fixture
-def whole(request: pytest.FixtureRequest) -> bool:
-    """Whether nothing is to be shortened."""
-    return bool(request.config.getoption("--whole"))
+        first, *others = marker.args
+        proofs = (pytest.param(pair, marks=pytest.mark.proof) for pair in others)
+        metafunc.parametrize("place", (first, *proofs), indirect=True)

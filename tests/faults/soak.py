@@ -1,6 +1,6 @@
 """A long sweep of short trials under a random fault every few seconds; what was lost, doubled, and how memory grew.
 
-    PYTHONPATH=tests python tests/faults/soak.py [--trials 300] [--every 10] [--pairs ...] [--json FILE]
+    PYTHONPATH=tests python tests/faults/soak.py [--trials 100] [--every 10] [--pairs ...] [--json FILE]
 
 The sweep runs in a project of its own with its MLflow server up. When a fault ends the coordinator, the same command is
 given again, as a person would. In the end the study is judged by `assert_consistent`; the command exits with 1 when
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import NAME, Project, Sweep, assert_consistent, project, standing
+from harness import assert_consistent, runs_of
 from optuna.trial import TrialState
+from places import Place, Sweep, place_on, standing
 from rich.console import Console
 from rich.table import Table
 from stores import Postgres, postgres
@@ -58,7 +59,7 @@ SHORT = {
 class Soak:
     """One soak on one pair of stores."""
 
-    place: Project
+    place: Place
     server: Postgres | None
     dice: random.Random
     faults: Counter[str] = field(default_factory=Counter)
@@ -175,26 +176,22 @@ class Soak:
 
     def _connections_ended(self, _: Sweep) -> None:
         assert self.server is not None
-        self.server.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
+        self.server.end_connections()
 
     # -- the figures
 
     def _weigh(self, sweep: Sweep) -> None:
         with suppress(psutil.Error, IndexError):
-            found = [("coordinator", psutil.Process(sweep.process.pid)), ("writer", sweep.writer)]
-            found += [("worker", worker) for worker in sweep.workers]
-            found += [("MLflow", process) for process in service.processes(self.place.home)]
-            for role, process in found:
-                age = time.time() - process.create_time()
-                samples = self.memory.setdefault((role, process.pid), [])
-                samples.append((age, process.memory_info().rss / 2**20))
+            roles = [("coordinator", psutil.Process(sweep.process.pid)), ("writer", sweep.writer)]
+            roles += [("worker", worker) for worker in sweep.workers]
+            roles += [("MLflow", process) for process in service.processes(self.place.home)]
+            for role, process in roles:
+                sample = (time.time() - process.create_time(), process.memory_info().rss / 2**20)
+                self.memory.setdefault((role, process.pid), []).append(sample)
 
     def _growth(self) -> dict[str, dict[str, float]]:
         """Of each role: its process that lived longest, its memory when warm and at its end, MiB."""
-        found = {}
+        growth = {}
         for role in sorted({role for role, _ in self.memory}):
             lives = [samples for (of, _), samples in self.memory.items() if of == role]
             longest = max(lives, key=lambda samples: samples[-1][0] - samples[0][0])
@@ -202,33 +199,19 @@ class Soak:
             if len(warm) >= 4:
                 quarter = max(2, len(warm) // 4)
                 first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
-                lived = longest[-1][0]
-                found[role] = {
-                    "warm_mib": first,
-                    "end_mib": last,
-                    "ratio": last / first,
-                    "lived_seconds": lived,
-                }
-        return found
+                figures = {"warm_mib": first, "end_mib": last, "ratio": last / first}
+                growth[role] = {**figures, "lived_seconds": longest[-1][0]}
+        return growth
 
     def _figures(self, trials: int) -> dict[str, Any]:
         study = self.place.study()
-        all_ = study.trials
-        finished = [trial for trial in all_ if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        uids = [record.uid for trial in all_ if (record := record_of(trial)) is not None]
-        client = self.place.client()
-        experiments = [found.experiment_id for found in client.search_experiments()]
-        of_study = f"tags.`{names.STUDY_UID}` = '{study.user_attrs['regtune.uid']}' AND tags.`{names.KIND}` = 'trial'"
-        runs: list[str] = []
-        token = None
-        while True:
-            page = client.search_runs(experiments, of_study, max_results=1000, page_token=token)
-            runs += [run.data.tags[names.TRIAL_UID] for run in page]
-            token = page.token
-            if not token:
-                break
-        failed = [trial for trial in all_ if trial.state is TrialState.FAIL]
-        assert_consistent(self.place, NAME, run_cap=trials, failed=len(failed), keep_models=3)
+        attempts = study.trials
+        finished = [trial for trial in attempts if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        failed = [trial for trial in attempts if trial.state is TrialState.FAIL]
+        uids = [record.uid for trial in attempts if (record := record_of(trial)) is not None]
+        tags = [run.data.tags for run in runs_of(self.place.client(), study)]
+        runs = [found[names.TRIAL_UID] for found in tags if found[names.KIND] == names.TRIAL]
+        assert_consistent(self.place, run_cap=trials, failed=len(failed), keep_models=3)
         return {
             "faults": sum(self.faults.values()),
             "kinds": dict(sorted(self.faults.items())),
@@ -245,60 +228,45 @@ def soak(pair: str, trials: int, every: float, seed: int, folder: Path) -> dict[
     """One soak on one of `stores.PAIRS`."""
     with ExitStack() as stack:
         server = stack.enter_context(postgres()) if pair.startswith("postgres") else None
-        place = stack.enter_context(project(pair, folder, server))
+        place = stack.enter_context(place_on(pair, folder, server))
         return {"pair": pair, **Soak(place, server, random.Random(seed)).run(trials, every)}
 
 
 def main() -> int:
     """Soak on each pair, show, write; 1 when anything is lost or doubled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=300)
-    parser.add_argument(
-        "--every", type=float, default=10.0, metavar="SECONDS", help="between two faults, on average"
-    )
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults, on average")
     parser.add_argument("--pairs", nargs="+", default=["sqlite-server", "postgres-server"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
-    found = []
+    soaks = []
     for pair in arguments.pairs:
         with tempfile.TemporaryDirectory(prefix="soak", ignore_cleanup_errors=True) as folder:
-            found.append(soak(pair, arguments.trials, arguments.every, arguments.seed, Path(folder)))
-    show(found)
+            soaks.append(soak(pair, arguments.trials, arguments.every, arguments.seed, Path(folder)))
+    show(soaks)
     if arguments.json:
         given = {"trials": arguments.trials, "every_seconds": arguments.every, "seed": arguments.seed}
-        arguments.json.write_text(json.dumps({**given, "soaks": found}, indent=2) + "\n")
-    return int(any(one["lost"] or one["doubled"] for one in found))
+        arguments.json.write_text(json.dumps({**given, "soaks": soaks}, indent=2) + "\n")
+    return int(any(one["lost"] or one["doubled"] for one in soaks))
 
 
-def show(found: Sequence[dict[str, Any]]) -> None:
-    """Tables."""
-    table = Table(title="a sweep under random faults")
-    for name in (
-        "stores",
-        "time",
-        "faults",
-        "sweeps",
-        "finished",
-        "failed attempts",
-        "lost",
-        "doubled",
-        "memory",
-    ):
-        table.add_column(name, justify="left" if name in ("stores", "memory") else "right")
-    for one in found:
+def show(soaks: Sequence[dict[str, Any]]) -> None:
+    """Print the figures."""
+    counts = ("faults", "sweeps_started", "finished", "failed_attempts", "lost", "doubled")
+    table = Table("stores", "time", *(name.replace("_", " ") for name in counts), "memory")
+    for one in soaks:
         memory = "\n".join(
             f"{role} {entry['warm_mib']:.0f} to {entry['end_mib']:.0f} MiB in {entry['lived_seconds']:.0f} s"
             for role, entry in one["memory"].items()
         )
-        counts = ("faults", "sweeps_started", "finished", "failed_attempts", "lost", "doubled")
         table.add_row(one["pair"], f"{one['seconds']:.0f} s", *(str(one[name]) for name in counts), memory)
     console = Console(width=130)
     console.print(table)
-    for one in found:
-        console.print(
-            f"{one['pair']}: " + ", ".join(f"{count} x {kind}" for kind, count in one["kinds"].items())
-        )
+    for one in soaks:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in one["kinds"].items())
+        console.print(f"{one['pair']}: {kinds}")
 
 
 if __name__ == "__main__":

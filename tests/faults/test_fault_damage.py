@@ -12,36 +12,37 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from harness import NAME, Project, assert_consistent, project
+from harness import assert_consistent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from places import Place, place_on
 from stores import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
+NAME = "small"
 VERBS = (
+    ("sync",),
     ("board", NAME),
+    ("gc", "--yes"),
     ("show", NAME, "0"),
     ("best", NAME),
     ("studies",),
     ("status",),
     ("watch", NAME, "--json"),
-    ("sync",),
-    ("gc", "--yes"),
 )
-SOME = (VERBS[0], ("sync",), ("gc", "--yes"))
-"""Of them, unless nothing is to be shortened: one that reads, and those that write."""
+"""One that writes and one that reads come first: the others are tried in `make proofs`."""
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A project with a finished study."""
-    with project("sqlite", tmp_path_factory.mktemp("finished"), None) as found:
-        with found.sweep(run_cap=2) as sweep:
+    with place_on("sqlite", tmp_path_factory.mktemp("finished"), None) as place:
+        with place.sweep(run_cap=2) as sweep:
             sweep.ended()
-        yield found
+        yield place
 
 
 @pytest.fixture
-def damaged(finished: Project) -> Iterator[Project]:
+def damaged(finished: Place) -> Iterator[Place]:
     """The same; what a test does to its databases is undone."""
     kept = {path: path.read_bytes() for path in finished.home.glob("*.db*")}
     yield finished
@@ -102,74 +103,58 @@ def with_a_key_of_tomorrow(value: str) -> str:
 
 
 NEWER = "a sweep file of a newer version"
-DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "studies cut off": ("studies.db", cut, "studies.db: damaged"),
-    "studies overwritten": ("studies.db", overwritten, "studies.db: damaged, or not a SQLite database"),
-    "studies of another program": ("studies.db", foreign, "studies.db"),
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "studies cut off": (cut, "studies.db: damaged"),
     "a record of a newer version": (
-        "studies.db",
         attribute("trial_user", "regtune.record", with_a_key_of_tomorrow),
         "was it written by another version?",
     ),
+    NEWER: (attribute("study_user", "regtune.spec", with_a_key_of_tomorrow), "tomorrow"),
+    "studies of another program": (foreign, "studies.db"),
+    "studies overwritten": (overwritten, "studies.db: damaged, or not a SQLite database"),
     "a record that is no JSON object": (
-        "studies.db",
         attribute("trial_user", "regtune.record", lambda _: '"{"'),
         "record cannot be read",
     ),
     "a record that is not JSON": (
-        "studies.db",
         attribute("trial_user", "regtune.record", lambda _: "{"),
         "an attribute in it is not JSON",
     ),
-    NEWER: (
-        "studies.db",
-        attribute("study_user", "regtune.spec", with_a_key_of_tomorrow),
-        "tomorrow",
-    ),
     "a sweep file that is nonsense": (
-        "studies.db",
         attribute("study_user", "regtune.spec", lambda _: "[1, 2]"),
         "its sweep file cannot be read",
     ),
     "a uid that names a folder elsewhere": (
-        "studies.db",
         attribute("study_user", "regtune.uid", lambda _: '"../../etc"'),
         "no uid",
     ),
 }
-CHOSEN = (
-    "studies cut off",
-    "a record of a newer version",
-    "a sweep file that is nonsense",
-    "a uid that names a folder elsewhere",
-)
-"""What is tried unless everything is."""
+CASES = [
+    *((name, 2) for name in list(DAMAGES)[:4]),
+    *(pytest.param(name, len(VERBS), marks=pytest.mark.proof) for name in DAMAGES),
+]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in CHOSEN else pytest.param(name, marks=pytest.mark.whole) for name in DAMAGES]
-)
+@pytest.mark.parametrize(("name", "verbs"), CASES)
 def test_damaged_studies_are_refused_in_a_line_and_nothing_is_overwritten(
-    damaged: Project, name: str, whole: bool
+    damaged: Place, name: str, verbs: int
 ) -> None:
-    file, damage, words = DAMAGES[name]
-    damage(damaged.home / file)
+    damage, words = DAMAGES[name]
+    damage(damaged.home / "studies.db")
     before = contents(damaged.home)
-    said = damaged.run(*sweep_again(damaged), code=2 if name == NEWER else 1)
-    assert words in said
+    assert words in damaged.run(*sweep_again(damaged), code=2 if name == NEWER else 1)
     assert contents(damaged.home) == before
-    for verb in VERBS if whole else SOME:
-        found = answer(damaged, *verb)
-        assert len(found.splitlines()) < 60, found
+    for verb in VERBS[:verbs]:
+        said = answer(damaged, *verb)
+        assert len(said.splitlines()) < 60, said
         assert contents(damaged.home) == before, verb
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [cut, pytest.param(overwritten, marks=pytest.mark.whole), pytest.param(foreign, marks=pytest.mark.whole)],
+    "damage", [cut, *(pytest.param(damage, marks=pytest.mark.proof) for damage in (overwritten, foreign))]
 )
 def test_a_damaged_mlflow_database_is_refused_and_the_studies_are_read_all_the_same(
-    damaged: Project, damage: Callable[[Path], None]
+    damaged: Place, damage: Callable[[Path], None]
 ) -> None:
     board = damaged.run("board", NAME)
     damage(damaged.home / "mlflow.db")
@@ -188,12 +173,12 @@ def test_a_damaged_mlflow_database_is_refused_and_the_studies_are_read_all_the_s
     damaged.run("sync")
 
 
-def sweep_again(place: Project) -> list[str]:
+def sweep_again(place: Place) -> list[str]:
     """Arguments of the sweep that would go on with the study."""
     return place.command(run_cap=3)[3:]
 
 
-def answer(place: Project, *verb: str) -> str:
+def answer(place: Place, *verb: str) -> str:
     """What a verb says: an answer, or one error and exit code 1."""
     ended = subprocess.run(
         [sys.executable, "-m", "regtune", *verb],
@@ -213,7 +198,7 @@ def answer(place: Project, *verb: str) -> str:
 
 def contents(home: Path) -> dict[str, str]:
     """A digest of every file; of a database that can be read of its rows, because reading may tidy its pages."""
-    found = {}
+    digests = {}
     for path in sorted(home.rglob("*")):
         if not path.is_file() or path.suffix == ".lock" or path.name.endswith(("-wal", "-shm")):
             continue
@@ -224,5 +209,5 @@ def contents(home: Path) -> dict[str, str]:
                 closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection,
             ):
                 content = "\n".join(connection.iterdump()).encode()
-        found[str(path.relative_to(home))] = hashlib.sha256(content).hexdigest()[:8]
-    return found
+        digests[str(path.relative_to(home))] = hashlib.sha256(content).hexdigest()[:8]
+    return digests

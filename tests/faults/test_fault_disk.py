@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import Project, assert_consistent, project
+from harness import assert_consistent
 from parts import file_system
+from places import Place, place_on
 from stores import Postgres, postgres, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -23,16 +24,16 @@ LONG = {
 
 def fill(folder: Path, leave: int) -> Path:
     """A file that leaves about `leave` bytes of room in the folder's file system."""
-    found = folder / "filler"
-    until(lambda: _allocate(found, shutil.disk_usage(folder).free - leave))  # others take room meanwhile
-    return found
+    filler = folder / "filler"
+    until(lambda: _allocate(filler, shutil.disk_usage(folder).free - leave))  # others take room meanwhile
+    return filler
 
 
 def _allocate(file: Path, size: int) -> bool:
     return subprocess.run(["fallocate", "-l", str(size), str(file)], check=False).returncode == 0
 
 
-def sweep_into_a_full_disk(place: Project, disk: Path) -> str:
+def sweep_into_a_full_disk(place: Place, disk: Path) -> str:
     """Sweep until the disk is full; make room; sweep to the end. Returns what the first sweep said."""
     with place.sweep(**LONG) as sweep:
         sweep.until_epochs(2)
@@ -44,40 +45,37 @@ def sweep_into_a_full_disk(place: Project, disk: Path) -> str:
     return said
 
 
-WHOLE = pytest.mark.whole
-
-
-@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=WHOLE)])
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=pytest.mark.proof)])
 def test_no_room_for_a_project_ends_the_sweep_and_loses_nothing(
     pair: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
-    with file_system(tmp_path, "size=128m"), project(pair, tmp_path, server) as place:
+    with file_system(tmp_path, "size=128m"), place_on(pair, tmp_path, server) as place:
         said = sweep_into_a_full_disk(place, tmp_path)
         assert "the disk is full; make room and give the same command again: nothing recorded is lost" in said
         assert_consistent(place, run_cap=24, keep_models=24)
 
 
-@WHOLE
+@pytest.mark.proof
 def test_no_room_for_databases_alone_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     artifacts = tmp_path / "mlruns" / "artifacts"
     artifacts.mkdir(parents=True)
     with file_system(artifacts.parent, "size=64m"):
         artifacts.mkdir()
-        with file_system(artifacts, "size=128m"), project("sqlite", tmp_path, None) as place:
+        with file_system(artifacts, "size=128m"), place_on("sqlite", tmp_path, None) as place:
             said = sweep_into_a_full_disk(place, artifacts.parent)
             assert "the disk is full; make room" in said
             assert_consistent(place, run_cap=24, keep_models=24)
 
 
-@WHOLE
+@pytest.mark.proof
 def test_no_room_for_postgresql_stops_or_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     """Without room for a table it refuses; without room for its log it ends, and is started again with room."""
     with (
         tempfile.TemporaryDirectory(prefix="disk") as disk,
         file_system(Path(disk), "size=400m,mode=755"),
         postgres(Path(disk)) as server,
-        project("postgres", tmp_path, server) as place,
+        place_on("postgres", tmp_path, server) as place,
     ):
         with place.sweep(**LONG) as sweep:
             sweep.until_epochs(2)

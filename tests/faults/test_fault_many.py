@@ -5,18 +5,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from harness import Project, assert_consistent
+from harness import assert_consistent
+from places import Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
 @pytest.mark.pairs("postgres-server")
-def test_sweeps_at_once_on_one_database_and_one_server_all_end_whole(place: Project, whole: bool) -> None:
-    names = [f"study-{number}" for number in range(12 if whole else 3)]
+@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.proof)])
+def test_sweeps_at_once_on_one_database_and_one_server_all_end_whole(place: Place, count: int) -> None:
+    places = [place, *(place.with_new_study() for _ in range(count - 1))]
     with ExitStack() as running:
-        sweeps = [running.enter_context(place.sweep(name=name, run_cap=3, seed=1)) for name in names]
+        sweeps = [running.enter_context(each.sweep(run_cap=3, seed=1)) for each in places]
         for sweep in sweeps:
             sweep.ended(seconds=1000)
     place.run("sync")  # where the machine is too busy for a sweep to wait for MLflow
-    for name in names:
-        assert_consistent(place, name, run_cap=3)
+    for each in places:
+        assert_consistent(each, run_cap=3)

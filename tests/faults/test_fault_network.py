@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness import Project, assert_consistent, project
+from harness import assert_consistent
 from parts import missing
+from places import Place, place_on
 from stores import Postgres, postgres, until
 
 from regtune.errors import StudyBusy
@@ -89,9 +90,9 @@ def elsewhere() -> Iterator[Elsewhere]:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[tuple[Project, Project, Elsewhere]]:
+def shared(tmp_path: Path) -> Iterator[tuple[Place, Place, Elsewhere]]:
     """One project on a PostgreSQL of this machine: as it is worked on here, and there."""
-    with elsewhere() as there, postgres() as server, project("postgres", tmp_path, server) as here:
+    with elsewhere() as there, postgres() as server, place_on("postgres", tmp_path, server) as here:
         _listen(server, there)
         environment = {
             name: value.replace(
@@ -114,9 +115,9 @@ def _database(url: str) -> str:
     return url.partition("@/")[2].partition("?")[0]
 
 
-@pytest.mark.parametrize("back", ["while it runs", pytest.param("after its end", marks=pytest.mark.whole)])
+@pytest.mark.parametrize("back", ["while it runs", pytest.param("after its end", marks=pytest.mark.proof)])
 def test_a_machine_that_vanishes_gives_its_study_up_and_leaves_it_to_the_one_that_took_it(
-    shared: tuple[Project, Project, Elsewhere], back: str
+    shared: tuple[Place, Place, Elsewhere], back: str
 ) -> None:
     place, away, there = shared
     with away.sweep(**LONG) as cut_off:
@@ -133,13 +134,11 @@ def test_a_machine_that_vanishes_gives_its_study_up_and_leaves_it_to_the_one_tha
                 second.ended()
             else:
                 second.until_finished(2)
-                second.process.send_signal(
-                    signal.SIGSTOP
-                )  # so that it has not ended before the other sees it
+                second.signal(signal.SIGSTOP)  # so that it has not ended before the other sees it
             there.back()
             said = cut_off.ended(code=1)
             if back == "while it runs":
-                second.process.send_signal(signal.SIGCONT)
+                second.signal(signal.SIGCONT)
             second.ended()
     assert ("was run by another process" if back == "after its end" else "is being run by process") in said
     assert_consistent(place, run_cap=5)

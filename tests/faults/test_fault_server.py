@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import Project, assert_consistent, project, standing
+from harness import assert_consistent
+from places import Place, standing
 from stores import free_port, until
 
 from regtune.server import service
@@ -21,104 +23,69 @@ from regtune.server import service
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 4, "training": {"batch_size": 2, "max_epochs": 20}, "early_stopping": {"patience": 20}}
 """Half a minute and more: a server is given up after a few tries."""
-AWAY, BACK = " is away; the sweep goes on", "MLflow is back"
 SLOW_SECONDS = 2.0
-WHOLE = pytest.mark.whole
+MORE_MOODS = [pytest.param(mood, 120, marks=pytest.mark.proof) for mood in ("500", "429", "slow")]
 
 
-@pytest.mark.whole
+@pytest.mark.proof
 @pytest.mark.pairs("sqlite-server")
-def test_up_says_that_the_running_server_does_not_answer(place: Project) -> None:
+def test_up_says_that_the_running_server_does_not_answer(place: Place) -> None:
     with standing(service.processes(place.home)):
         assert "does not answer within 30 s; end it with: regtune down" in place.run("up", code=1)
     place.up()
 
 
-@pytest.mark.whole
 @pytest.mark.pairs("sqlite-server", "postgres-server")
-def test_a_server_that_is_killed_and_started_again_costs_nothing(place: Project) -> None:
-    with place.sweep(**LONG) as sweep:
-        sweep.until_epochs(3)
-        for process in service.processes(place.home):
-            process.kill()
-        sweep.until_finished(2)
-        with standing(sweep.workers):
-            place.up()
-        assert "MLflow lacks" not in sweep.ended()
-    assert_consistent(place, run_cap=4)
-
-
-@pytest.mark.pairs("postgres-server", "sqlite-server")
-def test_a_server_that_stands_still_holds_up_nothing(place: Project, whole: bool) -> None:
-    with place.sweep(**LONG) as sweep:
-        sweep.until_epochs(3)
-        with standing(service.processes(place.home)):
-            sweep.until_finished(2)
-            time.sleep(120 if whole else 5)
-        sweep.ended()
-    place.run("sync")
-    assert_consistent(place, run_cap=4)
-
-
-def test_a_server_that_is_away_from_the_start_until_after_the_end_is_brought_everything(
-    tmp_path: Path,
+@pytest.mark.parametrize(("mood", "frozen_seconds"), [("truncated", 5), *MORE_MOODS])
+def test_a_server_that_answers_nonsense_stands_still_and_is_killed_costs_nothing(
+    place: Place, mood: str, frozen_seconds: float
 ) -> None:
-    port = free_port()
-    given = {"REGTUNE_HOME": str(tmp_path / "mlruns"), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
-    place = Project(tmp_path, given, port)
-    with place.sweep(run_cap=2) as sweep:
-        said = sweep.ended()
-    assert "MLflow lacks 3 runs; bring what it lacks with: regtune sync small" in said
-    owner = Project(tmp_path, {"REGTUNE_HOME": given["REGTUNE_HOME"]}, port)
-    owner.up()
-    try:
-        place.run("sync")
-        assert_consistent(place, run_cap=2)
-    finally:
-        owner.run("down")
-
-
-@pytest.mark.whole
-def test_a_server_that_comes_up_during_the_sweep_is_brought_everything(tmp_path: Path) -> None:
-    port = free_port()
-    given = {"REGTUNE_HOME": str(tmp_path / "mlruns"), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
-    place = Project(tmp_path, given, port)
-    owner = Project(tmp_path, {"REGTUNE_HOME": given["REGTUNE_HOME"]}, port)
-    try:
-        with place.sweep(**{**LONG, "run_cap": 8}) as sweep:
-            sweep.until_said(AWAY)
-            with standing(sweep.workers):
-                owner.up()
-            said = sweep.ended()
-            assert BACK in said
-            assert "MLflow lacks" not in said
-        assert_consistent(place, run_cap=8)
-    finally:
-        owner.run("down")
-
-
-@pytest.mark.parametrize(
-    "mood",
-    [
-        pytest.param("500", marks=WHOLE),
-        pytest.param("429", marks=WHOLE),
-        "truncated",
-        pytest.param("slow", marks=WHOLE),
-    ],
-)
-def test_a_server_that_answers_badly_for_a_while_doubles_and_loses_nothing(tmp_path: Path, mood: str) -> None:
-    with project("sqlite-server", tmp_path, None) as place, capricious(place.port) as proxy:
+    with capricious(place.port) as proxy:
         given = {**place.environment, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{proxy.server_port}"}
         swept = replace(place, environment=given)
-        with swept.sweep(**{**LONG, "run_cap": 12}) as sweep:
+        with swept.sweep(**{**LONG, "run_cap": 6}) as sweep:
             sweep.until_epochs(5)
             proxy.mood = mood
             until(lambda: proxy.spoilt > 0, 400)  # the writer begins when there is time for it
             with standing(sweep.workers):
                 time.sleep(3 * SLOW_SECONDS)
             proxy.mood = ""
-            assert "MLflow lacks" not in sweep.ended()
-        assert_consistent(swept, run_cap=12)
+            with standing(service.processes(place.home)):
+                sweep.until_finished(2)
+                time.sleep(frozen_seconds)
+            for process in service.processes(place.home):
+                process.kill()
+            sweep.until_finished(3)
+            with standing(sweep.workers):
+                place.up()
+            sweep.ended()
+        place.run("sync")  # where the machine is too busy for a sweep to wait for MLflow
+        assert_consistent(place, run_cap=6)
+
+
+@pytest.mark.parametrize("back", ["after its end", pytest.param("while it runs", marks=pytest.mark.proof)])
+def test_a_server_that_is_away_from_the_start_is_brought_everything(tmp_path: Path, back: str) -> None:
+    port, home = free_port(), {"REGTUNE_HOME": str(tmp_path / "mlruns")}
+    place = Place(tmp_path, {**home, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}, port=port)
+    owner = Place(tmp_path, home, port=port)
+    changes: dict[str, Any] = {"run_cap": 2} if back == "after its end" else {**LONG, "run_cap": 8}
+    try:
+        with place.sweep(**changes) as sweep:
+            if back == "while it runs":
+                sweep.until_said(" is away; the sweep goes on")
+                with standing(sweep.workers):
+                    owner.up()
+            said = sweep.ended()
+        if back == "after its end":
+            assert "MLflow lacks 3 runs; bring what it lacks with: regtune sync small" in said
+            owner.up()
+            place.run("sync")
+        else:
+            assert "MLflow is back" in said
+            assert "MLflow lacks" not in said
+        assert_consistent(place, run_cap=changes["run_cap"])
+    finally:
+        owner.run("down")
 
 
 class Capricious(ThreadingHTTPServer):
@@ -154,10 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
         address = f"http://127.0.0.1:{self.server.target}{self.path}"
         request = urllib.request.Request(address, body or None, headers, method=self.command)
         try:
-            with urllib.request.urlopen(request, timeout=60) as found:
-                status, answer, kind = found.status, found.read(), found.headers.get("Content-Type", "")
+            with urllib.request.urlopen(request, timeout=60) as real:
+                status, answer, kind = real.status, real.read(), real.headers.get("Content-Type", "")
         except urllib.error.HTTPError as error:
             status, answer, kind = error.code, error.read(), error.headers.get("Content-Type", "")
+        except OSError:  # killed: no answer at all
+            return
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(answer)))
@@ -173,11 +142,11 @@ class _Handler(BaseHTTPRequestHandler):
 def capricious(target: int | None) -> Iterator[Capricious]:
     """Such a server before the one at port `target`."""
     assert target is not None
-    with Capricious(target) as found:
-        thread = threading.Thread(target=found.serve_forever, daemon=True)
+    with Capricious(target) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
         thread.start()
         try:
-            yield found
+            yield proxy
         finally:
-            found.shutdown()
+            proxy.shutdown()
             thread.join()

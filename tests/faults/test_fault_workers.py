@@ -7,8 +7,9 @@ import time
 
 import psutil
 import pytest
-from harness import Project, Sweep, assert_consistent, standing
+from harness import assert_consistent
 from optuna.trial import TrialState
+from places import Place, Sweep, standing
 from stores import until
 
 from regtune.study.record import TrialRecord
@@ -17,12 +18,14 @@ from regtune.study.study import record_of
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"training": {"batch_size": 4, "max_epochs": 20}, "early_stopping": {"patience": 20}, "run_cap": 2}
 """Epochs long enough to be in the middle of one."""
+WIDE = {**LONG, "model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 3}}
+"""A model that takes long to save, and much memory."""
 
 
-def failures(place: Project) -> list[TrialRecord]:
+def failures(place: Place) -> list[TrialRecord]:
     """Records of the trials that failed."""
-    found = [record_of(trial) for trial in place.study().get_trials(states=(TrialState.FAIL,))]
-    return [record for record in found if record is not None]
+    records = [record_of(trial) for trial in place.study().get_trials(states=(TrialState.FAIL,))]
+    return [record for record in records if record is not None]
 
 
 def _waits(process: psutil.Process) -> bool:
@@ -32,9 +35,16 @@ def _waits(process: psutil.Process) -> bool:
     return process.status() == psutil.STATUS_SLEEPING and process.cpu_times().user == before
 
 
+def kill_in_an_epoch(sweep: Sweep) -> None:
+    """Kill the worker in the middle of an epoch that is not the first of its trial."""
+    sweep.until_epochs(sweep.epochs + 2)
+    time.sleep(0.2)
+    sweep.workers[0].kill()
+
+
 def kill_while_it_reports(sweep: Sweep) -> None:
     """Kill the worker when it has sent an epoch's figures and waits for the answer."""
-    sweep.until_epochs(1)
+    sweep.until_epochs(sweep.epochs + 1)
     (worker,) = sweep.workers
     sweep.signal(signal.SIGSTOP)  # nobody answers
     until(lambda: _waits(worker), 60)
@@ -42,101 +52,70 @@ def kill_while_it_reports(sweep: Sweep) -> None:
     sweep.signal(signal.SIGCONT)
 
 
-@pytest.mark.whole
-@pytest.mark.pairs
-def test_a_worker_killed_in_its_first_epoch_costs_one_attempt(place: Project) -> None:
+@pytest.mark.pairs("sqlite", "postgres", "sqlite-server", "postgres-server")
+def test_a_killed_worker_costs_one_attempt_and_a_trial_killed_twice_is_failed(place: Place) -> None:
     with place.sweep(**LONG) as sweep:
-        sweep.until_finished(1)
-        sweep.until_running()  # by a worker that is warm: it begins at once
-        sweep.workers[0].kill()
+        kill_in_an_epoch(sweep)
+        sweep.until_finished(2)  # the lost attempt, and the one that took its place
+        kill_while_it_reports(sweep)
+        sweep.until_finished(3)
+        kill_in_an_epoch(sweep)  # of the second attempt
         sweep.ended()
-    (lost,) = failures(place)
-    assert (lost.end_reason, lost.attempt) == ("worker_died", 1)
-    assert_consistent(place, run_cap=2, failed=1)
+    records = failures(place)
+    assert [record.end_reason for record in records] == ["worker_died"] * 3
+    assert [(record.attempt, record.retry_of) for record in records] == [(1, None), (1, None), (2, 2)]
+    assert all("SIGKILL" in str(record.message) for record in records)
+    assert records[1].epochs >= 1
+    assert records[1].config == records[2].config
+    assert_consistent(place, run_cap=2, failed=3)
 
 
-@pytest.mark.whole
+@pytest.mark.proof
 @pytest.mark.pairs("sqlite", "postgres")
-def test_a_worker_killed_before_it_is_ready_costs_nothing_or_one_attempt(place: Project) -> None:
+def test_a_worker_killed_before_it_is_ready_costs_nothing_or_one_attempt(place: Place) -> None:
     with place.sweep(**LONG) as sweep:
         sweep.until_running()
         sweep.workers[0].kill()
         sweep.ended()
-    lost = failures(place)
-    assert [(record.end_reason, record.attempt) for record in lost] in ([("worker_died", 1)], [])
-    assert_consistent(place, run_cap=2, failed=len(lost))
+    records = failures(place)
+    assert [(record.end_reason, record.attempt) for record in records] in ([("worker_died", 1)], [])
+    assert_consistent(place, run_cap=2, failed=len(records))
 
 
+@pytest.mark.proof
 @pytest.mark.pairs("sqlite", "postgres")
-def test_a_worker_killed_in_the_middle_of_an_epoch_costs_one_attempt(place: Project) -> None:
-    with place.sweep(**LONG) as sweep:
-        sweep.until_epochs(2)
-        time.sleep(0.2)
+def test_a_worker_killed_while_it_saves_a_model_leaves_no_half_of_it(place: Place) -> None:
+    folder = place.home / "artifacts" / "trials"
+    with place.sweep(**WIDE) as sweep:
+        sweep.until(lambda: any(folder.glob("*/.*model.keras")), "half a model", pause=0.01)
         sweep.workers[0].kill()
         sweep.ended()
     (lost,) = failures(place)
-    assert (lost.end_reason, lost.attempt) == ("worker_died", 1)
-    assert "SIGKILL" in str(lost.message)
-    assert_consistent(place, run_cap=2, failed=1)
-
-
-@pytest.mark.pairs("sqlite", "postgres")
-def test_a_worker_killed_while_it_reports_costs_one_attempt(place: Project) -> None:
-    with place.sweep(**LONG) as sweep:
-        kill_while_it_reports(sweep)
-        sweep.ended()
-    (lost,) = failures(place)
-    assert lost.end_reason == "worker_died"
-    assert lost.epochs >= 1
-    assert_consistent(place, run_cap=2, failed=1)
-
-
-@pytest.mark.whole
-@pytest.mark.pairs("sqlite", "postgres")
-def test_a_worker_killed_while_it_saves_a_model_leaves_no_half_of_it(place: Project) -> None:
-    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 2}}
-    with place.sweep(**{**LONG, **wide}) as sweep:
-        sweep.until_saving()
-        sweep.workers[0].kill()
-        sweep.ended()
-    (lost,) = failures(place)
-    assert (lost.end_reason, lost.epochs) == ("worker_died", 2)
+    assert (lost.end_reason, lost.epochs) == ("worker_died", 3)
     assert_consistent(place, run_cap=2, failed=1)
 
 
 @pytest.mark.pairs("postgres-server", "sqlite", "postgres", "sqlite-server")
-def test_all_workers_killed_at_once_are_replaced(place: Project) -> None:
+def test_all_workers_killed_at_once_are_replaced(place: Place) -> None:
     with place.sweep(workers=2, **LONG) as sweep:
         sweep.until_epochs(2)
         for worker in sweep.workers:
             worker.kill()
         sweep.ended()
-    lost = failures(place)
-    assert {record.end_reason for record in lost} == {"worker_died"}
-    assert 1 <= len(lost) <= 2
-    assert_consistent(place, run_cap=2, failed=len(lost))
+    records = failures(place)
+    assert {record.end_reason for record in records} == {"worker_died"}
+    assert 1 <= len(records) <= 2
+    assert_consistent(place, run_cap=2, failed=len(records))
 
 
-@pytest.mark.pairs("sqlite")
-def test_a_trial_whose_workers_are_killed_twice_is_failed_and_the_sweep_goes_on(place: Project) -> None:
-    with place.sweep(**LONG) as sweep:
-        for deaths in (1, 2):
-            sweep.until_epochs(sweep.epochs + 1)
-            (worker,) = sweep.workers
-            worker.kill()
-            sweep.until_finished(deaths)
-        sweep.ended()
-    first, second = failures(place)
-    assert (first.attempt, second.attempt, second.retry_of) == (1, 2, 0)
-    assert first.config == second.config
-    assert_consistent(place, run_cap=2, failed=2)
-
-
-@pytest.mark.pairs("sqlite", "postgres")
+@pytest.mark.pairs("postgres", "sqlite")
 def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_not_count(
-    place: Project,
+    place: Place,
 ) -> None:
-    with place.sweep(trial_timeout=90, **LONG) as sweep:
+    short = {
+        "training": {"batch_size": 16, "max_epochs": 20}
+    }  # seconds; the deadline is for the slowest machine
+    with place.sweep(trial_timeout=30, **{**LONG, **short}) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
         worker.suspend()
@@ -145,16 +124,15 @@ def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_
             worker.resume()
         sweep.ended()
     (late,) = failures(place)
-    assert (late.end_reason, late.message) == ("timeout", "longer than trial_timeout, 90 s")
+    assert (late.end_reason, late.message) == ("timeout", "longer than trial_timeout, 30 s")
     assert_consistent(place, run_cap=2, failed=1)
 
 
 @pytest.mark.pairs("sqlite", "postgres")
 def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_next_one_runs(
-    place: Project,
+    place: Place,
 ) -> None:
-    wide = {"model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 3}}
-    with place.sweep(**{**LONG, **wide}) as sweep:
+    with place.sweep(**WIDE) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
         with standing([psutil.Process(sweep.process.pid)]):  # between two epochs, not while a model is saved
@@ -168,9 +146,9 @@ def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_
     assert_consistent(place, run_cap=2, failed=1)
 
 
-@pytest.mark.whole
+@pytest.mark.proof
 @pytest.mark.pairs("sqlite")
-def test_a_trial_above_its_limit_of_memory_is_failed_with_the_reason(place: Project) -> None:
+def test_a_trial_above_its_limit_of_memory_is_failed_with_the_reason(place: Place) -> None:
     with place.sweep(trial_memory_mb=60, max_failures=0, **LONG) as sweep:
         said = sweep.ended(code=1)
     assert "MiB, more than trial_memory_mb, 60" in said
