@@ -9,9 +9,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pexpect
 import pyte
+import pytest
+
+from regtune.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 START = "import sys; sys.argv[0] = 'regtune'; from regtune.cli import main; main()"
@@ -33,6 +37,19 @@ def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess
         env=environment(**changes),
         check=False,
     )
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: str, **changes: str) -> tuple[int, str, str]:
+    """Run a verb in this process, where nothing has to be imported again: exit code, output and errors."""
+    with (
+        patch.object(sys, "argv", ["regtune", *arguments]),
+        patch.dict(os.environ, changes),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    output = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, output.out, output.err
 
 
 class Terminal:

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from parts import chromium
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from specs import QUICK
 from stores import free_port
 
-from regtune import SweepSpec, run_sweep
+from regtune.config.sweepfile import SweepSpec
 from regtune.server.process import Server
 from regtune.settings import Settings, load_settings
 from regtune.tracking import names
@@ -62,14 +63,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The page over a sweep of 24 trials on real images, as `regtune ui` shows it."""
+    """The page over a study of 24 trials, as `regtune ui` shows it."""
     settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
-    spec = SweepSpec.load(
-        Path(__file__).resolve().parents[1] / "sweeps" / "quickstart.yaml", overrides=[f"run_cap={TRIALS}"]
-    )
-    run_sweep(spec, settings=settings, workers=1)
-    with Server(settings, port=free_port()) as found:
-        yield found
+    spec = SweepSpec.load(QUICK, overrides=[f"run_cap={TRIALS}"])
+    big_study.make_study(settings, spec, TRIALS, unfinished=False)
+    sync(settings, tell=lambda *_: None)
+    with Server(settings, port=free_port()) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,7 @@ def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str,
                 subprocess.run([*regtune, "down", *home], check=True, capture_output=True)
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1800)
 def test_two_thousand_trials_open_best_first_and_are_drawn(
     page: Page, verb: tuple[str, str], large: Settings, pictures: Path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -42,32 +43,30 @@ EPOCHS = 2
 DROPOUT = (0.0, 0.3)
 
 
+PLACES = {(0, 0), (1, 2), (2, 3), (3, 1)}
+"""Of penalty and optimizer, for the quick tests: every value of every factor occurs."""
+
+
 def _combinations() -> list[Any]:
-    """All of them; a quick run takes 12 in which every value of every factor occurs."""
-    found = []
-    factors = (BATCHNORM, tuple(PENALTIES), DROPOUT, tuple(OPTIMIZERS))
-    for places in itertools.product(*(range(len(factor)) for factor in factors)):
-        batchnorm, penalty, dropout, optimizer = places
-        quick = (batchnorm + penalty + dropout) % 2 == 0 and optimizer == (batchnorm + penalty) % len(
-            OPTIMIZERS
-        )
-        values = [factor[place] for factor, place in zip(factors, places, strict=True)]
-        found.append(pytest.param(*values, marks=() if quick else pytest.mark.slow))
-    return found
+    """All 96: the quick tests have four; the slow ones sixteen, in which every two values of two factors meet."""
+    cases = []
+    factors = (range(len(BATCHNORM)), range(len(PENALTIES)), range(len(DROPOUT)), range(len(OPTIMIZERS)))
+    for batchnorm, penalty, dropout, optimizer in itertools.product(*factors):
+        paired = (batchnorm, dropout) == ((penalty + optimizer) % 3, (penalty + optimizer) % 2)
+        quick = paired and (penalty, optimizer) in PLACES
+        marks = () if quick else pytest.mark.slow if paired else pytest.mark.proof
+        names = (BATCHNORM[batchnorm], [*PENALTIES][penalty], DROPOUT[dropout], [*OPTIMIZERS][optimizer])
+        cases.append(pytest.param(*names, marks=marks))
+    return cases
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
     """Few enough images that stock `fit` is quick; 24 divides neither part, so both end with a short
     batch."""
-    found = load_data(DataConfig(name="mnist-5k"))
-    return replace(
-        found,
-        x_train=found.x_train[:251],
-        y_train=found.y_train[:251],
-        x_val=found.x_val[:101],
-        y_val=found.y_val[:101],
-    )
+    whole = load_data(DataConfig(name="mnist-5k"))
+    train = {"x_train": whole.x_train[:251], "y_train": whole.y_train[:251]}
+    return replace(whole, **train, x_val=whole.x_val[:101], y_val=whole.y_val[:101])
 
 
 def stock_fit(config: TrialConfig, data: Data) -> tuple[keras.Sequential, dict[str, list[float]]]:
@@ -122,7 +121,7 @@ def test_two_epochs_are_bit_identical_to_stock_keras_fit(
 
 
 STEP_TOLERANCE = 1e-5
-STATES = 200
+STATES = 50
 
 
 def _randomize(model: EpochModel, weights: list[Any], random: np.random.Generator) -> None:
@@ -199,7 +198,7 @@ def _power(deviation: float, seeds: int) -> float:
     return max(0.0, 2 * float(stats.t.cdf(margin, freedom)) - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "regularization",
     [
@@ -209,7 +208,7 @@ def _power(deviation: float, seeds: int) -> float:
     ids=["none", "everything"],
 )
 def test_accuracy_of_fused_and_exact_training_is_equivalent_within_two_thousandths(
-    regularization: RegularizationConfig,
+    regularization: RegularizationConfig, record_property: Callable[[str, object], None]
 ) -> None:
     """Two stages (Stein 1945): a pilot gives the deviation of the differences, that the number of seeds."""
     data = load_data(DataConfig(name="mnist-5k", validation=0.5))
@@ -226,13 +225,13 @@ def test_accuracy_of_fused_and_exact_training_is_equivalent_within_two_thousandt
         )
         return train(fused, data).figures["val_accuracy"] - train(exact, data).figures["val_accuracy"]
 
-    found = [difference(seed) for seed in range(PILOT_SEEDS)]
-    deviation = float(np.std(found, ddof=1))
+    apart = [difference(seed) for seed in range(PILOT_SEEDS)]
+    deviation = float(np.std(apart, ddof=1))
     needed = next(seeds for seeds in range(PILOT_SEEDS, 100_000) if _power(deviation, seeds) >= POWER)
     assert needed <= MOST_SEEDS, f"{needed} paired seeds would be needed at a deviation of {deviation:.4f}"
-    found += [difference(seed) for seed in range(PILOT_SEEDS, needed)]
-    print(f"{len(found)} paired seeds, difference {np.mean(found):+.5f} ± {np.std(found, ddof=1):.5f}")
-
-    below = stats.ttest_1samp(found, -BOUND, alternative="greater").pvalue
-    above = stats.ttest_1samp(found, BOUND, alternative="less").pvalue
-    assert max(below, above) < 0.05, f"mean difference {np.mean(found):+.5f} over {needed} seeds"
+    apart += [difference(seed) for seed in range(PILOT_SEEDS, needed)]
+    interval = stats.ttest_1samp(apart, 0).confidence_interval(0.90)  # within the bound: TOST passes at 5 %
+    record_property("paired_seeds", needed)
+    record_property("mean_difference_in_accuracy", float(np.mean(apart)))
+    record_property("interval_90", [float(interval.low), float(interval.high)])
+    assert -BOUND < interval.low < interval.high < BOUND

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ configure()
 
 import keras  # noqa: E402
 
-from regtune.config.trial import RegularizationConfig, TrialConfig  # noqa: E402
+from regtune.config.trial import Activation, ModelConfig, RegularizationConfig, TrialConfig  # noqa: E402
 from regtune.training.model import Seeds, build_model  # noqa: E402
 
 
@@ -81,25 +79,7 @@ def test_no_two_seeds_of_a_trial_are_equal() -> None:
     assert all(0 <= seed < 2**31 - 2 for seed in everything)
 
 
-READ = """
-import sys
-sys.modules["regtune"] = None  # an import of it is an error
-import keras, numpy
-model = keras.models.load_model(sys.argv[1])
-numpy.save(sys.argv[2], model.predict(numpy.load(sys.argv[3]), verbose=0))
-"""
-
-
-def load_elsewhere(model: keras.Sequential, images: np.ndarray, folder: Path) -> np.ndarray:
-    """What a process that cannot import regtune predicts with the saved model."""
-    model.save(folder / "model.keras")
-    np.save(folder / "images.npy", images)
-    paths = [str(folder / name) for name in ("model.keras", "predictions.npy", "images.npy")]
-    subprocess.run([sys.executable, "-I", "-c", READ, *paths], check=True, cwd=folder, timeout=120)
-    return np.load(folder / "predictions.npy")
-
-
-def test_a_saved_network_loads_where_regtune_is_not_installed(tmp_path: Path) -> None:
-    model = _network(batchnorm="before_activation", dropout=0.3, l1=1e-5, l2=1e-4)
-    images = np.random.default_rng(0).random((5, 784), dtype=np.float32)
-    np.testing.assert_array_equal(load_elsewhere(model, images, tmp_path), model.predict(images, verbose=0))
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_every_activation_is_keras_own(activation: Activation) -> None:
+    model = build_model(TrialConfig(model=ModelConfig(hidden=(4,), activation=activation)))
+    assert model.get_layer("activation_1").activation is keras.activations.get(activation)
