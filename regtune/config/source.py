@@ -244,6 +244,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             self._refuse_tag(node, where, "seq")
             return [self.value(inner, (*where, index)) for index, inner in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, where)
 
     def _items(self, node: yaml.MappingNode, where: Where, merges: int = 0) -> dict[str, yaml.Node]:
@@ -276,7 +277,7 @@ class _Reader:
             items = {**self._items(other, where, merges + 1), **items}
         return items
 
-    def _scalar(self, node: yaml.Node, where: Where) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
         text = self._text(node, where)
         if node.tag in _SCALAR_TAGS:
             try:
