@@ -45,7 +45,9 @@ def higher_is_better(metric: str) -> bool:
 class Frozen(BaseModel):
     """A value: immutable, without unknown keys, without non-finite numbers, compared by its contents."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -60,16 +62,22 @@ class ModelConfig(Frozen):
     """The network before any regularization: widths of the hidden layers and their activation."""
 
     hidden: tuple[Width, ...] = Field(default=(128, 64), min_length=1, max_length=MAX_LAYERS)
+    """Widths of the hidden layers, from the input on."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
 
 
 class RegularizationConfig(Frozen):
     """Dropout rate, L1 and L2 coefficient and batch-norm placement, one value a hidden layer; one alone means all."""
 
     dropout: tuple[Rate, ...] = (0.0,)
+    """Share of a hidden layer's outputs that is dropped while training."""
     l1: tuple[Strength, ...] = (0.0,)
+    """L1 coefficient on the kernels of the hidden layers."""
     l2: tuple[Strength, ...] = (0.0,)
+    """L2 coefficient on the kernels of the hidden layers, times the sum of squares."""
     batchnorm: tuple[BatchNorm, ...] = ("none",)
+    """Where batch normalization stands in a hidden layer."""
 
     @field_validator("dropout", "l1", "l2", "batchnorm", mode="before")
     @classmethod
@@ -88,27 +96,37 @@ class RegularizationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """How weights are fitted. `fused` takes TensorFlow's one-pass Adam; `false` takes Keras' own, bit for bit."""
+    """How weights are fitted."""
 
     optimizer: Optimizer = "adam"
+    """Keras' optimizer."""
     learning_rate: float = Field(default=0.001, gt=0.0, le=10.0)
+    """Step of the optimizer."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Momentum of sgd."""
     weight_decay: float = Field(default=0.004, ge=0.0, le=1.0)
+    """Weight decay of adamw."""
     batch_size: int = Field(default=32, ge=1, le=65536)
+    """Images in one step of the optimizer."""
     max_epochs: int = Field(default=30, ge=1, le=10_000)
+    """Passes over the training images, at most."""
     fused: bool = True
+    """TensorFlow's one-pass Adam; false takes Keras' own, bit for bit."""
 
 
 class EarlyStoppingConfig(Frozen):
     """Keras' EarlyStopping with restored best weights: its words and its meaning."""
 
     monitor: Metric = "val_cross_entropy"
+    """The figure that has to get better."""
     patience: int = Field(default=4, ge=0, le=10_000)
+    """Epochs without getting better after which training stops."""
     min_delta: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """The least change that counts as better."""
 
 
 class DataConfig(Frozen):
-    """Which images: a data set's name or path, the split, and the digest of what was found there."""
+    """Which images: a data set, its split, and its digest."""
 
     name: str = Field(default="mnist", min_length=1, max_length=1024)
     validation: float = Field(default=0.2, gt=0.0, lt=1.0)

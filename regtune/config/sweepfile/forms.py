@@ -29,7 +29,7 @@ from pydantic_core import core_schema
 
 from regtune.config.mistakes import Keys, Where, describe, explain, refused, suggestion
 from regtune.config.sweepfile.parameters import Categorical, Constant, Parameter, Range, Searched
-from regtune.config.sweepfile.targets import TARGETS, Target, whole
+from regtune.config.sweepfile.targets import BLOCKS, TARGETS, Target, whole
 from regtune.config.trial import Frozen
 
 _UNBOUNDED = {
@@ -96,7 +96,8 @@ def _forms(target: Target) -> Any:
         forms += _ranges(target, extras)
         expected = "min and max, or values, or value"
     choice = Discriminator(_form, custom_error_type="form", custom_error_message=f"expected {expected}")
-    return Annotated[reduce(or_, forms), choice]
+    meaning = BLOCKS[target.block].model_fields[target.name].description
+    return Annotated[reduce(or_, forms), choice, Field(description=meaning)]
 
 
 def _ranges(target: Target, extras: Mapping[str, Any]) -> list[Any]:

@@ -14,17 +14,21 @@ Goal = Literal["minimize", "maximize"]
 
 
 class SplitSpec(Frozen):
-    """The share of the training images that validates, and the seed that chooses them."""
+    """How the training images are divided."""
 
     validation: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """The share of the training images that validates."""
     seed: int = Field(default=42, ge=0, le=MAX_SEED)
+    """The seed that chooses them."""
 
 
 class MetricSpec(Frozen):
-    """What a sweep is after. Without a goal, accuracies are maximized and losses minimized."""
+    """What a sweep is after."""
 
     name: Metric = "val_cross_entropy"
+    """A figure of an epoch."""
     goal: Goal = "minimize"
+    """maximize for accuracies, minimize for losses, when it is missing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,36 +55,17 @@ class PrunerSpec(Frozen):
     """
 
     type: Literal["median", "hyperband", "successive_halving"]
-    min_iter: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="The first epoch at which a trial can be ended; 1 when it is missing.",
-    )
-    eta: int | None = Field(
-        default=None,
-        ge=2,
-        le=100,
-        description="The ratio of one rung to the next and of the trials that pass; 3 when it is missing.",
-    )
-    max_iter: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="The epoch at which the last rung would stand; max_epochs when it is missing.",
-    )
-    s: int | None = Field(
-        default=None,
-        ge=1,
-        le=20,
-        description="The number of rungs counted back from max_iter, instead of min_iter.",
-    )
-    startup_trials: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="How many trials must be complete before median judges; 5 when it is missing.",
-    )
+    """Which rule decides."""
+    min_iter: int | None = Field(default=None, ge=1, le=10_000)
+    """The first epoch at which a trial can be ended; 1 when it is missing."""
+    eta: int | None = Field(default=None, ge=2, le=100)
+    """The ratio of one rung to the next and of the trials that pass; 3 when it is missing."""
+    max_iter: int | None = Field(default=None, ge=1, le=10_000)
+    """The epoch at which the last rung would stand; max_epochs when it is missing."""
+    s: int | None = Field(default=None, ge=1, le=20)
+    """The number of rungs counted back from max_iter, instead of min_iter."""
+    startup_trials: int | None = Field(default=None, ge=1, le=10_000)
+    """How many trials must be complete before median judges; 5 when it is missing."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -48,7 +48,7 @@ _Conditions = Annotated[
 class Constant(Frozen):
     """A value that applies to every trial and is not searched. A list under a technique gives one value a layer."""
 
-    model_config = ConfigDict(defer_build=True)
+    model_config = ConfigDict(defer_build=True, use_attribute_docstrings=False)
 
     value: Any
     distribution: Literal["constant"] = Field(default="constant", exclude=True)
@@ -57,15 +57,12 @@ class Constant(Frozen):
 class Searched(Frozen):
     """What every searched parameter may carry."""
 
-    model_config = ConfigDict(defer_build=True)
+    model_config = ConfigDict(defer_build=True, use_attribute_docstrings=False)
 
     optional: bool = Field(default=False, description="May be off, that is 0.")
-    per_layer: bool = Field(
-        default=False, description="One value for each hidden layer, each searched for itself."
-    )
+    per_layer: bool = Field(default=False, description="One value for each hidden layer.")
     when: _Conditions = Field(
-        default_factory=dict,
-        description="Other searched parameters and the values they must have; else this one has its base value.",
+        default_factory=dict, description="Other searched parameters and the values they must have."
     )
 
     def _refuse_zero_twice(self, points: Sequence[Any]) -> None:

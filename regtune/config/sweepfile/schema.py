@@ -25,6 +25,7 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["method"]["enum"].append("bayes")
     groups["early_terminate"]["properties"]["type"]["enum"].append("none")
     schema["properties"]["parameters"]["minProperties"] = 1
+    del schema["properties"]["name"]["default"]
     budgets = {"run_cap": "integer", "timeout": "number"}
     return schema | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -65,62 +65,44 @@ class SweepSpec(Frozen):
 
     model_config = ConfigDict(defer_build=True)
 
-    name: str = Field(
-        default="sweep",
-        json_schema_extra={"pattern": NAME},
-        description="The sweep's and the study's name; the file's stem when it is missing.",
-    )
-    description: str = Field(default="", max_length=10_000, description="A text for people.")
-    dataset: str = Field(
-        default="mnist",
-        min_length=1,
-        max_length=1024,
-        description="mnist, mnist-5k (part of the installation), fashion-mnist, or a path to a .npz file.",
-    )
-    split: SplitSpec = Field(default=SplitSpec(), description="How the training images are divided.")
-    method: Method = Field(default="tpe", description="How the next trial is chosen. bayes reads as tpe.")
-    metric: MetricSpec = Field(default=MetricSpec(), description="What the sweep is after.")
-    run_cap: int | None = Field(
-        default=None,
-        ge=1,
-        le=1_000_000,
-        description="Finished trials after which the sweep ends, controls included; of a grid its points alone.",
-    )
-    timeout: float | None = Field(
-        default=None, gt=0.0, le=1e9, description="Seconds after which the sweep ends."
-    )
-    seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Everything random follows from it.")
-    model: ModelConfig = Field(default=ModelConfig(), description="The network before any regularization.")
-    training: TrainingConfig = Field(
-        default=TrainingConfig(),
-        description="How weights are fitted; a key under parameters stands above it.",
-    )
-    early_stopping: EarlyStoppingConfig | None = Field(
-        default=EarlyStoppingConfig(),
-        description="Keras' EarlyStopping with restored best weights; null for none.",
-    )
-    parameters: Parameters = Field(default_factory=dict, description="What is searched.")
-    early_terminate: PrunerSpec | None = Field(
-        default=None, description="When an unpromising trial is ended early."
-    )
-    controls: bool = Field(
-        default=True, description="Run the unregularized network and each technique alone first."
-    )
-    max_failures: int = Field(
-        default=5,
-        ge=0,
-        le=1_000_000,
-        description="Failed trials that are replaced before the sweep gives up.",
-    )
-    trial_timeout: float | None = Field(
-        default=None, gt=0.0, le=1e9, description="Seconds after which one trial is stopped."
-    )
-    trial_memory_mb: int | None = Field(
-        default=None, ge=1, le=2**24, description="Memory in MiB at which one trial is stopped."
-    )
-    keep_models: int = Field(
-        default=5, ge=0, le=100_000, description="How many of the best trials keep their weights on disk."
-    )
+    name: str = Field(default="sweep", json_schema_extra={"pattern": NAME})
+    """The sweep's and the study's name; the file's stem when it is missing."""
+    description: str = Field(default="", max_length=10_000)
+    """A text for people."""
+    dataset: str = Field(default="mnist", min_length=1, max_length=1024)
+    """mnist, mnist-5k (part of the installation), fashion-mnist, or a path to a .npz file."""
+    split: SplitSpec = SplitSpec()
+    """How the training images are divided."""
+    method: Method = "tpe"
+    """How the next trial is chosen. bayes reads as tpe."""
+    metric: MetricSpec = MetricSpec()
+    """What the sweep is after."""
+    run_cap: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Finished trials after which the sweep ends, controls included; of a grid its points, controls aside."""
+    timeout: float | None = Field(default=None, gt=0.0, le=1e9)
+    """Seconds after which the sweep ends."""
+    seed: int = Field(default=42, ge=0, le=MAX_SEED)
+    """Everything random follows from it."""
+    model: ModelConfig = ModelConfig()
+    """The network before any regularization."""
+    training: TrainingConfig = TrainingConfig()
+    """How weights are fitted; a key under parameters stands above it."""
+    early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
+    """Keras' EarlyStopping with restored best weights; null for none."""
+    parameters: Parameters = Field(default_factory=dict)
+    """What is searched."""
+    early_terminate: PrunerSpec | None = None
+    """When an unpromising trial is ended early."""
+    controls: bool = True
+    """Run the unregularized network and each technique alone first."""
+    max_failures: int = Field(default=5, ge=0, le=1_000_000)
+    """Failed trials that are replaced before the sweep gives up."""
+    trial_timeout: float | None = Field(default=None, gt=0.0, le=1e9)
+    """Seconds after which one trial is stopped."""
+    trial_memory_mb: int | None = Field(default=None, ge=1, le=2**24)
+    """Memory in MiB at which one trial is stopped."""
+    keep_models: int = Field(default=5, ge=0, le=100_000)
+    """How many of the best trials keep their weights on disk."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
     _file: str = PrivateAttr(default="")
 
