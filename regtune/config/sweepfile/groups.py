@@ -14,7 +14,7 @@ Goal = Literal["minimize", "maximize"]
 
 
 class SplitSpec(Frozen):
-    """How the training images are divided."""
+    """The split of the training images: one part trains, the other validates."""
 
     validation: float = Field(default=0.2, gt=0.0, lt=1.0)
     """The share of the training images that validates."""
