@@ -1,18 +1,18 @@
-"""The verbs that train, as a person meets them: real processes, real studies, a real MLflow store."""
+"""The verbs that train, as a person meets them: one real sweep, one real training, a real MLflow store."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
-from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
-from terminals import Terminal, regtune
+from terminals import Terminal, regtune, run_here
 
 from regtune.settings import load_settings
 from regtune.storage.mlflow import connect
@@ -41,14 +41,16 @@ controls: false
 """
 ENDED = re.compile(r"\b[1-9]\d* of 200\b")
 """A trial of LONG has ended; two that end together are shown at once."""
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("swept")
-    (made / "tiny.yaml").write_text(TINY)
-    (made / "long.yaml").write_text(LONG)
-    return made
+    """A folder with both sweep files; the tests of this module share what is swept there."""
+    path = tmp_path_factory.mktemp("swept")
+    (path / "tiny.yaml").write_text(TINY)
+    (path / "long.yaml").write_text(LONG)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,11 @@ def swept(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def home(swept: subprocess.CompletedProcess[str], folder: Path) -> str:
+def home(swept: subprocess.CompletedProcess[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the sweep, as the current one."""
     assert swept.returncode == 0, swept.stderr
-    return str(folder / "mlruns")
+    monkeypatch.chdir(folder)
+    return folder / "mlruns"
 
 
 def test_in_a_pipe_each_finished_trial_is_a_line_and_the_board_is_the_result(
@@ -74,58 +78,43 @@ def test_in_a_pipe_each_finished_trial_is_a_line_and_the_board_is_the_result(
     assert "\x1b" not in swept.stdout + swept.stderr
 
 
-def test_a_study_that_has_used_its_budget_has_nothing_left_and_quiet_prints_the_result_alone(
-    home: str, folder: Path
+def test_a_dry_run_is_the_plan_and_another_file_of_the_same_name_is_refused(
+    home: Path, capsys: Capture
 ) -> None:
-    again = regtune("sweep", str(folder / "tiny.yaml"), "--workers", "1", "--home", home, "--quiet")
-    assert (again.returncode, again.stderr) == (0, "")
-    assert "best  trial" in again.stdout
-    assert len(json.loads(regtune("board", "tiny", "--json", "--home", home).stdout)) == 4
+    dry = run_here(capsys, "sweep", "tiny.yaml", "--set", "run_cap=5", "--dry-run")
+    assert dry == run_here(capsys, "plan", "tiny.yaml", "--set", "run_cap=5")
+    assert "goes on; finished trials: 4" in dry[1]
+    assert "measured here" in dry[1]
+    assert "none, it is finished" in run_here(capsys, "plan", "tiny.yaml")[1]
+    code, _, errors = run_here(capsys, "sweep", "tiny.yaml", "--set", "seed=7")
+    assert (code, "seed: 42 → 7" in errors, "--fresh" in errors) == (2, True, True)
 
 
-def test_another_sweep_file_of_the_same_name_is_refused_with_what_differs(home: str, folder: Path) -> None:
-    found = regtune("sweep", str(folder / "tiny.yaml"), "--home", home, "--set", "seed=7")
-    assert found.returncode == 2
-    assert "seed: 42 → 7" in found.stderr
-    assert "--fresh" in found.stderr
+def test_a_study_that_has_used_its_budget_has_nothing_left_and_quiet_prints_the_result_alone(
+    home: Path, capsys: Capture
+) -> None:
+    code, output, errors = run_here(capsys, "sweep", "tiny.yaml", "--quiet")
+    assert (code, errors, "best  trial" in output) == (0, "", True)
+    assert len(json.loads(run_here(capsys, "board", "tiny", "--json")[1])) == 4
+    code, _, errors = run_here(capsys, "enqueue", "tiny", "dropout=0.3", "l2=0.0001")
+    assert (code, "dropout=0.3" in errors, "--set run_cap=5" in errors) == (0, True, True)
 
 
-def test_a_dry_run_is_the_plan(home: str, folder: Path) -> None:
-    more = (str(folder / "tiny.yaml"), "--home", home, "--set", "run_cap=5")
-    dry = regtune("sweep", *more, "--dry-run")
-    assert dry.stdout == regtune("plan", *more).stdout
-    assert "goes on; finished trials: 4" in dry.stdout
-    assert "measured here" in dry.stdout
-    assert "none, it is finished" in regtune("plan", *more[:3]).stdout
-
-
-def test_a_configuration_can_be_asked_for(home: str) -> None:
-    found = regtune("enqueue", "tiny", "dropout=0.3", "l2=0.0001", "--home", home)
-    assert (found.returncode, "dropout=0.3" in found.stderr) == (0, True)
-    for wrong, said in (
-        ("drop=0.3", 'did you mean "dropout"'),
-        ("dropout=0.9", "0.9"),
-        ("dropout", "dropout"),
-    ):
-        refused = regtune("enqueue", "tiny", wrong, "--home", home)
-        assert refused.returncode == 2
-        assert said in refused.stderr
-        assert "Traceback" not in refused.stderr
-
-
-def test_the_best_trains_again_bit_for_bit(home: str, tmp_path: Path) -> None:
+def test_the_best_trains_again_bit_for_bit_and_other_data_is_refused(
+    home: Path, capsys: Capture, tmp_path: Path
+) -> None:
     best = tmp_path / "best.yaml"
-    assert regtune("best", "tiny", "-o", str(best), "--home", home).returncode == 0
-    found = regtune("train", str(best), "--home", home, "--json")
-    assert found.returncode == 0, found.stderr
-    result = json.loads(found.stdout)
-    provenance = load_best(best).provenance
+    assert run_here(capsys, "best", "tiny", "-o", str(best))[0] == 0
+    code, output, errors = run_here(capsys, "train", str(best), "--json")
+    assert code == 0, errors
+    result = json.loads(output)
+    recorded = load_best(best)
+    provenance = recorded.provenance
     assert provenance is not None
-    assert result["identical"] is True
-    assert result["figures"] == provenance.figures
+    assert (result["identical"], result["figures"]) == (True, provenance.figures)
     assert Path(result["model"]).exists()
     assert not result["unwritten"]
-    runs = runs_of(home, provenance.uid)
+    runs = runs_of(provenance.uid)
     (child,) = (run for run in runs if run.data.tags.get("regtune.trial_uid", "").startswith(result["uid"]))
     (parent,) = (run for run in runs if run.data.tags["regtune.kind"] == "study")
     assert child.info.status == "FINISHED"
@@ -133,92 +122,72 @@ def test_the_best_trains_again_bit_for_bit(home: str, tmp_path: Path) -> None:
     assert child.data.metrics["best/val_accuracy"] == provenance.figures["val_accuracy"]
     assert str(child.info.run_name).startswith(f"again #{provenance.trial:03d} ")
     (shown,) = re.findall("`regtune (show .*)`", child.data.tags["mlflow.note.content"])
-    assert regtune(*shown.split(), "--home", home).returncode == 0
+    assert run_here(capsys, *shown.split())[0] == 0
+    assert not find_garbage(load_settings())  # neither the study's nor the retraining's
+    assert recorded.config.data.digest is not None
+    best.write_text(best.read_text().replace(recorded.config.data.digest, "f" * 64))
+    code, _, errors = run_here(capsys, "train", str(best))
+    assert (code, "expected the same data" in errors) == (2, True)
 
 
 @pytest.mark.slow
-def test_figures_that_differ_are_said_and_are_no_success(home: str, tmp_path: Path) -> None:
+def test_figures_that_differ_are_said_and_are_no_success(home: Path, capsys: Capture, tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
-    regtune("best", "tiny", "-o", str(best), "--home", home)
+    run_here(capsys, "best", "tiny", "-o", str(best))
     text = best.read_text()
     recorded = load_best(best)
     assert recorded.provenance is not None
     value = recorded.provenance.figures["val_cross_entropy"]
     best.write_text(text.replace(repr(value), repr(value + 1e-6)))
-    found = regtune("train", str(best), "--home", home, "--quiet")
-    assert found.returncode == 1
-    assert "The figures differ with the same versions" in found.stdout
+    code, output, _ = run_here(capsys, "train", str(best), "--quiet")
+    assert (code, "The figures differ with the same versions" in output) == (1, True)
     seed = recorded.config.seed
     best.write_text(text.replace(f"seed: {seed}", f"seed: {seed + 1}"))
-    other = regtune("train", str(best), "--home", home)
-    assert other.returncode == 0
+    code, output, errors = run_here(capsys, "train", str(best))
+    assert code == 0
     why = f"ot compared: the configuration was changed since trial {recorded.provenance.trial} of tiny was recorded"
-    assert f"n{why}: seed: {seed} → {seed + 1}" in other.stderr
-    assert f"N{why}: seed: {seed} → {seed + 1}." in other.stdout
+    assert f"n{why}: seed: {seed} → {seed + 1}" in errors
+    assert f"N{why}: seed: {seed} → {seed + 1}." in output
 
 
-def test_other_data_than_the_recorded_is_refused(home: str, tmp_path: Path) -> None:
-    best = tmp_path / "best.yaml"
-    regtune("best", "tiny", "-o", str(best), "--home", home)
-    digest = load_best(best).config.data.digest
-    assert digest is not None
-    best.write_text(best.read_text().replace(digest, "f" * 64))
-    found = regtune("train", str(best), "--home", home)
-    assert found.returncode == 2
-    assert "expected the same data" in found.stderr
-
-
-def test_nothing_of_a_study_or_of_a_retraining_is_garbage(home: str) -> None:
-    assert not find_garbage(load_settings(home=Path(home)))
-    assert "Nothing to remove." in regtune("gc", "--home", home).stderr
-
-
-def test_gc_leaves_stores_alone_that_other_folders_may_share(home: str) -> None:
-    (Path(home) / "artifacts" / "trials" / "gone-0").mkdir(parents=True)
-    try:
-        shared = load_settings(home=Path(home), storage="sqlite:////elsewhere/studies.db")
-        assert not find_garbage(shared)
-        (left,) = find_garbage(load_settings(home=Path(home)))
-        assert [folder.name for folder in left.folders] == ["gone-0"]
-        assert left.kept == "no run in MLflow says whose they are"
-        assert "gone" in regtune("gc", "--yes", "--home", home).stderr
-        assert left.folders[0].is_dir()
-    finally:
-        shutil.rmtree(Path(home) / "artifacts" / "trials" / "gone-0")
-
-
-def test_delete_removes_the_study_its_runs_and_its_artifacts_and_gc_what_was_forgotten(home: str) -> None:
-    """The last of this module: it takes the study away."""
-    import optuna
-
-    settings = load_settings(home=Path(home))
+def test_delete_asks_first_and_gc_removes_what_was_forgotten(home: Path, capsys: Capture) -> None:
+    """The last of those that share the study: it takes it away."""
+    settings = load_settings()
     study = optuna.load_study(study_name="tiny", storage=settings.storage_url)
     uid = study.user_attrs["regtune.uid"]
-    trials = settings.artifacts / "trials"
-    assert [path for path in trials.iterdir() if path.name.startswith(uid)]
-    runs = runs_of(home, uid)
-    kinds = Counter(run.data.tags["regtune.kind"] for run in runs)
-    assert (kinds["study"], kinds["trial"]) == (1, 4)
-    refused = regtune("delete", "tiny", "--home", home)
-    assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
-    assert len(runs_of(home, uid)) == len(runs)
-    terminal = Terminal(["delete", "tiny", "--home", home], columns=80)
+    runs = len(runs_of(uid))
+    assert "Nothing to remove." in run_here(capsys, "gc")[2]
+    code, _, errors = run_here(capsys, "delete", "tiny")
+    assert (code, "add --yes" in errors) == (2, True)
+    terminal = Terminal(["delete", "tiny", "--home", str(home)], columns=80)
     terminal.until("[y/N]")
     terminal.process.sendline("n")
     assert terminal.finish() == 1
-    assert len(runs_of(home, uid)) == len(runs)
+    assert len(runs_of(uid)) == runs
     older = optuna.create_study(study_name="older", storage=settings.storage_url)
     earlier = optuna.trial.create_trial(value=1.0)
     earlier.datetime_start = datetime(2020, 1, 1)
     older.add_trial(earlier)
     optuna.delete_study(study_name="tiny", storage=settings.storage_url)
-    (found,) = find_garbage(settings)
-    assert (found.uid, found.name, found.runs, found.kept) == (uid, "tiny", len(runs), "")
-    removed = regtune("gc", "--yes", "--home", home)
-    assert (removed.returncode, f"tiny (uid {uid[:12]}, last run 20" in removed.stderr) == (0, True)
-    assert runs_of(home, uid) == []
-    assert not [path for path in trials.iterdir() if path.name.startswith(uid)]
-    assert not find_garbage(settings)
+    code, _, errors = run_here(capsys, "gc", "--yes")
+    assert (code, f"tiny (uid {uid[:12]}, last run 20" in errors) == (0, True)
+    assert runs_of(uid) == []
+    assert not [path for path in (settings.artifacts / "trials").iterdir() if path.name.startswith(uid)]
+
+
+def test_gc_leaves_stores_alone_that_other_folders_may_share(
+    tmp_path: Path, home: Path, capsys: Capture
+) -> None:
+    left = home / "artifacts" / "trials" / "gone-0"
+    left.mkdir(parents=True)
+    assert not find_garbage(load_settings(storage=f"sqlite:///{tmp_path}/studies.db"))
+    (garbage,) = find_garbage(load_settings())
+    assert (garbage.folders, garbage.kept) == ((left,), "no run in MLflow says whose they are")
+    assert "gone" in run_here(capsys, "gc", "--yes")[2]
+    left.rmdir()
+
+
+# -- Ctrl-C, and another terminal
 
 
 @pytest.mark.slow
@@ -245,9 +214,18 @@ def test_ctrl_c_stops_at_the_epoch_s_end_and_the_same_line_goes_on(
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(folder: Path, tmp_path: Path) -> None:
-    home = str(tmp_path / "mlruns")
-    terminal = Terminal(["sweep", str(folder / "long.yaml"), "--workers", "2", "--home", home], columns=80)
+def test_another_terminal_can_stop_a_sweep_and_a_second_ctrl_c_ends_at_once_and_loses_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["sweep", str(folder / "long.yaml"), "--workers", "2", "--home", str(tmp_path / "mlruns")]
+    terminal = Terminal(arguments, columns=80)
+    terminal.until(ENDED, 180)
+    busy = regtune(*arguments)
+    assert (busy.returncode, "is being run by process" in busy.stderr) == (1, True)
+    asked = regtune("stop", "long", *arguments[-2:])
+    assert f"Asked process {terminal.process.pid}" in asked.stderr
+    assert terminal.finish() == 130
+    terminal = Terminal(arguments, columns=80)
     terminal.until(ENDED, 180)
     terminal.process.sendintr()
     time.sleep(0.05)  # two at once would be one
@@ -255,25 +233,14 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(folder: Path, tmp_path: 
     assert terminal.finish() == 130
     assert "Traceback" not in terminal.everything
     assert "╭" not in terminal.everything
-    rows = json.loads(regtune("board", "long", "--json", "--home", home).stdout)
+    rows = json.loads(regtune("board", "long", "--json", *arguments[-2:]).stdout)
     assert sum(row["state"] == "COMPLETE" for row in rows) >= 1
     assert not [row for row in rows if row["state"] == "FAIL"]
 
 
-@pytest.mark.slow
-def test_another_terminal_can_stop_a_sweep(folder: Path, tmp_path: Path) -> None:
-    home = str(tmp_path / "mlruns")
-    terminal = Terminal(["sweep", str(folder / "long.yaml"), "--workers", "1", "--home", home], columns=80)
-    terminal.until(ENDED, 180)
-    busy = regtune("sweep", str(folder / "long.yaml"), "--home", home)
-    assert (busy.returncode, "is being run by process" in busy.stderr) == (1, True)
-    asked = regtune("stop", "long", "--home", home)
-    assert f"Asked process {terminal.process.pid}" in asked.stderr
-    assert terminal.finish() == 130
-
-
-def runs_of(home: str, uid: str) -> list[object]:
-    settings = load_settings(home=Path(home))
+def runs_of(uid: str) -> list[Any]:
+    """The runs of a study in the MLflow store of the current folder."""
+    settings = load_settings()
     client = connect(settings.mlflow_uri, settings.artifacts)
     experiments = [found.experiment_id for found in client.search_experiments()]
     return list(client.search_runs(experiments, f"tags.`regtune.study_uid` = '{uid}'")) if experiments else []
