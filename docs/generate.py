@@ -163,14 +163,8 @@ def searched_keys() -> str:
     """A table of what may stand under `parameters`."""
     schema = Schema(json_schema())
     groups = schema.properties(schema.whole)
-    meanings = {
-        name: part["description"]
-        for group in groups.values()
-        for name, part in schema.properties(group).items()
-        if "description" in part
-    }
     rows = (
-        (f"`{name}`", schema.kind(schema.value_of(part)), meanings.get(name, ""))
+        (f"`{name}`", schema.kind(schema.value_of(part)), part.get("description", ""))
         for name, part in schema.properties(groups["parameters"]).items()
     )
     return table(("key", "each value", "meaning"), rows)
