@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.ndimage
+from corpus import written
+from corpus.datasets import arrays, saved
 
 from regtune.config.trial import DataConfig
 from regtune.data.datasets import load_arrays, load_data
 from regtune.errors import DataError
 
-COUNT = 40
-GREY = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28), dtype=np.uint8)
+PLAIN = arrays()
+GREY, LABELS, COUNT = PLAIN["x_train"], PLAIN["y_train"], len(PLAIN["y_train"])
 INK = (GREY > 200).astype(np.uint8) * 255
-LABELS = (np.arange(COUNT) % 10).astype(np.uint8)
 BEFORE = "2f53ea42103c6aa76dbc87a61e1d98ddef7dd77ea1dffc59c1bfc47cbf20edcc"
 """Digest of GREY and LABELS as every version has had it."""
 
 
 def save(name: str = "data.npz", **changes: Any) -> str:
-    found = {"x_train": GREY, "y_train": LABELS, "x_test": GREY[:20], "y_test": LABELS[:20], **changes}
-    np.savez(name, **{key: values for key, values in found.items() if values is not None})
-    return str(Path(name).absolute())
+    return str(Path(written(name, saved(**changes))).absolute())
 
 
 def test_the_digest_of_bytes_is_what_it_always_was() -> None:
@@ -125,8 +124,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_refused_can_be_mended_as_the_message_says(what: str) -> None:
-    plain = {"x_train": GREY, "y_train": LABELS, "x_test": GREY[:20], "y_test": LABELS[:20]}
-    values: dict[str, Any] = {**plain, **REFUSED[what]}
+    values: dict[str, Any] = {**PLAIN, **REFUSED[what]}
     for time in range(3):  # what is said of the training part, then of the test part
         try:
             found = load_arrays(save(f"{time}.npz", **values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -80,24 +81,13 @@ def _changed(content: bytes, at: int, by: bytes) -> bytes:
     return content[:at] + by + content[at + len(by) :]
 
 
-def _encrypted() -> bytes:
-    """Flags that say "encrypted" in every header of the zip."""
+def _flagged(local: int, central: int, value: int) -> bytes:
+    """A good file with a byte set in both headers of each member: at `local` of the first, `central` of the second."""
     content = bytearray(saved())
-    for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+    for mark, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
         at = content.find(mark)
         while at >= 0:
-            content[at + offset] |= 1
-            at = content.find(mark, at + 4)
-    return bytes(content)
-
-
-def _packed_otherwise() -> bytes:
-    """A way of packing that nobody has."""
-    content = bytearray(saved())
-    for mark, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
-        at = content.find(mark)
-        while at >= 0:
-            content[at + offset] = 99
+            content[at + offset] = value
             at = content.find(mark, at + 4)
     return bytes(content)
 
@@ -139,42 +129,28 @@ def _renamed(name: str) -> bytes:
 
 
 IMAGES = {
-    "images of another height": (np.zeros((40, 27, 28), np.uint8), "x_train: expected numbers of shape"),
     "images of another width": (np.zeros((40, 28, 27), np.uint8), "x_train: expected numbers of shape"),
-    "images of as many pixels in another shape": (np.zeros((40, 14, 56), np.uint8), "(40, 14, 56)"),
     "images with a colour each": (np.zeros((40, 28, 28, 3), np.uint8), "(40, 28, 28, 3)"),
-    "flat images that are too long": (np.zeros((40, 785), np.uint8), "(40, 785)"),
     "images in one row": (np.zeros(40 * 784, np.uint8), "(31360,)"),
-    "one image without its row": (np.zeros((28, 28), np.uint8), "(28, 28)"),
     "one number": (np.array(7, np.uint8), "found uint8 ()"),
     "no images": (np.zeros((0, 28, 28), np.uint8), "(0, 28, 28)"),
     "images of no pixels": (np.zeros((40, 0, 0), np.uint8), "(40, 0, 0)"),
-    "images in 32 dimensions": (np.zeros((1,) * 32, np.uint8), "(1, 1, 1,"),
     "images around nothing": (np.linspace(-1, 1, 40 * 784).reshape(40, 28, 28), "found -1 to 1"),
     "images of half the levels": (np.linspace(0, 99.9, 40 * 784).reshape(40, 28, 28), "found 0 to 99.9"),
-    "images that are no numbers": (np.full((40, 28, 28), np.nan), "found nan to nan"),
     "images of two bytes a pixel": (np.full((40, 28, 28), 65535, np.uint16), "found 6.554e+04 to"),
     "images without an end": (np.full((40, 28, 28), np.inf), "found inf to inf"),
-    "images of letters": (np.full((40, 28, 28), "x"), "found <U1"),
     "images of complex numbers": (np.zeros((40, 28, 28), complex), "found complex128"),
-    "images of records": (np.zeros((40, 28, 28), [("a", "u1"), ("b", "u1")]), "x_train: expected numbers"),
     "images of days": (np.zeros((40, 28, 28), "M8[D]"), "x_train: expected numbers"),
-    "images more than labels": (np.zeros((41, 28, 28), np.uint8), "expected 41 labels"),
     "images fewer than labels": (np.zeros((39, 28, 28), np.uint8), "expected 39 labels"),
 }
 LABELS = {
     "labels below nothing": (np.full(40, -1), "labels from 0 to 999, found -1 to -1"),
     "labels of a thousand": (np.full(40, 1000), "labels from 0 to 999"),
-    "labels of twenty digits": (np.full(40, 2**64 - 1, np.uint64), "labels from 0 to 999"),
     "labels that are broken": (np.arange(40) / 4, "expected whole numbers, found 0.25"),
     "labels that are no numbers": (np.full(40, np.nan), "found nan to nan"),
-    "labels of one truth": (np.zeros(40, bool), "at least two classes"),
     "labels of words": (np.full(40, "seven"), "expected whole numbers, found <U5"),
-    "labels of spans of time": (np.zeros(40, "m8[s]"), "expected whole numbers"),
     "labels of shares": (np.full((40, 10), 0.1), "or rows with a single 1, found float64 (40, 10)"),
     "labels of two classes each": (np.ones((40, 10), np.uint8), "or rows with a single 1"),
-    "labels in a cube": (np.zeros((40, 2, 2), np.uint8), "found uint8 (40, 2, 2)"),
-    "one label for all": (np.array(3, np.uint8), "found uint8 ()"),
     "no labels": (np.zeros(0, np.uint8), "found uint8 (0,)"),
     "labels of one class": (np.zeros(40, np.uint8), "at least two classes"),
 }
@@ -182,17 +158,12 @@ HEADERS = {
     "a header that is no Python": (headed("{'descr': "), "no header"),
     "a header that calls a function": (headed(f"__import__('os').system('touch {CANARY}')"), "no header"),
     "a header in ten thousand brackets": (headed("(" * 10_000), "no header"),
-    "a header that is a list": (headed("[1, 2]"), "no header"),
     "a header without a shape": (headed("{'descr': '|u1', 'fortran_order': False}"), "no header"),
-    "a header with a list as key": (headed("{[]: 1}"), "no header"),
     "a header with keys of two sorts": (headed("{1: 1, 'descr': 2}"), "no header"),
-    "a shape that is a word": (headed(described(shape="'many'")), "no header"),
     "a shape of broken numbers": (headed(described(shape="(40.0, 28, 28)")), "no header"),
     "a shape below nothing": (headed(described(shape="(-1, 28, 28)")), "shape (-1, 28, 28)"),
     "a shape of forty digits": (headed(described(shape=f"({'9' * 40}, 28, 28)")), "its header promises"),
-    "a type without meaning": (headed(described("'>q9'")), "no header"),
     "a type of a gigabyte each": (headed(described("'|V1000000000'")), "its header promises"),
-    "a type that is a tuple of nothing": (headed(described("()")), "no header"),
     "a type of Python objects": (headed(described("'|O'")), "Python objects"),
     "a version of the future": (headed(described(), version=b"\x09\0"), "version"),
     "more images promised than follow": (headed(described(), bytes(784)), "its header promises"),
@@ -201,8 +172,6 @@ HEADERS = {
         "its header promises",
     ),
     "no magic number": (b"\0" * 200, "no .npy"),
-    "no bytes": (b"", "no .npy"),
-    "a text": (b"x_train", "no .npy"),
     "a pickle": (pickle.dumps(Bomb()), "no .npy"),
 }
 CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -210,25 +179,20 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a text under the name of a .npz": (lambda: b"x_train: [1, 2, 3]\n", "four numeric arrays"),
     "a pickle under the name of a .npz": (lambda: pickle.dumps(Bomb()), "four numeric arrays"),
     "a .npy under the name of a .npz": (lambda: npy(arrays()["x_train"]), "four numeric arrays"),
-    "a pickled .npy under the name of a .npz": (lambda: npy(_bombs(3)), "four numeric arrays"),
     "a HDF5 under the name of a .npz": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(500), "four numeric arrays"),
     "a gzip under the name of a .npz": (lambda: gzip.compress(saved()), "four numeric arrays"),
-    "an error page under the name of a .npz": (lambda: b"<!doctype html><h1>404</h1>", "four numeric arrays"),
     "the mark of a zip and no more": (lambda: b"PK\3\4", "four numeric arrays"),
     "half a file": (lambda: saved()[: len(saved()) // 2], "four numeric arrays"),
-    "a file without its last letters": (lambda: saved()[:-10], "four numeric arrays"),
     "an empty zip": (lambda: b"PK\5\6" + bytes(18), "missing: x_train"),
     "an image whose bytes have changed": (lambda: _changed(saved(), 5000, b"\xaa\xbb\xcc"), "CRC"),
     "a packed image whose bytes have changed": (
         lambda: _changed(saved(True), 5000, bytes(64)),
         "four numeric arrays",
     ),
-    "an encrypted file": (_encrypted, "encrypted"),
-    "a file packed in an unknown way": (_packed_otherwise, "compression"),
+    "an encrypted file": (lambda: _flagged(6, 8, 1), "encrypted"),
+    "a file packed in an unknown way": (lambda: _flagged(8, 10, 99), "compression"),
     "pickled images": (lambda: saved(x_train=_bombs(40)), "Python objects"),
-    "pickled labels": (lambda: saved(y_test=_bombs(20)), "Python objects"),
     "names with a path above the folder": (lambda: _renamed("../../"), "missing: x_train"),
-    "names from the root": (lambda: _renamed("/"), "missing: x_train"),
     "no images to train": (lambda: saved(x_train=None), "missing: x_train"),
     "no labels to test": (lambda: saved(y_test=None), "missing: y_test"),
     "other names": (
@@ -261,11 +225,10 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "half a gigabyte of black images of one class": (lambda: _promises(700_000), "at least two classes"),
     "ten megabytes of zeros": (lambda: bytes(10_000_000), "four numeric arrays"),
-    "ten megabytes of the mark of a zip": (lambda: b"PK\5\6" * 2_500_000, "four numeric arrays"),
 }
 
 
-def _idx(**changes: bytes) -> str:
+def idx_folder(**changes: bytes) -> str:
     """A folder of IDX files in which some are these bytes; the name of the data set in it."""
     folder = Path("fashion-mnist")
     folder.mkdir()
@@ -293,19 +256,16 @@ IMAGES_IDX = idx(arrays()["x_train"])
 IDX: dict[str, Callable[[], dict[str, bytes]]] = {
     "IDX that is not gzipped": lambda: {"x_train": IMAGES_IDX},
     "IDX of nothing": lambda: {"x_train": gzip.compress(b"")},
-    "IDX of half a header": lambda: {"x_train": gzip.compress(IMAGES_IDX[:6])},
     "IDX of half its values": lambda: {"x_train": gzip.compress(IMAGES_IDX[:9000])},
     "IDX of more values than promised": lambda: {"x_train": gzip.compress(IMAGES_IDX + b"x")},
     "IDX of broken numbers": lambda: {"x_train": gzip.compress(idx(arrays()["x_train"], kind=0x0D))},
     "IDX of 255 dimensions": lambda: {"x_train": gzip.compress(b"\0\0\x08\xff" + b"\0\0\0\1" * 255)},
     "IDX whose gzip is cut": lambda: {"x_train": gzip.compress(IMAGES_IDX)[:-500]},
-    "IDX whose gzip has changed": lambda: {"x_train": _changed(gzip.compress(IMAGES_IDX), 3000, bytes(64))},
     "IDX with 640 MB behind its values": lambda: {"x_train": _bomb_of_zeros(IMAGES_IDX, 640 * 2**20)},
     "IDX of four billion images": lambda: {
         "x_train": gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 28, 28)),
         "y_train": gzip.compress(struct.pack(">HBBI", 0, 8, 1, 2**32 - 1)),
     },
-    "IDX of labels that are images": lambda: {"y_train": gzip.compress(IMAGES_IDX)},
 }
 
 
@@ -320,8 +280,6 @@ def _folder() -> str:
 
 
 def _pipe() -> str:
-    import os
-
     os.mkfifo(NAME)
     return NAME
 
@@ -335,11 +293,8 @@ FILES = [
     Malformed("a data set that is not there", lambda: "absent.npz", "absent.npz: not found"),
     Malformed("a folder under the name of a .npz", _folder, "not a file"),
     Malformed("a pipe under the name of a .npz", _pipe, "not a file"),
-    Malformed("a link to nothing", lambda: _link("absent.npz"), "not found"),
-    Malformed("a link to itself", lambda: _link(NAME), "not found"),
     Malformed("a link to endless zeros", lambda: _link("/dev/zero"), "not a file"),
     Malformed("a link to the passwords", lambda: _link("/etc/passwd"), "four numeric arrays"),
-    Malformed("a data set in nobody's home", lambda: "~nobody-here/data.npz", "not found"),
     Malformed("a data set whose name has 300 letters", lambda: f"{'d' * 300}.npz", "cannot be looked for"),
     Malformed("other data under the name of MNIST", _known, "has digest"),
 ]
@@ -357,7 +312,7 @@ def _all() -> Iterator[Malformed]:
     for what, (content, said) in CONTENTS.items():
         yield npz(what, content, said)
     for what, changes in IDX.items():
-        yield Malformed(what, lambda changes=changes: _idx(**changes()), "fashion-mnist")  # type: ignore[misc]
+        yield Malformed(what, lambda changes=changes: idx_folder(**changes()), "fashion-mnist")  # type: ignore[misc]
     yield from FILES
 
 
