@@ -165,7 +165,7 @@ def test_each_fused_step_from_a_random_state_is_keras_step_to_within_1e_5(data: 
     exact.start(config)
     fused.start(config)
     step_exact, step_fused = (
-        tf.function(model._train_batch, reduce_retracing=True) for model in (exact, fused)
+        tf.function(model.train_batch, reduce_retracing=True) for model in (exact, fused)
     )
     random, initial = np.random.default_rng(5), [variable.numpy() for variable in exact.trainable_weights]
     apart, moved = 0.0, 0.0

@@ -188,7 +188,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
         def batch(begin: Any, count: int) -> Sums:
             rows = self._part(order, begin, count)
-            return self._train_batch(tf.gather(x, rows), tf.gather(y, rows))
+            return self.train_batch(tf.gather(x, rows), tf.gather(y, rows))
 
         loss, cross_entropy, accuracy = over_batches(x.shape[0], self._batch_size, batch)
         validation = self._evaluate(self._resident.x_val, self._resident.y_val)
@@ -200,8 +200,8 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         _, cross_entropy, accuracy = self._training_figures()
         return float(cross_entropy), float(accuracy)
 
-    @staticmethod
-    def _optimizer_amounts(config: TrialConfig) -> tuple[str, ...]:
+    @classmethod
+    def _optimizer_amounts(cls, config: TrialConfig) -> tuple[str, ...]:
         """Which of the optimizer's numbers become variables: not momentum, which Keras' SGD compares with 0."""
         return ("weight_decay",) if config.training.optimizer == "adamw" else ()
 
@@ -210,7 +210,8 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         """Without a static shape, as Keras has it: with one, TensorFlow would simplify Keras' divisions."""
         return order[begin : begin + count]
 
-    def _train_batch(self, x: Any, y: Any) -> Sums:
+    def train_batch(self, x: Any, y: Any) -> Sums:
+        """One step of the optimizer on a batch."""
         with tf.GradientTape() as tape:
             probabilities = self(x, training=True)
             loss = self.compute_loss(x=x, y=y, y_pred=probabilities)

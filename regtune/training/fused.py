@@ -24,16 +24,16 @@ WITH_MODES = (keras.layers.BatchNormalization, VariableDropout)
 class FusedModel(EpochModel):
     """An `EpochModel` that steps with TensorFlow's fused kernels."""
 
-    @staticmethod
-    def _optimizer_amounts(config: TrialConfig) -> tuple[str, ...]:
+    @classmethod
+    def _optimizer_amounts(cls, config: TrialConfig) -> tuple[str, ...]:
         has_momentum = config.training.optimizer == "sgd" and config.training.momentum > 0
-        return ("momentum",) if has_momentum else EpochModel._optimizer_amounts(config)
+        return ("momentum",) if has_momentum else super()._optimizer_amounts(config)
 
     @staticmethod
     def _part(order: Any, begin: Any, count: int) -> Any:
         return tf.slice(order, [begin], [count])
 
-    def _train_batch(self, x: Any, y: Any) -> Sums:
+    def train_batch(self, x: Any, y: Any) -> Sums:
         count = float(x.shape[0])
         with tf.GradientTape() as tape:
             logits = self._logits(x, training=True)
@@ -98,8 +98,10 @@ def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[An
                 )
         step = tf.cast(optimizer.iterations + 1, tf.float32)
         powers = tf.pow(optimizer.beta_1, step), tf.pow(optimizer.beta_2, step)
-        moments = zip(optimizer._momentums, optimizer._velocities, strict=True)
-        for variable, gradient, (first, second) in zip(variables, gradients, moments, strict=True):
+        first_moments, second_moments = (_states(optimizer, name) for name in ("momentum", "velocity"))
+        for variable, gradient, first, second in zip(
+            variables, gradients, first_moments, second_moments, strict=True
+        ):
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
                 m=first.value.handle,
@@ -113,6 +115,11 @@ def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[An
                 grad=gradient,
             )
     optimizer.iterations.assign_add(1)
+
+
+def _states(optimizer: Any, name: str) -> list[Any]:
+    """The optimizer's own variables of this name, one for each trained variable and in their order."""
+    return [variable for variable in optimizer.variables if variable.path.endswith(f"_{name}")]
 
 
 def _sgd(optimizer: Any, place: int, variable: Any, gradient: Any, rate: Any) -> None:

@@ -1,4 +1,4 @@
-"""A long sweep of short trials under a random fault every few seconds; what was lost, doubled, and how memory grew.
+"""A long sweep of short trials under a random fault every few seconds: what was lost, and what doubled.
 
     PYTHONPATH=tests python tests/faults/soak.py [--trials 100] [--every 10] [--pairs ...] [--json FILE]
 
@@ -14,7 +14,6 @@ import json
 import random
 import signal
 import sqlite3
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -28,8 +27,6 @@ import psutil
 from harness import assert_consistent, runs_of
 from optuna.trial import TrialState
 from places import Place, Sweep, place_on, standing
-from rich.console import Console
-from rich.table import Table
 from stores import Postgres, postgres
 
 from regtune.server import service
@@ -37,9 +34,7 @@ from regtune.study.study import record_of
 from regtune.tracking import names
 
 STOPPED = 130
-WARM_SECONDS = 30.0
-"""Of a process's life, after which its memory is compared with what it has later."""
-SAMPLE_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
 ENDS = (0, STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
 BEFORE_IT_RUNS = ("give the same command again", "cannot be reached", "before they are ready")
@@ -65,8 +60,6 @@ class Soak:
     faults: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     _left: list[Callable[[Sweep], None]] = field(default_factory=list)
-    memory: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
-    """Of each process, by role and id: age in seconds and resident MiB."""
 
     def run(self, trials: int, every: float) -> dict[str, Any]:
         """Sweep, disturb, sweep again until the budget is used. Returns the figures."""
@@ -93,17 +86,16 @@ class Soak:
     def _disturb(self, sweep: Sweep, every: float) -> None:
         """A fault now and then, until the sweep ends; the first of all soon after training has begun."""
         while not self.faults and sweep.process.poll() is None and not sweep.epochs:
-            time.sleep(SAMPLE_SECONDS / 4)
+            time.sleep(PAUSE_SECONDS / 4)
         due = time.monotonic() + (self.dice.expovariate(1 / every) if self.faults else 1.0)
         while sweep.process.poll() is None:
-            self._weigh(sweep)
             if time.monotonic() >= due:
                 fault = self._drawn()
                 with suppress(psutil.NoSuchProcess, IndexError, ProcessLookupError):
                     fault(sweep)
                     self.faults[fault.__name__.lstrip("_").replace("_", " ")] += 1
                 due = time.monotonic() + self.dice.expovariate(1 / every)
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
 
     # -- the faults
 
@@ -180,29 +172,6 @@ class Soak:
 
     # -- the figures
 
-    def _weigh(self, sweep: Sweep) -> None:
-        with suppress(psutil.Error, IndexError):
-            roles = [("coordinator", psutil.Process(sweep.process.pid)), ("writer", sweep.writer)]
-            roles += [("worker", worker) for worker in sweep.workers]
-            roles += [("MLflow", process) for process in service.processes(self.place.home)]
-            for role, process in roles:
-                sample = (time.time() - process.create_time(), process.memory_info().rss / 2**20)
-                self.memory.setdefault((role, process.pid), []).append(sample)
-
-    def _growth(self) -> dict[str, dict[str, float]]:
-        """Of each role: its process that lived longest, its memory when warm and at its end, MiB."""
-        growth = {}
-        for role in sorted({role for role, _ in self.memory}):
-            lives = [samples for (of, _), samples in self.memory.items() if of == role]
-            longest = max(lives, key=lambda samples: samples[-1][0] - samples[0][0])
-            warm = [mib for age, mib in longest if age >= WARM_SECONDS]
-            if len(warm) >= 4:
-                quarter = max(2, len(warm) // 4)
-                first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
-                figures = {"warm_mib": first, "end_mib": last, "ratio": last / first}
-                growth[role] = {**figures, "lived_seconds": longest[-1][0]}
-        return growth
-
     def _figures(self, trials: int) -> dict[str, Any]:
         study = self.place.study()
         attempts = study.trials
@@ -220,7 +189,6 @@ class Soak:
             "failed_attempts": len(failed),
             "lost": trials - len(finished) + len(set(uids) - set(runs)),
             "doubled": len(uids) - len(set(uids)) + len(runs) - len(set(runs)),
-            "memory": self._growth(),
         }
 
 
@@ -233,7 +201,7 @@ def soak(pair: str, trials: int, every: float, seed: int, folder: Path) -> dict[
 
 
 def main() -> int:
-    """Soak on each pair, show, write; 1 when anything is lost or doubled."""
+    """Soak on each pair, print and write the figures; 1 when anything is lost or doubled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults, on average")
@@ -245,28 +213,12 @@ def main() -> int:
     for pair in arguments.pairs:
         with tempfile.TemporaryDirectory(prefix="soak", ignore_cleanup_errors=True) as folder:
             soaks.append(soak(pair, arguments.trials, arguments.every, arguments.seed, Path(folder)))
-    show(soaks)
+    given = {"trials": arguments.trials, "every_seconds": arguments.every, "seed": arguments.seed}
+    text = json.dumps({**given, "soaks": soaks}, indent=2)
+    print(text)
     if arguments.json:
-        given = {"trials": arguments.trials, "every_seconds": arguments.every, "seed": arguments.seed}
-        arguments.json.write_text(json.dumps({**given, "soaks": soaks}, indent=2) + "\n")
+        arguments.json.write_text(f"{text}\n")
     return int(any(one["lost"] or one["doubled"] for one in soaks))
-
-
-def show(soaks: Sequence[dict[str, Any]]) -> None:
-    """Print the figures."""
-    counts = ("faults", "sweeps_started", "finished", "failed_attempts", "lost", "doubled")
-    table = Table("stores", "time", *(name.replace("_", " ") for name in counts), "memory")
-    for one in soaks:
-        memory = "\n".join(
-            f"{role} {entry['warm_mib']:.0f} to {entry['end_mib']:.0f} MiB in {entry['lived_seconds']:.0f} s"
-            for role, entry in one["memory"].items()
-        )
-        table.add_row(one["pair"], f"{one['seconds']:.0f} s", *(str(one[name]) for name in counts), memory)
-    console = Console(width=130)
-    console.print(table)
-    for one in soaks:
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in one["kinds"].items())
-        console.print(f"{one['pair']}: {kinds}")
 
 
 if __name__ == "__main__":

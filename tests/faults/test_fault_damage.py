@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from harness import assert_consistent
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from places import Place, place_on
 from stores import free_port
+from terminals import regtune
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 NAME = "small"
@@ -42,17 +40,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture
-def damaged(finished: Place) -> Iterator[Place]:
-    """The same; what a test does to its databases is undone."""
-    kept = {path: path.read_bytes() for path in finished.home.glob("*.db*")}
+def damaged(finished: Place, tmp_path: Path) -> Iterator[Place]:
+    """The same; what a test does to it is undone."""
+    kept = shutil.copytree(finished.home, tmp_path / "kept")
     yield finished
-    for path in finished.home.glob("*.db*"):
-        path.unlink()
-    for path, content in kept.items():
-        path.write_bytes(content)
-    # MLflow's client, here in the test, has the file open that was removed
-    SqlAlchemyStore._get_or_create_engine(finished.settings.mlflow_uri).dispose()
-    assert_consistent(finished, run_cap=2)
+    shutil.rmtree(finished.home)
+    shutil.move(kept, finished.home)
 
 
 def cut(path: Path) -> None:
@@ -171,6 +164,7 @@ def test_a_damaged_mlflow_database_is_refused_and_the_studies_are_read_all_the_s
     for file in damaged.home.glob("mlflow.db*"):
         file.unlink()
     damaged.run("sync")
+    damaged.run("sync", "--check")
 
 
 def sweep_again(place: Place) -> list[str]:
@@ -180,15 +174,7 @@ def sweep_again(place: Place) -> list[str]:
 
 def answer(place: Place, *verb: str) -> str:
     """What a verb says: an answer, or one error and exit code 1."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "regtune", *verb],
-        env=place.variables(),
-        cwd=place.folder,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    ended = regtune(*verb, **place.environment)
     assert "Traceback" not in ended.stderr, f"{verb}: {ended.stderr}"
     if ended.returncode:
         assert ended.returncode == 1, f"{verb}: {ended.returncode}: {ended.stderr}"
