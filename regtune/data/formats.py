@@ -1,4 +1,4 @@
-"""Files of images and labels, `.npz` and IDX: what they say of their arrays first, the values only when asked for.
+"""Readers of `.npz` and IDX files: first the type and shape of each array, the values only when asked for.
 
 A file of a few kilobytes may unpack to gigabytes, and a header may promise what does not follow; so headers are read
 alone, and values only as far as a header goes. Nothing is unpickled.
@@ -33,8 +33,14 @@ IDX_FILES: Mapping[str, str] = {
     "x_test": "t10k-images-idx3-ubyte.gz",
     "y_test": "t10k-labels-idx1-ubyte.gz",
 }
-IDX_UINT8 = 0x08
+IDX_BYTES = b"\0\0\x08"
+HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 MAX_REASON = 160
+DAMAGE = (
+    *(OSError, ValueError, EOFError, MemoryError, OverflowError, struct.error, zlib.error, lzma.LZMAError),
+    *(zipfile.BadZipFile, RuntimeError),  # RuntimeError: encrypted, or packed in a way unknown here
+)
+"""What the readers of a damaged file raise."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,13 @@ NO_TEST_PART = {"x_test": Part.of(np.zeros((0, 784), np.uint8)), "y_test": Part.
 def npz_parts(path: Path) -> dict[str, Part]:
     """The arrays of a `.npz`. Raises DataError when one is missing, or damaged as far as its header shows."""
     what = f"{printable(str(path))}: expected a .npz with four numeric arrays"
-    with _understood(what):
+    with _as_data_error(what):
         if not path.is_file():
             raise ValueError("not a file")
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive.namelist())
-            found = {name: _npz_part(path, what, archive, member) for name, member in members.items()}
-    return found if "x_test" in found else found | NO_TEST_PART
+            parts = {name: _npz_part(path, what, archive, member) for name, member in members.items()}
+    return parts if "x_test" in parts else parts | NO_TEST_PART
 
 
 def _members(path: Path, present: Sequence[str]) -> dict[str, str]:
@@ -80,53 +86,46 @@ def _members(path: Path, present: Sequence[str]) -> dict[str, str]:
 
     A data set may lack its test part. Raises DataError for what else is missing.
     """
-    found = {}
+    members = {}
     for name in NAMES:
         alike = [member for member in present if member.lower() == f"{name}.npy"]
         if f"{name}.npy" in alike or len(alike) == 1:
-            found[name] = f"{name}.npy" if f"{name}.npy" in alike else alike[0]
-    missing = [name for name in NAMES if name not in found]
+            members[name] = f"{name}.npy" if f"{name}.npy" in alike else alike[0]
+    missing = [name for name in NAMES if name not in members]
     if missing and missing != list(NO_TEST_PART):
-        others = sorted(set(present) - set(found.values()))
-        held = (
-            f"; it has {', '.join(others[:6])}: save those under these names, with np.savez" if others else ""
-        )
+        others = ", ".join(sorted(set(present) - set(members.values()))[:6])
+        held = f"; it has {others}: save those under these names, with np.savez" if others else ""
         raise DataError(
             f"{printable(str(path))}: expected the arrays {', '.join(NAMES)}; missing: {', '.join(missing)}"
             f"{printable(held)[:MAX_REASON]}"
         )
-    return found
+    return members
 
 
 def _npz_part(path: Path, what: str, archive: zipfile.ZipFile, member: str) -> Part:
+    name = member.removesuffix(".npy")
     with archive.open(member) as file:
         dtype, shape = _npy_header(file)
-        found = Part(dtype, shape, lambda: _npz_values(path, what, member), _letters(member))
+        note = "" if name in NAMES else "named in other letters"
+        part = Part(dtype, shape, lambda: _npz_values(path, what, member), note)
         if dtype.hasobject:
-            name = member.removesuffix(".npy")
-            raise ValueError(
-                f"{member} has Python objects, which are not read; try: {name} = np.stack(list({name}))"
-            )
-        promised, present = file.tell() + found.size_bytes, archive.getinfo(member).file_size
-        if promised != present:
-            raise ValueError(f"{member} has {present} bytes, its header promises {promised}")
-    return found
-
-
-def _letters(member: str) -> str:
-    return "" if member.removesuffix(".npy") in NAMES else "named in other letters"
+            remedy = f"{name} = np.stack(list({name}))"
+            raise ValueError(f"{member} has Python objects, which are not read; try: {remedy}")
+        promised, size = file.tell() + part.size_bytes, archive.getinfo(member).file_size
+        if promised != size:
+            raise ValueError(f"{member} has {size} bytes, its header promises {promised}")
+    return part
 
 
 def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)
     except ValueError:
         raise ValueError(f"{file.name} is no .npy") from None
-    if version not in readers:
+    if version not in HEADER_READERS:
         raise ValueError(f"{file.name} has version {version} of the format")
     try:
-        shape, _, dtype = readers[version](file)
+        shape, _, dtype = HEADER_READERS[version](file)
     except Exception:  # a header is a literal of Python, and fails in as many ways as those do
         raise ValueError(f"{file.name} has no header of an array") from None
     if any(length < 0 for length in shape):
@@ -135,7 +134,7 @@ def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def _npz_values(path: Path, what: str, member: str) -> Array:
-    with _understood(what), zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    with _as_data_error(what), zipfile.ZipFile(path) as archive, archive.open(member) as file:
         values: Array = np.lib.format.read_array(file, allow_pickle=False)
         file.read(1)  # the end, where the checksum is compared
         return values
@@ -148,24 +147,17 @@ def idx_parts(folder: Path) -> dict[str, Part]:
 
 def _idx_part(path: Path) -> Part:
     what = f"{printable(str(path))}: expected gzipped IDX of bytes"
-    with _understood(what), gzip.open(path) as file:
-        zero, kind, dimensions = struct.unpack(">HBB", _exactly(file, 4))
-        if (zero, kind) != (0, IDX_UINT8):
-            raise ValueError(f"it begins with {zero:04x}{kind:02x}{dimensions:02x}")
-        shape = struct.unpack(f">{dimensions}I", _exactly(file, 4 * dimensions))
+    with _as_data_error(what), gzip.open(path) as file:
+        start = file.read(4)
+        if start[:3] != IDX_BYTES or len(start) < 4:
+            raise ValueError(f"it begins with {start.hex() or 'nothing'}")
+        shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
         return Part(np.dtype(np.uint8), shape, lambda: _idx_values(path, what, shape))
-
-
-def _exactly(file: gzip.GzipFile, count: int) -> bytes:
-    found = file.read(count)
-    if len(found) != count:
-        raise EOFError("it ends within its header")
-    return found
 
 
 def _idx_values(path: Path, what: str, shape: tuple[int, ...]) -> Array:
     size = math.prod(shape)
-    with _understood(what), gzip.open(path) as file:
+    with _as_data_error(what), gzip.open(path) as file:
         file.read(4 + 4 * len(shape))
         raw = file.read(size + 1)
         if len(raw) != size:
@@ -174,17 +166,10 @@ def _idx_values(path: Path, what: str, shape: tuple[int, ...]) -> Array:
 
 
 @contextmanager
-def _understood(what: str) -> Iterator[None]:
-    """All that a damaged file makes its readers raise, as a DataError that begins with `what`."""
+def _as_data_error(what: str) -> Iterator[None]:
+    """Raise what a damaged file makes its readers raise as a DataError that begins with `what`."""
     try:
         yield
-    except (
-        *(OSError, ValueError, EOFError, MemoryError, zlib.error, lzma.LZMAError),
-        *(
-            zipfile.BadZipFile,
-            RuntimeError,
-            OverflowError,
-        ),  # RuntimeError: encrypted, or packed in a way unknown here
-    ) as error:
+    except DAMAGE as error:
         reason = printable(str(getattr(error, "strerror", None) or error or type(error).__name__))
         raise DataError(f"{what} ({reason[:MAX_REASON]})") from None
