@@ -95,7 +95,7 @@ def test_nothing_is_wider_than_the_terminal(arguments: tuple[str, ...], columns:
 @pytest.mark.parametrize("columns", [40, 80, 100])
 def test_columns_without_room_are_named_and_rank_trial_and_metric_stay(columns: int) -> None:
     text = run("board", NAME, columns=columns)
-    said = " ".join(text[text.index("no room for:") :].split()) if "no room for:" in text else ""
+    said = " ".join(text[text.index("hidden columns:") :].split()) if "hidden columns:" in text else ""
     head = text.splitlines()[:2]
     for wanted in ("state", "gap", "epochs", "seconds", "control", "dropout", "batchnorm"):
         assert (wanted in said) != any(wanted in line for line in head)
@@ -138,7 +138,7 @@ def test_the_column_to_sort_by_is_shown_whatever_the_width(sort: str, columns: i
     )
     assert any(name in line.split() for line in text.splitlines()[:2])
     last = text.splitlines()[-1]
-    assert last == f"by {name}, {'descending' if sort[0] in 'w-' else 'ascending'}"
+    assert last == f"sorted by {name}, {'descending' if sort[0] in 'w-' else 'ascending'}"
 
 
 def test_a_column_has_one_name_in_the_table_in_csv_in_json_and_for_sorting() -> None:
@@ -154,7 +154,7 @@ def test_without_room_for_the_parameters_the_techniques_are_one_column() -> None
     text = run("board", NAME, columns=40)
     assert "techniques" in text
     assert "control: none" in text
-    assert "batchnorm" in text[text.index("no room for:") :]
+    assert "batchnorm" in text[text.index("hidden columns:") :]
 
 
 def test_sparsity_is_on_the_board_where_l1_is_searched() -> None:
@@ -169,11 +169,11 @@ def test_sparsity_is_on_the_board_where_l1_is_searched() -> None:
 @pytest.mark.parametrize(
     ("sort", "said"),
     [
-        ("-val_accuracy", "by val_accuracy, ascending"),
-        ("-dropout", "by dropout, descending"),
-        ("val_accuracy", "by val_accuracy, descending"),
-        ("sparsity", "by sparsity, descending"),
-        ("metric", "by val_cross_entropy, ascending"),
+        ("-val_accuracy", "sorted by val_accuracy, ascending"),
+        ("-dropout", "sorted by dropout, descending"),
+        ("val_accuracy", "sorted by val_accuracy, descending"),
+        ("sparsity", "sorted by sparsity, descending"),
+        ("metric", "sorted by val_cross_entropy, ascending"),
     ],
 )
 def test_an_order_other_than_by_rank_is_named(sort: str, said: str) -> None:
@@ -256,7 +256,7 @@ def test_a_study_is_shown_with_its_best_and_its_controls() -> None:
         (12, "pruned: others were better at this epoch"),
         (13, "ended       loss is NaN"),
         (14, "still running"),
-        (15, "waits to be taken up"),
+        (15, "It is queued"),
     ],
 )
 def test_how_and_why_a_trial_ended_is_said(number: int, expected: str) -> None:
@@ -265,7 +265,7 @@ def test_how_and_why_a_trial_ended_is_said(number: int, expected: str) -> None:
 
 def test_a_trial_is_shown_with_its_learning_curve_and_its_figures() -> None:
     text = run("show", NAME, "0")
-    assert "⠒⠒ validation   ⠂⠂ training" in text
+    assert "⠤⠤ validation  • • training  ▲ kept: " in text
     assert "kept" in text
     points = studies.curve(0.095, 30)
     kept = min(points, key=lambda point: point["val_cross_entropy"])
@@ -321,7 +321,7 @@ def test_watch_prints_one_snapshot_as_json() -> None:
 
 def test_stop_leaves_no_request_where_nobody_runs() -> None:
     found = regtune("stop", NAME)
-    assert "Nobody runs" in found.stderr
+    assert "is not running" in found.stderr
     from regtune.storage import open_storage
     from regtune.study.study import load
 
@@ -357,7 +357,7 @@ def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
         done.set()
         thread.join()
     assert terminal.finish() == 0
-    assert f"Nobody runs {NAME} now." in terminal.everything
+    assert f"{NAME} is not running." in terminal.everything
     assert "of 20" not in terminal.everything
     assert b"\x1b[?25h" in terminal.raw[terminal.raw.rindex(b"\x1b[?25l") :]
 

@@ -1,8 +1,7 @@
-"""Who shows a sweep while it runs: live on a terminal, elsewhere a line for each finished trial, or nobody.
+"""Displays of a running sweep: live on a terminal, one line for each finished trial elsewhere, or none.
 
-All three are progress.Observer. They are called from the coordinator's loop and only note what they are
-told, or print one line; Rich's own thread draws, at most four times a second. A terminal that has gone away
-is no reason for a sweep to end.
+They are called from the coordinator's loop and only keep what they get, or print one line; Rich's own thread draws, at
+most four times a second. A terminal that has gone away does not end a sweep.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import os
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.control import Control
@@ -36,33 +35,11 @@ from regtune.cli.views.drawing import (
 from regtune.study.progress import FinishedTrial, Progress
 
 REDRAWS_A_SECOND = 4
-STOPPING = "stopping at the end of this epoch; Ctrl-C again ends at once"
+STOPPING = "stopping at the end of this epoch; Ctrl-C again stops at once"
 
 
-class Display(Protocol):
-    """An Observer that is opened and closed around a sweep, and can be told that it is being stopped."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
-    def note(self, message: str) -> None: ...
-    def stopping(self) -> None:
-        """Called from a signal handler: must neither wait nor take a lock."""
-
-
-def choose(*, quiet: bool) -> Display:
-    """The display for where standard error goes."""
-    if quiet:
-        return QuietDisplay()
-    err = console(sys.stderr)
-    return LiveDisplay(err) if err.is_terminal and not err.is_dumb_terminal else LineDisplay(err)
-
-
-class QuietDisplay:
-    """Shows nothing but what may need attention."""
+class Display:
+    """An Observer that is entered around a sweep; this one shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,19 +50,27 @@ class QuietDisplay:
         return
 
     def progress(self, progress: Progress) -> None:
-        """Nothing to show."""
+        """See `Observer`."""
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """Nothing to show."""
+        """See `Observer`."""
 
     def note(self, message: str) -> None:
-        """Nothing to show."""
+        """See `Observer`."""
 
     def stopping(self) -> None:
-        """Nothing to show."""
+        """Called from a signal handler: must neither wait nor take a lock."""
 
 
-class LineDisplay(QuietDisplay):
+def choose(*, quiet: bool) -> Display:
+    """Choose the display for where standard error goes."""
+    if quiet:
+        return Display()
+    err = console(sys.stderr)
+    return LiveDisplay(err) if err.is_terminal and not err.is_dumb_terminal else LineDisplay(err)
+
+
+class LineDisplay(Display):
     """One line for each finished trial."""
 
     def __init__(self, out: Console) -> None:
@@ -95,32 +80,27 @@ class LineDisplay(QuietDisplay):
     def progress(self, progress: Progress) -> None:
         """Say once that workers start."""
         if progress.starting and not self._begun:
-            self._print(starting(progress))
+            self.note(starting(progress))
         self._begun = True
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
         """Print the trial's line."""
-        self._print(finished_line(trial, progress))
+        self.note(finished_line(trial, progress))
 
     def note(self, message: str) -> None:
         """Print the note."""
-        self._print(message)
-
-    def stopping(self) -> None:
-        """Say so past Python's buffers: a signal may arrive in the middle of a print."""
         try:
-            os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
-        except (OSError, ValueError):
-            return
-
-    def _print(self, text: str) -> None:
-        try:
-            self._out.print(text, soft_wrap=True)
+            self._out.print(message, soft_wrap=True)
         except OSError:  # the terminal is gone; the sweep goes on
             self._out = Console(quiet=True)
 
+    def stopping(self) -> None:
+        """Say so past Python's buffers: a signal may arrive in the middle of a print."""
+        with suppress(OSError, ValueError):
+            os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
 
-class LiveDisplay(QuietDisplay):
+
+class LiveDisplay(Display):
     """The sweep as it stands, redrawn in place; gone when it is closed."""
 
     def __init__(self, out: Console, *, recent: int = 3) -> None:
@@ -131,9 +111,9 @@ class LiveDisplay(QuietDisplay):
         self._notice = ""
         self._drawn: tuple[ConsoleDimensions, RenderableType] | None = None
         self._unseen = ExitStack()
-        self._live = Live(
+        self.live = Live(
             console=out,
-            get_renderable=self.view,
+            get_renderable=self._view,
             refresh_per_second=REDRAWS_A_SECOND,
             transient=True,
             redirect_stdout=False,
@@ -141,21 +121,17 @@ class LiveDisplay(QuietDisplay):
         )
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self.live.start()
         self._unseen.enter_context(keys_unseen(self._out.file))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._unseen:
-            try:
-                self._live.stop()
-            except OSError:  # the terminal is gone
-                return
+        with self._unseen, suppress(OSError):  # the terminal may be gone
+            self.live.stop()
 
-    def view(self) -> RenderableType:
-        """What is drawn now."""
+    def _view(self) -> RenderableType:
         size = self._out.size
         self._wipe(size.width)
         drawn: RenderableType = Text("starting workers", style="dim")
@@ -198,11 +174,9 @@ class LiveDisplay(QuietDisplay):
 
     def note(self, message: str) -> None:
         """Print the note above the drawing."""
-        try:
-            self._live.refresh()  # in the size that the window has now
+        with suppress(OSError):  # the terminal may be gone
+            self.live.refresh()  # in the size that the window has now
             self._out.print(Text(message, style="dim"))
-        except OSError:  # the terminal is gone
-            return
 
     def stopping(self) -> None:
         """Show it at the next redraw."""

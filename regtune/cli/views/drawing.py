@@ -1,16 +1,16 @@
-"""Small drawings in characters: sparklines, the budget's bar, a learning curve, a sweep at one moment."""
+"""Figures as text, sparklines, learning curves, and the live view of a sweep."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from regtune.config.trial import RegularizationConfig, format_number
@@ -22,30 +22,35 @@ if TYPE_CHECKING:
     from regtune.study.board import Row
 
 BARS = "▁▂▃▄▅▆▇█"
-BRAILLE_START = 0x2800
 NARROW = 60
 STYLES = {
     **{"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"},
     "FOREIGN": "dim",
 }
-ORDER: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
-WORDS = {
-    "COMPLETE": "complete",
-    "PRUNED": "pruned",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
-    "FOREIGN": "foreign",
+WORDS: dict[State, str] = {
+    **{"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"},
+    **{"WAITING": "waiting", "FOREIGN": "foreign"},
 }
 MARKS = {"COMPLETE": "✓", "PRUNED": "–", "FAIL": "✗"}
+REASONS = {
+    "max_epochs": "every epoch was trained",
+    "early_stopping": "early stopping: the monitored figure stopped improving",
+    "pruned": "pruned: others were better at this epoch",
+    "stopped": "stopped by a person",
+    "non_finite": "the loss became infinite or not a number",
+    "timeout": "longer than trial_timeout",
+    "out_of_memory": "more memory than allowed",
+    "worker_died": "its worker died",
+    "error": "an error",
+}
 
 
 def sparkline(values: Sequence[float], width: int = 20, *, accuracy: bool = False) -> str:
-    """A learning curve as at most `width` bars, high is high; of a longer one, epochs evenly spaced.
+    """Draw a learning curve as at most `width` bars; of a longer one, epochs evenly spaced.
 
-    A curve falls by a factor and then hardly moves, so a bar is as high as the logarithm of the value less
-    nine tenths of the least: the last epochs stay apart. An accuracy is drawn by its error, upside down.
-    A value that is not finite is a blank; values that are all alike are a low line.
+    A curve falls by a factor and then hardly moves, so a bar is as high as the logarithm of the value less nine tenths
+    of the smallest: the last epochs stay distinct. An accuracy is drawn by its error, upside down. A value that is not
+    finite is a blank; equal values are a low line.
     """
     shown = [1 - value for value in values] if accuracy else list(values)
     finite = [value for value in shown if math.isfinite(value)]
@@ -53,37 +58,36 @@ def sparkline(values: Sequence[float], width: int = 20, *, accuracy: bool = Fals
         return " " * min(width, len(shown))
     least = min(finite)
 
-    def scaled(value: float) -> float:
-        found = math.log(value - 0.9 * least) if least > 0 else value
-        return -found if accuracy else found
+    def height(value: float) -> float:
+        scaled = math.log(value - 0.9 * least) if least > 0 else value
+        return -scaled if accuracy else scaled
 
-    heights = [scaled(value) for value in finite]
-    low, span = min(heights), max(heights) - min(heights)
+    low = min(map(height, finite))
+    span = max(map(height, finite)) - low
     if len(shown) > width:
         shown = [shown[round(place * (len(shown) - 1) / (width - 1))] for place in range(width)]
     marks = []
     for value in shown:
-        share = (scaled(value) - low) / span if span > 0 and math.isfinite(value) else 0.0
+        share = (height(value) - low) / span if span > 0 and math.isfinite(value) else 0.0
         marks.append(BARS[min(len(BARS) - 1, int(share * len(BARS)))] if math.isfinite(value) else " ")
     return "".join(marks)
 
 
 def clock(seconds: float) -> str:
     """A duration: ``0:07``, ``12:30``, ``2:05:00``."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
+    hours, rest = divmod(max(0, round(seconds)), 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def span(seconds: float) -> str:
-    """A duration in words, as exact as a guess may be: ``40 s``, ``6 min``, ``1 h 20 min``."""
+    """A duration as exact as an estimate may be: ``40 s``, ``6 min``, ``1 h 20 min``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
     if minutes < 90:
         return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
@@ -104,20 +108,36 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
-def budget_bar(progress: Progress, width: int) -> Text:
-    """What is done of the budget: a thick line as far as trials are finished, coloured by how they ended."""
-    share = (
-        progress.finished / progress.run_cap
-        if progress.run_cap
-        else (progress.elapsed_seconds / progress.timeout_seconds if progress.timeout_seconds else 0.0)
-    )
-    filled = round(min(1.0, share) * width)
-    pruned = round(filled * progress.pruned / progress.finished) if progress.finished else 0
-    bar = Text()
-    bar.append("━" * (filled - pruned), style="green")
-    bar.append("━" * pruned, style="yellow")
-    bar.append("─" * (width - filled), style="bright_black")
-    return bar
+def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
+    """What `configured` says, marked as a control where it is one."""
+    return configured(trial) if trial.control is None else f"control: {configured(trial)}"
+
+
+def configured(trial: RunningTrial | FinishedTrial | Row) -> str:
+    """The techniques in use, and every other searched parameter."""
+    others = [
+        f"{name} {format_number(value) if isinstance(value, float) else value}"
+        for name, value in trial.parameters.items()
+        if name.split(".")[0] not in RegularizationConfig.model_fields
+    ]
+    return printable(", ".join((mix_text(trial.mix, trial.control), *others)))
+
+
+def mix_text(mix: str, control: str | None) -> str:
+    """The techniques in use; the control's name where none is."""
+    return control.replace("_", " ") if control and mix == "none" else mix
+
+
+def reason(end_reason: str | None, message: str | None = None) -> str:
+    """How and why a trial ended; the message's first line where there is one."""
+    if message:
+        return printable(message.splitlines()[0])
+    return "still running" if end_reason is None else REASONS.get(end_reason, end_reason)
+
+
+def starting(progress: Progress) -> str:
+    """What happens before the first epoch."""
+    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
 
 
 def sweep_view(
@@ -129,277 +149,167 @@ def sweep_view(
     seconds_since: float = 0.0,
     notice: str = "",
 ) -> RenderableType:
-    """A sweep at one moment, in at most `width` columns and `height` lines.
-
-    seconds_since: how long ago `progress` was made; the clock goes on while nothing else does.
-    """
-    framed = width >= NARROW
-    inner = width - 4 if framed else width
-    head, best = _head(progress, inner, seconds_since), _best(progress, inner)
-    foot = _foot(progress, notice, inner)
-    each = 1 if inner >= NARROW else 2
-    room = height - len(head) - len(best) - len(foot) - 2 - (2 if framed else 0) - (1 if foot else 0)
-    workers = _workers(progress, inner, max(1, (room - 2) // each))
-    room -= len(workers) + 1
-    last = list(recent)[-min(3, room) :] if room > 0 else []
-    ended: list[RenderableType] = [_cut(_ended(trial), inner) for trial in reversed(last)]
-    parts: list[RenderableType] = [*head]
-    for block in (best, workers, ended, foot):
+    """Draw a sweep in at most `width` columns and `height` lines; `seconds_since`: the age of `progress`."""
+    wide = width >= NARROW
+    head, best = _head(progress, seconds_since, wide), _best(progress, wide)
+    foot = [_line((f"MLflow  {progress.tracking}", "dim"))] if progress.tracking else []
+    foot += [_line((notice, "bold yellow"))] if notice else []
+    room = height - len(head) - len(best) - len(foot) - (4 if wide else 3) - bool(foot)
+    workers, used = _workers(progress, width, room)
+    last = list(recent)[-min(3, room - used - 1) :] if room - used > 1 else []
+    parts = list(head)
+    for block in (best, workers, [_ended(trial) for trial in reversed(last)], foot):
         parts += [Text(), *block] if block else []
-    body = Group(*parts)
-    if not framed:
-        return body
+    if not wide:
+        return Group(_line((printable(progress.study), "bold")), *parts)
     title = Text(printable(progress.study), style="bold default")
-    return Panel(
-        body, title=title, title_align="left", box=box.ROUNDED, border_style="bright_black", width=width
+    frame = {"title_align": "left", "box": box.ROUNDED, "border_style": "bright_black", "width": width}
+    return Panel(Group(*parts), title=title, **frame)  # type: ignore[arg-type]
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line, cut at the terminal's edge."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _head(progress: Progress, seconds_since: float, wide: bool) -> list[RenderableType]:
+    done, cap, timeout = progress.finished, progress.run_cap, progress.timeout_seconds
+    bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    of = f"{done} of {cap}" if cap else counted(done, "trial")
+    share = (cap, done) if cap else (timeout, progress.elapsed_seconds)
+    total = share[0] or 1
+    bar.add_row(
+        ProgressBar(total, min(share[1], total), complete_style="green", finished_style="green"),
+        Text(of, "bold"),
     )
-
-
-def _foot(progress: Progress, notice: str, width: int) -> list[RenderableType]:
-    lines: list[RenderableType] = []
-    if progress.tracking:
-        lines.append(_cut(Text(f"MLflow  {progress.tracking}", style="dim"), width))
-    if notice:
-        lines.append(_cut(Text(notice, style="bold yellow"), width))
-    return lines
-
-
-def _head(progress: Progress, width: int, seconds_since: float) -> list[RenderableType]:
-    elapsed = clock(progress.elapsed_seconds + seconds_since)
-    left = ""
+    counts = _line(f"{progress.complete} complete  {progress.pruned} pruned  {progress.failed} failed")
+    for state in ("COMPLETE", "PRUNED", "FAIL"):
+        counts.highlight_regex(rf"\b[1-9]\d* {WORDS[state]}", STYLES[state])
+    time = Text(clock(progress.elapsed_seconds + seconds_since), "cyan", no_wrap=True)
     if progress.remaining_seconds is not None:
-        left = f"about {span(max(1.0, progress.remaining_seconds - seconds_since))} left"
-    done = progress.finished
-    of = f"{done} of {progress.run_cap}" if progress.run_cap else counted(done, "trial")
-    tail = f"  {of}"
-    counts = Text()
-    for count, state in (
-        (progress.complete, "COMPLETE"),
-        (progress.pruned, "PRUNED"),
-        (progress.failed, "FAIL"),
-    ):
-        counts.append("  " if counts else "")
-        counts.append(str(count), style=STYLES[state] if count else "dim")
-        counts.append(f" {WORDS[state]}", style="" if count else "dim")
-    lines: list[RenderableType] = []
-    if width < NARROW:
-        lines.append(_cut(Text(printable(progress.study), style="bold"), width))
-    bar = budget_bar(progress, max(4, width - cell_len(tail)))
-    bar.append(tail, style="bold")
-    lines.append(bar)
-    clockface = Text().append(elapsed, style="cyan")
-    if left:
-        clockface.append(f"  {left}", style="dim")
-    if width >= NARROW:
-        lines.append(_both(counts, clockface, width))
-    else:
-        lines += [_cut(counts, width), _cut(clockface, width)]
-    return lines
+        time.append(f"  about {span(max(1.0, progress.remaining_seconds - seconds_since))} left", "dim")
+    if not wide:
+        return [bar, counts, time]
+    both = Table.grid(expand=True)
+    both.add_column(ratio=1)
+    both.add_column(justify="right")
+    both.add_row(counts, time)
+    return [bar, both]
 
 
-def _best(progress: Progress, width: int) -> list[RenderableType]:
+def _best(progress: Progress, wide: bool) -> list[RenderableType]:
     best = progress.best
     if best is None:
         return [Text("best    none yet", style="dim")]
-    first = Text().append("best    ", style="dim")
-    first.append(metric_text(best.value), style="bold green")
-    first.append(f" {progress.metric}", style="dim")
-    first.append(f"   {percent(best.accuracy)}", style="bold")
-    first.append(" accuracy", style="dim")
-    second = Text().append(f"        trial {best.number}   ", style="dim")
-    second.append(techniques(best))
-    if width < NARROW:
-        first = Text().append("best ", style="dim").append(metric_text(best.value), style="bold green")
-        first.append(f"  {percent(best.accuracy)}", style="bold").append(
-            f"  trial {best.number}", style="dim"
-        )
-        second = Text(f"     {techniques(best)}")
-    return [_cut(first, width), _cut(second, width)]
+    figures = (metric_text(best.value), "bold green"), (percent(best.accuracy), "bold")
+    if not wide:
+        first = _line(("best ", "dim"), figures[0], "  ", figures[1], (f"  trial {best.number}", "dim"))
+        return [first, _line(f"     {techniques(best)}")]
+    first = _line(
+        ("best    ", "dim"), figures[0], (f" {progress.metric}   ", "dim"), figures[1], (" accuracy", "dim")
+    )
+    return [first, _line((f"        trial {best.number}   ", "dim"), techniques(best))]
 
 
-def _workers(progress: Progress, width: int, most: int) -> list[RenderableType]:
-    """At most `most` running trials, one or two lines each; how many more there are is said."""
-    ordered = sorted(progress.running, key=lambda trial: (trial.worker, trial.number))
-    running = ordered if len(ordered) <= most else ordered[: most - 1]
-    if not progress.running:
-        return [Text("no trial is running", style="dim")]
-    if progress.starting == len(progress.running):
-        return [Text(starting(progress), style="dim")]
-    draw = _worker_rows if width >= NARROW else _worker_pairs
-    lines = draw(running, progress.metric, width)
-    if len(running) < len(progress.running):
-        lines.append(Text(f"and {len(progress.running) - len(running)} more", style="dim"))
-    return lines
-
-
-def starting(progress: Progress) -> str:
-    """What happens before the first epoch."""
-    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
-
-
-def _worker_pairs(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
+def _workers(progress: Progress, width: int, room: int) -> tuple[list[RenderableType], int]:
+    """The running trials that fit into `room` lines, with the number of the others; and how many lines that takes."""
+    running = sorted(progress.running, key=lambda trial: (trial.worker, trial.number))
+    if not running:
+        return [Text("no trial is running", style="dim")], 1
+    if progress.starting == len(running):
+        return [_line((starting(progress), "dim"))], 1
+    wide, accuracy = width >= NARROW, progress.metric.endswith("accuracy")
+    each = 1 if wide else 2
+    most = max(1, (room - 2) // each)
+    shown = running if len(running) <= most else running[: max(1, most - 1)]
     lines: list[RenderableType] = []
-    for trial in running:
-        line = Text().append(f"{trial.number} ", style="cyan")
-        line.append(f"{trial.epoch}/{trial.max_epochs} ", style="dim")
-        line.append(_spark(trial, metric, max(4, width - 20)), style="cyan")
-        line.append(f" {metric_text(trial.curve[-1])}" if trial.curve else "")
-        lines += [_cut(line, width), _cut(Text(f"  {techniques(trial)}", style="dim"), width)]
-    return lines
-
-
-def _worker_rows(running: Sequence[RunningTrial], metric: str, width: int) -> list[RenderableType]:
-    spark = max(10, min(18, width - 66))
-    wide = width > 110
-    figure = max(6, len(metric)) if wide else 6
-    heads = ("validation curve" if spark >= 16 else "curve", metric if wide else "now")
-    head = f"worker  trial   epoch  {heads[0]:<{spark}}  {heads[1]:>{figure}}  techniques"
-    rows: list[RenderableType] = [_cut(Text(head, style="dim"), width)]
-    for trial in running:
-        row = Text(f"{trial.worker if trial.worker >= 0 else '–':>6}  ")
-        row.append(f"{trial.number:>5}", style="cyan")
-        row.append(f"  {f'{trial.epoch}/{trial.max_epochs}':>6}  ")
-        row.append(f"{_spark(trial, metric, spark):<{spark}}", style="cyan")
-        row.append(f"  {metric_text(trial.curve[-1] if trial.curve else None):>{figure}}  ")
-        row.append(techniques(trial))
-        rows.append(_cut(row, width))
-    return rows
-
-
-def _spark(trial: RunningTrial, metric: str, width: int) -> str:
-    return sparkline(trial.curve, width, accuracy=metric.endswith("accuracy"))
-
-
-def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
-    """What `configured` says; a control is named as one."""
-    return configured(trial) if trial.control is None else f"control: {configured(trial)}"
-
-
-def configured(trial: RunningTrial | FinishedTrial | Row) -> str:
-    """The techniques in use, and every other parameter that is searched."""
-    others = [
-        f"{name} {format_number(value)}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in trial.parameters.items()
-        if name.split(".")[0] not in RegularizationConfig.model_fields
-    ]
-    return printable(", ".join((mix_text(trial.mix, trial.control), *others)))
-
-
-def mix_text(mix: str, control: str | None) -> str:
-    """The techniques in use; of a control that changes nothing in the network, its own name."""
-    return control.replace("_", " ") if control and mix == "none" else mix
+    if wide:
+        spark = max(10, min(18, width - 70))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.show_header = True
+        heads = ("worker", "trial", "epoch", "curve", progress.metric if width > 114 else "now")
+        for name in heads:
+            table.add_column(
+                name, justify="left" if name == "curve" else "right", no_wrap=True, header_style="dim"
+            )
+        table.add_column("techniques", header_style="dim")
+        for trial in shown:
+            table.add_row(
+                str(trial.worker) if trial.worker >= 0 else "–",
+                Text(str(trial.number), "cyan"),
+                f"{trial.epoch}/{trial.max_epochs}",
+                Text(sparkline(trial.curve, spark, accuracy=accuracy), "cyan"),
+                metric_text(trial.curve[-1] if trial.curve else None),
+                _line(techniques(trial)),
+            )
+        lines = [table]
+    else:
+        for trial in shown:
+            curve = sparkline(trial.curve, max(4, width - 20), accuracy=accuracy)
+            now = f" {metric_text(trial.curve[-1])}" if trial.curve else ""
+            epoch = (f"{trial.epoch}/{trial.max_epochs} ", "dim")
+            lines += [_line((f"{trial.number} ", "cyan"), epoch, (curve, "cyan"), now)]
+            lines += [_line((f"  {techniques(trial)}", "dim"))]
+    used = wide + each * len(shown)
+    if len(shown) < len(running):
+        return [*lines, Text(f"and {len(running) - len(shown)} more", style="dim")], used + 1
+    return lines, used
 
 
 def _ended(trial: FinishedTrial) -> Text:
-    line = Text().append(f"{MARKS.get(trial.state, ' ')} ", style=STYLES[trial.state])
-    line.append(f"{trial.number:>4}  ", style="dim")
     if trial.state == "COMPLETE":
-        line.append(f"{metric_text(trial.value)}  {percent(trial.accuracy)}")
+        figures = f"{metric_text(trial.value)}  {percent(trial.accuracy)}", ""
     elif trial.state == "PRUNED":
-        line.append(f"pruned after {counted(trial.epochs, 'epoch')}", style="yellow")
+        figures = f"pruned after {counted(trial.epochs, 'epoch')}", "yellow"
     else:
-        line.append(f"failed: {reason(trial.end_reason, trial.message)}", style="red")
-    line.append(f"  {techniques(trial)}", style="dim")
-    return line
-
-
-def reason(end_reason: str | None, message: str | None = None) -> str:
-    """How and why a trial ended, for people; a message says it in full."""
-    words = {
-        "max_epochs": "every epoch was trained",
-        "early_stopping": "early stopping: the monitored figure stopped getting better",
-        "pruned": "pruned: others were better at this epoch",
-        "stopped": "stopped by a person",
-        "non_finite": "the loss became infinite or not a number",
-        "timeout": "longer than trial_timeout",
-        "out_of_memory": "more memory than allowed",
-        "worker_died": "its worker died",
-        "error": "an error",
-    }
-    if message:
-        return printable(message.splitlines()[0])
-    return words.get(end_reason or "", "still running" if end_reason is None else end_reason)
-
-
-def _both(left: Text, right: Text, width: int) -> Text:
-    gap = width - left.cell_len - right.cell_len
-    return _cut(Text.assemble(left, " " * max(2, gap), right), width)
-
-
-def _cut(text: Text, width: int) -> Text:
-    text.truncate(width, overflow="ellipsis")
-    text.no_wrap = True
-    return text
+        figures = f"failed: {reason(trial.end_reason, trial.message)}", "red"
+    mark = (f"{MARKS.get(trial.state, ' ')} ", STYLES[trial.state])
+    return _line(mark, (f"{trial.number:>4}  ", "dim"), figures, (f"  {techniques(trial)}", "dim"))
 
 
 def learning_curve(
     train: Sequence[float], validation: Sequence[float], *, width: int, height: int, kept: int | None = None
 ) -> RenderableType:
-    """Two curves over epochs: validation as a line, training as dots, told apart without colour.
+    """Draw two curves over epochs: validation as a line, training as dots, distinct without colour.
 
-    width, height: in characters, axes included. kept: the epoch whose weights are kept, marked below the
-    axis.
+    Args:
+        train: training cross-entropy at each epoch, from 1.
+        validation: validation cross-entropy at each epoch.
+        width: of the whole drawing, in characters.
+        height: of the whole drawing, in lines.
+        kept: the epoch whose weights are kept, marked on the curve.
     """
-    from plotille import Canvas
+    from plotille import Figure
 
-    points = [value for value in (*train, *validation) if math.isfinite(value)]
+    curves = [[(i, y) for i, y in enumerate(values, 1) if math.isfinite(y)] for values in (validation, train)]
+    points = [value for curve in curves for _, value in curve]
     if not points:
         return Text("no finite epoch to draw", style="dim")
+    figure = Figure()
+    figure.width, figure.height = max(10, width - 24), max(3, height - 5)
+    figure.origin, figure.color_mode = False, "names"
+    figure.x_label, figure.y_label = "epoch", "cross-entropy"
+    epochs = max(map(len, (train, validation)))
+    a_tick = math.ceil(
+        max(1, epochs - 1) / (figure.width / 10 - 0.1)
+    )  # in ten columns; the last one stays free
+    figure.set_x_limits(1, 1 + a_tick * figure.width / 10)
     low, high = min(points), max(points)
     margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
-    low, high = (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
-    epochs = max(len(train), len(validation))
-    labels = [f"{low + (high - low) * share:.3f}" for share in (1.0, 0.5, 0.0)]
-    left = max(len(label) for label in labels)
-    columns, rows = max(8, width - left - 3), max(3, height - 2)
-    layers = []
-    for values, joined in ((train, False), (validation, True)):
-        canvas = Canvas(columns, rows, xmin=0.5, xmax=epochs + 0.5, ymin=low, ymax=high)
-        finite = [(i, value) for i, value in enumerate(values, start=1) if math.isfinite(value)]
-        for x, y in finite:
-            canvas.point(x, y)
-        if joined:
-            for (x0, y0), (x1, y1) in pairwise(finite):
-                canvas.line(x0, y0, x1, y1)
-        layers.append(canvas.plot().splitlines())
-    drawn: list[RenderableType] = [
-        Text.assemble((" " * (left + 2), ""), ("⠒⠒ validation", "cyan"), "   ", ("⠂⠂ training", "magenta"))
-    ]
-    for row in range(rows):
-        label = {0: labels[0], rows // 2: labels[1], rows - 1: labels[2]}.get(row, "")
-        line = Text().append(f"{label:>{left}} ┤" if label else f"{'':>{left}} │", style="dim")
-        for dots, solid in zip(
-            _padded(layers[0][row], columns), _padded(layers[1][row], columns), strict=True
-        ):
-            both = chr(BRAILLE_START | _dots(dots) | _dots(solid))
-            style = "cyan" if _dots(solid) else "magenta"
-            line.append(both if _dots(dots) | _dots(solid) else " ", style=style)
-        drawn.append(line)
-    drawn.append(_epoch_axis(epochs, columns, left, kept))
-    return Group(*drawn)
-
-
-def _padded(line: str, width: int) -> str:
-    return line.ljust(width)[:width]
-
-
-def _dots(character: str) -> int:
-    code = ord(character)
-    return code - BRAILLE_START if BRAILLE_START <= code < BRAILLE_START + 256 else 0
-
-
-def _epoch_axis(epochs: int, columns: int, left: int, kept: int | None) -> Text:
-    axis = [" "] * columns
-
-    def put(epoch: int, label: str) -> None:
-        at = min(columns - len(label), max(0, round((epoch - 0.5) / epochs * columns - len(label) / 2)))
-        if all(character == " " for character in axis[max(0, at - 1) : at + len(label) + 1]):
-            axis[at : at + len(label)] = label
-
+    figure.set_y_limits(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
+    figure.x_ticks_fkt = lambda tick, _: f"{tick:.0f}"
+    figure.y_ticks_fkt = lambda tick, _: f"{tick:.3f}"
+    styles: dict[str, dict[str, Any]] = {
+        "validation": {"lc": "cyan"},
+        "training": {"lc": "magenta", "marker": "•", "interp": None},
+    }
+    for curve, style in zip(curves, styles.values(), strict=True):
+        if curve:
+            figure.plot(*zip(*curve, strict=True), **style)
+    legend = Text.assemble(("⠤⠤ validation", "cyan"), "  ", ("• • training", "magenta"))
     if kept is not None:
-        put(kept, f"▲ {kept} kept")
-    put(1, "1")
-    put(epochs, str(epochs))
-    line = Text(f"{'':>{left}} └" if left else "", style="dim")
-    line.append("".join(axis).rstrip(), style="dim")
-    return line
+        figure.scatter([kept], [validation[kept - 1]], lc="cyan", marker="▲")
+        legend.append(f"  ▲ kept: {kept}")
+    return Group(legend, Text.from_ansi(figure.show()))

@@ -1,4 +1,4 @@
-"""Plans, examinations, data sets and retrainings, for people."""
+"""Plans, checks, folders, data sets, databases and retrainings as reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from regtune.cli.views.drawing import counted, metric_text, span
-from regtune.cli.views.tables import facts_table, plain_table, space_table
+from regtune.cli.views.tables import facts_table, space_table, table
 from regtune.errors import COMMAND
 from regtune.escaping import printable
 
@@ -41,33 +41,19 @@ def plan_view(plan: Plan) -> RenderableType:
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
         "controls": _controls(plan),
-        "time": "none, it is finished" if plan.ended else _time(plan.duration, plan.workers),
+        "time": "none, it is complete" if plan.ended else _time(plan.duration, plan.workers),
         "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
-    parts: list[RenderableType] = [facts_table(facts), Text(), space_table(plan.parameters)]
-    for note in plan.data_notes:
-        parts += [Text(), Text(note, style="yellow")]
+    notes = list(plan.data_notes)
     if not plan.controls_fit:
-        wanted = len(plan.controls) + 1
-        parts += [
-            Text(),
-            Text(
-                f"The budget is too small for the controls: {COMMAND.get()} --set run_cap={wanted}",
-                style="yellow",
-            ),
-        ]
+        least = len(plan.controls) + 1
+        notes.append(f"The budget is too small for the controls: {COMMAND.get()} --set run_cap={least}")
     elif plan.untried and plan.run_cap is not None:
-        enough = plan.run_cap + plan.untried
-        parts += [
-            Text(),
-            Text(
-                f"{counted(plan.untried, 'point')} of the grid untried; "
-                f"try all with: {COMMAND.get()} --set run_cap={enough}",
-                style="yellow",
-            ),
-        ]
-    return Group(*parts)
+        left, enough = counted(plan.untried, "point"), plan.run_cap + plan.untried
+        notes.append(f"{left} of the grid untried; try all with: {COMMAND.get()} --set run_cap={enough}")
+    lines = (part for note in notes for part in (Text(), Text(note, style="yellow")))
+    return Group(facts_table(facts), Text(), space_table(plan.parameters), *lines)
 
 
 def _size(plan: Plan) -> str:
@@ -113,51 +99,39 @@ def _bytes(count: int) -> str:
 
 
 def checks_view(checks: Sequence[Check]) -> RenderableType:
-    """What was looked at, and what to mend."""
-    table = plain_table()
-    table.add_column("", no_wrap=True)
-    table.add_column("what", no_wrap=True)
-    table.add_column("found", overflow="fold")
+    """What was checked, and what to fix."""
+    drawn = table("", "what", "found", fold=("found",))
     for check in checks:
         found = Text(check.found)
         if check.mend:
             found.append(f"\n→ {check.mend}", style=STATUS_STYLES[check.status])
-        table.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
+        drawn.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
     count = sum(check.status == "mend" for check in checks)
-    last = f"{count} to mend." if count else "Nothing to mend."
-    return Group(table, Text(), Text(last, style="bold red" if count else "green"))
+    last = f"{count} to fix." if count else "Nothing to fix."
+    return Group(drawn, Text(), Text(last, style="bold red" if count else "green"))
 
 
 def status_view(status: Status) -> RenderableType:
-    """How a folder stands, a line for each thing."""
+    """The state of a folder, a line for each thing."""
     facts: dict[str, str | Text] = {"folder": status.home, "server": _server_text(status.server)}
     if status.server.page:
         facts["newest sweep"] = Text(status.server.page, style=f"link {status.server.page}")
     for database in status.databases:
         facts[database.name] = _database_text(database)
     facts["behind"] = _behind_text(status.behind)
-    if status.strays:
-        facts["artifacts"] = Text("; ".join(map(str, status.strays)), style="yellow")
-    facts["sweeps"] = (
-        "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items()) or "none is running"
-    )
+    facts["artifacts"] = Text("; ".join(map(str, status.strays)), style="yellow")
+    running = "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items())
+    facts["sweeps"] = running or "none is running"
     facts["disk"] = f"{_bytes(status.free_bytes)} free"
-    table = plain_table()
-    table.show_header = False
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    for name, fact in facts.items():
-        table.add_row(name, fact)
-    return table
+    return facts_table(facts)
 
 
 def _server_text(server: ServerStatus) -> Text:
     if server.state == "none":
         return Text("not running; start it with: regtune up", style="yellow")
     if server.state == "parts":
-        return Text(
-            "parts of a server that was killed are left; mend with: regtune up, or: regtune down", style="red"
-        )
+        left = "parts of a killed server are left; clean up with: regtune down, or restart with: regtune up"
+        return Text(left, style="red")
     from regtune.server.service import clock
 
     said = f" {server.problem}" if server.problem else ""
@@ -169,86 +143,70 @@ def _server_text(server: ServerStatus) -> Text:
 
 def _behind_text(found: Mapping[str, Missing] | None) -> Text:
     if found is None:
-        return Text("unknown while a database or MLflow cannot be asked", style="yellow")
+        return Text("unknown: a database or MLflow does not answer", style="yellow")
     if not found:
-        return Text("MLflow has everything")
+        return Text("nothing: MLflow is up to date")
     lacking = "; ".join(f"{printable(study)}: {missing}" for study, missing in found.items())
-    return Text(f"MLflow lacks {lacking}; write it with: regtune sync", style="yellow")
+    return Text(f"MLflow lacks {lacking}; bring it up to date with: regtune sync", style="yellow")
 
 
 def _database_text(database: DatabaseStatus) -> Text:
     if database.problem:
         return Text(database.problem, style="red")
     if database.state == "server":
-        return Text(f"kept by {database.place}")
+        return Text(f"on {database.place}")
     if database.size_bytes is None:
-        return Text(f"{database.place}, made by the first sweep")
+        return Text(f"{database.place}, the first sweep creates it")
     return Text(
         f"{database.place}, {_bytes(database.size_bytes)}, revision {database.revision}, {database.state}"
     )
 
 
 def datasets_table(entries: Sequence[Entry]) -> RenderableType:
-    """Data sets, where they lie, and what is wrong with them."""
+    """Data sets, where they are, and what is wrong with them."""
     if not entries:
         return Text("no data set is here; try: regtune data fetch mnist")
     read = any(entry.digest or entry.problem for entry in entries)
-    table = plain_table()
-    table.add_column("data set", no_wrap=True)
-    for name in ("train", "test", "digest") if read else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    figures = ("train", "test", "digest") if read else ()
+    drawn = table("data set", *figures, "where", right=figures, fold=("where",))
     for entry in entries:
-        counts = [f"{entry.train:,}" if entry.train else "–", f"{entry.test:,}" if entry.test else "–"]
+        counts = [f"{count:,}" if count else "–" for count in (entry.train, entry.test)]
         digest = f"{entry.digest[:12]}{' ✓' if entry.known else ''}" if entry.digest else "–"
         where = entry.problem or entry.where or f"not here; try: regtune data fetch {entry.name}"
-        where = "\n".join((where, *entry.notes))
-        table.add_row(
-            entry.name,
-            *((*counts, digest) if read else ()),
-            Text(where, style="red" if entry.problem else ""),
-        )
-    return table
+        text = Text("\n".join((where, *entry.notes)), style="red" if entry.problem else "")
+        drawn.add_row(entry.name, *((*counts, digest) if read else ()), text)
+    return drawn
 
 
 def retrained_view(found: Retrained) -> RenderableType:
     """The figures of a training beside the recorded ones."""
-    table = plain_table()
-    table.add_column("figure", no_wrap=True)
-    table.add_column("now", justify="right", no_wrap=True)
-    if found.recorded is not None:
-        table.add_column("recorded", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
+    compared = ("recorded", "") if found.recorded is not None else ()
+    drawn = table("figure", "now", *compared, right=("now", "recorded"))
     for name, value in found.figures.items():
-        if found.recorded is None:
-            table.add_row(name, metric_text(value))
-            continue
-        before = found.recorded.get(name)
-        said = "the same" if name not in found.differences else f"{found.differences[name]:+.2e}"
-        table.add_row(name, metric_text(value), metric_text(before), said)
+        cells = [name, metric_text(value)]
+        if found.recorded is not None:
+            same = name not in found.differences
+            difference = "the same" if same else f"{found.differences[name]:+.2e}"
+            cells += [metric_text(found.recorded.get(name)), difference]
+        drawn.add_row(*cells)
     kept = Text(f"kept weights: epoch {found.epoch} of {found.epochs}, {found.model}")
-    parts: list[RenderableType] = [table, Text(), kept]
     if found.recorded is None:
-        return Group(*parts, Text(f"Not compared: {found.uncompared}.", style="yellow"))
-    if not found.differences:
-        parts.append(Text("Every figure equals the recorded one, bit for bit.", style="green"))
+        verdict = Text(f"Not compared: {found.uncompared}.", style="yellow")
+    elif not found.differences:
+        verdict = Text("Every figure equals the recorded one, bit for bit.", style="green")
     elif found.changed:
-        parts.append(Text(f"The figures differ; so do versions: {', '.join(found.changed)}.", style="yellow"))
+        verdict = Text(f"The figures differ; so do versions: {', '.join(found.changed)}.", style="yellow")
     else:
-        parts.append(
-            Text("The figures differ with the same versions: is it another processor?", style="yellow")
-        )
-    return Group(*parts)
+        verdict = Text("The figures differ with the same versions: is it another processor?", style="yellow")
+    return Group(drawn, Text(), kept, verdict)
 
 
 def databases_table(databases: Sequence[Database]) -> RenderableType:
-    """Both databases: where, which revision, and what is wanted here."""
-    table = plain_table()
-    for name in ("database", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("revision", "wanted", "where"):
-        table.add_column(name, overflow="fold")
+    """Both databases: state, revision, the revision expected here, and where."""
+    drawn = table(
+        "database", "state", "revision", "expected", "where", fold=("revision", "expected", "where")
+    )
     for one in (database.to_json() for database in databases):
         state = Text(one["state"], style=STATE_STYLES.get(one["state"], "bold red"))
-        table.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])
-    return table
+        drawn.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])
+    return drawn

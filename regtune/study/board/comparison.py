@@ -13,15 +13,15 @@ from regtune.study.board.rows import Board, Row
 class Comparison:
     """The best trial and the control `none`, one run each.
 
-    better_by: difference of their values, positive when the winner is better. accuracy_by: the winner's validation
-    accuracy minus the control's. standard_error: of one validation accuracy, sqrt(p (1 - p) / n) over the n validation
+    value_by, accuracy_by: value and validation accuracy of the best trial minus those of the control.
+    standard_error: of one validation accuracy, sqrt(p (1 - p) / n) over the n validation
     images; None where n is unknown.
     """
 
     metric: str
     winner: Row
     baseline: Row | None
-    better_by: float | None
+    value_by: float | None
     accuracy_by: float | None
     standard_error: float | None
 
@@ -37,13 +37,12 @@ def compare(board: Board) -> Comparison | None:
     standard_error = None
     if isinstance(images, int) and images > 0 and accuracy is not None:
         standard_error = math.sqrt(accuracy * (1 - accuracy) / images)
-    better_by = accuracy_by = None
+    value_by = accuracy_by = None
     if baseline is not None and baseline is not winner:
-        difference = (winner.value or 0.0) - (baseline.value or 0.0)
-        better_by = difference if info.goal == "maximize" else -difference
+        value_by = (winner.value or 0.0) - (baseline.value or 0.0)
         if accuracy is not None and baseline.accuracy is not None:
             accuracy_by = accuracy - baseline.accuracy
-    return Comparison(info.metric, winner, baseline, better_by, accuracy_by, standard_error)
+    return Comparison(info.metric, winner, baseline, value_by, accuracy_by, standard_error)
 
 
 def top_and_controls(rows: Sequence[Row], count: int) -> list[Row]:
