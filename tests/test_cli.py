@@ -169,7 +169,7 @@ def test_the_usage_names_what_is_typed() -> None:
 
 def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> None:
     said = (
-        "It stopped (the budget is used up). Go on with: regtune sweep 'a b.yaml' --set run_cap=20; or not."
+        "It stopped (the budget is used up). Resume with: regtune sweep 'a b.yaml' --set run_cap=20; or not."
     )
     lines = wrapped(said, 30).splitlines()
     assert " ".join(lines) == said
@@ -260,7 +260,7 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     assert found.returncode == 1
     assert "not a SQLite database" in found.stdout
     assert "start the server, or unset MLFLOW_TRACKING_URI" in found.stdout
-    assert "2 to mend" in found.stdout
+    assert "2 to fix" in found.stdout
 
 
 def test_doctor_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

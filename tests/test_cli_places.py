@@ -388,7 +388,7 @@ def test_a_reader_that_leaves_early_hears_nothing_more(long: Path, arguments: st
 )
 def test_a_full_disk_is_said_and_a_closed_output_is_none(arguments: str) -> None:
     for target, code, said in (
-        ("> /dev/full", 1, "error: the output could not be written whole (No space left on device)\n"),
+        ("> /dev/full", 1, "error: the output could not be written completely (No space left on device)\n"),
         (">&-", 0, ""),
         (">&- 2>&-", 0, ""),
     ):

@@ -209,7 +209,7 @@ def test_a_study_is_shown_with_its_space_as_a_plan_shows_it() -> None:
     lines = [line.split() for line in found.stdout.splitlines()]
     assert ["l1", "values", "1e-5,", "0.001"] in lines
     assert ["dropout", "real", "number", "0", "to", "0.5"] in lines
-    assert "best  trial 0: early stopping\n" in found.stdout
+    assert "best  trial 0: early stopping (a control)\n" in found.stdout
     assert "best and controls" in found.stdout
     assert "1 more trial: regtune board spaced" in found.stderr
 
@@ -321,7 +321,7 @@ def test_watch_prints_one_snapshot_as_json() -> None:
 
 def test_stop_leaves_no_request_where_nobody_runs() -> None:
     found = regtune("stop", NAME)
-    assert "is not running" in found.stderr
+    assert f"{NAME} is not running; there is nothing to stop." in found.stderr
     from regtune.storage import open_storage
     from regtune.study.study import load
 

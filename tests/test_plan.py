@@ -119,7 +119,7 @@ def test_controls_that_are_no_points_of_a_grid_come_beside_it() -> None:
     )  # one point, and one control less
     ended = make_plan(spec(**grid, run_cap=3), load_settings())
     assert ended.standing == (
-        "finished: 2 of 3 points of the grid are tried; go on with: the same command with --set run_cap=4"
+        "finished: 2 of 3 points of the grid are tried; resume with: the same command with --set run_cap=4"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     assert left.duration.seconds == pytest.approx(8 + 1 * 12 * studies.EPOCH_MS / 1000)
     ended = make_plan(spec(run_cap=3), load_settings(workers=1))
     assert (ended.duration, ended.disk_bytes, ended.ended) == (None, None, True)
-    assert ended.standing == "finished: 3 of 3 trials; go on with: the same command with --set run_cap=4"
+    assert ended.standing == "finished: 3 of 3 trials; resume with: the same command with --set run_cap=4"
     assert make_plan(spec(run_cap=3), load_settings(), fresh=True).duration is not None
     record = studies.of(study, studies.record(3, {"dropout": 0.1}))
     longer = create_trial(value=0.1, user_attrs=studies.attributes(record))
@@ -143,7 +143,8 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     study.add_trial(longer)
     timed = make_plan(spec(run_cap=None, timeout=90), load_settings())
     assert (
-        timed.standing == "finished: the timeout is used; go on with: the same command with --set timeout=180"
+        timed.standing
+        == "finished: the timeout is used; resume with: the same command with --set timeout=180"
     )
     assert make_plan(spec(run_cap=None, timeout=900), load_settings()).duration.seconds < 801
 

@@ -51,14 +51,14 @@ def test_too_many_failures_are_answered_with_the_whole_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise TooManyFailures(f"7 trials failed; go on with: {COMMAND.get()} --set max_failures=14")
+        raise TooManyFailures(f"7 trials failed; resume with: {COMMAND.get()} --set max_failures=14")
 
     monkeypatch.setattr("regtune.sweep.run_sweep", fail)
     found = said(
         monkeypatch, capsys, "sweep", "my sweep.yaml", "--fresh", "--set", "run_cap=3", "--home", "else"
     )
     again = "regtune sweep 'my sweep.yaml' --set run_cap=3 --home else"
-    assert found.endswith(f"error: 7 trials failed; go on with: {again} --set max_failures=14")
+    assert found.endswith(f"error: 7 trials failed; resume with: {again} --set max_failures=14")
 
 
 @pytest.mark.parametrize("verb", [("plan",), ("sweep", "--dry-run")])

@@ -295,7 +295,7 @@ def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tm
 
     with Watch(canaries, ROLES) as watch:
         verb("db", "init")
-        assert "MLflow lacks" not in verb("sweep", "sweep.yaml", "--workers", "1")
+        assert "MLflow is behind" not in verb("sweep", "sweep.yaml", "--workers", "1")
         for arguments in (
             ["doctor"],
             ["db", "check"],

@@ -275,7 +275,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_replaced_until_too_m
     failed = [records()[number] for number in (0, 2)]
     assert [record.end_reason for record in failed] == ["non_finite", "timeout"]
     assert failed[0].message == "the loss became non-finite in epoch 2"
-    again = f"2 trials failed, more than max_failures, 1; the last: too long; go on with: {AGAIN} --set max_failures=4"
+    again = f"2 trials failed, more than max_failures, 1; the last: too long; resume with: {AGAIN} --set max_failures=4"
     for _ in range(2):  # nothing more is trained before it is said again
         with pytest.raises(TooManyFailures, match=re.escape(again)):
             run(run_cap=5, max_failures=1)

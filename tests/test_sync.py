@@ -147,7 +147,7 @@ def test_what_a_sweep_has_written_lacks_nothing(settings: Settings) -> None:
     before = content(settings)
     found = regtune("sync", "--check")
     assert (found.returncode, found.stderr) == (0, ""), found.stdout
-    assert found.stdout.count("MLflow has everything") == 3
+    assert found.stdout.count("MLflow is up to date") == 3
     assert content(settings) == before
 
 

@@ -65,7 +65,7 @@ def main() -> None:
         if _hung_up(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         elif error.errno in FULL:
-            show_error(RegtuneError(f"the output could not be written whole ({error.strerror})"))
+            show_error(RegtuneError(f"the output could not be written completely ({error.strerror})"))
             code = 1
         else:
             raise
@@ -91,7 +91,7 @@ def _run() -> int:
     except OSError as error:
         if error.errno not in FORBIDDEN or error.filename is None:
             raise
-        hint = "give this account the right to it, or choose another folder with REGTUNE_HOME"
+        hint = "give this account access to it, or choose another folder with REGTUNE_HOME"
         show_error(RegtuneError(f"{error.filename}: {error.strerror}; {hint}"))
         return 1
     except ValueError as error:

@@ -30,7 +30,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of t
 db = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Databases of studies and runs: make, upgrade, check, back up.",
+    help="Create, upgrade, check, back up and restore the databases.",
 )
 
 
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 @db.command(cls=Verb)
 def init(quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Make the tables of both databases, where they are not there yet."""
+    """Create the tables of both databases, where missing."""
     from regtune.server.databases import init_databases
 
     for found in init_databases(settings_of(home)):
@@ -50,7 +50,7 @@ def init(quiet: QuietOption = False, home: HomeOption = None) -> None:
 
 @db.command(cls=Verb)
 def upgrade(quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Migrate both databases to the versions of Optuna and MLflow installed here; back them up before."""
+    """Migrate both databases to the installed versions of Optuna and MLflow; back them up first."""
     from regtune.server.databases import upgrade_databases
 
     for found in upgrade_databases(settings_of(home)):
@@ -59,7 +59,7 @@ def upgrade(quiet: QuietOption = False, home: HomeOption = None) -> None:
 
 @db.command(cls=Verb)
 def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Print the revisions of both databases; exit code 1 when one is not current."""
+    """Print the revisions of both databases; exit with 1 if one is not current."""
     from regtune.cli.views.reports import databases_table
     from regtune.server.databases import check_databases
 
@@ -74,7 +74,7 @@ def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 @db.command(cls=Verb)
 def backup(folder: FolderArgument, quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs; says how on PostgreSQL."""
+    """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs."""
     from regtune.upkeep.backup import make_backup
 
     found = make_backup(settings_of(home), folder, _progress("copied", quiet))
@@ -90,16 +90,16 @@ def backup(folder: FolderArgument, quiet: QuietOption = False, home: HomeOption 
 def restore(
     folder: FolderArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
 ) -> None:
-    """Bring back what `backup` has copied; what is there now is set aside, not deleted."""
+    """Restore a backup; the present files are set aside, not deleted."""
     from regtune.upkeep.restore import plan_restore
-    from regtune.upkeep.restore import restore as bring_back
+    from regtune.upkeep.restore import restore as restore_backup
 
     settings = settings_of(home)
     plan = plan_restore(settings, folder)
     if plan.replaced:
         there = ", ".join(str(path) for path in plan.replaced)
         confirm(f"Set {there} aside and restore the backup of {plan.manifest.made}?", yes)
-    found = bring_back(settings, folder, _progress("restored", quiet))
+    found = restore_backup(settings, folder, _progress("restored", quiet))
     for path in found.aside:
         say(f"set aside: {path}", quiet)
     for note in found.notes:

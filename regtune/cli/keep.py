@@ -45,23 +45,23 @@ def sync(
         str | None,
         typer.Argument(
             metavar="STUDY",
-            help="One study; else every one.",
+            help="Name of a study; default: all.",
             autocompletion=study_names,
             callback=study_name,
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what MLflow lacks; exit with 1 when it lacks anything.")
+        bool, typer.Option("--check", help="Only report what MLflow lacks; exit with 1 if anything.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write what MLflow lacks of the studies.
+    """Bring MLflow up to date with the studies.
 
-    A sweep does so by itself, at its start, at its end, and when a server comes back. Runs, curves, parameters, tags,
-    states and artifacts are brought back whatever happened to MLflow's database. What a person wrote there, such as
-    notes and tags of their own, is in no study: that only a backup brings back.
+    A sweep does so by itself: when it starts, while it runs, when it ends, and when a server is back. Runs, curves,
+    parameters, tags, states and artifacts are restored whatever happened to MLflow's database. Notes and tags that a
+    person wrote there are in no study; only a backup restores them.
     """
     from regtune.errors import TrackingError
     from regtune.tracking.folder import sync as bring
@@ -95,14 +95,14 @@ def _line(entry: Synced) -> str:
 
     name = printable(entry.study)
     if entry.running:
-        return f"{name}: is being run by {entry.running}, whose sweep writes it"
+        return f"{name}: is run by {entry.running}, whose sweep keeps MLflow up to date"
     if entry.lacks:
         return f"{name}: MLflow lacks {entry.lacks}"
     if entry.wrote and any(entry.wrote):
         own = "the study's own run" if entry.wrote.own else ""
         trials = counted(entry.wrote.trials, "trial") if entry.wrote.trials else ""
-        return f"{name}: written {' and '.join(filter(None, (trials, own)))}"
-    return f"{name}: MLflow has everything"
+        return f"{name}: wrote {' and '.join(filter(None, (trials, own)))}"
+    return f"{name}: MLflow is up to date"
 
 
 def delete(
@@ -126,11 +126,11 @@ def delete(
 
 
 def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """Remove MLflow runs and artifacts that deleted studies have left."""
+    """Remove MLflow runs and artifacts of deleted studies."""
     from regtune.upkeep.cleanup import find_garbage, remove
 
     settings = settings_of(home)
-    with working("looking for what deleted studies left", quiet):
+    with working("looking for leftovers of deleted studies", quiet):
         found = find_garbage(settings)
     garbage = [left for left in found if not left.kept]
     for left in sorted(found, key=lambda left: not left.kept):
@@ -138,7 +138,7 @@ def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = No
     if not garbage:
         say("Nothing to remove.", quiet)
         return
-    confirm(f"Remove what deleted studies left: {'; '.join(map(_leftover, garbage))}?", yes)
+    confirm(f"Remove the leftovers of deleted studies: {'; '.join(map(_leftover, garbage))}?", yes)
     for left in garbage:
         with working(f"removing {left}", quiet):
             remove(settings, left)

@@ -42,15 +42,15 @@ def board(
         str,
         typer.Option(
             metavar="COLUMN",
-            help="Any column or parameter, also by MLflow's name, the better end first; -COLUMN: the other end.",
+            help="Sort by a column or parameter, the better end first; -COLUMN reverses the order.",
         ),
     ] = "rank",
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show at most N rows.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in full precision.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """The leaderboard: every trial, the best first."""
+    """Show the leaderboard: every trial, the best first."""
     from regtune.study.board import read_board
 
     if as_csv and as_json:
@@ -70,16 +70,16 @@ def board(
 
         show(board_table(found, console().width))
         if not found.rows:
-            say("no trial yet")
+            say("There are no trials yet.")
 
 
 def show_(
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Argument(min=0, metavar="TRIAL", help="A trial's number.")] = None,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="TRIAL", help="Number of a trial.")] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """A study; or one trial with its learning curve, and how and why it ended."""
+    """Show a study, or one trial with its learning curve and how it ended."""
     from regtune.cli.views.tables import study_view, trial_view
     from regtune.study.board import read_study, read_top, read_trial
 
@@ -99,7 +99,7 @@ def show_(
 
 
 def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """All studies here."""
+    """List all studies."""
     from regtune.study.board import list_studies
 
     with opened(settings_of(home)) as engine:
@@ -116,10 +116,10 @@ def ui(
     port: PortOption = None,
     host: AddressOption = "127.0.0.1",
     auth: AuthOption = None,
-    browser: Annotated[bool, typer.Option(help="Open a browser where there is one.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open a browser, if there is one.")] = True,
     home: HomeOption = None,
 ) -> None:
-    """The MLflow UI over the runs here; Ctrl-C ends it."""
+    """Serve the MLflow UI of this folder; Ctrl-C stops it."""
     from regtune.tracking.page import serve_ui
 
     serve_ui(settings_of(home), port=port, host=host, auth=auth, open_browser=browser)

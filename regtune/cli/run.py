@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     from regtune.sweep import SweepOutcome
 
 PANEL = "Sweep"
-RESTARTED = "finished trials are kept, running ones start again from epoch 0"
+RESTARTED = "finished trials are kept, running ones restart from epoch 0"
 WATCH_SECONDS = 0.5
 TOP = 10
 
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, max=256, metavar="N", help="Worker processes; one per core by default."),
+    typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core."),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option(
-        "--name", metavar="NAME", help="Name the study otherwise than the file.", callback=study_name
+        "--name", metavar="NAME", help="Name of the study, in place of the file's.", callback=study_name
     ),
 ]
 
@@ -69,7 +69,7 @@ def sweep(
     workers: WorkersOption = None,
     assignments: SetOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Set an earlier study of this name aside; begin anew.")
+        bool, typer.Option("--fresh", help="Set an earlier study of this name aside and start a new one.")
     ] = False,
     name: NameOption = None,
     from_study: Annotated[
@@ -85,7 +85,7 @@ def sweep(
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run a study, or go on with it."""
+    """Start or resume a study."""
     spec = _load(file, assignments, name, quiet)
     settings = settings_of(home, workers=workers)
     again = _again(file, assignments, name, home)
@@ -103,16 +103,16 @@ def sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
-        say(f"Ended at once; {RESTARTED}. Go on with: {again}")
+        say(f"Stopped at once; {RESTARTED}. Resume with: {again}")
         raise typer.Exit(INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
         say(
-            f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Go on with: {again}"
+            f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Resume with: {again}"
         )
         if outcome.interrupted:
             drain = f"regtune stop {shell_word(outcome.study)} --drain"
-            say(f"To let them end first, next time: {drain}", quiet)
+            say(f"To let running trials finish, next time stop with: {drain}", quiet)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -125,7 +125,7 @@ def plan(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """What a sweep would try, how long it takes, and what it writes."""
+    """Show what a sweep would try, how long it takes, and what it writes."""
     spec = _load(file, assignments, name, quiet=as_json)
     COMMAND.set(_again(file, assignments, name, home))
     _show_plan(spec, settings_of(home, workers=workers), as_json=as_json)
@@ -136,7 +136,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print one snapshot as JSON.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Look at a running study from another terminal; Ctrl-C ends the looking only."""
+    """Follow a running study; Ctrl-C stops watching, not the study."""
     from regtune.cli.views.display import choose
     from regtune.study.board import read_progress
     from regtune.sweep.watch import follow
@@ -156,7 +156,7 @@ def watch(
             asked.set()
         if asked.is_set():
             raise typer.Exit(INTERRUPTED)
-    say(f"Nobody runs {printable(study)} now.")
+    say(f"{printable(study)} is not running.")
     _show_board(settings, study)
 
 
@@ -168,7 +168,7 @@ def stop(
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask a running study to stop at the end of the epoch, or, with --drain, of its running trials."""
+    """Stop a running study after its current epoch, or with --drain after its running trials."""
     from regtune.study.board import read_study
     from regtune.study.ownership import holder
     from regtune.study.study import request
@@ -178,7 +178,7 @@ def stop(
         read_study(engine, study)
     who = holder(settings, study)
     if who is None:
-        say(f"Nobody runs {printable(study)}; there is nothing to stop.", quiet)
+        say(f"{printable(study)} is not running; there is nothing to stop.", quiet)
         return
     request(settings, study, "stop", {"drain": drain})
     cost = "once its running trials have ended" if drain else f"now; {RESTARTED}"
@@ -194,7 +194,7 @@ def enqueue(
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Queue a configuration; the sampler proposes what is not named."""
+    """Queue a configuration; the sampler proposes the parameters that are not given."""
     from regtune.cli.views.tables import exponents
     from regtune.config.sweepfile import SweepSpec
     from regtune.config.sweepfile.checks import shown_value
@@ -212,7 +212,7 @@ def enqueue(
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
     if holder(settings, study):
-        said = exponents(answer(settings, study, key) or "the running sweep takes it up") + "."
+        said = exponents(answer(settings, study, key) or "the running sweep will run it") + "."
     elif cap is not None and info.finished >= cap:
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
@@ -262,7 +262,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if outcome.unwritten:
         lacks = counted(outcome.unwritten, "run")
         say(
-            f"MLflow lacks {lacks}; bring what it lacks with: regtune sync {shell_word(outcome.study)}", quiet
+            f"MLflow is behind by {lacks}; bring it up to date with: regtune sync {shell_word(outcome.study)}",
+            quiet,
         )
     uri = target_of(settings).uri
     page = "regtune ui  (MLflow, best trial first)"
@@ -297,7 +298,7 @@ def _again(file: Path, assignments: list[str] | None, name: str | None, home: Pa
 
 @contextmanager
 def _stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop, the second ends at once.
+    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop, the second stops at once.
 
     A KeyboardInterrupt may be raised where Python ignores what is raised, in a finalizer; an event is not lost.
     """

@@ -34,18 +34,18 @@ def up(
         str | None,
         typer.Argument(
             metavar="URL",
-            help="With --postgres: a server, postgresql+psycopg://USER@HOST/NAME; its own without.",
+            help="Server for --postgres: postgresql+psycopg://USER@HOST/NAME; default: one of this folder's own.",
         ),
     ] = None,
     *,
-    sqlite: Annotated[bool, typer.Option("--sqlite", help="Use the SQLite files of the folder.")] = False,
+    sqlite: Annotated[bool, typer.Option("--sqlite", help="Use the folder's SQLite files.")] = False,
     postgres: Annotated[bool, typer.Option("--postgres", help="Use PostgreSQL.")] = False,
     port: PortOption = None,
     host: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Address to listen at; other machines than this one need an account.",
+            help="Address to bind to; other machines than this one need an account.",
             show_default="127.0.0.1",
         ),
     ] = None,
@@ -53,7 +53,7 @@ def up(
     quiet: QuietOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run the MLflow server of this folder in the background; again: say where it runs."""
+    """Start this folder's MLflow server in the background, or print its address."""
     from regtune.credentials import in_url
     from regtune.errors import InputError, SettingsError
     from regtune.server.service import up as start
@@ -65,7 +65,7 @@ def up(
     if sqlite and postgres:
         raise InputError("--sqlite and --postgres: choose one")
     if url and not postgres:
-        raise InputError(f"{url}: a server of PostgreSQL is named with --postgres {url}")
+        raise InputError(f"{url}: expected --postgres before a PostgreSQL server: --postgres {url}")
     databases = "sqlite" if sqlite else (url or "postgres") if postgres else None
     found = start(
         settings_of(home),
@@ -79,22 +79,22 @@ def up(
 
 
 def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
-    """End what `up` has started."""
+    """Stop what `up` has started."""
     from regtune.server.service import down as end
 
     notes: list[str] = []
-    with working("ending what runs", quiet):
+    with working("stopping the server", quiet):
         ended = end(settings_of(home), notes.append)
     for note in notes:
         say(note, quiet)
-    say("Ended." if ended else "Nothing runs here.", quiet)
+    say("Stopped." if ended else "Nothing is running here.", quiet)
 
 
 def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """The server, databases, disk and running sweeps of this folder."""
+    """Show this folder's server, databases, disk and running sweeps."""
     from regtune.cli.views.reports import status_view
     from regtune.upkeep.status import look
 
-    with working("looking at the server and the databases"):
+    with working("checking the server and the databases"):
         found = look(settings_of(home))
     show_json(found.to_json()) if as_json else show(status_view(found))

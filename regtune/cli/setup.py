@@ -21,9 +21,7 @@ from regtune.cli.terminal import (
 PANEL = "Set up"
 DATASETS = ["mnist", "mnist-5k", "fashion-mnist"]
 
-data = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Data sets: which are here, fetch and check them."
-)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, fetch and verify data sets.")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +37,7 @@ def _names(incomplete: str) -> list[str]:
 
 @data.command("list", cls=Verb)
 def list_(as_json: JsonOption = False) -> None:
-    """Data sets by name, and where they lie."""
+    """List the data sets and where they are."""
     from regtune.cli.views.reports import datasets_table
     from regtune.data.inventory import list_datasets
 
@@ -54,7 +52,7 @@ def fetch(
     ],
     quiet: QuietOption = False,
 ) -> None:
-    """Download a data set once, through Keras."""
+    """Download a data set through Keras."""
     from regtune.data.datasets import fetch as download
 
     say(f"fetching {name}", quiet)
@@ -65,11 +63,11 @@ def fetch(
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A name or a .npz; all by default.", autocompletion=_names),
+        typer.Argument(metavar="NAME", help="Name or .npz file; default: all.", autocompletion=_names),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read data sets in full and check shapes, labels and digests."""
+    """Check the shapes, labels and digests of data sets."""
     from regtune.cli.views.reports import datasets_table
     from regtune.data.inventory import verify_datasets
 
@@ -80,7 +78,7 @@ def verify(
 
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Check this machine: what is here, what works, what to mend."""
+    """Check this machine: what is installed, what works, what to fix."""
     from regtune.cli.views.reports import checks_view
     from regtune.upkeep.doctor import examine
 
@@ -92,7 +90,7 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 def schema() -> None:
-    """The JSON Schema of the sweep file, for editors."""
+    """Print the JSON Schema of the sweep file, for editors."""
     from regtune.config.sweepfile import json_schema
 
     show_json(json_schema())

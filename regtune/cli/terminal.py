@@ -92,7 +92,7 @@ StudyArgument = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help="The study's name; `regtune studies` lists them.",
+        help="Name of the study; `regtune studies` lists all.",
         autocompletion=study_names,
         callback=study_name,
     ),
@@ -103,20 +103,22 @@ FileArgument = Annotated[
 HomeOption = Annotated[
     Path | None,
     typer.Option(
-        "--home", metavar="FOLDER", help="Folder of databases and artifacts; else REGTUNE_HOME, else mlruns."
+        "--home",
+        metavar="FOLDER",
+        help="Folder of databases and artifacts; default: REGTUNE_HOME, or mlruns.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 PortOption = Annotated[
     int | None,
     typer.Option(
         min=1,
         max=65535,
         metavar="N",
-        help="Port on this machine.",
-        show_default="that of the last up, else 5000",
+        help="Port to listen on.",
+        show_default="the last one used, or 5000",
     ),
 ]
 AddressOption = Annotated[
@@ -124,14 +126,14 @@ AddressOption = Annotated[
     typer.Option(
         "--host",
         metavar="ADDRESS",
-        help="Address to listen at; other machines than this one need an account.",
+        help="Address to bind to; other machines than this one need an account.",
     ),
 ]
 AuthOption = Annotated[
     bool | None,
     typer.Option(
         "--auth/--no-auth",
-        help="Ask for an account; usual where other machines reach it.",
+        help="Require accounts; default: only where other machines can connect.",
         show_default=False,
     ),
 ]
@@ -247,7 +249,7 @@ def working(what: str, quiet: bool = False) -> Iterator[None]:
 def say_more(study: str, count: int) -> None:
     """Say where the trials are that a table has left out."""
     if count:
-        say(f"{count} more trial{'' if count == 1 else 's'}: regtune board {shell_word(study)}")
+        say(f"{count:,} more trial{'' if count == 1 else 's'}: regtune board {shell_word(study)}")
 
 
 def wrapped(message: str, width: int) -> str:
@@ -346,7 +348,7 @@ def confirm(question: str, yes: bool) -> None:
         from regtune.errors import InputError
 
         typed = " ".join(map(shell_word, ("regtune", *sys.argv[1:], "--yes")))
-        raise InputError(f"{question} Nobody can be asked here; add --yes: {typed}")
+        raise InputError(f"{question} There is no terminal to ask; add --yes: {typed}")
     if not typer.confirm(printable(question), err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)

@@ -36,19 +36,19 @@ def best(
     study: StudyArgument,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write it to a file; else it is printed."),
+        typer.Option("--output", "-o", metavar="FILE", help="File to write; default: print it."),
     ] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
     home: HomeOption = None,
 ) -> None:
-    """The best configuration, complete: `regtune train` trains exactly that again."""
+    """Print the best configuration, complete, as `regtune train` reads it."""
     from regtune.study.best import best_of
 
     if as_json and output is not None:
         from regtune.errors import InputError
 
-        raise InputError("--json and --output: choose one; a file is YAML, as regtune train reads it")
+        raise InputError("--json and --output: choose one; regtune train reads YAML files")
     with opened(settings_of(home)) as engine:
         found = best_of(engine, study)
     if as_json:
@@ -64,7 +64,7 @@ def best(
 
 def train(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What `regtune best -o` wrote, or a config.yaml.")
+        Path, typer.Argument(metavar="FILE", help="File from `regtune best -o`, or a run's config.yaml.")
     ],
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -316,7 +316,7 @@ class Coordinator:
             self._observer.note(message)
         if self._too_many:
             raise TooManyFailures(
-                f"{self._too_many}; go on with: {COMMAND.get()} --set max_failures={2 * tally.failed}"
+                f"{self._too_many}; resume with: {COMMAND.get()} --set max_failures={2 * tally.failed}"
             )
         points = self._proposals.tried if self._spec.method == "grid" else None
         return SweepOutcome(

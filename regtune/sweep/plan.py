@@ -226,14 +226,15 @@ def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | 
         tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
         found = replace(found, text=f"goes on; {tried} of {size} points of the grid are tried", tried=tried)
     if spec.timeout is not None and spent >= spec.timeout:
-        why = f"the timeout is used; go on with: {COMMAND.get()} --set timeout={2 * spec.timeout:g}"
+        why = f"the timeout is used; resume with: {COMMAND.get()} --set timeout={2 * spec.timeout:g}"
     elif _left(spec, size, found) != 0:
         return found
     elif spec.method != "grid":
-        why = f"{info.finished} of {spec.run_cap} trials; go on with: {COMMAND.get()} --set run_cap={info.finished + 1}"
+        more = info.finished + 1
+        why = f"{info.finished} of {spec.run_cap} trials; resume with: {COMMAND.get()} --set run_cap={more}"
     elif size is not None and found.tried < size:
         more = info.finished + size - found.tried
-        why = f"{found.tried} of {size} points of the grid are tried; go on with: {COMMAND.get()} --set run_cap={more}"
+        why = f"{found.tried} of {size} points of the grid are tried; resume with: {COMMAND.get()} --set run_cap={more}"
     else:
         why = f"all {size} points of the grid are tried"
     return replace(found, text=f"finished: {why}", ended=True)

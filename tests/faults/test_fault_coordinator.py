@@ -59,7 +59,7 @@ def test_a_signal_and_a_closed_terminal_end_the_epochs_and_the_same_line_goes_on
     with place.sweep(**LONG) as sweep:
         sweep.until_epochs(3)
         sweep.signal(number)
-        assert "Go on with: regtune sweep" in sweep.ended(STOPPED)
+        assert "Resume with: regtune sweep" in sweep.ended(STOPPED)
     words = place.command(**LONG)
     buffered = {name: value for name, value in place.variables().items() if name != "PYTHONUNBUFFERED"}
     terminal = pexpect.spawn(words[0], words[1:], env=buffered, cwd=str(place.folder), timeout=240)

@@ -61,7 +61,7 @@ def test_sqlite_files_may_be_locked_by_another_process_for_half_a_minute(pair: s
                     connection.execute("BEGIN EXCLUSIVE")
                 time.sleep(31)
             said = sweep.ended()
-        if "MLflow lacks" in said:  # a server gives up before the coordinator does
+        if "MLflow is behind" in said:  # a server gives up before the coordinator does
             assert place.port
             place.run("sync")
         assert_consistent(place, run_cap=4)

@@ -77,12 +77,12 @@ def test_a_server_that_is_away_from_the_start_is_brought_everything(tmp_path: Pa
                     owner.up()
             said = sweep.ended()
         if back == "after its end":
-            assert "MLflow lacks 3 runs; bring what it lacks with: regtune sync small" in said
+            assert "MLflow is behind by 3 runs; bring it up to date with: regtune sync small" in said
             owner.up()
             place.run("sync")
         else:
             assert "MLflow is back" in said
-            assert "MLflow lacks" not in said
+            assert "MLflow is behind" not in said
         assert_consistent(place, run_cap=changes["run_cap"])
     finally:
         owner.run("down")

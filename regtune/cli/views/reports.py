@@ -105,7 +105,8 @@ def checks_view(checks: Sequence[Check]) -> RenderableType:
         found = Text(check.found)
         if check.mend:
             found.append(f"\n→ {check.mend}", style=STATUS_STYLES[check.status])
-        drawn.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
+        status = "fix" if check.status == "mend" else check.status
+        drawn.add_row(Text(status, style=STATUS_STYLES[check.status]), check.name, found)
     count = sum(check.status == "mend" for check in checks)
     last = f"{count} to fix." if count else "Nothing to fix."
     return Group(drawn, Text(), Text(last, style="bold red" if count else "green"))

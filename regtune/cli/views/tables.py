@@ -322,7 +322,7 @@ def comparison_text(found: Comparison) -> Text:
         text.append("There is no finished control to compare with.")
     else:
         change = f"{metric_text(abs(found.value_by))} {'lower' if found.value_by < 0 else 'higher'}"
-        text.append(f"against no technique: {found.metric.replace('_', ' ')} {change}")
+        text.append(f"against no technique: {found.metric} {change}")
         if found.accuracy_by is not None:
             text.append(f", accuracy {100 * found.accuracy_by:+.2f} points")
     error = "" if found.standard_error is None else f"±{100 * found.standard_error:.2f} points"
