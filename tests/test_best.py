@@ -40,6 +40,7 @@ def test_data_that_lies_elsewhere_is_no_change_and_other_data_is(best: Best) -> 
     assert not best.changed
     assert not moved(name="elsewhere/data.npz").changed
     assert moved(digest="0" * 64).changed
+    assert parse_best(best.to_yaml().replace("max_epochs: 30", "max_epochs: 31")).changed
     assert best.provenance is not None
     of_before = best.provenance.model_copy(update={"config": best.config.digest})
     assert not replace(best, provenance=of_before).changed
@@ -47,11 +48,10 @@ def test_data_that_lies_elsewhere_is_no_change_and_other_data_is(best: Best) -> 
 
 def test_what_is_not_provenance_is_a_configuration(best: Best) -> None:
     text = best.to_yaml()
-    assert TrialConfig.from_yaml(text[: text.index("provenance:")]) == best.config
-
-
-def test_a_bare_configuration_is_read_too() -> None:
-    assert parse_best(TrialConfig().to_yaml()) == Best(TrialConfig(), None)
+    bare = text[: text.index("provenance:")]
+    assert TrialConfig.from_yaml(bare) == best.config
+    assert parse_best(bare) == Best(best.config, None)
+    assert not parse_best(bare).changed
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,7 @@ def test_a_bare_configuration_is_read_too() -> None:
         ("- 1\n", "expected a configuration"),
         ("a: [", "not YAML"),
         ("modell: {}\n", "modell"),
+        ("training: {optimiser: adam}\n", r'training\.optimiser: unknown key; did you mean "optimizer"'),
         ("provenance: {trial: -1}\n", "provenance.trial"),
         ("provenance: 3\n", "provenance"),
     ],
@@ -71,23 +72,17 @@ def test_what_is_not_one_is_refused_with_its_name(text: str, expected: str) -> N
     assert all(line.startswith("mine.yaml: ") for line in str(found.value).splitlines())
 
 
-def test_a_file_that_is_not_there_says_how_to_make_one() -> None:
+def test_it_is_written_whole_or_not_at_all_and_read_or_named(best: Best, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file; try: regtune best STUDY -o best.yaml"):
         load_best(Path("best.yaml"))
-
-
-def test_bytes_that_are_no_text_are_refused() -> None:
-    Path("best.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="expected UTF-8 text"):
-        load_best(Path("best.yaml"))
-
-
-def test_it_is_written_whole_or_not_at_all(best: Best, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         best.write(tmp_path / "absent" / "best.yaml")
     best.write(tmp_path / "best.yaml")
     assert load_best(tmp_path / "best.yaml") == best
     assert not list(tmp_path.glob(".best*"))
+    Path("best.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="expected UTF-8 text"):
+        load_best(Path("best.yaml"))
 
 
 def test_what_was_changed_is_named_where_the_trial_is_known(best: Best, tmp_path: Path) -> None:
@@ -106,13 +101,6 @@ def test_a_study_without_a_complete_trial_has_none(tmp_path: Path) -> None:
         best_of(open_engine(f"sqlite:///{tmp_path / 'empty.db'}"), "empty")
 
 
-def test_a_configuration_that_was_changed_has_no_figures_to_reach(best: Best) -> None:
-    assert not best.changed
-    again = parse_best(best.to_yaml().replace("max_epochs: 30", "max_epochs: 31"))
-    assert again.changed
-    assert not parse_best(TrialConfig().to_yaml()).changed
-
-
 def test_a_sweep_file_is_named_as_what_it_is() -> None:
     with pytest.raises(ConfigError, match=r"a\.yaml: this is a sweep file; try: regtune sweep a\.yaml"):
         parse_best("run_cap: 5\nparameters: {}\n", "a.yaml")
@@ -121,8 +109,3 @@ def test_a_sweep_file_is_named_as_what_it_is() -> None:
         SpecError, match=r"this is a configuration, not a sweep file; try: regtune train best\.yaml"
     ):
         SweepSpec.load("best.yaml")
-
-
-def test_an_unknown_key_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r'training\.optimiser: unknown key; did you mean "optimizer"'):
-        parse_best("training: {optimiser: adam}\n")

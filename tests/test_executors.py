@@ -54,40 +54,25 @@ def executor() -> Iterator[LocalExecutor]:
     found.close()
 
 
-def test_a_task_is_trained_and_told_epoch_by_epoch(executor: LocalExecutor, tmp_path: Path) -> None:
+def test_a_task_is_trained_and_told_epoch_by_epoch_and_one_beyond_the_workers_is_refused(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
     executor.submit(task(tmp_path))
     assert executor.idle == 0
+    with pytest.raises(WorkerError, match="no worker is idle"):
+        executor.submit(task(tmp_path, "b"))
     events = collect(executor, TrialEnded)
-    assert [type(event) for event in events if not isinstance(event, WorkerReady)] == [
-        TrialStarted,
-        EpochEnded,
-        EpochEnded,
-        EpochEnded,
-        TrialEnded,
-    ]
+    told = [type(event) for event in events if not isinstance(event, WorkerReady)]
+    assert told == [TrialStarted, EpochEnded, EpochEnded, EpochEnded, TrialEnded]
     ended = events[-1]
     assert isinstance(ended, TrialEnded)
     assert ended.result.end == "max_epochs"
     assert (tmp_path / "a" / "model.keras").exists()
     assert executor.idle == 1
-
-
-@pytest.mark.skipif(
-    not Path("/proc/self/maps").exists(), reason="shows what a process has loaded: /proc/PID/maps"
-)
-def test_a_worker_has_not_loaded_what_keras_imports_for_others(
-    executor: LocalExecutor, tmp_path: Path
-) -> None:
-    executor.submit(task(tmp_path, "loaded"))
-    collect(executor, TrialEnded)
-    (worker,) = (
-        child
-        for child in psutil.Process().children()
-        if "regtune.executors.worker" in " ".join(child.cmdline())
-    )
-    maps = Path(f"/proc/{worker.pid}/maps").read_text()
-    assert "/tensorflow/" in maps
-    assert [name for name in UNUSED if f"/{name}/" in maps] == []
+    maps = Path(f"/proc/{executor.pids[0]}/maps")
+    if maps.exists():  # what Keras imports for others is not loaded
+        assert "/tensorflow/" in maps.read_text()
+        assert [name for name in UNUSED if f"/{name}/" in maps.read_text()] == []
 
 
 def test_a_model_that_is_not_among_the_best_is_not_kept(executor: LocalExecutor, tmp_path: Path) -> None:
@@ -106,14 +91,7 @@ def test_a_verdict_ends_the_trial_after_its_epoch(executor: LocalExecutor, tmp_p
     assert len(ended.result.epoch_seconds) == 1
 
 
-def test_a_task_beyond_the_idle_workers_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:
-    executor.submit(task(tmp_path))
-    with pytest.raises(WorkerError, match="no worker is idle"):
-        executor.submit(task(tmp_path, "b"))
-    collect(executor, TrialEnded)
-
-
-def test_an_error_in_a_trial_ends_the_trial_and_not_the_worker(
+def test_an_error_in_a_trial_and_what_a_terminal_sends_end_no_worker(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:
     pid = executor.pids[0]
@@ -123,40 +101,37 @@ def test_an_error_in_a_trial_ends_the_trial_and_not_the_worker(
     assert isinstance(failed, TrialFailed)
     assert failed.reason == "error"
     assert "nowhere.npz: not found" in failed.message
+    executor.submit(task(tmp_path))
+    collect(executor, TrialStarted)
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, sent)
+    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
     assert executor.pids[0] == pid
 
 
-def test_a_trial_longer_than_its_timeout_is_ended(executor: LocalExecutor, tmp_path: Path) -> None:
-    executor.submit(task(tmp_path, timeout_seconds=0.0))
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
-    assert (failed.reason, failed.message) == ("timeout", "longer than trial_timeout, 0 s")
-
-
-def test_a_killed_worker_fails_its_task_and_is_replaced(executor: LocalExecutor, tmp_path: Path) -> None:
+def test_a_killed_worker_fails_its_task_and_is_replaced_and_a_limit_ends_the_trial(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
     executor.submit(task(tmp_path))
     collect(executor, TrialStarted)
     pid = executor.pids[0]
     os.kill(pid, signal.SIGKILL)
     failed = collect(executor, TrialFailed)[-1]
     assert isinstance(failed, TrialFailed)
-    assert failed.reason == "worker_died"
-    assert "SIGKILL" in failed.message
+    assert (failed.reason, "SIGKILL" in failed.message) == ("worker_died", True)
     assert executor.pids[0] != pid
     executor.submit(task(tmp_path, "again"))
     assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
-
-
-@pytest.mark.parametrize("hint", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_a_terminal_sends_is_for_the_coordinator_to_decide(
-    executor: LocalExecutor, tmp_path: Path, hint: signal.Signals
-) -> None:
-    pid = executor.pids[0]
-    executor.submit(task(tmp_path, str(hint)))
-    collect(executor, TrialStarted)
-    os.kill(pid, hint)
-    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
-    assert executor.pids[0] == pid
+    executor.submit(task(tmp_path, timeout_seconds=0.0))
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert (failed.reason, failed.message) == ("timeout", "longer than trial_timeout, 0 s")
+    long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
+    executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))
+    failed = collect(executor, TrialFailed)[-1]
+    assert isinstance(failed, TrialFailed)
+    assert failed.reason == "out_of_memory"
+    assert "more than trial_memory_mb, 1" in failed.message
 
 
 def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
@@ -211,28 +186,12 @@ def test_a_worker_s_last_words_reach_the_user(
     dying.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(dying))
     executor = LocalExecutor(1)
-    try:
-        with pytest.raises(WorkerError, match=f"{how}libgomp.so.1: no such file"):
+    try:  # at the second that dies before it is ready
+        with pytest.raises(
+            WorkerError,
+            match=f"die before they are ready: worker 0 ended with {how}libgomp.so.1: no such file",
+        ):
             collect(executor, WorkerReady, seconds=60)
-    finally:
-        executor.close()
-
-
-def test_a_trial_with_too_much_memory_is_ended(executor: LocalExecutor, tmp_path: Path) -> None:
-    long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
-    executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
-    assert failed.reason == "out_of_memory"
-    assert "more than trial_memory_mb, 1" in failed.message
-
-
-def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    executor = LocalExecutor(1)
-    try:
-        with pytest.raises(WorkerError, match="die before they are ready"):
-            collect(executor, WorkerReady, seconds=20)
     finally:
         executor.close()
 

@@ -47,16 +47,17 @@ def test_planning_imports_neither_tensorflow_nor_mlflow() -> None:
     assert found.stdout.strip() == "[]", found.stderr
 
 
-def test_planning_writes_nothing(tmp_path: Path) -> None:
-    make_plan(spec(), load_settings())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_without_measurements_the_time_is_marked_as_a_guess() -> None:
+def test_without_measurements_the_time_is_a_guess_bounded_by_the_timeout_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
     plan = make_plan(spec(), load_settings())
     assert plan.duration is not None
     assert plan.duration.epochs_measured == 0
     assert 0 < plan.duration.seconds < plan.duration.at_most_seconds
+    timed = make_plan(spec(run_cap=None, timeout=90), load_settings()).duration
+    assert timed is not None
+    assert timed.seconds == timed.at_most_seconds == 90
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_epochs_measured_in_this_folder_are_taken() -> None:
@@ -72,12 +73,6 @@ def test_epochs_measured_in_this_folder_are_taken() -> None:
     assert plan.duration.seconds == pytest.approx(8 + 20 / 2 * 12 * studies.EPOCH_MS / 1000)
 
 
-def test_a_timeout_bounds_the_time() -> None:
-    plan = make_plan(spec(run_cap=None, timeout=90), load_settings())
-    assert plan.duration is not None
-    assert plan.duration.seconds == plan.duration.at_most_seconds == 90
-
-
 def test_a_grid_is_counted_and_runs_no_more_than_there_is() -> None:
     grid = {"dropout": {"values": [0.1, 0.2, 0.3]}, "batchnorm": {"values": ["none", "before_activation"]}}
     plan = make_plan(spec(method="grid", parameters=grid, run_cap=1000), load_settings(workers=1))
@@ -90,21 +85,12 @@ def test_a_grid_is_counted_and_runs_no_more_than_there_is() -> None:
     )
 
 
-def test_a_budget_too_small_for_the_controls_is_said() -> None:
-    assert make_plan(spec(), load_settings()).controls_fit
-    assert not make_plan(spec(run_cap=4), load_settings()).controls_fit
-    assert make_plan(spec(run_cap=4, controls=False), load_settings()).controls == ()
-
-
-def test_what_a_budget_leaves_out_of_a_grid_is_said() -> None:
-    grid = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}}
-    assert make_plan(spec(**grid, run_cap=3), load_settings()).untried == 0
-    assert make_plan(spec(**grid, run_cap=2), load_settings()).untried == 1
-
-
-def test_controls_that_are_no_points_of_a_grid_come_beside_it() -> None:
+def test_what_a_budget_has_no_room_for_is_said_and_controls_come_beside_a_grid() -> None:
     grid = {"method": "grid", "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}}}
     plan = make_plan(spec(**grid, run_cap=3), load_settings(workers=1))
+    assert (plan.untried, make_plan(spec(**grid, run_cap=2), load_settings()).untried) == (0, 1)
+    assert not make_plan(spec(run_cap=4), load_settings()).controls_fit
+    assert make_plan(spec(run_cap=4, controls=False), load_settings()).controls == ()
     beside = [name for name in plan.controls if name not in ("early_stopping", "dropout")]
     assert (len(plan.controls), plan.beside, plan.controls_fit) == (len(beside) + 2, len(beside), True)
     study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec(**grid).identity())
