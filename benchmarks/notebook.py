@@ -1,5 +1,4 @@
-"""The notebook's way: stock Keras `fit` on float64 images, batch 32, both cores, validation after each
-epoch."""
+"""The notebook's way: stock Keras `fit` on float64 images, batch 32, all cores, validation after each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""regtune: sweeps over regularization. Optuna proposes, Keras trains, MLflow shows.
+"""Hyperparameter sweeps for regularization: Optuna proposes, Keras trains, MLflow shows.
 
     from regtune import SweepSpec, run_sweep, train, build_model
 
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _prepare_keras() -> None:
-    """Have Keras run on TensorFlow where it is not imported yet. Raises WorkerError for a file in its place."""
+    """Select TensorFlow as Keras' backend, unless both are imported. Raises WorkerError for a file in their place."""
     import os
     import sys
     from importlib.util import find_spec

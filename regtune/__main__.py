@@ -1,4 +1,4 @@
-"""`python -m regtune` is `regtune`."""
+"""The command line as a module: `python -m regtune`."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def printable(text: str) -> str:
-    r"""One line for a terminal: control characters, line ends and marks that turn the direction as ``\x1b``, ``\n``,
-    ``\u202e``.
+    r"""Escape text to one line for a terminal.
+
+    Control characters, line ends and marks that turn the direction become ``\x1b``, ``\n``, ``\u202e``.
     """
     if text.isprintable():
         return text
@@ -52,8 +53,9 @@ def shell_word(word: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, link, picture, emphasis, heading or list (CommonMark 0.31, 2.4 and
-    2.5). Blank lines still part paragraphs.
+    """Escape text so that Markdown shows it as it is (CommonMark 0.31, 2.4 and 2.5).
+
+    It makes no HTML, link, picture, emphasis, heading or list; blank lines still separate paragraphs.
     """
     return "\n".join(_markdown_line(line) for line in text.splitlines())
 

@@ -133,8 +133,9 @@ def postgres(folder: Path | None = None) -> Iterator[Postgres]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at, below those that the system gives out; of tests that run side by
-    side each has a range of its own.
+    """A free port of 127.0.0.1, below those that the system gives out.
+
+    Tests that run side by side each have a range of their own.
     """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = 12_000 + 500 * (number % 40)

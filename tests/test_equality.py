@@ -62,8 +62,7 @@ def _combinations() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    """Few enough images that stock `fit` is quick; 24 divides neither part, so both end with a short
-    batch."""
+    """Few enough images that stock `fit` is quick; 24 divides neither part, so both end with a short batch."""
     whole = load_data(DataConfig(name="mnist-5k"))
     train = {"x_train": whole.x_train[:251], "y_train": whole.y_train[:251]}
     return replace(whole, **train, x_val=whole.x_val[:101], y_val=whole.y_val[:101])

@@ -446,8 +446,9 @@ def test_nothing_is_autotuned_while_epochs_are_counted(few: Data, monkeypatch: p
 def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(
     few: Data, record_property: Callable[[str, object], None]
 ) -> None:
-    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random. What is kept of a
-    trial is kept of its graphs and its network: few images are enough.
+    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random.
+
+    What is kept of a trial is kept of its graphs and its network: few images are enough.
     """
     random, memory, process = np.random.default_rng(0), [], psutil.Process()
     for trial in range(200):

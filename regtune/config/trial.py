@@ -1,8 +1,8 @@
-"""`TrialConfig`: one decided configuration, everything that training depends on and nothing else.
+"""The configuration of a trial: everything that training depends on and nothing else.
 
-A configuration is frozen, has one canonical form (JSON with sorted keys, one value a hidden layer) and with
-it one digest. It goes to YAML and back without loss: `best.yaml` and every run's `config.yaml` are this and
-nothing more (`best.yaml` adds a `provenance` block, which training does not read).
+A configuration is frozen and has one canonical form (JSON with sorted keys, one value per hidden layer) and one digest.
+It goes to YAML and back without loss: `best.yaml` and every run's `config.yaml` contain one (`best.yaml` adds a
+`provenance` block, which training does not read).
 """
 
 from __future__ import annotations
@@ -146,7 +146,15 @@ PROVENANCE = "provenance"
 
 
 class TrialConfig(Frozen):
-    """One decided configuration.
+    """A complete configuration of a trial, frozen.
+
+    Attributes:
+        model: Widths of the hidden layers and their activation.
+        regularization: Dropout, L1, L2 and batch norm, one value per hidden layer; a single value means all layers.
+        training: Optimizer, batch size and epochs.
+        early_stopping: Keras' EarlyStopping with restored best weights; None for none.
+        data: The data set, its split and its digest.
+        seed: Seed of the initial weights, the order of the images and the dropout masks.
 
     Example:
         >>> config = TrialConfig(regularization=RegularizationConfig(dropout=0.2))
@@ -171,7 +179,7 @@ class TrialConfig(Frozen):
         return self
 
     def canonical(self) -> str:
-        """The one JSON text of this configuration: sorted keys, no spaces, shortest exact numbers."""
+        """Return the canonical JSON text: sorted keys, no spaces, shortest exact numbers."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
@@ -181,7 +189,7 @@ class TrialConfig(Frozen):
 
     @property
     def mix(self) -> str:
-        """The techniques in use, for people: ``dropout 0.2 + L2 1e-4 + batch norm before``, or ``none``."""
+        """The techniques in use: ``dropout 0.2 + L2 1e-4 + batch norm before``, or ``none``."""
         techniques = self.regularization
         parts = [
             _mixed("dropout", map(format_number, techniques.dropout)),
@@ -192,7 +200,7 @@ class TrialConfig(Frozen):
         return " + ".join(part for part in parts if part) or "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings, as YAML and JSON know them."""
+        """Return plain lists, numbers and strings, as YAML and JSON have them."""
         return self.model_dump(mode="json")
 
     @classmethod
@@ -200,11 +208,14 @@ class TrialConfig(Frozen):
         """Validate plain values.
 
         Args:
-            values: the keys of a configuration.
-            source: what leads each line of an error; or the file that the values are from.
+            values: The keys and values of a configuration.
+            source: The beginning of each line of an error, or the file that the values are from.
+
+        Returns:
+            The validated configuration.
 
         Raises:
-            ConfigError: with one line for each mistake.
+            ConfigError: A value is not valid; one line for each mistake.
         """
         if not isinstance(source, Source):
             source = Source(values, source)
@@ -218,7 +229,7 @@ class TrialConfig(Frozen):
 
     @classmethod
     def of(cls, given: TrialConfig | Mapping[str, Any] | str | Path) -> TrialConfig:
-        """A configuration as a person has it: itself, its values, or the path of a file such as `best.yaml`.
+        """Return a configuration as it is, validate plain values, or read a file such as `best.yaml`.
 
         Raises ConfigError.
         """
@@ -234,7 +245,7 @@ class TrialConfig(Frozen):
         )
 
     def to_yaml(self) -> str:
-        """YAML with one line a key group, readable and complete."""
+        """Return complete, readable YAML."""
         return text_of(self.to_dict(), flow=None)
 
     @classmethod

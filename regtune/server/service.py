@@ -255,8 +255,9 @@ def _is_ours(process: psutil.Process, mark: str) -> bool:
 
 
 def _is_anothers(process: psutil.Process, file: Path) -> bool:
-    """Whether a process, whose environment this account may not read, is the one that FILE tells of: its owner is that
-    of FILE, and it was there when FILE was written.
+    """Return whether a process whose environment this account may not read is the one that FILE names.
+
+    It is when its owner is that of FILE and it was there when FILE was written.
     """
     written, owner = file.stat(), process.uids().real
     may_read = geteuid() in (0, owner)

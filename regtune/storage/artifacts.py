@@ -26,8 +26,9 @@ _BASE = re.compile(r"(file:///.*/artifacts)/runs(/\d+)?")
 
 
 def inside(uri: str, artifacts: Path) -> bool:
-    """Whether files at a run's place may be written and deleted: those of a server, which sees to them itself, and
-    those in the folder of the project's runs, links followed.
+    """Return whether files of a run may be written and deleted.
+
+    They may on a server, which sees to them itself, and in the folder of the project's runs, links followed.
     """
     found = local_path(uri)
     return found is None or (artifacts / "runs").resolve() in found.resolve().parents

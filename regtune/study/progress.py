@@ -61,9 +61,11 @@ class FinishedTrial:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sweep at one moment. `starting`: running trials whose workers still start, as the coordinator knows it.
-    `tracking`: one phrase on how far MLflow is, empty when there is nothing to say. `beside`: how many of the complete
-    and pruned ones are controls beside a grid.
+    """A sweep at one moment.
+
+    `starting`: running trials whose workers still start, as the coordinator knows it. `tracking`: one phrase on how
+    far MLflow is, empty when there is nothing to say. `beside`: how many of the complete and pruned ones are controls
+    beside a grid.
     """
 
     study: str
@@ -94,10 +96,10 @@ class Observer(Protocol):
     """Who watches a sweep; called from the coordinator's loop, so each call must return at once."""
 
     def progress(self, progress: Progress) -> None:
-        """Something changed."""
+        """Show that something changed."""
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """A trial came to its end."""
+        """Show that a trial ended."""
 
     def note(self, message: str) -> None:
         """Something worth one line."""

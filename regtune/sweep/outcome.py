@@ -1,4 +1,4 @@
-"""How a sweep ended, with its best trial."""
+"""The outcome of a sweep, with its best trial."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from regtune.sweep.standing import Standing, Tally
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The best trial of a study. `value`: of the sweep's metric; `parameters`: what was searched; `config`: all of it,
-    which `train` trains again.
+    """The best trial of a study.
+
+    Attributes:
+        number: The trial's number.
+        value: The sweep's metric.
+        parameters: The searched parameters.
+        config: The whole configuration, which `train` trains again.
     """
 
     number: int
@@ -27,8 +32,18 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended. `stopped`: by a person, and it can go on. `best`: None where no trial is complete.
-    `unwritten`: runs that MLflow has not got yet. `interrupted`: trials that start again from epoch 0 when it goes on.
+    """The outcome of a sweep.
+
+    Attributes:
+        study: The study's name.
+        complete: Number of complete trials; `pruned` and `failed` likewise.
+        stopped: Whether a person stopped it, so that it can resume.
+        reason: Why it ended.
+        best: The best trial; None where no trial is complete.
+        seconds: Duration of this run of the sweep.
+        trial_epochs: Epochs of all trials together.
+        unwritten: Number of runs that MLflow does not have yet.
+        interrupted: Number of trials that restart from epoch 0 when the sweep resumes.
     """
 
     study: str

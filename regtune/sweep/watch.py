@@ -21,10 +21,10 @@ ANSWER_SECONDS = 5.0
 def follow(
     settings: Settings, engine: Engine, study: str, observer: Observer, wait: Callable[[], object]
 ) -> None:
-    """Tell `observer` what happens in `study` until nobody runs it. `wait` is called between two looks; when it returns
-    something true, the looking ends.
+    """Tell `observer` what happens in `study` until no process runs it.
 
-    Trials that had ended before are not told. Raises StudyNotFound, StorageError.
+    `wait` is called between two readings; when it returns something true, watching ends. Trials that had ended before
+    are not told. Raises StudyNotFound, StorageError.
     """
     known = read_ended(engine, study)
     while True:

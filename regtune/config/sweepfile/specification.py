@@ -1,4 +1,4 @@
-"""`SweepSpec`: a sweep, decided and validated, however it was written.
+"""The specification of a sweep: its file, read and validated.
 
 A Weights & Biases file is read as it is where it means something here. What means nothing here is ignored and named in
 one line; what would mean something else is refused.
@@ -51,9 +51,10 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
 
 
 class SweepSpec(Frozen):
-    """A sweep, decided and validated. `load` reads a file; `to_dict` gives the one canonical form.
+    """A sweep file, read and validated.
 
-    Times are seconds.
+    `load` reads a file, `from_dict` plain values; `to_dict` returns the canonical form. Every attribute is a key of the
+    sweep file. Times are in seconds.
 
     Example:
         >>> spec = SweepSpec.from_dict({"run_cap": 20, "parameters": {"dropout": {"min": 0.0, "max": 0.6}}})
@@ -127,12 +128,15 @@ class SweepSpec(Frozen):
         """Read a sweep file.
 
         Args:
-            path: the file; its stem names the sweep when the file does not.
-            overrides: `key=value` each, a dot in the key goes one level down (``training.max_epochs=5``).
-            name: stands above the file's own name.
+            path: The file; its stem names the sweep when the file does not.
+            overrides: Changes of the form `key=value`; a dot goes one level down (``training.max_epochs=5``).
+            name: The sweep's name, instead of the file's own.
+
+        Returns:
+            The validated sweep.
 
         Raises:
-            SpecError: with one line for each mistake.
+            SpecError: The file is not valid; one line for each mistake.
         """
         source = read(Path(path), SWEEP)
         if "provenance" in source.values or "regularization" in source.values:
@@ -154,14 +158,25 @@ class SweepSpec(Frozen):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
-        """The same from plain values, in the words of a sweep file. Raises SpecError, each line led by `source`."""
+        """Validate the keys and values of a sweep file.
+
+        Args:
+            values: Keys and values, as a sweep file has them.
+            source: The beginning of each line of an error.
+
+        Returns:
+            The validated sweep.
+
+        Raises:
+            SpecError: A value is not valid; one line for each mistake.
+        """
         if not isinstance(values, Mapping):
             raise SpecError([f"{source}: expected {SWEEP.keys}, found {describe(values)}"])
         return cls._read(Source(dict(values), source))
 
     @classmethod
     def of(cls, given: SweepSpec | Mapping[str, Any] | str | Path) -> SweepSpec:
-        """A spec as a person has it: itself, the path of a sweep file, or plain values. Raises SpecError."""
+        """Return a spec as it is, read it from the path of a sweep file, or validate plain values. Raises SpecError."""
         if isinstance(given, SweepSpec):
             return given
         if isinstance(given, Mapping):
@@ -188,12 +203,12 @@ class SweepSpec(Frozen):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is legal and probably not meant, one line each."""
+        """Doubts about a valid file, one line each."""
         return (*self._notes, *checks.warnings(self))
 
     @property
     def searched(self) -> dict[str, Any]:
-        """The parameters that are searched, those with a fixed value left out."""
+        """The searched parameters, without those that have a fixed value."""
         return {
             name: parameter
             for name, parameter in self.parameters.items()
@@ -201,8 +216,10 @@ class SweepSpec(Frozen):
         }
 
     def fixed(self, name: str) -> Any:
-        """What `name` is where it is not searched: its constant, else its value in `model`, `training` or
-        `early_stopping`; a technique that is neither is off."""
+        """Return the value of a key that is not searched.
+
+        It is the key's constant, else its value in `model`, `training` or `early_stopping`; any other technique is off.
+        """
         parameter = self.parameters.get(name)
         if isinstance(parameter, Constant):
             return parameter.value
@@ -212,7 +229,7 @@ class SweepSpec(Frozen):
         return getattr(getattr(self, block), name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, a sweep file in itself; what is at its default is written out too."""
+        """Return the canonical form: plain JSON, a sweep file in itself, with all defaults written out."""
         values = self.model_dump(mode="json", exclude={"parameters", "early_terminate"})
         values["parameters"] = {
             name: {
@@ -233,13 +250,13 @@ class SweepSpec(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a study to go on: all but BUDGET_KEYS."""
+        """Return what must stay the same for a study to resume: all but BUDGET_KEYS."""
         return {key: value for key, value in self.to_dict().items() if key not in BUDGET_KEYS}
 
     def differences(self, other_identity: Mapping[str, Any]) -> list[str]:
-        """What has changed since `other_identity`, one line a key: ``method: tpe → random``.
+        """Return what has changed since `other_identity`, one line per key: ``method: tpe → random``.
 
-        The name of the data set is left out: the same data may lie elsewhere, and its digest decides.
+        The name of the data set is left out, because the same data may be elsewhere; its digest decides.
         """
         return list(differences_of({**other_identity, "dataset": self.dataset}, self.identity()))
 
