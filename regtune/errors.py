@@ -1,4 +1,4 @@
-"""The exceptions a user can meet, one leaf for each thing a user can do about it.
+"""The exceptions that a user can meet, one leaf for each thing a user can do about it.
 
     RegtuneError
     ├── InputError                  what was typed or written in a file is wrong (exit code 2)

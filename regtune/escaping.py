@@ -1,4 +1,4 @@
-"""Texts that others wrote (names in files and databases, messages, paths), made safe for the place they are shown in.
+"""Escaping of foreign text (names, messages, paths) for the place where it is shown.
 
 A terminal obeys control sequences, a shell its metacharacters, a browser what Markdown turns into HTML, a spreadsheet
 what begins with an equals sign. Nothing is refused here and nothing is lost: what would act is shown as it is written.

@@ -1,1 +1,4 @@
-"""Decided values: `trial` is one configuration, `sweepfile` a search over many, `source` YAML with line numbers."""
+"""Configurations and sweep files.
+
+`trial` is one configuration, `sweepfile` a search over many, `source` YAML with line numbers.
+"""

@@ -1,4 +1,4 @@
-"""Mistakes in a file, in words: where each is, what was expected, what was found, and what was probably meant."""
+"""Mistakes in a file in words: where each is, what was expected and found, what was probably meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A YAML file as it is written, a sweep file or a configuration: its values, and the line of each.
+"""A YAML file as written, a sweep file or a configuration: its values, and the line of each.
 
 PyYAML composes nodes, which know their lines; they become plain values here. Plain scalars are read by YAML 1.2's
 core schema: `1e-3` is a number, `no` is a word, `1:30` is not ninety, a date is text. Keys given twice, tags,

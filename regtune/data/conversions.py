@@ -1,4 +1,4 @@
-"""Images and labels as people have them, made into what training takes: `(n, 784) uint8` and `(n,) int32` from 0.
+"""Conversion of images to `(n, 784) uint8` and of labels to `(n,) int32` from 0.
 
 What can only mean one thing is read, and said in a note; what is ambiguous is refused with the line that mends it.
 So the same content has the same bytes, and one digest, however it was written.

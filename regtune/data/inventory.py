@@ -1,4 +1,4 @@
-"""Which data sets are here, and whether they are what they say."""
+"""The inventory of data sets: which are on this machine, and whether they are intact."""
 
 from __future__ import annotations
 

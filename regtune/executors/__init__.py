@@ -1,4 +1,4 @@
-"""Executors train trials somewhere else and tell what happens there.
+"""Executors: the training of trials in other processes, and its events.
 
 `local` runs warm worker processes on this machine. An executor knows configurations and data; it never sees a study, a
 database or MLflow.

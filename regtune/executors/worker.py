@@ -1,4 +1,4 @@
-"""A worker: a process that is started once, imports TensorFlow once, and trains one trial after another."""
+"""A worker process: imports TensorFlow once and trains one trial after another."""
 
 from __future__ import annotations
 

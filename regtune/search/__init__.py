@@ -1,4 +1,4 @@
-"""The search space of a sweep, between what people see and what Optuna samples.
+"""The search space of a sweep, between a sweep file's values and Optuna's.
 
 People see one flat assignment, name to value: an optional parameter that is off is 0, a parameter whose
 condition is not met has its base value, widths of layers read ``128-64``. Optuna sees its distributions under

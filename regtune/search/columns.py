@@ -1,4 +1,4 @@
-"""One searched value: what Optuna samples for it, what people see of it, and when it applies."""
+"""One searched value: Optuna's distribution, the value shown to people, and its condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Controls: what every result of a sweep is compared with."""
+"""The controls: configurations that every result of a sweep is compared with."""
 
 from __future__ import annotations
 

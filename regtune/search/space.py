@@ -1,4 +1,4 @@
-"""`Space`: all searched columns of a sweep together."""
+"""The search space: all searched columns of a sweep together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which databases a folder uses: its SQLite files, its own PostgreSQL, or those of a server elsewhere."""
+"""The databases of a folder: its SQLite files, its own PostgreSQL, or those of another server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both databases of a project, Optuna's and MLflow's: create their tables, upgrade them, and see how they stand."""
+"""Both databases of a project, Optuna's and MLflow's: creation, upgrade and state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where MLflow keeps artifacts: absolute places that a store remembers, also after its folder was moved or copied.
+"""The artifact locations that an MLflow store remembers, also after its folder was moved or copied.
 
 A folder's own store is re-based on the folder that it lies in. Whatever else a store says, files are written and
 deleted in the project's own artifacts alone: `inside` is asked before each.

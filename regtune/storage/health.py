@@ -1,4 +1,4 @@
-"""Whether MLflow answers at a tracking server's address: asked with a short limit, and without MLflow's own client."""
+"""A quick check whether MLflow answers at a server's address, without MLflow's own client."""
 
 from __future__ import annotations
 

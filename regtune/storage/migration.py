@@ -1,4 +1,4 @@
-"""Optuna's tables made and migrated, by Optuna's own code, once and under a lock."""
+"""Creation and migration of Optuna's tables by Optuna's own code, once and under a lock."""
 
 from __future__ import annotations
 

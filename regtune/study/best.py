@@ -1,4 +1,4 @@
-"""`best.yaml`: the best configuration of a study with its provenance, complete enough to train it again.
+"""The file `best.yaml`: a study's best configuration with its provenance, ready to train again.
 
 The file is a TrialConfig in YAML and one block more, `provenance`, which training does not read: where the
 configuration comes from, and the figures that training it again has to reach.

@@ -1,4 +1,4 @@
-"""What is queued in a study beside what its sampler proposes: where a trial comes from, what a terminal asks for."""
+"""The origins of queued trials: a control, a grid, a retry, a request from a terminal, an earlier study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: values that the coordinator and `watch` make and displays draw."""
+"""The progress of a sweep: values that the coordinator and `watch` produce and displays draw."""
 
 from __future__ import annotations
 

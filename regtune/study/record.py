@@ -1,4 +1,4 @@
-"""`TrialRecord`: everything regtune knows about one trial, as it lies in Optuna's database.
+"""The record of a trial: everything regtune knows about it, as stored in Optuna's database.
 
 Optuna keeps one value a step; a trial's whole history, its seeds, digests and timings are one attribute of the trial,
 written when the trial starts, at each epoch, and when it ends. From the study's attributes, this record and the trial's

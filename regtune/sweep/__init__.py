@@ -1,4 +1,7 @@
-"""Sweeps: `run_sweep(spec) -> SweepOutcome`. `coordinator` is its loop, `proposals` says which trial comes next."""
+"""Sweeps: `run_sweep(spec) -> SweepOutcome`.
+
+`coordinator` decides, `loop` drives the executor, `proposals` chooses the next trial.
+"""
 
 from __future__ import annotations
 

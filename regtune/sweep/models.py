@@ -1,4 +1,4 @@
-"""The models of a sweep's trials on disk: the best `keep_models` have theirs, and no others."""
+"""The models that a sweep keeps on disk: those of its best `keep_models` trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The standing of a study: counts, the order of the best, what was queued, which points of a grid were trained.
+"""The standing of a study: counts, the best trials, what was queued, which points of a grid are trained.
 
 An ended trial never changes, so each look reads only the trials that are new and those still open: it costs the same
 in a study of ten trials and of ten thousand.

@@ -1,4 +1,4 @@
-"""Following a study from another process, through its database alone."""
+"""Watching a study from another process, through its database alone."""
 
 from __future__ import annotations
 

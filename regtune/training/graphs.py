@@ -1,4 +1,4 @@
-"""Graphs that are built once: an `EpochModel` for each structure, the least recently used given up.
+"""A cache of traced graphs: one `EpochModel` per structure, the least recently used dropped.
 
 A structure is what cannot be a value in a graph: layers, batch norm's placement, which layers have dropout
 or a penalty at all, the optimizer, the batch size, the arithmetic, the data. Rates, strengths, the learning

@@ -1,4 +1,4 @@
-"""How TensorFlow runs in a process that trains: one thread, and the same arithmetic every time.
+"""The TensorFlow runtime of a process that trains: one thread, and the same arithmetic every time.
 
 What a user has set for other programs stays outside: variables that Keras and TensorFlow read, and `keras.json`.
 """

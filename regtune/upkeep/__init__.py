@@ -1,1 +1,1 @@
-"""What keeps a folder healthy: `doctor`, `status`, `cleanup` and `backup`."""
+"""Upkeep of a folder: `doctor`, `status`, cleanup and backup."""

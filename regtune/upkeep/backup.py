@@ -1,4 +1,4 @@
-"""Back up a project folder, also while a sweep writes: both databases, the accounts, all artifacts and a manifest.
+"""The backup of a folder, also while a sweep writes: both databases, accounts, artifacts and a manifest.
 
 The parts of a backup are copied one after the other, in an order that makes them fit:
 

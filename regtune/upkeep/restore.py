@@ -1,4 +1,4 @@
-"""Restore a backup: copy everything beside its place, verify it, and put it there by renaming.
+"""The restoration of a backup: copied beside its place, verified, and renamed into it.
 
 What was there is renamed, not deleted. Nothing is rewritten: in another folder than the one that was backed up,
 MLflow's store is re-based when it is opened next, as after moving a folder.

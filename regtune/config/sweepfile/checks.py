@@ -1,4 +1,4 @@
-"""What must fit together in a sweep (problems), and what is legal but probably not meant (warnings)."""
+"""Checks of a whole sweep: what must fit together (problems), what is probably not meant (warnings)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of keys of a sweep file that no configuration has: `split`, `metric` and `early_terminate`."""
+"""The groups of keys that only a sweep file has: `split`, `metric` and `early_terminate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One parameter of a sweep, in the one form it has after reading: fixed, one of several values, or a range.
+"""One parameter of a sweep after reading: fixed, one of several values, or a range.
 
 The words are those of Weights & Biases; `forms` has all that a file may say.
 """

@@ -1,4 +1,4 @@
-"""The JSON Schema of a sweep file, by which editors complete and check while it is written."""
+"""The JSON Schema of a sweep file, for completion and checks in editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep may search: every key of a configuration, with the type and the limits that it has there."""
+"""The keys of a configuration that a sweep may search, with the type and limits of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaderboards: the rows of a study, read from Optuna's database alone, for `board`, `show`, `best` and `watch`.
+"""Leaderboards: the rows of a study, read from Optuna's database, for `board`, `show`, `best` and `watch`.
 
 The best rows cost milliseconds: plain SQL, without Optuna, TensorFlow or MLflow. Any other order than by rank reads
 every record.

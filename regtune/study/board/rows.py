@@ -1,4 +1,4 @@
-"""What is read of a study: its facts, and one row a trial."""
+"""The facts of a study and one row per trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read-only SQL on Optuna's tables (`optuna/storages/_rdb/models.py`); Optuna itself is not imported.
+"""Read-only SQL on Optuna's tables, without importing Optuna.
 
 `storage.open_engine` requires the revision of the installed Optuna, and `reading` that it is one of `REVISIONS`.
 Times in the tables are UTC without a zone.
