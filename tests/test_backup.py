@@ -293,8 +293,8 @@ def test_only_an_earlier_backup_is_replaced(settings: Settings, tmp_path: Path) 
     (precious / "thesis.tex").write_text("x")
     for folder, reason in (
         (precious, "not empty and not an earlier backup"),
-        (settings.home, "cannot lie in what it copies"),
-        (settings.artifacts / "deep", "cannot lie in what it copies"),
+        (settings.home, "cannot be inside the folder that it copies"),
+        (settings.artifacts / "deep", "cannot be inside the folder that it copies"),
         (precious / "thesis.tex", "expected a folder"),
     ):
         with pytest.raises(InputError, match=reason):
@@ -412,7 +412,7 @@ def test_nothing_is_restored_under_a_sweep_a_server_or_another_user_of_the_files
     server = Service("http://127.0.0.1:9", "127.0.0.1", 9, False, settings.mlflow_uri, 1, "")
     with monkeypatch.context() as patch:
         patch.setattr("regtune.upkeep.restore.running", lambda _: server)
-        with pytest.raises(StorageError, match="end it first with: regtune down"):
+        with pytest.raises(StorageError, match="stop it first with: regtune down"):
             restore(settings, copy)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); "

@@ -105,8 +105,8 @@ def _without_runs(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("happened", "said"),
     [
-        (lambda settings: (settings.home / "studies.db").unlink(), "begun later"),
-        (_begun_anew, "begun later"),
+        (lambda settings: (settings.home / "studies.db").unlink(), "started later"),
+        (_begun_anew, "started later"),
         (_by_another_folder, "another folder"),
         (_in_another_database, "no sweep of that name"),
         (_without_runs, "no run in MLflow"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from unittest.mock import patch
 
@@ -68,10 +72,10 @@ def study(made: Path) -> None:
     Path("quick.yaml").write_text(SWEEP)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run a verb in this process: exit code, output and errors."""
-    words = patch.object(sys, "argv", ["regtune", *arguments])
-    with words, patch("regtune.cli.app", COMMAND), pytest.raises(SystemExit) as ended:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run a verb in this process, which has these variables meanwhile: exit code, output and errors."""
+    words, variables = patch.object(sys, "argv", ["regtune", *arguments]), patch.dict(os.environ, environment)
+    with variables, words, patch("regtune.cli.app", COMMAND), pytest.raises(SystemExit) as ended:
         main()
     found = capsys.readouterr()
     assert isinstance(ended.value.code, int)
@@ -81,28 +85,23 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 # -- studies that are not there
 
 
-@pytest.mark.parametrize(
-    "typed", ["mnist-regularisation", "mnist-regularizatio", "MNIST-regularization", "mnist_regularization"]
-)
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *(("board",), ("show",), ("watch",), ("watch", "--json"), ("stop",), ("best",), ("best", "--json")),
-        *(("delete", "--yes"), ("sync",), ("sync", "--check")),
-    ],
-    ids=" ".join,
-)
-def test_a_study_that_is_nearly_there_is_suggested(
-    capsys: pytest.CaptureFixture[str], verb: tuple[str, ...], typed: str
-) -> None:
-    code, output, errors = run(capsys, verb[0], typed, *verb[1:])
-    assert (code, output) == (2, "")
-    assert errors == f'error: no study "{typed}"; did you mean "{NAME}"?\n'
-
-
-def test_a_study_that_is_nearly_there_is_suggested_where_its_best_are_asked_for(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_study_that_is_nearly_there_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    typos = cycle(
+        ("mnist-regularisation", "mnist-regularizatio", "MNIST-regularization", "mnist_regularization")
+    )
+    for verb in (
+        "board",
+        "show",
+        "watch",
+        "watch --json",
+        "stop",
+        "best --json",
+        "delete --yes",
+        "sync --check",
+    ):
+        (name, *flags), typed = verb.split(), next(typos)
+        expected = f'error: no study "{typed}"; did you mean "{NAME}"?\n'
+        assert run(capsys, name, typed, *flags) == (2, "", expected), verb
     code, _, errors = run(capsys, "sweep", "quick.yaml", "--from", "mnist-regularisation", "--quiet")
     assert (code, errors.splitlines()[-1].endswith(f'did you mean "{NAME}"?')) == (2, True)
     assert run(capsys, "enqueue", "mnist-regularisation", "dropout=0.1")[0] == 2
@@ -183,29 +182,24 @@ AT_ODDS = [
     ("data", "fetch", "mnist-5k", "--quiet"),
 ]
 REFUSED_BY_THE_PARSER = [
+    *((), ("bord",), ("data", "remove"), ("board",), ("enqueue", NAME), ("sweep", "quick.yaml", "more.yaml")),
     *(
-        (),
-        ("bord",),
-        ("data", "remove"),
-        ("db", "drop"),
-        ("board",),
-        ("show",),
-        ("enqueue", NAME),
-        ("train",),
+        ("show", NAME, "first"),
+        ("show", NAME, "-1"),
+        ("board", NAME, "--limit", "0"),
+        ("board", NAME, "--limit"),
     ),
-    *(("sweep",), ("sweep", "quick.yaml", "more.yaml"), ("board", NAME, "more"), ("show", NAME, "1", "2")),
-    *(("show", NAME, "first"), ("show", NAME, "-1"), ("show", NAME, "1.5")),
-    *(("board", NAME, "--limit", "0"), ("board", NAME, "--limit", "ten"), ("board", NAME, "--limit")),
-    *(("sweep", "quick.yaml", "--workers", "0"), ("sweep", "quick.yaml", "--workers", "257")),
-    *(("sweep", "quick.yaml", "--workers", "two"), ("sweep", "quick.yaml", "--worker", "2")),
-    *(("ui", "--port", "0"), ("ui", "--port", "65536"), ("up", "--port", "http"), ("down", "--port", "5000")),
+    *(
+        ("sweep", "quick.yaml", "--workers", "257"),
+        ("sweep", "quick.yaml", "--worker", "2"),
+        ("ui", "--port", "0"),
+    ),
     *(
         ("sweep", "quick.yaml", "--json"),
         ("plan", "quick.yaml", "--fresh"),
-        ("plan", "quick.yaml", "--dry-run"),
+        ("--version=1",),
+        ("studies", "--csv"),
     ),
-    *(("studies", "--csv"), ("best", NAME, "--quiet"), ("schema", "--json"), ("data", "list", "--home", "x")),
-    *(("--version=1",), ("--verbose",), ("board", NAME, "--json=yes")),
 ]
 
 
@@ -220,100 +214,82 @@ def test_what_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str], argument
     assert sorted(path.name for path in Path().iterdir()) == ["mlruns", "quick.yaml"]
 
 
-@pytest.mark.parametrize("arguments", REFUSED_BY_THE_PARSER, ids=lambda words: " ".join(words) or "nothing")
-def test_what_cannot_be_parsed_is_said_in_a_box(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
-) -> None:
-    code, output, errors = run(capsys, *arguments)
-    assert code == 2
-    assert "Usage: " in output + errors or "─ Error ─" in errors
-    assert "Traceback" not in errors
-    assert len(errors.splitlines()) <= 6
+def test_what_cannot_be_parsed_is_said_in_a_box(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in REFUSED_BY_THE_PARSER:
+        code, output, errors = run(capsys, *arguments)
+        assert code == 2, arguments
+        assert "Usage: " in output + errors or "─ Error ─" in errors
+        assert "Traceback" not in errors
+        assert len(errors.splitlines()) <= 6
 
 
-@pytest.mark.parametrize(
-    "host", ["no such host", "h" * 300, b"a\xff".decode("utf-8", "surrogateescape"), "::x"], ids=ascii
-)
-def test_an_address_that_no_machine_has_is_one_line(capsys: pytest.CaptureFixture[str], host: str) -> None:
-    code, output, errors = run(capsys, "ui", "--no-browser", "--host", host)
-    assert (code, output, len(errors.splitlines())) == (1, "", 1)
-    assert "not an address of this machine; try 127.0.0.1" in errors
+def test_an_address_that_no_machine_has_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for host in ("no such host", "h" * 300, b"a\xff".decode("utf-8", "surrogateescape"), "::x"):
+        code, output, errors = run(capsys, "ui", "--no-browser", "--host", host)
+        assert (code, output, len(errors.splitlines())) == (1, "", 1)
+        assert "not an address of this machine; try 127.0.0.1" in errors
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *(("board", "{}"), ("show", "{}"), ("watch", "{}"), ("stop", "{}"), ("best", "{}"), ("sync", "{}")),
-        *(("delete", "{}", "--yes"), ("enqueue", "{}", "dropout=0.1"), ("train", "{}"), ("plan", "{}")),
-        *(("sweep", "quick.yaml", "--from", "{}"), ("sweep", "quick.yaml", "--name", "{}")),
-        *(("sweep", "quick.yaml", "--set", "{}=1"), ("sweep", "quick.yaml", "--set", "dataset={}")),
-        *(
-            ("board", NAME, "--sort", "{}"),
-            ("enqueue", "spaced", "{}=1"),
-            ("enqueue", "spaced", "dropout={}"),
-        ),
-        *(("data", "verify", "{}"), ("db", "restore", "{}"), ("up", "{}"), ("{}",)),
-    ],
-    ids=" ".join,
-)
-def test_a_word_that_is_no_text_is_shown_as_it_is_written(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
-) -> None:
+def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     word = b"a\xff".decode("utf-8", "surrogateescape")
-    code, _, errors = run(capsys, *(argument.replace("{}", word) for argument in arguments))
-    assert code in (1, 2)
-    assert "Traceback" not in errors
-    assert "a\\xff" in errors or "a\\udcff" in errors
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "code"),
-    [
-        *(("REGTUNE_WORKERS", "many", 2), ("REGTUNE_WORKERS", "0", 2), ("REGTUNE_WORKERS", "1e9", 2)),
-        *(("OPTUNA_STORAGE", "nowhere", 2), ("OPTUNA_STORAGE", "redis://x", 2)),
+    for arguments in (
         *(
-            ("OPTUNA_STORAGE", "postgresql+psycopg://me:secret@db/x", 2),
-            ("OPTUNA_STORAGE", "sqlite:///a\n.db", 2),
+            ["board", word],
+            ["delete", word, "--yes"],
+            ["train", word],
+            ["plan", word],
+            ["board", NAME, "--sort", word],
         ),
-        *(("MLFLOW_TRACKING_URI", "https://me:secret@host", 2), ("MLFLOW_TRACKING_URI", "http://", 2)),
         *(
-            ("MLFLOW_TRACKING_URI", url, 2)
-            for url in ("http:///x", "HTTP://h:port", "http://h:99999", "https://[::1")
+            ["sweep", "quick.yaml", "--from", word],
+            ["sweep", "quick.yaml", "--set", f"{word}=1"],
+            ["up", word],
         ),
-        *(("COLUMNS", "wide", 0), ("COLUMNS", "-5", 0), ("COLUMNS", "0", 0), ("COLUMNS", "9" * 50, 0)),
-        *(("NO_COLOR", "", 0), ("LINES", "tall", 0), ("TERM", "nothing", 0)),
-    ],
-)
-def test_a_variable_without_meaning_is_named_or_passed_over(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str, code: int
-) -> None:
-    monkeypatch.setenv(name, value)
-    found, _, errors = run(capsys, "studies")
-    assert found == code
-    assert len(errors.splitlines()) == (1 if code else 0)
-    assert (name in errors) == bool(code)
-    assert "secret" not in errors
+        *(
+            ["sweep", "quick.yaml", "--set", f"dataset={word}"],
+            ["enqueue", "spaced", f"dropout={word}"],
+            [word],
+        ),
+        *(["data", "verify", word], ["db", "restore", word], ["sweep", "quick.yaml", "--name", word]),
+    ):
+        code, _, errors = run(capsys, *arguments)
+        assert code in (1, 2)
+        assert "Traceback" not in errors
+        assert "a\\xff" in errors or "a\\udcff" in errors, arguments
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"REGTUNE_WORKERS=caf\xe9\n",
-        b"\xff\xfeR\0",
-        b"REGTUNE_WORKERS=many\n",
-        b"\0",
-        b"=\n=x\nREGTUNE_WORKERS",
-        b"x" * 10_000_000,
-    ],
-    ids=["Latin-1", "UTF-16", "a value without meaning", "a NUL", "no names", "10 MB"],
-)
-def test_a_malformed_env_file_is_named_or_passed_over(
-    capsys: pytest.CaptureFixture[str], content: bytes
-) -> None:
-    Path(".env").write_bytes(content)
-    code, _, errors = run(capsys, "studies")
-    assert (code, len(errors.splitlines())) in ((0, 0), (2, 1))
-    assert Path(".env").read_bytes() == content
+def test_a_variable_without_meaning_is_named_or_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, values in {
+        "REGTUNE_WORKERS": ("many", "0", "1e9"),
+        "OPTUNA_STORAGE": ("nowhere", "redis://x", "postgresql+psycopg://me:secret@db/x", "sqlite:///a\n.db"),
+        "MLFLOW_TRACKING_URI": (
+            "https://me:secret@host",
+            "http://",
+            "http:///x",
+            "http://h:99999",
+            "https://[::1",
+        ),
+    }.items():
+        for value in values:
+            code, _, errors = run(capsys, "studies", **{name: value})
+            assert (code, len(errors.splitlines()), name in errors) == (2, 1, True), (name, value)
+            assert "secret" not in errors
+    for name, value in (
+        *(("COLUMNS", "wide"), ("COLUMNS", "-5"), ("COLUMNS", "0"), ("COLUMNS", "9" * 50)),
+        *(("NO_COLOR", ""), ("LINES", "tall"), ("TERM", "nothing")),
+    ):
+        assert run(capsys, "studies", **{name: value})[::2] == (0, ""), (name, value)
+
+
+def test_a_malformed_env_file_is_named_or_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (
+        *(b"REGTUNE_WORKERS=caf\xe9\n", b"\xff\xfeR\0", b"REGTUNE_WORKERS=many\n", b"\0"),
+        *(b"=\n=x\nREGTUNE_WORKERS", b"x" * 10_000_000),
+    ):
+        Path(".env").write_bytes(content)
+        code, _, errors = run(capsys, "studies")
+        assert (code, len(errors.splitlines())) in ((0, 0), (2, 1)), content[:40]
+        assert Path(".env").read_bytes() == content
 
 
 def test_a_byte_order_mark_in_an_env_file_hides_nothing_whatever_reads_it() -> None:
@@ -324,144 +300,104 @@ def test_a_byte_order_mark_in_an_env_file_hides_nothing_whatever_reads_it() -> N
     assert load_settings().workers == 3
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[" * 100_000,
-        b"{}",
-        b'{"studies": 5, "mlflow": null}',
-        b"\xff",
+def test_a_folder_whose_choice_of_databases_is_damaged_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (
+        *(b"", b"[" * 100_000, b"{}", b'{"studies": 5, "mlflow": null}', b"\xff", bytes(10_000_000)),
         b'{"studies": "sqlite:///a\\n", "mlflow": "x"}',
-        bytes(10_000_000),
-    ],
-    ids=["nothing", "100,000 brackets", "no keys", "no text", "no UTF-8", "an end of line", "10 MB"],
-)
-def test_a_folder_whose_choice_of_databases_is_damaged_says_so(
-    capsys: pytest.CaptureFixture[str], content: bytes
-) -> None:
-    (HOME / "stores.json").write_bytes(content)
-    code, _, errors = run(capsys, "studies")
-    assert (code, len(errors.splitlines())) == (2, 1)
-    assert "stores.json: " in errors
-    assert "choose anew with: regtune up" in errors
-    assert len(errors) < 500
+    ):
+        (HOME / "stores.json").write_bytes(content)
+        code, _, errors = run(capsys, "studies")
+        assert (code, len(errors.splitlines())) == (2, 1), content[:40]
+        assert "stores.json: " in errors
+        assert "choose anew with: regtune up" in errors
+        assert len(errors) < 500
 
 
 # -- pipes and files
 
 
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose study `long` is longer than a pipe holds."""
-    home = tmp_path_factory.mktemp("long")
-    study = studies.create(home / "studies.db", "long")
+def in_a_shell(command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell; ``regtune`` in it is the command."""
+    line = command.replace("regtune", f'"{sys.executable}" -c "{START}"', 1)
+    variables = environment(**changes)
+    return subprocess.run(line, shell=True, capture_output=True, text=True, env=variables, check=False)
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_hears_nothing_more(tmp_path: Path) -> None:
+    """The study is longer than a pipe holds."""
+    study = studies.create(tmp_path / "studies.db", "long")
     for number in range(150):
         studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
-    return home
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "reader"),
-    [
-        *(("board long", "head -n 1"), ("board long", "true"), ("board long --csv", "head -n 1")),
-        *(
-            ("board long --json", "true"),
-            ("--help", "head -n 1"),
-            ("--help", "true"),
-            ("schema", "head -n 1"),
-        ),
-    ],
-)
-def test_a_reader_that_leaves_early_hears_nothing_more(long: Path, arguments: str, reader: str) -> None:
-    command = f'"{sys.executable}" -c "{START}" {arguments} | {reader}'
-    variables = environment(REGTUNE_HOME=str(long))
-    found = subprocess.run(command, shell=True, capture_output=True, text=True, env=variables, check=False)
-    assert len(found.stdout.splitlines()) == (1 if reader.startswith("head") else 0)
-    assert found.stderr == ""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments", ["board mnist-regularization", "schema", "--help", "best mnist-regularization"]
-)
-def test_a_full_disk_is_said_and_a_closed_output_is_none(arguments: str) -> None:
-    for target, code, said in (
-        ("> /dev/full", 1, "error: the output could not be written completely (No space left on device)\n"),
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
+    for arguments, reader in (
+        ("board long --json", "head -n 1"),
+        ("board long --csv", "true"),
+        ("--help", "true"),
     ):
-        command = f'"{sys.executable}" -c "{START}" {arguments} {target}'
-        found = subprocess.run(
-            command, shell=True, capture_output=True, text=True, env=environment(), check=False
-        )
-        assert (found.returncode, found.stderr) == (code, said), target
+        found = in_a_shell(f"regtune {arguments} | {reader}", REGTUNE_HOME=str(tmp_path))
+        assert (len(found.stdout.splitlines()), found.stderr) == (int(reader != "true"), ""), arguments
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_a_closed_output_is_none() -> None:
+    full = "error: the output could not be written completely (No space left on device)\n"
+    for command, code, said in (
+        (f"board {NAME} > /dev/full", 1, full),
+        ("schema > /dev/full", 1, full),
+        (f"best {NAME} >&-", 0, ""),
+        ("--help >&- 2>&-", 0, ""),
+    ):
+        found = in_a_shell(f"regtune {command}")
+        assert (found.returncode, found.stderr) == (code, said), command
 
 
 # -- forty columns
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", READING.values(), ids=READING)
-def test_a_verb_that_reads_fits_forty_columns(arguments: tuple[str, ...]) -> None:
-    terminal = Terminal(arguments, columns=40)
-    assert terminal.finish() in (0, 1)
-    for line in terminal.everything.splitlines():
-        assert len(line) <= 40
-    assert "Traceback" not in terminal.everything
+def test_a_verb_that_reads_fits_forty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in READING.values():
+        code, output, errors = run(capsys, *arguments, COLUMNS="40")
+        assert code in (0, 1), errors
+        assert max(map(len, output.splitlines())) <= 40, arguments
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("board", "nope"),
-        ("board",),
-        ("--help",),
-        ("sweep", "--help"),
-        ("board", "--help"),
-        ("sweep", "absent.yaml"),
-    ],
-    ids=" ".join,
-)
-@pytest.mark.parametrize("columns", [40, 20])
-def test_errors_and_help_fit_a_narrow_terminal(arguments: tuple[str, ...], columns: int) -> None:
-    terminal = Terminal(arguments, columns=columns)
-    assert terminal.finish() in (0, 2)
-    assert "Traceback" not in terminal.everything
-    assert terminal.everything.strip()
+def test_errors_and_help_fit_a_narrow_terminal() -> None:
+    for columns, arguments in (
+        (40, ("board", "nope")),
+        (20, ("board",)),
+        (40, ("sweep", "--help")),
+        (20, ("--help",)),
+    ):
+        terminal = Terminal(arguments, columns=columns)
+        assert terminal.finish() in (0, 2)
+        assert "Traceback" not in terminal.everything
+        assert terminal.everything.strip()
 
 
 # -- other alphabets
 
-NO_UTF8 = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "encoding"),
-    [
-        *((arguments, "ascii") for arguments in (*READING.values(), ("--help",), ("best", NAME))),
-        *((arguments, "latin-1") for arguments in (("board", NAME), ("show", NAME, "0"), ("--help",))),
-    ],
-    ids=lambda found: found if isinstance(found, str) else " ".join(found),
-)
-def test_what_an_encoding_lacks_is_spelled(arguments: tuple[str, ...], encoding: str) -> None:
-    command = [sys.executable, "-c", START, *arguments]
-    changes = {**NO_UTF8, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
-    found = subprocess.run(command, capture_output=True, env=environment(**changes), check=False)
-    assert found.returncode in (0, 1)
-    assert b"Traceback" not in found.stderr
-    assert found.stdout.decode(encoding)
-    assert b"\\u" not in found.stdout + found.stderr
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_lacks_is_spelled(capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+    for arguments in (*READING.values(), ("--help",), ("best", NAME)):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        with patch.object(sys, "stdout", streams[0]), patch.object(sys, "stderr", streams[1]):
+            assert run(capsys, *arguments, COLUMNS="80")[0] in (0, 1)
+        for stream in streams:
+            stream.flush()
+        output, errors = (stream.buffer.getvalue().decode(encoding) for stream in streams)  # type: ignore[attr-defined]
+        assert output
+        assert "\\u" not in output + errors, arguments
 
 
 @pytest.mark.slow
 def test_names_of_other_letters_are_names_in_an_ascii_locale_too() -> None:
     named = studies.create(HOME / "studies.db", "größer")
     studies.add(named, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
-    changes = {**NO_UTF8, "PYTHONIOENCODING": "ascii"}
+    changes = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     found = json.loads(regtune("studies", "--json", **changes).stdout)
     assert "größer" in {entry["study"] for entry in found}
     assert "gr\\xf6\\xdfer" in regtune("studies", **changes).stdout
@@ -483,24 +419,24 @@ def at_home(*arguments: str, home: str | None, start: str = START) -> subprocess
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("home", ["/nowhere/at/all", "", "relative"])
-@pytest.mark.parametrize("arguments", [("plan", "quick.yaml"), ("data", "list"), ("doctor",)], ids=" ".join)
-def test_a_verb_that_reads_needs_no_home(arguments: tuple[str, ...], home: str | None) -> None:
-    found = at_home(*arguments, home=home)
-    assert found.returncode in (0, 1)
-    assert "Traceback" not in found.stderr
-    assert found.stdout
-    assert not Path("relative").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arguments", [*READING.values(), ("data", "verify", "mnist-5k")], ids=" ".join)
-def test_a_verb_that_reads_needs_no_account(arguments: tuple[str, ...]) -> None:
+def test_a_verb_that_reads_needs_neither_a_home_nor_an_account(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a container a process may be a number that no one knows."""
-    found = at_home(*arguments, home=None, start=NOBODY + START)
-    assert found.returncode in (0, 1)
-    assert "Traceback" not in found.stderr
-    assert found.stdout
+
+    def reads(verbs: Sequence[tuple[str, ...]]) -> None:
+        for arguments in verbs:
+            code, output, errors = run(capsys, *arguments)
+            assert code in (0, 1), errors
+            assert output
+            assert not Path("relative").exists()
+
+    for home in ("/nowhere/at/all", "", "relative"):
+        monkeypatch.setenv("HOME", home)
+        reads([READING["plan"], READING["data list"], READING["doctor"]])
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    reads([*READING.values(), ("data", "verify", "mnist-5k")])
 
 
 @pytest.mark.slow
@@ -531,22 +467,22 @@ def test_a_sweep_runs_with_a_home_that_is_read_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_read_only_is_said_and_can_be_read(tmp_path: Path) -> None:
+def test_a_folder_that_is_read_only_is_said_and_can_be_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     with file_system(folder, "size=64m"):
         shutil.copy(HOME / "studies.db", folder)
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         for arguments in (("board", NAME), ("show", NAME), ("studies",), ("best", NAME)):
-            found = regtune(*arguments, "--home", str(folder))
-            assert found.returncode == 0, found.stderr
-            assert "error" not in found.stderr
+            code, _, errors = run(capsys, *arguments, "--home", str(folder))
+            assert (code, "error" in errors) == (0, False), errors
         for arguments in (
             ("sweep", "quick.yaml"),
             ("delete", NAME, "--yes"),
             ("enqueue", "spaced", "dropout=0.1"),
         ):
-            found = regtune(*arguments, "--home", str(folder))
-            assert found.returncode == 1, arguments
-            assert "Traceback" not in found.stderr
-            assert found.stderr.splitlines()[-1].startswith("error: "), found.stderr
+            code, _, errors = run(capsys, *arguments, "--home", str(folder))
+            assert code == 1, arguments
+            assert errors.splitlines()[-1].startswith("error: "), errors

@@ -210,7 +210,7 @@ def test_check_changes_nothing_and_exits_1_until_both_are_current(tmp_path: Path
         return ended.exit_code, ended.stdout, ended.stderr
 
     code, _, said = run("check")
-    assert (code, said.count("make them with: regtune db init")) == (1, 2)
+    assert (code, said.count("create them with: regtune db init")) == (1, 2)
     assert list(tmp_path.iterdir()) == []
     code, printed, said = run("init")
     assert (code, printed, said.count("tables made")) == (0, "", 2)
@@ -280,7 +280,7 @@ def test_a_creation_that_was_cut_off_is_finished_by_the_next_init(empty: Made, k
 
 def test_nobody_else_makes_tables_in_postgresql(empty: Made) -> None:
     settings = empty("postgres")
-    wanted = "has no tables yet; make them with: regtune db init"
+    wanted = "has no tables yet; create them with: regtune db init"
     for use in (lambda: open_storage(settings), lambda: open_engine(settings.storage_url)):
         with pytest.raises(StorageError, match=wanted):
             use()

@@ -150,7 +150,7 @@ def test_an_unknown_trial_is_answered_with_where_to_look(engine: Engine) -> None
 def test_studies_of_other_programs_are_left_alone(engine: Engine) -> None:
     optuna.create_study(storage="sqlite:///studies.db", study_name="theirs")
     assert [summary.info.name for summary in list_studies(engine)] == [NAME]
-    with pytest.raises(StudyNotFound, match="not made by regtune"):
+    with pytest.raises(StudyNotFound, match="not created by regtune"):
         read_board(engine, "theirs")
 
 

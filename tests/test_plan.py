@@ -98,7 +98,7 @@ def test_what_a_budget_has_no_room_for_is_said_and_controls_come_beside_a_grid()
     for number, parameters in enumerate([{}, {"dropout": 0.0}, {"dropout": 0.1}, {"dropout": 0.1}]):
         studies.add(study, studies.record(number, parameters), TrialState.COMPLETE)
     left = make_plan(spec(**grid, run_cap=4), load_settings(workers=1))
-    assert left.standing == "goes on; 2 of 3 points of the grid are tried"
+    assert left.standing == "resumes; 2 of 3 points of the grid are tried"
     assert left.duration is not None
     assert left.duration.at_most_seconds == pytest.approx(
         8 + len(beside) * left.max_epochs * left.duration.epoch_seconds
@@ -146,7 +146,7 @@ def test_data_elsewhere_is_the_same_data_and_other_data_of_the_same_name_is_not(
     study.set_user_attr(DATA, {"name": str(one), "digest": load_arrays(str(one)).digest})
     studies.add(study, studies.record(0, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE)
     elsewhere = make_plan(spec(dataset=str(other)), load_settings())
-    assert (elsewhere.refusal, elsewhere.standing) == ("", "goes on; finished trials: 1")
+    assert (elsewhere.refusal, elsewhere.standing) == ("", "resumes; finished trials: 1")
     assert elsewhere.duration is not None
     assert elsewhere.duration.epochs_measured == 11
     changed = make_plan(spec(dataset="mnist-5k"), load_settings())
@@ -167,7 +167,7 @@ def test_a_study_of_the_same_name_goes_on_or_says_why_not() -> None:
     study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec().identity())
     study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
     studies.add(study, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
-    assert make_plan(spec(run_cap=50), load_settings()).standing == "goes on; finished trials: 1"
+    assert make_plan(spec(run_cap=50), load_settings()).standing == "resumes; finished trials: 1"
     changed = make_plan(spec(seed=7), load_settings())
     assert changed.differences == ("seed: 42 → 7",)
     assert "what differs:" in changed.refusal

@@ -102,10 +102,10 @@ def test_up_with_postgres_is_what_every_verb_uses_until_it_is_down(server: Embed
     assert all(AWAY in database.problem for database in status.databases)
     said: list[str] = []
     service.up(settings, tell=said.append)
-    assert said[0] == "PostgreSQL had ended; it runs again"
+    assert said[0] == "PostgreSQL had stopped; it is running again"
     open_engine(settings.storage_url).dispose()
 
-    with pytest.raises(TrackingError, match=r"runs otherwise.* regtune up --sqlite$"):
+    with pytest.raises(TrackingError, match=r"runs with other options.* regtune up --sqlite$"):
         service.up(settings, databases="sqlite")
     assert service.down(settings)
     assert not server.processes()
@@ -205,5 +205,5 @@ def test_a_server_elsewhere_gets_two_databases_or_the_lines_to_create_them(
     assert [ask(url) for url in read_choice(settings.home).values()] == ["regtune_studies", "regtune_mlflow"]
     (line,) = said  # the folder had no database before
     assert "PostgreSQL team_studies at" in line
-    assert line.endswith("unseen from here; back to it: regtune down, regtune up --postgres URL")
+    assert line.endswith("no longer used here; to go back to it: regtune down, regtune up --postgres URL")
     choose(settings, weak, lambda _: None)  # they exist: no right is needed

@@ -149,7 +149,7 @@ def test_a_database_without_tables_and_one_that_is_not_there_are_told_apart(
     postgres_server: Postgres,
 ) -> None:
     url = postgres_server.fresh("empty_of_a_test")
-    with pytest.raises(StorageError, match="has no tables yet; make them with: regtune db init"):
+    with pytest.raises(StorageError, match="has no tables yet; create them with: regtune db init"):
         open_storage(load_settings(storage=url))
     engine = sqlalchemy.create_engine(url)
     assert sqlalchemy.inspect(engine).get_table_names() == []

@@ -72,7 +72,7 @@ def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings) -> Non
     )
     assert page.stdout is not None
     assert page.stderr is not None
-    assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)\n"
+    assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         assert answer.read() == b"OK"
     parts = psutil.Process(page.pid).children(recursive=True)
@@ -152,7 +152,7 @@ def test_a_taken_port_is_said_with_who_has_it_and_what_to_try(settings: Settings
 
 def test_a_host_that_is_not_ours_is_refused(settings: Settings) -> None:
     with (
-        pytest.raises(TrackingError, match="cannot be listened at"),
+        pytest.raises(TrackingError, match="cannot be bound"),
         Server(settings, port=free_port(), host="192.0.2.1"),
     ):
         pass

@@ -98,7 +98,7 @@ def test_a_study_of_somebody_else_is_refused() -> None:
     open_storage(load_settings())
     foreign = optuna.create_study(study_name="s", storage=load_settings().storage_url)
     foreign.tell(foreign.ask(), 1.0)
-    with pytest.raises(SpecChanged, match="was not made by regtune"):
+    with pytest.raises(SpecChanged, match="was not created by regtune"):
         opened()
 
 

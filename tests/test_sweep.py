@@ -356,7 +356,7 @@ def test_requests_of_another_terminal_are_taken_up_and_a_stop_leaves_a_study_tha
     wanted = [record for record in records() if record.requested]
     assert [record.parameters for record in wanted] == [{"dropout": 0.123, "l2": 0.0}]
     assert any("runs your queued configuration: dropout=0.123, l2=0.0" in note for note in watching.notes)
-    assert any("refused what you queued" in note and "dropout" in note for note in watching.notes)
+    assert any("refused your queued configuration" in note and "dropout" in note for note in watching.notes)
     assert (outcome.stopped, outcome.reason) == (True, "stopped from another terminal")
     assert TrialState.RUNNING not in states()
     ask("stop")  # too late: it stops nothing

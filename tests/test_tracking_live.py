@@ -225,7 +225,7 @@ def test_what_cannot_be_written_is_counted_at_the_end(settings: Settings, sweep:
     sweep.write(*records.complete(1))
     tracker = Tracker(away, STUDY)
     (said,) = tracker.news()
-    assert said.endswith("MLflow is away; the sweep goes on, and MLflow gets it all later")
+    assert said.endswith("MLflow is away; the sweep continues, and MLflow catches up later")
     until(lambda: tracker.status)
     assert tracker.status.endswith("; 2 trials wait")
     begin = time.monotonic()

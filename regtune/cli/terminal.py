@@ -45,7 +45,7 @@ _HINT = re.compile(rf"(?<=: |  )(?!regtune (?:data|schema)\b){_COMMAND.pattern}"
 INTERRUPTED = 130
 SPELLED = "regtune.spelled"
 _SPELLINGS = {
-    **{"–": "-", "─": "-", "━": "=", "│": "|", "┤": "|", "├": "+", "└": "+", "…": ".", "→": "->", "±": "+-"},
+    **{"–": "-", "─": "-", "━": "=", "│": "|", "…": ".", "→": "->", "±": "+-", "•": "o"},
     **{"✓": "+", "✗": "x", "▲": "^", **dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))},
 }
 """What regtune draws, where the terminal's encoding has no such letters."""

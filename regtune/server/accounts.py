@@ -54,8 +54,8 @@ def wants_accounts(host: str, wanted: bool | None) -> bool:
         return bool(wanted)
     if wanted is False:
         raise InputError(
-            f"--no-auth with --host {host}: other machines reach this address, and whoever does could read and "
-            f"delete every run; leave --no-auth out"
+            f"--no-auth with --host {host}: other machines can connect to this address, and could read and "
+            "delete every run; remove --no-auth"
         )
     return True
 

@@ -56,7 +56,7 @@ def choose(settings: Settings, wanted: str | None, tell: Callable[[str], None] =
     left = place(chosen["studies"]) if chosen else str(home / "studies.db")
     if chosen or (home / "studies.db").exists():
         option = "--sqlite" if not chosen else "--postgres" if own else "--postgres URL"
-        tell(f"{left}: what is there stays, unseen from here; back to it: regtune down, regtune up {option}")
+        tell(f"{left} is kept, but no longer used here; to go back to it: regtune down, regtune up {option}")
     write_choice(home, urls)
 
 

@@ -165,7 +165,7 @@ def answers(url: str, seconds: float) -> bool:
 def _last_line(log: IO[bytes], begin: int) -> str:
     log.seek(begin)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed nothing"
 
 
 def address(host: str, port: int) -> str:
@@ -206,7 +206,7 @@ def notices(host: str, url: str, accounts: bool) -> list[str]:
     """Return what to know about who reaches a server that answers at `url`, a line each."""
     lines = []
     if accounts:
-        lines.append(f"It asks for an account; the administrator's is {administrator()}.")
+        lines.append(f"It requires an account; the administrator's is {administrator()}.")
         lines += [notice] if (notice := password_notice(url)) else []
     if not is_loopback(host):
         tls = f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
@@ -230,10 +230,11 @@ def check_port(host: str, port: int, verb: str = "ui") -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise TrackingError(
-                f"{host}:{port} cannot be listened at ({error.strerror}); try another --port"
+                f"{host}:{port} cannot be bound ({error.strerror}); try another --port"
             ) from None
         raise TrackingError(
-            f"port {port} is taken by {_listener(port)}; end it, or try: regtune {verb} --port {_free_port(host, port)}"
+            f"port {port} is taken by {_listener(port)}; stop it, "
+            f"or try: regtune {verb} --port {_free_port(host, port)}"
         ) from None
 
 

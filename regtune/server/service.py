@@ -225,7 +225,7 @@ def _require_same(
         options.append("--auth" if auth else "--no-auth")
     if options or known.store != settings.mlflow_uri:
         raise TrackingError(
-            f"the server of this folder runs otherwise, at {known.url} on {place(known.store)} since "
+            f"the server of this folder runs with other options, at {known.url} on {place(known.store)} since "
             f"{clock(known.since)}; to change it: regtune down, then: regtune up {' '.join(options)}".rstrip()
         )
 
@@ -233,11 +233,11 @@ def _require_same(
 def _require_answer(settings: Settings, known: Service, tell: Callable[[str], None]) -> None:
     """Start its PostgreSQL again if that has ended, and tell where it answers. Raises TrackingError, StorageError."""
     if is_own_postgres(known.store) and Embedded(settings.home).start():
-        tell("PostgreSQL had ended; it runs again")
+        tell("PostgreSQL had stopped; it is running again")
     if not known.answers(ANSWER_SECONDS):
         raise TrackingError(
             f"the server of this folder, process {known.pid} at {known.url}, does not answer within "
-            f"{ANSWER_SECONDS:.0f} s; end it with: regtune down, then: regtune up"
+            f"{ANSWER_SECONDS:.0f} s; restart it with: regtune down, then: regtune up"
         )
     tell(f"MLflow: {known.url}, on {place(known.store)}, since {clock(known.since)}")
 

@@ -116,7 +116,7 @@ class Stray:
         said = f"{self.experiments} experiment{'' if self.experiments == 1 else 's'} in {self.folder}"
         if self.former:
             return f"{said}, where this folder lay before"
-        return f"{said}, outside this folder: nothing is written or deleted there"
+        return f"{said}, outside this folder: regtune writes and deletes nothing there"
 
 
 def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:

@@ -331,7 +331,9 @@ def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iter
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key("schema")}):
             if time.monotonic() > deadline:
                 where = place(engine.url.render_as_string())
-                raise StorageError(f"{where}: its schema is being made for more than {wait_seconds:.0f} s")
+                raise StorageError(
+                    f"{where}: its schema has been under creation for more than {wait_seconds:.0f} s"
+                )
             time.sleep(0.1)
         try:
             yield

@@ -69,7 +69,7 @@ class Patience:
                 raise
         since = time.strftime("%H:%M:%S")
         self.outages += 1
-        self._note(f"{self._place} is away since {since}; the sweep waits for it")
+        self._note(f"{self._place} is away since {since}; the sweep is waiting for it")
         pause = FIRST_PAUSE_SECONDS
         while True:
             stopped = self._stop.wait(pause)
@@ -83,7 +83,7 @@ class Patience:
                 if not away(error) or stopped:
                     raise
                 continue
-            self._note(f"{self._place} is back; nothing is lost")
+            self._note(f"{self._place} is back; nothing was lost")
             return found
 
 

@@ -198,7 +198,7 @@ class Embedded:
         owner = account.get("user", os.geteuid())
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
             raise StorageError(
-                f"{self.socket}: belongs to somebody else; remove it, or move the project to a shorter path"
+                f"{self.socket}: belongs to another account; remove it, or move the project to a shorter path"
             )
 
 
@@ -289,4 +289,4 @@ def _environment() -> dict[str, str]:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "FATAL" in line or "error" in line or "PANIC" in line]
-    return (telling or lines or ["it said nothing"])[-1]
+    return (telling or lines or ["it printed nothing"])[-1]

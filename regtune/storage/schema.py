@@ -100,7 +100,7 @@ class Schema:
         if self.state == "current":
             return ""
         if self.blank:
-            return f"{self.where}: has no tables yet; make them with: regtune db init"
+            return f"{self.where}: has no tables yet; create them with: regtune db init"
         if self.state == "foreign":
             what = "Optuna studies" if self.tables is STUDIES else "MLflow runs"
             return f"{self.where}: not a database of {what}; set {self.tables.variable} to another one"

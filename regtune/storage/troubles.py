@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from regtune.errors import StorageError
 
 BUSY_SECONDS = 60
-DISK_FULL = "the disk is full; make room and give the same command again: nothing recorded is lost"
+DISK_FULL = "the disk is full; make room and run the same command again: nothing recorded is lost"
 _AWAY = re.compile(
     r"connection (is )?(refused|lost|timeout|closed|failed|not available)|the connection is closed|timed? ?out|"
     r"failed to resolve host|"  # as a container is named only while it runs
@@ -35,7 +35,7 @@ _WORDS = (
     (r"unable to open database file", "cannot be opened; may this account read it, and what lies beside it?"),
     (
         r"(database|table)( \S+)? is locked",
-        f"locked by another process for more than {BUSY_SECONDS} s; end it and try again",
+        f"locked by another process for more than {BUSY_SECONDS} s; stop it and try again",
     ),
     (
         r"not a database|malformed",
@@ -48,7 +48,7 @@ _WORDS = (
     ),
     (
         r"database .*does not exist",
-        "there is no such database; make it with CREATE DATABASE, then: regtune db init",
+        "there is no such database; create it with CREATE DATABASE, then: regtune db init",
     ),
 )
 """What a complaint has in it, and what is said of it."""

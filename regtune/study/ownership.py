@@ -70,7 +70,7 @@ class Ownership:
             return
         study = f'study "{printable(self._name)}"'
         if self._signed is None:
-            raise StudyBusy(f"{study}: its database was away; give the same command again")
+            raise StudyBusy(f"{study}: its database was away; run the same command again")
         signature = self._held.scalar(_SIGNATURE, {"study": self._signed, "key": COORDINATOR})
         if signature is None:
             raise StudyBusy(f"{study} was deleted while its database was away")

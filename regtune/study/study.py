@@ -106,7 +106,7 @@ class Study:
                 or storage.get_n_trials(known[spec.name]._study_id)
             ):
                 raise SpecChanged(
-                    f'study "{spec.name}" in {where} was not made by regtune; take another name with: '
+                    f'study "{spec.name}" in {where} was not created by regtune; take another name with: '
                     f"{COMMAND.get()} --name {shell_word(f'{spec.name}-2')}"
                 )
             elif spec.name in known:
@@ -277,9 +277,9 @@ def require_same(
     if differences:
         command = COMMAND.get()
         raise SpecChanged(
-            f'study "{spec.name}" exists and was begun with another sweep file or other data; take another name with: '
-            f"{command} --name {shell_word(f'{spec.name}-2')}; or set the earlier one aside with: {command} --fresh; "
-            "what differs:",
+            f'study "{spec.name}" exists and was started with another sweep file or other data; '
+            f"take another name with: {command} --name {shell_word(f'{spec.name}-2')}; "
+            f"or set the earlier one aside with: {command} --fresh; what differs:",
             [f"  {line}" for line in differences],
         )
 

@@ -219,12 +219,12 @@ def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | 
         require_same(spec, info.spec, info.data, facts)
     except SpecChanged as error:
         return _Standing("exists, with another sweep file or other data", refused=error)
-    found = _Standing(f"goes on; finished trials: {info.finished}", info.finished, spent, beside=info.beside)
+    found = _Standing(f"resumes; finished trials: {info.finished}", info.finished, spent, beside=info.beside)
     if spec.method == "grid" and size is not None:
         rows = read_board(engine, spec.name).rows if info.trials else []
         ended = [row for row in rows if row.state in ("COMPLETE", "PRUNED", "FAIL")]
         tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
-        found = replace(found, text=f"goes on; {tried} of {size} points of the grid are tried", tried=tried)
+        found = replace(found, text=f"resumes; {tried} of {size} points of the grid are tried", tried=tried)
     if spec.timeout is not None and spent >= spec.timeout:
         why = f"the timeout is used; resume with: {COMMAND.get()} --set timeout={2 * spec.timeout:g}"
     elif _left(spec, size, found) != 0:

@@ -56,7 +56,7 @@ class Proposals:
             try:
                 self._queue(Origin("earlier", f"earlier {uid}"), self._space.to_optuna(parameters))
             except InputError as error:
-                refused.append(f"passed over a configuration of the earlier study: {error}")
+                refused.append(f"ignored a configuration of the earlier study: {error}")
         return refused
 
     def queue_request(self, request: Request) -> tuple[str, str]:
@@ -65,7 +65,7 @@ class Proposals:
             self._queue(Origin("request", request.key), self._space.fix(request.parameters))
         except InputError as error:
             refused = "; ".join(str(error).splitlines())
-            return f"refused what you queued: {refused}", f"it is refused: {refused}"
+            return f"refused your queued configuration: {refused}", f"it is refused: {refused}"
         number = next(t.number for t in self._study.trials() if (o := origin_of(t)) and o.key == request.key)
         shown = ", ".join(f"{name}={shown_value(value)}" for name, value in request.parameters.items())
         return f"trial {number} runs your queued configuration: {shown}", f"trial {number} runs it"

@@ -72,7 +72,7 @@ def serve_ui(
             suppress(KeyboardInterrupt),
             Server(settings, port, host, stop, accounts) as server,
         ):
-            tell(f"MLflow: {server.url}  (Ctrl-C ends it)")
+            tell(f"MLflow: {server.url}  (Ctrl-C stops it)")
             for line in notices(host, server.url, accounts):
                 tell(line)
             _open_newest(server.url, open_browser, tell)

@@ -26,7 +26,7 @@ START_SECONDS = 180.0
 """How long it waits before that while the process has not said a word since it was started: on a busy machine MLflow's
 import outlasts a short sweep.
 """
-GOES_ON = "is away; the sweep goes on, and MLflow gets it all later"
+GOES_ON = "is away; the sweep continues, and MLflow catches up later"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -113,7 +113,7 @@ class Tracker:
         if report.waiting < self._report.waiting or (self._report.own and not report.own):
             self._restarts = RESTARTS
         if report.away != self._report.away:
-            waiting = f"; {_wait(report.waiting)} to be written" if report.waiting else ", and has everything"
+            waiting = f"; {_wait(report.waiting)} to be written" if report.waiting else ", and up to date"
             self._news.append(
                 f"MLflow at {self._where} {GOES_ON}" if report.away else f"MLflow is back{waiting}"
             )

@@ -215,7 +215,9 @@ def _program(settings: Settings, url: str, name: str) -> str:
 def _check_place(settings: Settings, folder: Path) -> None:
     """Raise InputError for a folder whose content would be lost, or that would be copied into itself."""
     if folder.is_relative_to(settings.artifacts) or settings.artifacts.is_relative_to(folder):
-        raise InputError(f"{folder}: a backup cannot lie in what it copies; name another folder")
+        raise InputError(
+            f"{folder}: a backup cannot be inside the folder that it copies; name another folder"
+        )
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder}: expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -319,7 +321,7 @@ def _notes(settings: Settings, mlflow: Path, manifest: Manifest, links: int) -> 
                 (len(inside), inside),
             ).fetchone()[0]
         if count:
-            yield f"left out: the artifacts of {count} runs, which do not lie in {settings.artifacts}"
+            yield f"left out: the artifacts of {count} runs, which are not in {settings.artifacts}"
 
 
 def _entry(path: Path) -> Entry:

@@ -95,7 +95,7 @@ def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
     if is_sqlite(settings.storage_url) and not was_held(settings, runs.sweep):
         return "no sweep of that name was run on this folder's studies.db"
     if first is None or runs.last is None or first > runs.last:
-        return "the studies here were all begun later, so it may be in another database"
+        return "the studies here all started later, so it may be in another database"
     return ""
 
 

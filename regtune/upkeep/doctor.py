@@ -155,7 +155,7 @@ def _memory(settings: Settings) -> Check:
     workers = settings.workers or default_workers()
     here = f"{free / 1e9:.1f} GB free for {workers} workers"
     if free < workers * WANTED_MEMORY_BYTES_A_WORKER:
-        return Check("memory", "note", here, "about 1 GB a worker is wanted; take fewer with --workers")
+        return Check("memory", "note", here, "each worker needs about 1 GB; use fewer with --workers")
     return Check("memory", "ok", here)
 
 
@@ -167,7 +167,7 @@ def _folder(settings: Settings) -> Check:
             pass
     except OSError as error:
         return Check("folder", "mend", f"{home}: {error.strerror}", "make it writable, or set REGTUNE_HOME")
-    return Check("folder", "ok", str(home) if home == place else f"{home}, made by the first sweep")
+    return Check("folder", "ok", str(home) if home == place else f"{home}, created by the first sweep")
 
 
 def _disk(status: Status) -> Check:
@@ -179,12 +179,12 @@ def _disk(status: Status) -> Check:
 
 def _database(name: str, variable: str, database: DatabaseStatus, more: str = "") -> Check:
     if database.problem:
-        return Check(name, "mend", database.problem, f"mend it, or set {variable} to another one")
+        return Check(name, "mend", database.problem, f"repair it, or set {variable} to another one")
     if database.state in ("missing", "empty", "unfinished"):
-        return Check(name, "ok", f"{database.place}, made by the first sweep")
+        return Check(name, "ok", f"{database.place}, created by the first sweep")
     path = Path(database.place)
     if path.is_absolute() and not may_write(path):
-        return Check(name, "mend", f"{path}: no right to write it", "mend the file's rights")
+        return Check(name, "mend", f"{path}: not writable", "change the file's permissions")
     return Check(name, "ok", database.place + more)
 
 

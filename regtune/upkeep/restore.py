@@ -67,7 +67,7 @@ def plan_restore(settings: Settings, folder: Path) -> Plan:
         revision = manifest.revisions.get(tables.name)
         if revision is not None and revision not in tables.migrations.known:
             raise StorageError(
-                f"{folder}: made with a newer {tables.owner} ({revision}, here {tables.migrations.head}); "
+                f"{folder}: of a newer {tables.owner} ({revision}, here {tables.migrations.head}); "
                 f"restore it with a newer regtune"
             )
     targets = _targets(settings, manifest)
@@ -140,7 +140,7 @@ def _require_unused(settings: Settings, targets: dict[str, Path]) -> None:
             f"a sweep is run by {' and by '.join(map(str, sweeps))}; stop it first with Ctrl-C"
         )
     if server := running(settings):
-        raise StorageError(f"{server.url}: this folder's server runs; end it first with: regtune down")
+        raise StorageError(f"{server.url}: this folder's server is running; stop it first with: regtune down")
     paths = {str(path) for name, path in targets.items() if name != ARTIFACTS}
     for process in psutil.process_iter():
         try:
@@ -149,7 +149,7 @@ def _require_unused(settings: Settings, targets: dict[str, Path]) -> None:
             continue
         if opened and process.pid != os.getpid():
             raise StorageError(
-                f"{opened.pop()}: process {process.pid} ({process.name()}) has it open; end it first"
+                f"{opened.pop()}: process {process.pid} ({process.name()}) has it open; stop it first"
             )
 
 

@@ -37,7 +37,7 @@ STOPPED = 130
 PAUSE_SECONDS = 1.0
 ENDS = (0, STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
-BEFORE_IT_RUNS = ("give the same command again", "cannot be reached", "before they are ready")
+BEFORE_IT_RUNS = ("run the same command again", "cannot be reached", "before they are ready")
 """What a sweep that could not begin may say."""
 MOST_NOT_BEGUN = 3
 """In a row."""

@@ -45,7 +45,7 @@ def test_postgresql_may_be_restarted_be_away_and_cut_every_connection(
             sweep.until_epochs(epochs)
             own_server.end_connections()
         said = sweep.ended()
-    assert "is back; nothing is lost" in said
+    assert "is back; nothing was lost" in said
     assert_consistent(shaken, run_cap=4)
 
 

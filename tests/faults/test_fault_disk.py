@@ -52,7 +52,7 @@ def test_no_room_for_a_project_ends_the_sweep_and_loses_nothing(
     server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
     with file_system(tmp_path, "size=128m"), place_on(pair, tmp_path, server) as place:
         said = sweep_into_a_full_disk(place, tmp_path)
-        assert "the disk is full; make room and give the same command again: nothing recorded is lost" in said
+        assert "the disk is full; make room and run the same command again: nothing recorded is lost" in said
         assert_consistent(place, run_cap=24, keep_models=24)
 
 
@@ -80,11 +80,13 @@ def test_no_room_for_postgresql_stops_or_ends_the_sweep_and_loses_nothing(tmp_pa
         with place.sweep(**LONG) as sweep:
             sweep.until_epochs(2)
             filler = fill(Path(disk), 100_000)
-            until(lambda: sweep.process.poll() is not None or "the sweep waits for it" in sweep.said, 240)
+            until(
+                lambda: sweep.process.poll() is not None or "the sweep is waiting for it" in sweep.said, 240
+            )
             filler.unlink()
             server.ensure_running()
             if sweep.process.poll() is None:
-                assert "is back; nothing is lost" in sweep.ended()
+                assert "is back; nothing was lost" in sweep.ended()
             else:
                 assert "the disk is full; make room" in sweep.ended(code=1)
         with place.sweep(**LONG) as sweep:

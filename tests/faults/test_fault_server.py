@@ -31,7 +31,7 @@ MORE_MOODS = [pytest.param(mood, 120, marks=pytest.mark.proof) for mood in ("500
 @pytest.mark.pairs("sqlite-server")
 def test_up_says_that_the_running_server_does_not_answer(place: Place) -> None:
     with standing(service.processes(place.home)):
-        assert "does not answer within 30 s; end it with: regtune down" in place.run("up", code=1)
+        assert "does not answer within 30 s; restart it with: regtune down" in place.run("up", code=1)
     place.up()
 
 

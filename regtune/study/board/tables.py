@@ -165,7 +165,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     )
     attributes: dict[str, Any] = {key: json.loads(text) for key, text in connection.execute(stored)}
     if STUDY_UID not in attributes:
-        raise StudyNotFound(f'study "{printable(study)}" was not made by regtune')
+        raise StudyNotFound(f'study "{printable(study)}" was not created by regtune')
     uid = str(attributes[STUDY_UID])
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
     foreign = _foreign(connection, study_id, uid)
@@ -216,7 +216,7 @@ def _unknown(connection: Connection, study: str) -> str:
     missing = f'no study "{printable(study)}"'
     if near:
         return f'{missing}; did you mean "{printable(near[0])}"?'
-    return f"{missing}; try: regtune studies" if names else f"{missing}: there is none here yet"
+    return f"{missing}; try: regtune studies" if names else f"{missing}: there are no studies here yet"
 
 
 def read_attributes(connection: Connection, info: StudyInfo) -> dict[str, Any]:
