@@ -15,6 +15,9 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 # How many trials `make soak` has on each pair of stores.
 TRIALS ?= 100
 
+# Each of the many processes that tests start imports regtune: where this is set, each would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs

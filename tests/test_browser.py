@@ -6,9 +6,10 @@ With REGTUNE_SCREENSHOTS set, the pictures go to that folder.
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from stores import free_port
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.server.process import Server
-from regtune.settings import Settings, load_settings
+from regtune.settings import Settings
 from regtune.tracking import names
 from regtune.tracking.folder import sync
 from regtune.tracking.page import trials_page
@@ -61,24 +62,37 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextmanager
+def _page_over(home: Path, trials: int) -> Iterator[Server]:
+    """The page over a study of so many trials, as `regtune ui` shows it."""
+    settings = Settings(REGTUNE_HOME=home)
+    spec = SweepSpec.load(QUICK, overrides=[f"run_cap={trials}"])
+    big_study.make_study(settings, spec, trials, unfinished=False)
+    assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None)] == [trials]
+    with Server(settings, port=free_port()) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The page over a study of 24 trials, as `regtune ui` shows it."""
-    settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
-    spec = SweepSpec.load(QUICK, overrides=[f"run_cap={TRIALS}"])
-    big_study.make_study(settings, spec, TRIALS, unfinished=False)
-    sync(settings, tell=lambda *_: None)
-    with Server(settings, port=free_port()) as server:
+    """The page over a study of 24 trials."""
+    with _page_over(tmp_path_factory.mktemp("home"), TRIALS) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def trials(server: Server) -> list[Run]:
     """The trials' runs, best first, those without a figure last."""
+    return _trials(server)
+
+
+def _trials(server: Server) -> list[Run]:
     client = MlflowClient(server.url)
-    (found,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
+    (experiment,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
     order = ["metrics.`best/val_cross_entropy` ASC"]
-    return list(client.search_runs([found.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order))
+    return list(
+        client.search_runs([experiment.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -185,64 +199,26 @@ def test_the_study_says_in_words_who_won(
 ) -> None:
     parent = trials[0].data.tags[names.PARENT]
     page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
-    expect(page.get_by_text(f"Best trial: {trials[0].info.run_name}")).to_be_visible()
-
-
-# -- a large store
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A folder whose MLflow has a study of 2,000 trials."""
-    settings = load_settings(home=tmp_path_factory.mktemp("large"))
-    spec = SweepSpec.load(big_study.SWEEP, ["run_cap=2000"], name="large")
-    big_study.make_study(settings, spec, 2000, unfinished=False)
-    assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None)] == [2000]
-    return settings
-
-
-@pytest.fixture(params=["ui", "up"])
-def verb(request: pytest.FixtureRequest, large: Settings) -> Iterator[tuple[str, str]]:
-    """A verb that shows MLflow's page, and the page of the sweep's trials on its server."""
-    name, port = str(request.param), str(free_port())
-    regtune, home = [sys.executable, "-m", "regtune"], ["--home", str(large.home)]
-    with subprocess.Popen(
-        [*regtune, name, *home, "--port", port],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert f"MLflow: http://127.0.0.1:{port}" in process.stdout.readline()
-            address = trials_page(f"http://127.0.0.1:{port}")
-            assert address is not None
-            yield name, address
-        finally:
-            process.terminate()
-            if name == "up":
-                subprocess.run([*regtune, "down", *home], check=True, capture_output=True)
+    winner = re.compile(rf"Best (trial|so far): {re.escape(trials[0].info.run_name)}")
+    expect(page.get_by_text(winner)).to_be_visible()
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
 def test_two_thousand_trials_open_best_first_and_are_drawn(
-    page: Page, verb: tuple[str, str], large: Settings, pictures: Path
+    page: Page, tmp_path: Path, pictures: Path
 ) -> None:
-    name, address = verb
-    client = MlflowClient(address.split("/#")[0])
-    (found,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
-    order = ["metrics.`best/val_cross_entropy` ASC"]
-    best = client.search_runs(
-        [found.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order, max_results=2
-    )
-    page.goto(address)
-    page.get_by_role("button", name="Close").first.click()
-    shown = page.locator(".ag-pinned-left-cols-container").get_by_role("link")
-    expect(shown.nth(0)).to_have_text(best[0].info.run_name)
-    expect(shown.nth(1)).to_have_text(best[1].info.run_name)
-    page.screenshot(path=pictures / f"mlflow-large-{name}.png")
-    page.goto(f"{address}&compareRunsMode=CHART")
-    expect(page.locator("svg .parcoords, .js-plotly-plot").first).to_be_visible()
-    page.wait_for_timeout(SETTLING_MS)
-    page.screenshot(path=pictures / f"mlflow-large-{name}-charts.png")
+    with _page_over(tmp_path, 2000) as server:
+        best = _trials(server)
+        address = trials_page(server.url)
+        assert address is not None
+        page.goto(address)
+        page.get_by_role("button", name="Close").first.click()
+        shown = page.locator(".ag-pinned-left-cols-container").get_by_role("link")
+        expect(shown.nth(0)).to_have_text(best[0].info.run_name)
+        expect(shown.nth(1)).to_have_text(best[1].info.run_name)
+        page.screenshot(path=pictures / "mlflow-large.png")
+        page.goto(f"{address}&compareRunsMode=CHART")
+        expect(page.locator("svg .parcoords, .js-plotly-plot").first).to_be_visible()
+        page.wait_for_timeout(SETTLING_MS)
+        page.screenshot(path=pictures / "mlflow-large-charts.png")
