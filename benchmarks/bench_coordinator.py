@@ -38,12 +38,12 @@ from server import empty_database
 import regtune.sweep.coordinator
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, DataConfig
-from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted, Verdict
+from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted
 from regtune.settings import Settings, load_settings
 from regtune.study.progress import FinishedTrial, Progress
 from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
-from regtune.training.result import TrialResult
+from regtune.training.result import TrialResult, Verdict
 
 EPOCHS = 5
 EPOCH_SECONDS = 0.2

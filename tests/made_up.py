@@ -18,11 +18,10 @@ from regtune.executors import (
     TrialEnded,
     TrialFailed,
     TrialStarted,
-    Verdict,
     WorkerReady,
 )
 from regtune.study.record import MEASURED
-from regtune.training.result import TrialResult
+from regtune.training.result import TrialResult, Verdict
 
 EPOCH_SECONDS = 0.25
 

@@ -122,18 +122,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End every worker at once; nothing is left behind."""
-
-
-__all__ = [
-    "EpochEnded",
-    "Event",
-    "Executor",
-    "NoRoom",
-    "Task",
-    "TrialEnded",
-    "TrialFailed",
-    "TrialStarted",
-    "Verdict",
-    "WorkerDied",
-    "WorkerReady",
-]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -15,18 +16,17 @@ import psutil
 from regtune.credentials import without_secrets
 from regtune.errors import WorkerError
 from regtune.executors import (
-    EpochEnded,
     Event,
     NoRoom,
     Task,
     TrialEnded,
     TrialFailed,
     TrialStarted,
-    Verdict,
     WorkerDied,
     WorkerReady,
 )
 from regtune.processes import Child
+from regtune.training.result import Verdict
 from regtune.training.runtime import environment_of_worker
 
 START_SECONDS = 180
@@ -42,6 +42,9 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+_End = tuple[Literal["timeout", "out_of_memory"], str]
+
+
 @dataclass
 class _Worker:
     number: int
@@ -50,7 +53,22 @@ class _Worker:
     ready: bool = False
     task: Task | None = None
     started: float | None = None
-    ended: tuple[Literal["timeout", "out_of_memory"], str] | None = None
+    ended: _End | None = None
+
+    def beyond(self, now: float, check_memory: bool) -> _End | None:
+        """The limit that its task has exceeded."""
+        assert self.task is not None
+        assert self.started is not None
+        seconds, most = self.task.timeout_seconds, self.task.memory_bytes
+        if seconds is not None and now - self.started > seconds:
+            return "timeout", f"longer than trial_timeout, {seconds:g} s"
+        if check_memory and most is not None:
+            with suppress(psutil.NoSuchProcess):
+                used = psutil.Process(self.child.pid).memory_info().rss
+                if used > most:
+                    words = f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {most / 2**20:.0f}"
+                    return "out_of_memory", words
+        return None
 
 
 class LocalExecutor:
@@ -61,7 +79,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int, data_dir: Path | None = None) -> None:
         self._data_dir = data_dir
-        self._stillborn = 0
+        self._failed_starts = 0
         self._memory_checked = 0.0
         self._workers = [self._start(number) for number in range(workers)]
 
@@ -118,10 +136,8 @@ class LocalExecutor:
         return _Worker(number, child, time.monotonic())
 
     def _send(self, worker: _Worker, message: Task | Verdict) -> None:
-        try:
+        with suppress(OSError):  # it is dead: the next call of `events` says so
             worker.child.connection.send(message)
-        except OSError:
-            return  # it is dead: the next call of `events` says so
 
     def _drain(self, worker: _Worker) -> list[Event]:
         events: list[Event] = []
@@ -142,19 +158,19 @@ class LocalExecutor:
         match event:
             case WorkerReady():
                 worker.ready = True
-                self._stillborn = 0
+                self._failed_starts = 0
             case TrialStarted():
                 worker.started = time.monotonic()
             case TrialEnded() | TrialFailed() | NoRoom():
                 worker.task = worker.started = None
-            case EpochEnded() | WorkerDied():
+            case _:
                 pass
 
     def _replace(self, dead: _Worker) -> TrialFailed | WorkerDied:
         why = f"worker {dead.number} ended with {self._renew(dead)}"
         if not dead.ready:
-            self._stillborn += 1
-            if self._stillborn >= 2 * len(self._workers):
+            self._failed_starts += 1
+            if self._failed_starts >= 2 * len(self._workers):
                 raise WorkerError(f"workers die before they are ready: {why}")
         if dead.task is None:
             return WorkerDied(dead.number, why)
@@ -177,28 +193,7 @@ class LocalExecutor:
         for worker in self._workers:
             if not worker.ready and now - worker.since > START_SECONDS:
                 worker.child.kill()
-            if worker.task is None or worker.started is None or worker.ended:
-                continue
-            limit = worker.task.timeout_seconds
-            if limit is not None and now - worker.started > limit:
-                self._end(worker, "timeout", f"longer than trial_timeout, {limit:g} s")
-            elif check_memory and worker.task.memory_bytes is not None:
-                used = _rss(worker.child.pid)
-                if used > worker.task.memory_bytes:
-                    allowed = worker.task.memory_bytes / 2**20
-                    self._end(
-                        worker,
-                        "out_of_memory",
-                        f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {allowed:.0f}",
-                    )
-
-    def _end(self, worker: _Worker, reason: Literal["timeout", "out_of_memory"], message: str) -> None:
-        worker.ended = (reason, message)
-        worker.child.kill()
-
-
-def _rss(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
+            if worker.started is not None and not worker.ended:
+                worker.ended = worker.beyond(now, check_memory)
+                if worker.ended:
+                    worker.child.kill()

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.errors import COMMAND, StudyBusy, TooManyFailures
-from regtune.executors import Executor, Task, Verdict
+from regtune.executors import Executor, Task
 from regtune.search import Space
 from regtune.search.samplers import make_pruner
 from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
@@ -32,7 +32,8 @@ from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, spent_seconds
-from regtune.tracking import ParentState, Tracker
+from regtune.tracking import Tracker
+from regtune.training.result import Verdict
 
 REQUESTS_SECONDS = 1.0
 
@@ -123,7 +124,7 @@ class Coordinator:
             with suppress(Exception):  # what cannot be written now is settled by the next coordinator
                 for uid in list(self._asked):
                     self._put_back(uid)
-                self._record_end("KILLED")
+                self._study.end("KILLED", now_ms())
             raise
         return self._end()
 
@@ -160,16 +161,12 @@ class Coordinator:
             config=record.config,
             metric=self._spec.metric.name,
             folder=self._folder / record.uid if self._spec.keep_models else None,
-            threshold=self._threshold(),
+            threshold=self._standing.value(max(1, self._spec.keep_models)),  # of the worst that is kept
             timeout_seconds=self._spec.trial_timeout,
             memory_bytes=None if memory is None else memory * 2**20,
         )
         self._loop.submit(task, record)
         return True
-
-    def _threshold(self) -> float | None:
-        """The value a trial must beat to be among the best `keep_models` so far."""
-        return self._standing.value(max(1, self._spec.keep_models))
 
     # -- events
 
@@ -266,7 +263,13 @@ class Coordinator:
             failed=tally.failed,
             waiting=tally.waiting,
             elapsed_seconds=time.monotonic() - self._began,
-            remaining_seconds=self._remaining(tally.finished),
+            remaining_seconds=remaining_seconds(
+                run_cap=self._spec.run_cap,
+                timeout=self._spec.timeout,
+                finished=tally.finished,
+                spent=self._spent(),
+                pace=self._pace(tally.finished),
+            ),
             trial_epochs=tally.epochs,
             best=self._standing.winner,
             running=tuple(map(self._shown, running)),
@@ -291,25 +294,15 @@ class Coordinator:
     def _spent(self) -> float:
         return self._spent_before + time.monotonic() - self._began
 
-    def _remaining(self, finished: int) -> float | None:
-        """Seconds left by the timeout, or by the pace of this session, whichever comes first."""
+    def _pace(self, finished: int) -> float | None:
+        """Seconds a trial in this session."""
         done = finished - self._finished_before
-        return remaining_seconds(
-            run_cap=self._spec.run_cap,
-            timeout=self._spec.timeout,
-            finished=finished,
-            spent=self._spent(),
-            pace=(time.monotonic() - self._began) / done if done else None,
-        )
-
-    def _record_end(self, state: ParentState) -> None:
-        """Record how the sweep ended."""
-        self._study.end(state, now_ms())
+        return (time.monotonic() - self._began) / done if done else None
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
         stopped = self._stop.is_set() or (self._draining and self._budget_left())
-        self._record_end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
+        self._study.end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", now_ms())
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
         for message in self._tracker.news():

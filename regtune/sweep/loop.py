@@ -18,12 +18,12 @@ from regtune.executors import (
     TrialEnded,
     TrialFailed,
     TrialStarted,
-    Verdict,
     WorkerDied,
 )
 from regtune.storage import DISK_FULL
 from regtune.study.record import EndReason, Kept, TrialRecord
 from regtune.study.study import now_ms
+from regtune.training.result import Verdict
 
 TICK_SECONDS = 0.25
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -100,10 +101,11 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
     first = controls(spec, data) if spec.controls else []
     images = len(split.train) if split else IMAGES.get(spec.dataset)
     beside = sum(control.parameters is None for control in first) if spec.method == "grid" else 0
-    rows, standing = _earlier(spec, settings, found, space.size)
+    points = space.size if spec.method == "grid" else None
+    rows, standing = _earlier(spec, settings, found, points)
     if fresh:
         standing = _Standing()
-    left = _left(spec, space.size, standing)
+    left = _left(spec, points, standing)
     if left is not None:
         left += beside - standing.beside
     workers = settings.workers or default_workers()
@@ -122,11 +124,13 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         controls=tuple(control.name for control in first),
         controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first) or spec.method == "grid",
         beside=beside,
-        untried=_untried(spec, space.size),
+        untried=max(0, points - spec.run_cap) if points is not None and spec.run_cap is not None else 0,
         max_epochs=most_epochs(spec),
         workers=workers,
         duration=duration,
-        data=_data_text(spec, split),
+        data=f"{spec.dataset}: {len(split.train):,} train, {len(split.validation):,} validation"
+        if split
+        else spec.dataset,
         data_notes=(*found.notes, *split.notes) if found and split else (),
         data_problem=problem,
         standing=standing.text,
@@ -151,24 +155,12 @@ def _data(data: DataConfig, settings: Settings) -> tuple[Arrays | None, Split | 
         return None, None, str(error)
 
 
-def _data_text(spec: SweepSpec, split: Split | None) -> str:
-    if split is None:
-        return spec.dataset
-    return f"{spec.dataset}: {len(split.train):,} train, {len(split.validation):,} validation"
-
-
-def _left(spec: SweepSpec, size: int | None, standing: _Standing) -> int | None:
+def _left(spec: SweepSpec, points: int | None, standing: _Standing) -> int | None:
     """Trials that would be run, of a grid its points; None when only the timeout decides."""
     limits = [] if spec.run_cap is None else [spec.run_cap - standing.finished]
-    if spec.method == "grid" and size is not None:
-        limits.append(size - standing.tried)
+    if points is not None:
+        limits.append(points - standing.tried)
     return max(0, min(limits)) if limits else None
-
-
-def _untried(spec: SweepSpec, size: int | None) -> int:
-    if spec.method != "grid" or size is None or spec.run_cap is None:
-        return 0
-    return max(0, size - spec.run_cap)
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ class _Standing:
 
 
 def _earlier(
-    spec: SweepSpec, settings: Settings, data: Arrays | None, size: int | None
+    spec: SweepSpec, settings: Settings, data: Arrays | None, points: int | None
 ) -> tuple[list[Row], _Standing]:
     """Complete trials on the same data in this folder, and how the study of this name stands."""
     try:
@@ -204,7 +196,7 @@ def _earlier(
             for row in read_board(engine, info.name, limit=TRIALS_READ).rows
         ]
         try:
-            standing = _standing(spec, engine, data, size)
+            standing = _standing(spec, engine, data, points)
         except StudyNotFound:
             standing = _Standing()
         return [row for row in rows if row.state == "COMPLETE"], standing
@@ -212,31 +204,32 @@ def _earlier(
         engine.dispose()
 
 
-def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, size: int | None) -> _Standing:
+def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, points: int | None) -> _Standing:
     info, spent = read_study(engine, spec.name), read_progress(engine, spec.name).elapsed_seconds
     try:
         facts = None if data is None else {"name": data.name, "digest": data.digest}
         require_same(spec, info.spec, info.data, facts)
     except SpecChanged as error:
         return _Standing("exists, with another sweep file or other data", refused=error)
-    found = _Standing(f"resumes; finished trials: {info.finished}", info.finished, spent, beside=info.beside)
-    if spec.method == "grid" and size is not None:
+    tried, said = 0, f"finished trials: {info.finished}"
+    if points is not None:
         rows = read_board(engine, spec.name).rows if info.trials else []
         ended = [row for row in rows if row.state in ("COMPLETE", "PRUNED", "FAIL")]
         tried = len({tuple(sorted(row.parameters.items())) for row in ended if row.parameters})
-        found = replace(found, text=f"resumes; {tried} of {size} points of the grid are tried", tried=tried)
+        said = f"{tried} of {points} points of the grid are tried"
+    found = _Standing(f"resumes; {said}", info.finished, spent, tried=tried, beside=info.beside)
     if spec.timeout is not None and spent >= spec.timeout:
         why = f"the timeout is used; resume with: {COMMAND.get()} --set timeout={2 * spec.timeout:g}"
-    elif _left(spec, size, found) != 0:
+    elif _left(spec, points, found) != 0:
         return found
-    elif spec.method != "grid":
+    elif points is None:
         more = info.finished + 1
         why = f"{info.finished} of {spec.run_cap} trials; resume with: {COMMAND.get()} --set run_cap={more}"
-    elif size is not None and found.tried < size:
-        more = info.finished + size - found.tried
-        why = f"{found.tried} of {size} points of the grid are tried; resume with: {COMMAND.get()} --set run_cap={more}"
+    elif found.tried < points:
+        more = info.finished + points - found.tried
+        why = f"{said}; resume with: {COMMAND.get()} --set run_cap={more}"
     else:
-        why = f"all {size} points of the grid are tried"
+        why = f"all {points} points of the grid are tried"
     return replace(found, text=f"finished: {why}", ended=True)
 
 
@@ -286,10 +279,6 @@ def _disk(spec: SweepSpec, trials: int, duration: Duration | None) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is, or would be made."""
-    import shutil
-
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """Free space on the file system of `folder`, which need not exist yet."""
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(existing).free

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from regtune.config.source import MAX_MESSAGE
-from regtune.config.trial import METRICS, DataConfig, RegularizationConfig
-from regtune.data.datasets import load_data
+from regtune.config.trial import METRICS, DataConfig, RegularizationConfig, higher_is_better
+from regtune.data.datasets import Data, load_data
 from regtune.errors import StorageError, TrackingError, WorkerError
 from regtune.escaping import printable
-from regtune.executors import Executor, Task, Verdict
+from regtune.executors import Executor, Task
 from regtune.executors.local import LocalExecutor
+from regtune.executors.worker import MODEL_FILE
 from regtune.settings import Settings
 from regtune.storage import open_engine, writable_folder
 from regtune.storage.mlflow import check_store
@@ -26,6 +26,7 @@ from regtune.tracking import DataFacts, Origin, ParentState, StudyFacts
 from regtune.tracking.names import RETRAINED
 from regtune.tracking.sync import catch_up
 from regtune.tracking.trials import OneTrial
+from regtune.training.result import Verdict
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def retrain(
     )
     uid = f"{RETRAINED}{uuid.uuid4().hex}"
     record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
-    facts = _facts(best, uid, record, data_facts(data, config.data))
+    facts = _facts(best, uid, record, data)
     folder = settings.artifacts / "trials" / record.uid
     executor = LocalExecutor(1, settings.data_dir)
     try:
@@ -94,7 +95,21 @@ def retrain(
     if record.kept is None:
         raise WorkerError(f"training failed: {record.message}")
     known = None if best.changed else best.provenance
-    return replace(_compared(known, record.kept, record, folder, uid, unwritten), uncompared=uncompared)
+    kept = record.kept
+    return Retrained(
+        figures={name: kept.figures[name] for name in METRICS},
+        epoch=kept.epoch,
+        epochs=record.epochs,
+        generalization_gap=kept.generalization_gap,
+        seconds=record.seconds,
+        recorded=known.figures if known else None,
+        differences=_differences(kept, known) if known else {},
+        changed=_changed_versions(known) if known else (),
+        model=str(folder / MODEL_FILE),
+        uid=uid,
+        unwritten=unwritten,
+        uncompared=uncompared,
+    )
 
 
 def _uncompared(best: Best, settings: Settings) -> str:
@@ -115,21 +130,7 @@ def _uncompared(best: Best, settings: Settings) -> str:
     return f"the configuration was changed since {trial} was recorded{what}"
 
 
-def data_facts(data: Any, config: DataConfig) -> DataFacts:
-    """What MLflow is told about the data."""
-    return DataFacts(
-        name=data.name,
-        source=data.source,
-        digest=data.digest,
-        train=len(data.x_train),
-        validation=len(data.x_val),
-        features=data.features,
-        classes=data.classes,
-        split_seed=config.split_seed,
-    )
-
-
-def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyFacts:
+def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
     found = best.provenance
     metric = found.metric if found else "val_cross_entropy"
     return StudyFacts(
@@ -137,9 +138,18 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyF
         name=f"{printable(found.study)}, again" if found else "train",
         sweep=printable(found.study) if found else "train",
         parameters=tuple(RegularizationConfig.model_fields),
-        data=data,
+        data=DataFacts(
+            name=data.name,
+            source=data.source,
+            digest=data.digest,
+            train=len(data.x_train),
+            validation=len(data.x_val),
+            features=data.features,
+            classes=data.classes,
+            split_seed=record.config.data.split_seed,
+        ),
         metric=metric,
-        goal="maximize" if metric.endswith("accuracy") else "minimize",
+        goal="maximize" if higher_is_better(metric) else "minimize",
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
@@ -148,16 +158,13 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: DataFacts) -> StudyF
 
 
 def _trained(
-    executor: Executor,
-    task: Task,
-    record: TrialRecord,
-    on_epoch: Callable[[int, Mapping[str, float]], None],
+    executor: Executor, task: Task, record: TrialRecord, on_epoch: Callable[[int, Mapping[str, float]], None]
 ) -> TrialRecord:
     def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
         on_epoch(running.epoch, figures)
         return "continue"
 
-    loop = Loop(executor, decide, lambda record: None)
+    loop = Loop(executor, decide)
     loop.submit(task, record)
     while True:
         for ended in loop.turn():
@@ -175,41 +182,19 @@ def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:
     return True
 
 
-def _compared(
-    provenance: Provenance | None,
-    kept: Kept,
-    record: TrialRecord,
-    folder: Path,
-    uid: str,
-    unwritten: bool,
-) -> Retrained:
-    figures: dict[str, float] = {name: kept.figures[name] for name in METRICS}
-    differences: dict[str, float] = {}
-    changed: tuple[str, ...] = ()
-    if provenance is not None:
-        differences = {
-            name: figures[name] - value
-            for name, value in provenance.figures.items()
-            if name in figures and figures[name] != value
-        }
-        if kept.epoch != provenance.epoch:
-            differences["epoch"] = kept.epoch - provenance.epoch
-        now = versions()
-        changed = tuple(
-            f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
-            for name, before in provenance.versions.items()
-            if now.get(name) != before
-        )
-    return Retrained(
-        figures=figures,
-        epoch=kept.epoch,
-        epochs=record.epochs,
-        generalization_gap=kept.generalization_gap,
-        seconds=record.seconds,
-        recorded=provenance.figures if provenance else None,
-        differences=differences,
-        changed=changed,
-        model=str(folder / "model.keras"),
-        uid=uid,
-        unwritten=unwritten,
+def _differences(kept: Kept, known: Provenance) -> dict[str, float]:
+    """Each figure that is not bit-identical, and the epoch: new minus recorded."""
+    found: dict[str, float] = {
+        name: kept.figures[name] - value for name, value in known.figures.items() if name in METRICS
+    }
+    found["epoch"] = kept.epoch - known.epoch
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def _changed_versions(known: Provenance) -> tuple[str, ...]:
+    now = versions()
+    return tuple(
+        f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
+        for name, before in known.versions.items()
+        if now.get(name) != before
     )
