@@ -85,7 +85,7 @@ def test_a_dry_run_is_the_plan_and_another_file_of_the_same_name_is_refused(
     assert dry == run_here(capsys, "plan", "tiny.yaml", "--set", "run_cap=5")
     assert "resumes; finished trials: 4" in dry[1]
     assert "measured here" in dry[1]
-    assert "none, it is finished" in run_here(capsys, "plan", "tiny.yaml")[1]
+    assert "none, it is complete" in run_here(capsys, "plan", "tiny.yaml")[1]
     code, _, errors = run_here(capsys, "sweep", "tiny.yaml", "--set", "seed=7")
     assert (code, "seed: 42 → 7" in errors, "--fresh" in errors) == (2, True, True)
 
