@@ -14,10 +14,12 @@ from unittest.mock import patch
 import pexpect
 import pyte
 import pytest
+from typer.main import get_command
 
-from regtune.cli import main
+from regtune.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = get_command(app)
 START = "import sys; sys.argv[0] = 'regtune'; from regtune.cli import main; main()"
 
 
@@ -40,16 +42,13 @@ def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess
 
 
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: str, **changes: str) -> tuple[int, str, str]:
-    """Run a verb in this process, where nothing has to be imported again: exit code, output and errors."""
-    with (
-        patch.object(sys, "argv", ["regtune", *arguments]),
-        patch.dict(os.environ, changes),
-        pytest.raises(SystemExit) as ended,
-    ):
+    """Run a verb in this process, which has these variables meanwhile: exit code, output and errors."""
+    words, variables = patch.object(sys, "argv", ["regtune", *arguments]), patch.dict(os.environ, changes)
+    with variables, words, patch("regtune.cli.app", COMMAND), pytest.raises(SystemExit) as ended:
         main()
-    output = capsys.readouterr()
+    written = capsys.readouterr()
     assert isinstance(ended.value.code, int)
-    return ended.value.code, output.out, output.err
+    return ended.value.code, written.out, written.err
 
 
 class Terminal:

@@ -13,16 +13,14 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from corpus import CANARY, Malformed
 from corpus.configurations import CONFIGURATIONS
 from corpus.datasets import DATASETS
 from corpus.sweeps import SWEEPS
-from terminals import START, environment
+from terminals import START, environment, run_here
 
-from regtune.cli import main
 from regtune.config.source import MAX_PROBLEMS
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
@@ -110,13 +108,11 @@ UNSPLIT = Malformed("a split that leaves none to train on", lambda: "0.9998", "l
 def by_verb(bad: Malformed, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Run a verb that refuses a file; what it wrote before it did."""
     before = contents(Path())
-    with patch.object(sys, "argv", ["regtune", *words]), pytest.raises(SystemExit) as ended:
-        main()
-    written = capsys.readouterr()
-    assert_readable(written.err, bad.said)
-    assert ended.value.code == 2
+    code, output, errors = run_here(capsys, *words)
+    assert_readable(errors, bad.said)
+    assert code == 2
     assert contents(Path()) == before
-    return written.out
+    return output
 
 
 @each(SWEEPS, "a key without meaning", "10 MB of brackets", "a name that a shell runs")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,8 @@ import pytest
 import studies
 from optuna.trial import TrialState
 from parts import file_system
-from terminals import START, Terminal, environment, regtune
-from typer.main import get_command
+from terminals import START, Terminal, environment, regtune, run_here
 
-from regtune.cli import app, main
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.search import Space
@@ -31,7 +28,6 @@ from regtune.study.study import Study
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing
 
-COMMAND = get_command(app)
 NAME = "mnist-regularization"
 HOME = Path("mlruns")
 SWEEP = """\
@@ -72,16 +68,6 @@ def study(made: Path) -> None:
     Path("quick.yaml").write_text(SWEEP)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Run a verb in this process, which has these variables meanwhile: exit code, output and errors."""
-    words, variables = patch.object(sys, "argv", ["regtune", *arguments]), patch.dict(os.environ, environment)
-    with variables, words, patch("regtune.cli.app", COMMAND), pytest.raises(SystemExit) as ended:
-        main()
-    found = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, found.out, found.err
-
-
 # -- studies that are not there
 
 
@@ -101,10 +87,10 @@ def test_a_study_that_is_nearly_there_is_suggested(capsys: pytest.CaptureFixture
     ):
         (name, *flags), typed = verb.split(), next(typos)
         expected = f'error: no study "{typed}"; did you mean "{NAME}"?\n'
-        assert run(capsys, name, typed, *flags) == (2, "", expected), verb
-    code, _, errors = run(capsys, "sweep", "quick.yaml", "--from", "mnist-regularisation", "--quiet")
+        assert run_here(capsys, name, typed, *flags) == (2, "", expected), verb
+    code, _, errors = run_here(capsys, "sweep", "quick.yaml", "--from", "mnist-regularisation", "--quiet")
     assert (code, errors.splitlines()[-1].endswith(f'did you mean "{NAME}"?')) == (2, True)
-    assert run(capsys, "enqueue", "mnist-regularisation", "dropout=0.1")[0] == 2
+    assert run_here(capsys, "enqueue", "mnist-regularisation", "dropout=0.1")[0] == 2
 
 
 # -- a configuration is queued
@@ -131,11 +117,13 @@ def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
     coordinator.start()
     try:
         assert ready.wait(60)
-        assert run(capsys, "enqueue", "quick", "dropout=0.1")[2] == "Queued dropout=0.1; trial 0 runs it.\n"
+        assert (
+            run_here(capsys, "enqueue", "quick", "dropout=0.1")[2] == "Queued dropout=0.1; trial 0 runs it.\n"
+        )
     finally:
         done.set()
         coordinator.join()
-    said = run(capsys, "enqueue", "quick", "dropout=0")[2]
+    said = run_here(capsys, "enqueue", "quick", "dropout=0")[2]
     assert said == "Queued dropout=0.0; it runs when the study resumes.\n"
 
 
@@ -205,7 +193,7 @@ REFUSED_BY_THE_PARSER = [
 
 @pytest.mark.parametrize("arguments", AT_ODDS, ids=" ".join)
 def test_what_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
-    code, output, errors = run(capsys, *arguments)
+    code, output, errors = run_here(capsys, *arguments)
     assert (code, output) == (2, "")
     (line,) = errors.splitlines()
     assert line.startswith("error: ")
@@ -216,7 +204,7 @@ def test_what_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str], argument
 
 def test_what_cannot_be_parsed_is_said_in_a_box(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in REFUSED_BY_THE_PARSER:
-        code, output, errors = run(capsys, *arguments)
+        code, output, errors = run_here(capsys, *arguments)
         assert code == 2, arguments
         assert "Usage: " in output + errors or "─ Error ─" in errors
         assert "Traceback" not in errors
@@ -225,7 +213,7 @@ def test_what_cannot_be_parsed_is_said_in_a_box(capsys: pytest.CaptureFixture[st
 
 def test_an_address_that_no_machine_has_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for host in ("no such host", "h" * 300, b"a\xff".decode("utf-8", "surrogateescape"), "::x"):
-        code, output, errors = run(capsys, "ui", "--no-browser", "--host", host)
+        code, output, errors = run_here(capsys, "ui", "--no-browser", "--host", host)
         assert (code, output, len(errors.splitlines())) == (1, "", 1)
         assert "not an address of this machine; try 127.0.0.1" in errors
 
@@ -252,7 +240,7 @@ def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: pytest.Capture
         ),
         *(["data", "verify", word], ["db", "restore", word], ["sweep", "quick.yaml", "--name", word]),
     ):
-        code, _, errors = run(capsys, *arguments)
+        code, _, errors = run_here(capsys, *arguments)
         assert code in (1, 2)
         assert "Traceback" not in errors
         assert "a\\xff" in errors or "a\\udcff" in errors, arguments
@@ -271,14 +259,14 @@ def test_a_variable_without_meaning_is_named_or_ignored(capsys: pytest.CaptureFi
         ),
     }.items():
         for value in values:
-            code, _, errors = run(capsys, "studies", **{name: value})
+            code, _, errors = run_here(capsys, "studies", **{name: value})
             assert (code, len(errors.splitlines()), name in errors) == (2, 1, True), (name, value)
             assert "secret" not in errors
     for name, value in (
         *(("COLUMNS", "wide"), ("COLUMNS", "-5"), ("COLUMNS", "0"), ("COLUMNS", "9" * 50)),
         *(("NO_COLOR", ""), ("LINES", "tall"), ("TERM", "nothing")),
     ):
-        assert run(capsys, "studies", **{name: value})[::2] == (0, ""), (name, value)
+        assert run_here(capsys, "studies", **{name: value})[::2] == (0, ""), (name, value)
 
 
 def test_a_malformed_env_file_is_named_or_ignored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,7 +275,7 @@ def test_a_malformed_env_file_is_named_or_ignored(capsys: pytest.CaptureFixture[
         *(b"=\n=x\nREGTUNE_WORKERS", b"x" * 10_000_000),
     ):
         Path(".env").write_bytes(content)
-        code, _, errors = run(capsys, "studies")
+        code, _, errors = run_here(capsys, "studies")
         assert (code, len(errors.splitlines())) in ((0, 0), (2, 1)), content[:40]
         assert Path(".env").read_bytes() == content
 
@@ -306,7 +294,7 @@ def test_a_folder_whose_choice_of_databases_is_damaged_says_so(capsys: pytest.Ca
         b'{"studies": "sqlite:///a\\n", "mlflow": "x"}',
     ):
         (HOME / "stores.json").write_bytes(content)
-        code, _, errors = run(capsys, "studies")
+        code, _, errors = run_here(capsys, "studies")
         assert (code, len(errors.splitlines())) == (2, 1), content[:40]
         assert "stores.json: " in errors
         assert "choose anew with: regtune up" in errors
@@ -357,7 +345,7 @@ def test_a_full_disk_is_said_and_a_closed_output_is_none() -> None:
 @pytest.mark.slow
 def test_a_verb_that_reads_fits_forty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in READING.values():
-        code, output, errors = run(capsys, *arguments, COLUMNS="40")
+        code, output, errors = run_here(capsys, *arguments, COLUMNS="40")
         assert code in (0, 1), errors
         assert max(map(len, output.splitlines())) <= 40, arguments
 
@@ -385,7 +373,7 @@ def test_what_an_encoding_lacks_is_spelled(capsys: pytest.CaptureFixture[str], e
     for arguments in (*READING.values(), ("--help",), ("best", NAME)):
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
         with patch.object(sys, "stdout", streams[0]), patch.object(sys, "stderr", streams[1]):
-            assert run(capsys, *arguments, COLUMNS="80")[0] in (0, 1)
+            assert run_here(capsys, *arguments, COLUMNS="80")[0] in (0, 1)
         for stream in streams:
             stream.flush()
         output, errors = (stream.buffer.getvalue().decode(encoding) for stream in streams)  # type: ignore[attr-defined]
@@ -426,7 +414,7 @@ def test_a_verb_that_reads_needs_neither_a_home_nor_an_account(
 
     def reads(verbs: Sequence[tuple[str, ...]]) -> None:
         for arguments in verbs:
-            code, output, errors = run(capsys, *arguments)
+            code, output, errors = run_here(capsys, *arguments)
             assert code in (0, 1), errors
             assert output
             assert not Path("relative").exists()
@@ -476,13 +464,13 @@ def test_a_folder_that_is_read_only_is_said_and_can_be_read(
         shutil.copy(HOME / "studies.db", folder)
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         for arguments in (("board", NAME), ("show", NAME), ("studies",), ("best", NAME)):
-            code, _, errors = run(capsys, *arguments, "--home", str(folder))
+            code, _, errors = run_here(capsys, *arguments, "--home", str(folder))
             assert (code, "error" in errors) == (0, False), errors
         for arguments in (
             ("sweep", "quick.yaml"),
             ("delete", NAME, "--yes"),
             ("enqueue", "spaced", "dropout=0.1"),
         ):
-            code, _, errors = run(capsys, *arguments, "--home", str(folder))
+            code, _, errors = run_here(capsys, *arguments, "--home", str(folder))
             assert code == 1, arguments
             assert errors.splitlines()[-1].startswith("error: "), errors
