@@ -1,4 +1,4 @@
-"""Thousands of trials of a fraction of a second each in one sweep: throughput, and what it costs its processes in time.
+"""The cost of a long sweep: throughput, memory, files and threads over thousands of trials of a fraction of a second.
 
     python benchmarks/bench_load.py [--trials 2000] [--workers 2] [--json FILE] [--no-verdict]
 
@@ -6,13 +6,11 @@
 and of the coordinator, the writer and each worker the resident memory, file descriptors and threads. "Flat" compares
 medians of the last tenth with those from the 200th trial to the 400th: memory within 10 %, descriptors and threads no
 more than one above, which a look may catch open. The growth a trial, by least squares, is what 24 hours are
-extrapolated from. Exits 1 when something is not flat.
+extrapolated from. Exits with 1 when something is not flat.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -27,9 +25,7 @@ from typing import Any
 import psutil
 import sqlalchemy
 import yaml
-from bench_train import machine
-from rich.console import Console
-from rich.table import Table
+from report import machine, options, show, write
 
 LOOK_SECONDS = 0.5
 WARM = 200
@@ -56,20 +52,17 @@ SWEEP: dict[str, Any] = {
 
 def main() -> int:
     """Sweep, look, show, write; 1 when something grows."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="where the result is written")
-    parser.add_argument("--no-verdict", action="store_true", help="do not fail")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         seconds, looks = sweep(Path(folder), arguments.trials, arguments.workers)
     found = figures(looks, arguments.trials, seconds)
-    show(found)
-    if arguments.json:
-        given = {"machine": machine(), "load_before": load_before, "workers": arguments.workers}
-        arguments.json.write_text(json.dumps({**given, **found}, indent=2) + "\n")
+    print_table(found)
+    given = {"machine": machine(), "load_before": load_before, "workers": arguments.workers}
+    write(arguments.json, {**given, **found})
     return int(not all(one["flat"] for one in found["processes"].values()) and not arguments.no_verdict)
 
 
@@ -170,36 +163,28 @@ def figures(looks: Sequence[dict[str, Any]], trials: int, seconds: float) -> dic
     return {"trials": trials, "seconds": seconds, "trials_a_second": pace, "processes": found}
 
 
-def show(found: dict[str, Any]) -> None:
-    """A table."""
+def print_table(found: dict[str, Any]) -> None:
+    """Print the processes with their verdicts."""
     title = f"{found['trials']:,} trials in {found['seconds']:.0f} s, {found['trials_a_second']:.2f} a second"
-    table = Table(title=title)
-    for name in (
-        "",
-        "memory, warm",
-        "at the end",
-        "a trial",
-        "after 24 hours",
-        "files",
-        "threads",
-        "CPU",
-        "",
-    ):
-        table.add_column(name, justify="right" if name else "left")
-    for name, one in found["processes"].items():
-        warm, end = one["warm"], one["end"]
-        table.add_row(
+    columns = (
+        *("", "memory, warm", "at the end", "a trial", "after 24 hours"),
+        *("files", "threads", "CPU", "verdict"),
+    )
+    rows = (
+        (
             name,
-            f"{warm['mib']:.0f} MiB",
-            f"{end['mib']:.0f} MiB",
+            f"{one['warm']['mib']:.0f} MiB",
+            f"{one['end']['mib']:.0f} MiB",
             f"{one['kib_a_trial']:+.2f} KiB",
             f"{one['mib_after_a_day']:.0f} MiB",
-            f"{warm['files']:.0f} to {end['files']:.0f}",
-            f"{warm['threads']:.0f} to {end['threads']:.0f}",
+            f"{one['warm']['files']:.0f} to {one['end']['files']:.0f}",
+            f"{one['warm']['threads']:.0f} to {one['end']['threads']:.0f}",
             "" if one["cpu_seconds"] is None else f"{one['cpu_seconds']:.0f} s",
             "flat" if one["flat"] else "GROWS",
         )
-    Console(width=120).print(table)
+        for name, one in found["processes"].items()
+    )
+    show(title, columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What MLflow costs a sweep: the same sweep with it and without it, in turns, into SQLite and through a server.
+"""The cost of MLflow in a sweep: the same sweep with it and without it, in turns, into SQLite and through a server.
 
     python benchmarks/bench_tracking.py [--rounds 1] [--trials 60] [--dataset mnist] [--json FILE] [--no-verdict]
 
@@ -8,13 +8,11 @@ round without MLflow, which includes all that a busy machine does to a time; and
 and of the server while the sweep went on, as a share of all that the sweep used, its workers' and coordinator's with
 them. The second is what a machine with nothing to spare pays, and other work on the machine does not change it. Both
 are also given without the start (importing MLflow and opening its store, once a sweep, however long it is). MLflow's
-tables are made before, as `regtune db init` does: once a folder. Exits 1 when the CPU's share is above 1 % into SQLite.
+tables are made before, as `regtune db init` does: once a folder. Exits with 1 above 1 % of CPU into SQLite.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import socket
 import statistics
@@ -26,9 +24,7 @@ from typing import Any
 
 import psutil
 from bench_coordinator import Untracked, Unwatched
-from bench_train import machine
-from rich.console import Console
-from rich.table import Table
+from report import machine, options, show, write
 
 from regtune import SweepSpec, run_sweep
 from regtune.executors.local import LocalExecutor
@@ -83,13 +79,11 @@ class Metered(Tracker):
 
 def main() -> int:
     """Measure in turns, show, write; 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--json", type=Path, help="where the result is written")
-    parser.add_argument("--no-verdict", action="store_true", help="do not fail: the machine is busy")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
     executor = LocalExecutor(WORKERS, load_settings().data_dir)
@@ -112,9 +106,8 @@ def main() -> int:
         "ways": {way: summary(rounds, way) for way in arguments.ways if way != "without"},
         "rounds": rounds,
     }
-    show(found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    print_table(found)
+    write(arguments.json, found)
     shares = [entry["cpu_share"] for way, entry in found["ways"].items() if way == "sqlite"]
     return 1 if max(shares, default=0.0) > MOST_SHARE and not arguments.no_verdict else 0
 
@@ -193,19 +186,14 @@ def summary(rounds: Sequence[dict[str, dict[str, float]]], way: str) -> dict[str
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    """A table."""
-    table = Table(title=f"what MLflow costs a sweep of {found['trials']} trials, {WORKERS} workers")
-    for name in (
-        "",
-        "sweep",
-        "workers busy",
-        "time / without",
-        "CPU / all of it",
-        "after the start",
-        "start, CPU",
-    ):
-        table.add_column(name, justify="right" if name else "left")
+def print_table(found: dict[str, Any]) -> None:
+    """Print the ways."""
+    title = f"what MLflow costs a sweep of {found['trials']} trials, {WORKERS} workers"
+    columns = (
+        *("", "sweep", "workers busy", "time / without"),
+        *("CPU / all of it", "after the start", "start, CPU"),
+    )
+    rows = []
     for way in found["rounds"][0]:
         entry = found["ways"].get(way)
         seconds, training = (
@@ -221,8 +209,9 @@ def show(found: dict[str, Any]) -> None:
             [f"{entry[name]:.2%}" for name in ("cpu_share", "cpu_share_without_start")] if entry else ["", ""]
         )
         start = f"{entry['start_cpu_seconds']:.1f} s" if entry else ""
-        table.add_row(way, f"{seconds:.1f} s", f"{training / (WORKERS * seconds):.1%}", ratio, *shares, start)
-    Console().print(table)
+        busy = f"{training / (WORKERS * seconds):.1%}"
+        rows.append((way, f"{seconds:.1f} s", busy, ratio, *shares, start))
+    show(title, columns, rows)
 
 
 if __name__ == "__main__":
