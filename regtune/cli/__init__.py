@@ -1,4 +1,6 @@
-"""The command line: parses, calls, renders. `main` is the console script.
+"""The command line: parse, make one call, draw.
+
+`main` is the console script.
 
 Nothing heavy is imported before a verb runs, so that help and completion answer at once.
 """

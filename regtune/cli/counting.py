@@ -1,4 +1,4 @@
-"""How far something long is: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long work: a bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 

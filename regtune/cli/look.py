@@ -1,4 +1,4 @@
-"""The verbs that look: board, show, studies, ui."""
+"""The verbs that read: board, show, studies, ui."""
 
 from __future__ import annotations
 

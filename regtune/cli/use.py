@@ -1,4 +1,4 @@
-"""The verbs that use what a sweep found: best, train."""
+"""The verbs for the result of a sweep: best, train."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A study and its trials in Optuna's database: opened, asked, told and read."""
+"""A study and its trials in Optuna's database: open, ask, tell and read."""

@@ -1,4 +1,4 @@
-"""What a run lacks: the difference between what it is to say and what MLflow has, without a look at MLflow."""
+"""The difference between what a run should contain and what MLflow has, computed without MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MLflow page of a project folder: shown until Ctrl-C, or opened where a server shows it already."""
+"""The MLflow page of a folder: served until Ctrl-C, or opened where a server serves it already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Tracker`: keeps MLflow up to date with a running study, from a process of its own.
+"""The tracker of a running study: keeps MLflow up to date from a process of its own.
 
 MLflow can delay neither a sweep nor its training: nothing is handed over, the process reads the study itself. A store
 that is away is tried again for as long as the sweep runs; what is missing then is caught up at the next start, or by

@@ -1,4 +1,4 @@
-"""A study read by SQL: its trials in batches, how it stands, and what has changed since it was read last.
+"""A study's trials read by SQL, in batches, and what has changed since the last reading.
 
 An ended trial stays as it is, so another look reads only new trials and those that had not ended. Never more than a
 batch of records is held.

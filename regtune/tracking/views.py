@@ -1,4 +1,4 @@
-"""The saved view that MLflow's page offers under *Views*: the trials best first, with their parameters and figures.
+"""The saved view of an experiment in MLflow: trials best first, with their parameters and figures.
 
 MLflow 3.17 keeps a view as a tag of the experiment, `mlflow.sharedViewState.KEY`: an envelope around the page's own
 state as JSON. A page's address may name the key. What a page cannot read it passes over: another version of MLflow

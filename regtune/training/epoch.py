@@ -1,4 +1,4 @@
-"""`EpochModel`: a `keras.Sequential` whose training step is a whole epoch, in one graph over resident data.
+"""The whole-epoch model: a `keras.Sequential` whose training step is one epoch in one graph.
 
 `fit` gives it one number a step, the epoch's; the graph shuffles, goes through all batches of the resident
 training images, evaluates the resident validation images and returns the six METRICS. Keras' callbacks see an

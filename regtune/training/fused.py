@@ -1,4 +1,4 @@
-"""`FusedModel`: the same training in fewer passes over the same numbers; what `training: {fused: true}` takes.
+"""The fused model: the same training in fewer passes, for `training: {fused: true}`.
 
 Each step is Keras' step to within rounding, but not bit for bit: one pass of TensorFlow's own kernel applies
 the optimizer, the penalty's gradient is written down instead of derived, and validation goes through larger

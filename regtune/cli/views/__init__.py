@@ -1,1 +1,1 @@
-"""What verbs show, drawn with Rich."""
+"""The output of the verbs, drawn with Rich."""
