@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 from regtune.config.mistakes import Problem, describe, suggestion
 from regtune.config.sweepfile.parameters import Categorical, Constant, Range
 from regtune.config.sweepfile.targets import TARGETS
-from regtune.config.trial import MAX_LAYERS
 
 if TYPE_CHECKING:
     from regtune.config.sweepfile.specification import SweepSpec
@@ -26,29 +25,17 @@ _OF_ITS_OPTIMIZER = {"weight_decay": "adamw", "momentum": "sgd", "fused": "adam"
 
 def problems(spec: SweepSpec) -> list[Problem]:
     """Mistakes between keys that are legal each for itself."""
-    return [
-        *_budget(spec),
-        *_dataset(spec),
-        *_layers(spec),
-        *_early_stopping(spec),
-        *_conditions(spec),
-        *_method(spec),
-    ]
+    return [*_budget(spec), *_dataset(spec), *_layers(spec), *_conditions(spec), *_method(spec)]
 
 
 def _budget(spec: SweepSpec) -> Iterator[Problem]:
     if spec.run_cap is None and spec.timeout is None:
-        yield (
-            ("run_cap",),
-            "missing; expected a budget: run_cap (trials) or timeout (seconds), for example run_cap: 60",
-        )
+        budget = "run_cap (trials) or timeout (seconds), for example run_cap: 60"
+        yield ("run_cap",), f"missing; expected a budget: {budget}"
     if not spec.searched:
-        example = "dropout: {min: 0.0, max: 0.6}"
         fixed = ", each has one value only" if spec.parameters else ""
-        yield (
-            ("parameters",),
-            f"nothing is searched{fixed}; expected at least one range or list, for example {example}",
-        )
+        expected = "expected at least one range or list, for example dropout: {min: 0.0, max: 0.6}"
+        yield ("parameters",), f"nothing is searched{fixed}; {expected}"
 
 
 def _dataset(spec: SweepSpec) -> Iterator[Problem]:
@@ -56,57 +43,43 @@ def _dataset(spec: SweepSpec) -> Iterator[Problem]:
     if not name.isprintable():
         yield ("dataset",), f"expected a name or path of printable characters, found {describe(name)}"
     elif name not in DATASETS and not name.lower().endswith(".npz"):
-        hint = suggestion(name, DATASETS)
-        yield (
-            ("dataset",),
-            f"expected {', '.join(DATASETS)} or a path to a .npz file, found {describe(name)}{hint}",
-        )
+        found = f"found {describe(name)}{suggestion(name, DATASETS)}"
+        yield ("dataset",), f"expected {', '.join(DATASETS)} or a path to a .npz file, {found}"
 
 
 def _layers(spec: SweepSpec) -> Iterator[Problem]:
     depths = depths_of(spec)
     counts = " or ".join(map(str, sorted(depths)))
     for name, parameter in spec.parameters.items():
-        if not TARGETS[name].layered:
-            continue
-        if not isinstance(parameter, Constant):
-            if parameter.per_layer and len(depths) > 1:
-                what = f"expected one number of hidden layers, found {counts}"
-                yield (
-                    ("parameters", name, "per_layer"),
-                    f"{what}; drop per_layer, or search hidden of one depth",
-                )
-        elif (
-            isinstance(parameter.value, tuple)
-            and depths != {len(parameter.value)}
-            and len(parameter.value) != 1
-        ):
-            what = f"expected one value, or {counts} (one a hidden layer), found {len(parameter.value)}"
-            yield ("parameters", name, "value"), what
+        where = ("parameters", name)
+        if TARGETS[name].block == "early_stopping" and spec.early_stopping is None:
+            remedy = "give early_stopping, or remove it"
+            yield where, f"early_stopping is null, so this would never act; {remedy}"
+        elif isinstance(parameter, Constant):
+            length = (
+                len(parameter.value) if TARGETS[name].layered and isinstance(parameter.value, tuple) else 1
+            )
+            if length != 1 and depths != {length}:
+                what = f"expected one value, or {counts} (one a hidden layer), found {length}"
+                yield (*where, "value"), what
+        elif parameter.per_layer and len(depths) > 1:
+            remedy = "drop per_layer, or search hidden of one depth"
+            yield (*where, "per_layer"), f"expected one number of hidden layers, found {counts}; {remedy}"
 
 
 def depths_of(spec: SweepSpec) -> set[int]:
     """Every number of hidden layers a trial can have."""
     hidden = spec.parameters.get("hidden")
-    if isinstance(hidden, Categorical):
-        return {len(widths) for widths in hidden.values if isinstance(widths, tuple)}
-    fixed = spec.fixed("hidden") if isinstance(hidden, Constant) else spec.model.hidden
-    return {len(fixed)} if 0 < len(fixed) <= MAX_LAYERS else {1}
-
-
-def _early_stopping(spec: SweepSpec) -> Iterator[Problem]:
-    if spec.early_stopping is None:
-        for name in spec.parameters:
-            if TARGETS[name].block == "early_stopping":
-                yield (
-                    ("parameters", name),
-                    "early_stopping is null, so this would never act; give early_stopping, or remove it",
-                )
+    return (
+        {len(widths) for widths in hidden.values}
+        if isinstance(hidden, Categorical)
+        else {len(spec.fixed("hidden"))}
+    )
 
 
 def _conditions(spec: SweepSpec) -> Iterator[Problem]:
     searched = spec.searched
-    edges: dict[str, list[str]] = {}
+    edges: dict[str, list[str]] = {name: [] for name in searched}
     for name, parameter in searched.items():
         for other, values in parameter.when.items():
             where = ("parameters", name, "when", other)
@@ -114,79 +87,61 @@ def _conditions(spec: SweepSpec) -> Iterator[Problem]:
             if base not in searched:
                 yield where, _not_searched(base, spec)
                 continue
-            edges.setdefault(name, []).append(base)
+            edges[name].append(base)
             if refusal := _layer_refusal(spec, name, base, layer):
                 yield where, refusal
             for refusal in _outside(base, searched[base], values):
                 yield where, refusal
-    for cycle in _cycles(edges):
-        yield (
-            ("parameters", cycle[0], "when"),
-            f"a circle: {' needs '.join((*cycle, cycle[0]))}; expected one that needs none",
-        )
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]  # each node needs the one before it
+        start = min(range(len(circle) - 1), key=lambda n: list(searched).index(circle[n]))
+        circle = [*circle[start:-1], *circle[:start], circle[start]]
+        what = f"a circle: {' needs '.join(circle)}; expected one that needs none"
+        yield ("parameters", circle[0], "when"), what
 
 
 def _not_searched(name: str, spec: SweepSpec) -> str:
     if name in spec.parameters:
         return "has one value only; expected another searched parameter"
-    near = get_close_matches(name, list(spec.searched), n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else ""
-    return f"expected another searched parameter, one of {', '.join(spec.searched)}{hint}"
+    names = tuple(spec.searched)
+    return f"expected another searched parameter, one of {', '.join(names)}{suggestion(name, names)}"
 
 
 def _layer_refusal(spec: SweepSpec, name: str, other: str, layer: str) -> str | None:
     if not spec.searched[other].per_layer:
         return f"{other} is not per layer; expected {other}" if layer else None
-    count = max(depths_of(spec))
-    if not layer:
-        both = spec.searched[name].per_layer
-        return None if both else f"{other} is per layer; expected {other}.1 to {other}.{count}"
-    if not layer.isdigit() or not 1 <= int(layer) <= count or layer != str(int(layer)):
-        return f"expected {other}.1 to {other}.{count}"
-    return None
+    layers = [str(number) for number in range(1, max(depths_of(spec)) + 1)]
+    if layer in layers or (not layer and spec.searched[name].per_layer):
+        return None
+    expected = f"expected {other}.1 to {other}.{layers[-1]}"
+    return expected if layer else f"{other} is per layer; {expected}"
 
 
 def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -> Iterator[str]:
     """Why those of `values` that `name` cannot have are none of its."""
-    shown = dict.fromkeys(map(shown_value, parameter.values)) if isinstance(parameter, Categorical) else {}
-    points = frozenset(parameter.points or ()) if isinstance(parameter, Range) else frozenset()
+    words = dict.fromkeys(map(shown_value, parameter.values)) if isinstance(parameter, Categorical) else {}
     for value in values:
         converted = TARGETS[name].convert(value)
         number = type(converted) in (int, float)
         if parameter.optional and number and converted == 0:
             continue
         if isinstance(parameter, Categorical):
-            if shown_value(converted) not in shown:
-                hint = suggestion(value, tuple(shown)) if isinstance(value, str) else ""
-                yield f"{name} is one of {', '.join(shown)}, found {describe(value)}{hint}"
-        elif parameter.points is None:
+            if shown_value(converted) not in words:
+                hint = suggestion(value, tuple(words)) if isinstance(value, str) else ""
+                yield f"{name} is one of {', '.join(words)}, found {describe(value)}{hint}"
+        elif parameter.steps is None:
             only = "expected 0 (off)" if parameter.optional else "expected a parameter with values or q"
             yield f"{name} is continuous, no single value of it recurs; {only}"
-        elif not number or converted not in points:
-            first, last = parameter.points[0], parameter.points[-1]
+        elif not number or not parameter.has(converted):
+            first, last = map(parameter.multiple, parameter.steps)
             yield f"{name} goes from {first} to {last} by {parameter.step}, found {describe(value)}"
 
 
 def shown_value(value: Any) -> str:
     """A value as text: widths of layers as ``128-64``."""
-    if isinstance(value, tuple):
-        return "-".join(map(str, value))
-    return describe(value).strip('"')
-
-
-def _cycles(edges: Mapping[str, list[str]]) -> Iterator[tuple[str, ...]]:
-    seen: set[str] = set()
-
-    def walk(name: str, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        if name in path:
-            yield path[path.index(name) :]
-        elif name not in seen:
-            for other in edges.get(name, ()):
-                yield from walk(other, (*path, name))
-            seen.add(name)
-
-    for name in edges:
-        yield from walk(name, ())
+    return "-".join(map(str, value)) if isinstance(value, tuple) else describe(value).strip('"')
 
 
 def _method(spec: SweepSpec) -> Iterator[Problem]:
@@ -194,20 +149,12 @@ def _method(spec: SweepSpec) -> Iterator[Problem]:
         where = ("parameters", name)
         if spec.method == "grid" and isinstance(parameter, Range) and parameter.points is None:
             yield where, f"continuous, and method grid needs single values; give values or q, or {_ANY}"
-        if spec.method in _FLAT_ONLY:
-            for key in ("optional", "when"):
-                if getattr(parameter, key):
-                    reason = _FLAT_ONLY[spec.method]
-                    yield (
-                        (*where, key),
-                        f"method {spec.method} {reason}, where nothing is conditional; {_ANY}",
-                    )
-    searched = spec.searched
-    if (
-        spec.method == "cmaes"
-        and searched
-        and all(isinstance(found, Categorical) for found in searched.values())
-    ):
+        for key in ("optional", "when"):
+            if spec.method in _FLAT_ONLY and getattr(parameter, key):
+                reason = f"{_FLAT_ONLY[spec.method]}, where nothing is conditional"
+                yield (*where, key), f"method {spec.method} {reason}; {_ANY}"
+    kinds = {type(parameter) for parameter in spec.searched.values()}
+    if spec.method == "cmaes" and kinds == {Categorical}:
         yield (
             ("method",),
             f"cmaes searches numbers, and every parameter here is a list of values; {_ANY}, or grid",
@@ -227,32 +174,29 @@ def warnings(spec: SweepSpec) -> list[str]:
 
 def _penalty(spec: SweepSpec) -> Iterator[str]:
     penalties = [name for name in ("l1", "l2") if name in spec.searched]
-    if not penalties:
-        return
-    named = " and ".join(penalties)
-    monitors: set[str] = {spec.early_stopping.monitor} if spec.early_stopping else set()
-    if isinstance(found := spec.parameters.get("monitor"), Categorical):
-        monitors = {str(value) for value in found.values}
-    searched: set[str] = {spec.metric.name}
-    for key, metrics in (("metric.name", searched), ("early_stopping.monitor", monitors)):
-        for metric in sorted(metrics & {"loss", "val_loss"}):
+    monitors = _possible(spec, "monitor") if spec.early_stopping else set()
+    for key, metrics in (("metric.name", {spec.metric.name}), ("early_stopping.monitor", monitors)):
+        for metric in sorted(metrics & {"loss", "val_loss"}) if penalties else ():
             better = metric.replace("loss", "cross_entropy")
             yield (
-                f"{key}: {metric} contains the penalty of {named}, which is searched, so it cannot compare "
-                f"strengths; use {better}"
+                f"{key}: {metric} contains the penalty of {' and '.join(penalties)}, which is searched, so it cannot "
+                f"compare strengths; use {better}"
             )
 
 
+def _possible(spec: SweepSpec, name: str) -> set[Any]:
+    parameter = spec.parameters.get(name)
+    return set(parameter.values) if isinstance(parameter, Categorical) else {spec.fixed(name)}
+
+
 def _wasted(spec: SweepSpec) -> Iterator[str]:
-    optimizer = spec.parameters.get("optimizer")
-    possible = set(optimizer.values) if isinstance(optimizer, Categorical) else {spec.fixed("optimizer")}
     for name, needed in _OF_ITS_OPTIMIZER.items():
-        if name in spec.searched and needed not in possible:
+        if name in spec.searched and needed not in _possible(spec, "optimizer"):
             yield f"parameters.{name}: acts under optimizer {needed} only, which no trial uses"
 
 
 def _method_warnings(spec: SweepSpec) -> Iterator[str]:
-    listed = [name for name, found in spec.searched.items() if isinstance(found, Categorical)]
+    listed = [name for name, parameter in spec.searched.items() if isinstance(parameter, Categorical)]
     if spec.method == "cmaes" and listed:
         yield f"method: cmaes searches numbers only and draws {', '.join(listed)} at random; {_ANY}"
     if spec.method in ("cmaes", "gp") and spec.early_terminate is not None:
@@ -260,35 +204,36 @@ def _method_warnings(spec: SweepSpec) -> Iterator[str]:
 
 
 def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
-    pruner = spec.early_terminate
+    pruner, epochs = spec.early_terminate, most_epochs(spec)
     if pruner is None:
         return
-    epochs, first = most_epochs(spec), pruner.first_epoch
-    if first >= epochs:
-        yield f"early_terminate: the first check is at epoch {first} of at most {epochs}, so nothing is ended early"
+    if pruner.first_epoch >= epochs:
+        when = f"the first check is at epoch {pruner.first_epoch} of at most {epochs}"
+        yield f"early_terminate: {when}, so nothing is ended early"
         return
     if pruner.max_iter is not None and pruner.max_iter > epochs:
         yield f"early_terminate.max_iter: {pruner.max_iter} is more than the {epochs} epochs of a trial"
     if pruner.type == "hyperband" and spec.run_cap is not None:
         count, controls = len(pruner.brackets(epochs)), 0 if spec.method == "grid" else control_count(spec)
         trials = max(0, spec.run_cap - controls)
-        few = "1 trial" if trials == 1 else f"{trials} trials"
         if trials <= 10 * count:
             yield (
-                f"early_terminate: hyperband has {count} bracket{'s' if count > 1 else ''} for {few}; "
+                f"early_terminate: hyperband has {_counted(count, 'bracket')} for {_counted(trials, 'trial')}; "
                 f"expected more than 10 a bracket: run_cap above {10 * count + controls}, a larger min_iter, "
                 "or type: median"
             )
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def most_epochs(spec: SweepSpec) -> int:
     """The most epochs a trial can have."""
-    found = spec.parameters.get("max_epochs")
-    if isinstance(found, Range):
-        return int((found.points or (found.max,))[-1])
-    if isinstance(found, Categorical):
-        return max(value for value in found.values if isinstance(value, int))
-    return int(spec.fixed("max_epochs"))
+    parameter = spec.parameters.get("max_epochs")
+    if isinstance(parameter, Range):
+        return int((parameter.points or (parameter.max,))[-1])
+    return int(max(_possible(spec, "max_epochs")))
 
 
 def control_count(spec: SweepSpec) -> int:

@@ -5,6 +5,7 @@ The words are those of Weights & Biases; `forms` has all that a file may say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
@@ -139,6 +140,13 @@ class Range(Searched):
         """``factor * step`` without the noise of binary fractions."""
         product = Decimal(str(self.step)) * factor
         return int(product) if isinstance(self.step, int) else float(product)
+
+    def has(self, value: float) -> bool:
+        """Whether it can be `value`."""
+        if self.steps is None or self.step is None:
+            return self.min <= value <= self.max
+        factor = round(value / self.step) if math.isfinite(value) else self.steps[0] - 1
+        return self.steps[0] <= factor <= self.steps[1] and self.multiple(factor) == value
 
     @cached_property
     def points(self) -> tuple[float | int, ...] | None:
