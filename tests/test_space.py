@@ -48,7 +48,7 @@ def sampled(space: Space, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return shown, trial.params
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(specs(), st.integers(0, 2**32 - 1))
 def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
     space = Space(spec)
@@ -65,7 +65,7 @@ def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
         assert distribution._contains(distribution.to_internal_repr(value))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(specs(), st.integers(0, 2**32 - 1))
 def test_every_proposal_is_a_configuration_that_comes_back_from_yaml(spec, seed):
     space = Space(spec)
@@ -76,7 +76,7 @@ def test_every_proposal_is_a_configuration_that_comes_back_from_yaml(spec, seed)
     assert space.config(shown, seed=7, data=DATA).digest == config.digest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(specs(discrete=True))
 def test_a_grid_has_every_assignment_once_and_as_many_as_its_size_says(spec):
     space = Space(spec)

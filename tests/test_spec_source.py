@@ -163,7 +163,7 @@ def test_merge_keys_give_what_a_group_has_not_itself_and_the_lines_where_it_stan
         "strength: &strength {min: 1, max: 3}\nlog: &log\n  <<: *strength\n  scale: log\n  min: 2\n"
         "l1:\n  <<: [*log, {max: 4, optional: true}]\n  scale: linear\n'<<': 1\n"
     )
-    found = parse(text, "s.yaml", with_lines=True)
+    found = parse(text, "s.yaml")
     assert found.values == {**yaml.safe_load(text), "<<": 1}
     assert found.values["l1"] == {"scale": "linear", "min": 2, "max": 3, "optional": True}
     assert [found.places["l1", key] for key in ("scale", "min", "max", "optional")] == [
@@ -230,4 +230,4 @@ def test_no_text_does_more_than_be_refused_or_read(text):
         lines = error.problems
     else:
         lines = tuple(found.line(problem) for problem in found.problems)
-    assert all(line.startswith("x: ") for line in lines)
+    assert all(line.startswith("x:") for line in lines)

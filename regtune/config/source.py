@@ -98,7 +98,7 @@ class Source:
         try:
             given = parse(text, label)
         except SpecError as error:
-            self._refuse(where, label, error.problems[0].removeprefix(f"{label}: "))
+            self._refuse(where, label, error.problems[0].removeprefix(f"{label}:1: "))
             return
         group = self.values
         for depth, part in enumerate(where[:-1], 1):
@@ -151,32 +151,31 @@ def read(path: Path, form: Form, remedy: str = "") -> Source:
         raise form.error(
             [f"{label}:{line}: expected UTF-8 text, found the byte 0x{raw[error.start]:02x}"]
         ) from None
-    return parse_mapping(text, label, form, with_lines=True)
+    return parse_mapping(text, label, form)
 
 
-def parse_mapping(text: str, label: str, form: Form, *, with_lines: bool = False) -> Source:
+def parse_mapping(text: str, label: str, form: Form) -> Source:
     """`parse`, where keys are expected. Raises the form's error when there are none."""
-    source = parse(text, label, form, with_lines=with_lines)
+    source = parse(text, label, form)
     if source.values is None and not source.problems:
         raise form.error([f"{label}: the file is empty; expected {form.keys}"])
     if not isinstance(source.values, dict):
-        at = f"{label}:1" if with_lines else label
-        raise form.error([printable(f"{at}: expected {form.keys}, found {describe(source.values)}")])
+        raise form.error([f"{label}:1: expected {form.keys}, found {describe(source.values)}"])
     return source
 
 
-def parse(text: str, label: str, form: Form = SWEEP, *, with_lines: bool = False) -> Source:
+def parse(text: str, label: str, form: Form = SWEEP) -> Source:
     """Values of a YAML text. Raises the form's error when it is not YAML; other mistakes are in `problems`."""
 
     def refusal(what: str, mark: yaml.Mark | None = None) -> SourceError:
-        at = f"{label}:{mark.line + 1}" if with_lines and mark else label
+        at = f"{label}:{mark.line + 1}" if mark else label
         return form.error([printable(f"{at}: {shortened(what, MAX_MESSAGE)}")])
 
     source = Source(None, label)
     try:
         node = _Loader(_MARKS.sub("", text)).get_single_node()
         if node is not None:
-            source.values = _Reader(source, with_lines).value(node, ())
+            source.values = _Reader(source).value(node, ())
     except _TooMuch as error:
         raise refusal(f"{error}; expected {form.name}", error.problem_mark) from None
     except yaml.MarkedYAMLError as error:
@@ -229,9 +228,8 @@ class _Loader(yaml.SafeLoader):
 class _Reader:
     """Turns nodes into values; counts them, so that aliases cannot multiply without end."""
 
-    def __init__(self, source: Source, with_lines: bool) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.with_lines = with_lines
         self.nodes = 0
 
     def value(self, node: yaml.Node, where: Where) -> Any:
@@ -259,8 +257,8 @@ class _Reader:
                 continue
             key, line = self._text(key_node, where), key_node.start_mark.line + 1
             if key in lines:
-                at = f", on line {lines[key]} and on line {line}" if self.with_lines else ""
-                self._problem((*where, key), key_node, f"given twice{at}; expected one")
+                twice = f"given twice, on line {lines[key]} and on line {line}; expected one"
+                self._problem((*where, key), key_node, twice)
                 continue
             lines[key] = line
             if key == "<<" and key_node.style is None:
@@ -318,7 +316,7 @@ class _Reader:
             self._problem(where, node, f"the YAML tag {name!r:.60} is not read; write the value without it")
 
     def _place(self, node: yaml.Node) -> str:
-        return f"{self.source.label}:{node.start_mark.line + 1}" if self.with_lines else self.source.label
+        return f"{self.source.label}:{node.start_mark.line + 1}"
 
     def _problem(self, where: Where, node: yaml.Node, what: str) -> None:
         self.source.places[where] = self._place(node)

@@ -103,13 +103,12 @@ class Column:
 
     def contains(self, value: Value) -> bool:
         """Whether it can show `value` while it is on."""
-        if self.points is not None:
-            return any(
-                value == point and isinstance(value, bool) == isinstance(point, bool) for point in self.points
+        if isinstance(self.parameter, Range):
+            return (
+                isinstance(value, int | float) and not isinstance(value, bool) and self.parameter.has(value)
             )
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        return isinstance(self.parameter, Range) and self.parameter.min <= value <= self.parameter.max
+        points = self.points or ()
+        return any(value == point and isinstance(value, bool) == isinstance(point, bool) for point in points)
 
     def is_off(self, value: Value) -> bool:
         """Whether `value` says that it is off."""

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from regtune.config.sweepfile import TARGETS, SweepSpec
-from regtune.config.trial import (
-    DataConfig,
-    EarlyStoppingConfig,
-    ModelConfig,
-    RegularizationConfig,
-    TrainingConfig,
-    TrialConfig,
-)
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.targets import BLOCKS
+from regtune.config.trial import DataConfig, RegularizationConfig, TrialConfig
 from regtune.errors import ParameterError
 from regtune.search.columns import Value, shown
 from regtune.search.space import Space
@@ -54,20 +49,16 @@ def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
     if not spec.controls:
         return []
     space = Space(spec)
-    base = {
-        name: spec.fixed(name) for name, target in TARGETS.items() if target.block in ("model", "training")
+    blocks: dict[str, Any] = {
+        block: model(**{name: spec.fixed(name) for name in model.model_fields})
+        for block, model in BLOCKS.items()
+        if block in ("model", "training") or (block == "early_stopping" and spec.early_stopping)
     }
-    stopping = spec.early_stopping and EarlyStoppingConfig(
-        **{name: spec.fixed(name) for name in EarlyStoppingConfig.model_fields}
-    )
     found: list[Control] = []
     for name, regularization in STRENGTHS.items():
+        stopping = None if name == "none" else blocks.get("early_stopping")
         config = TrialConfig(
-            model=ModelConfig(**{key: base[key] for key in ModelConfig.model_fields}),
-            regularization=regularization,
-            training=TrainingConfig(**{key: base[key] for key in TrainingConfig.model_fields}),
-            early_stopping=None if name == "none" else stopping,
-            data=data,
+            **blocks | {"early_stopping": stopping, "regularization": regularization}, data=data
         )
         if all(config != other.config for other in found):
             found.append(Control(name, config, assignment(space, config)))
@@ -76,12 +67,9 @@ def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
 
 def assignment(space: Space, config: TrialConfig) -> dict[str, Value] | None:
     """The assignment of `space` that gives exactly `config`, or None."""
-    blocks = (config.model, config.regularization, config.training, config.early_stopping)
     found: dict[str, Value] = {}
     for column in space.columns:
-        block = next(
-            (block for block in blocks if block and column.target.name in type(block).model_fields), None
-        )
+        block = getattr(config, column.target.block)
         if block is None:
             return None
         value = getattr(block, column.target.name)

@@ -13,14 +13,8 @@ from optuna.trial import BaseTrial
 from regtune.config.source import parse
 from regtune.config.sweepfile import TARGETS, SweepSpec, suggestion
 from regtune.config.sweepfile.checks import depths_of
-from regtune.config.trial import (
-    DataConfig,
-    EarlyStoppingConfig,
-    ModelConfig,
-    RegularizationConfig,
-    TrainingConfig,
-    TrialConfig,
-)
+from regtune.config.sweepfile.targets import BLOCKS
+from regtune.config.trial import DataConfig, TrialConfig
 from regtune.errors import ParameterError, SpecError
 from regtune.search.columns import Column, Value, columns_of, in_order_of_conditions, shown
 
@@ -170,19 +164,12 @@ class Space:
     def config(self, parameters: Mapping[str, Value], *, seed: int, data: DataConfig) -> TrialConfig:
         """The configuration that a complete assignment stands for. Raises ParameterError."""
         self._complete(parameters)
-        stopping = self.spec.early_stopping
-
-        def block(names: Iterable[str]) -> dict[str, Any]:
-            return {name: self._value(name, parameters) for name in names}
-
-        return TrialConfig(
-            model=ModelConfig(**block(ModelConfig.model_fields)),
-            regularization=RegularizationConfig(**block(RegularizationConfig.model_fields)),
-            training=TrainingConfig(**block(TrainingConfig.model_fields)),
-            early_stopping=stopping and EarlyStoppingConfig(**block(EarlyStoppingConfig.model_fields)),
-            data=data,
-            seed=seed,
-        )
+        blocks: dict[str, Any] = {
+            block: model(**{name: self._value(name, parameters) for name in model.model_fields})
+            for block, model in BLOCKS.items()
+            if block != "early_stopping" or self.spec.early_stopping
+        }
+        return TrialConfig(**{"early_stopping": None} | blocks, data=data, seed=seed)
 
     @cached_property
     def size(self) -> int | None:

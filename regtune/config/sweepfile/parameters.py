@@ -5,7 +5,6 @@ The words are those of Weights & Biases; `forms` has all that a file may say.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
@@ -143,10 +142,9 @@ class Range(Searched):
 
     def has(self, value: float) -> bool:
         """Whether it can be `value`."""
-        if self.steps is None or self.step is None:
-            return self.min <= value <= self.max
-        factor = round(value / self.step) if math.isfinite(value) else self.steps[0] - 1
-        return self.steps[0] <= factor <= self.steps[1] and self.multiple(factor) == value
+        if not self.min <= value <= self.max:
+            return False
+        return self.step is None or self.multiple(round(value / self.step)) == value
 
     @cached_property
     def points(self) -> tuple[float | int, ...] | None:
