@@ -69,7 +69,7 @@ def test_what_is_not_provenance_is_a_configuration(best: Best) -> None:
 def test_what_is_not_one_is_refused_with_its_name(text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected) as found:
         parse_best(text, "mine.yaml")
-    assert all(line.startswith("mine.yaml: ") for line in str(found.value).splitlines())
+    assert all(line.startswith("mine.yaml:") for line in str(found.value).splitlines())
 
 
 def test_it_is_written_whole_or_not_at_all_and_read_or_named(best: Best, tmp_path: Path) -> None:
