@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -167,6 +168,15 @@ def test_the_python_example_runs() -> None:
     done = subprocess.run(example, env=environment, check=True, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == 2
     assert Path("model.keras").exists()
+
+
+@pytest.mark.parametrize("name", ["build_model", "load_data", "run_sweep", "train"])
+def test_a_public_function_describes_what_it_takes_returns_and_raises(name: str) -> None:
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "regtune").rglob("*.py"))
+    nodes = (node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef))
+    (described,) = (ast.get_docstring(node) for node in nodes if node.name == name)
+    assert described is not None
+    assert all(f"\n{section}:\n" in described for section in ("Args", "Returns", "Raises", "Example"))
 
 
 def test_every_make_target_is_known_to_make() -> None:
