@@ -14,20 +14,6 @@ from regtune.search import Space
 EACH = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 
 
-def test_there_is_a_sweep_for_each_question():
-    assert {path.stem for path in SWEEPS} == {
-        "batchnorm",
-        "dropout",
-        "early_stopping",
-        "l1_l2",
-        "mnist",
-        "notebook",
-        "per_layer",
-        "quickstart",
-        "sparse",
-    }
-
-
 @EACH
 def test_a_sweep_begins_with_the_question_it_answers(path: Path):
     first = path.read_text(encoding="utf-8").split("\n\n", 1)[0]
