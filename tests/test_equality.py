@@ -198,6 +198,7 @@ def _power(deviation: float, seeds: int) -> float:
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     "regularization",
     [

@@ -44,10 +44,10 @@ class Resident:
 class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
     """Keras' Dropout, mask for mask and bit for bit, with the rate as a variable."""
 
-    def __init__(self, seed: int, **kwargs: Any) -> None:
+    def __init__(self, rate: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rate = tf.Variable(0.0, trainable=False)
-        self.scale = tf.Variable(1.0, trainable=False)
+        self.rate = tf.Variable(rate, trainable=False)
+        self.scale = tf.Variable(1 / (1 - rate), trainable=False)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def set_amount(self, rate: float, seed: int) -> None:
@@ -68,9 +68,9 @@ class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
 class VariablePenalty:
     """Keras' L1L2, bit for bit, with strengths as variables; adding a strength of 0 changes no bit."""
 
-    def __init__(self) -> None:
-        self.l1 = tf.Variable(0.0, trainable=False)
-        self.l2 = tf.Variable(0.0, trainable=False)
+    def __init__(self, l1: float, l2: float) -> None:
+        self.l1 = tf.Variable(l1, trainable=False)
+        self.l2 = tf.Variable(l2, trainable=False)
 
     def set_amount(self, l1: float, l2: float) -> None:
         """Start a trial."""
@@ -93,22 +93,9 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
     def __init__(self, config: TrialConfig, resident: Resident) -> None:
         data = resident.data
-        dropouts: list[tuple[int, VariableDropout]] = []
-        penalties: list[tuple[int, VariablePenalty]] = []
-
-        def dropout(layer: int, rate: float, seed: int, name: str) -> VariableDropout:
-            dropouts.append((layer, VariableDropout(seed, name=name)))
-            return dropouts[-1][1]
-
-        def penalty(layer: int, l1: float, l2: float) -> VariablePenalty:
-            penalties.append((layer, VariablePenalty()))
-            return penalties[-1][1]
-
-        layers = layers_of(config, data.classes, dropout, penalty)
+        layers = layers_of(config, data.classes, VariableDropout, VariablePenalty)
         super().__init__([keras.Input((data.features,), name="pixels"), *layers], name="epoch_model")
         self._resident = resident
-        self._dropouts = tuple(dropouts)
-        self._penalties = tuple(penalties)
         self._batch_size = config.training.batch_size
         self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
@@ -136,25 +123,23 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
     def start(self, config: TrialConfig) -> None:
         """Take a configuration's initial weights, amounts and seeds; forget everything of the one before."""
         self._config = config
-        found, seeds = config.regularization, Seeds.of(config)
-        kernel_seeds = iter(seeds.kernels)
+        regularization, seeds = config.regularization, Seeds.of(config)
+        hidden = -1
         for layer in self.layers:
             if isinstance(layer, keras.layers.Dense):
-                initial = keras.initializers.GlorotUniform(seed=next(kernel_seeds))
+                hidden += 1
+                initial = keras.initializers.GlorotUniform(seed=seeds.kernels[hidden])
                 layer.kernel.assign(initial(layer.kernel.shape))
                 layer.bias.assign(tf.zeros_like(layer.bias))
+                if layer.kernel_regularizer is not None:
+                    layer.kernel_regularizer.set_amount(regularization.l1[hidden], regularization.l2[hidden])
             elif isinstance(layer, keras.layers.BatchNormalization):
-                for variable, value in (
-                    (layer.gamma, 1.0),
-                    (layer.beta, 0.0),
-                    (layer.moving_mean, 0.0),
-                    (layer.moving_variance, 1.0),
-                ):
-                    variable.assign(tf.fill(variable.shape, value))
-        for number, dropout in self._dropouts:
-            dropout.set_amount(found.dropout[number], seeds.dropouts[number])
-        for number, penalty in self._penalties:
-            penalty.set_amount(found.l1[number], found.l2[number])
+                for variable in (layer.gamma, layer.moving_variance):
+                    variable.assign(tf.ones_like(variable))
+                for variable in (layer.beta, layer.moving_mean):
+                    variable.assign(tf.zeros_like(variable))
+            elif isinstance(layer, VariableDropout):
+                layer.set_amount(regularization.dropout[hidden], seeds.dropouts[hidden])
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         self.optimizer.learning_rate = config.training.learning_rate

@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,9 +71,9 @@ def train(
         1
     )  # networks are cycles: the last trial's would stay until a full collection, which takes 0.3 s
     config = TrialConfig.of(config)
-    model = _graphs.get(
-        config, load_data_cached(config.data, load_settings().data_dir) if data is None else data
-    )
+    if data is None:
+        data = load_data_cached(config.data, load_settings().data_dir)
+    model = _graphs.get(config, data)
     model.start(config)
     reporter = _Reporter(on_epoch)
     stopping = _early_stopping(config)
@@ -147,41 +148,34 @@ class _TerminateOnNonFinite(keras.callbacks.TerminateOnNaN):  # type: ignore[mis
 
 
 def _early_stopping(config: TrialConfig) -> list[keras.callbacks.EarlyStopping]:
-    found = config.early_stopping
-    if found is None:
+    asked = config.early_stopping
+    if asked is None:
         return []
-    return [
-        keras.callbacks.EarlyStopping(
-            monitor=found.monitor,
-            mode="max" if higher_is_better(found.monitor) else "min",
-            patience=found.patience,
-            min_delta=found.min_delta,
-            restore_best_weights=True,
-        )
-    ]
+    mode = "max" if higher_is_better(asked.monitor) else "min"
+    options = {"patience": asked.patience, "min_delta": asked.min_delta, "restore_best_weights": True}
+    return [keras.callbacks.EarlyStopping(asked.monitor, mode=mode, **options)]
 
 
 def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -> TrialResult:
     history = {name: tuple(values) for name, values in reporter.history.items()}
-    figures = {name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {}
-    cross_entropy, accuracy, gap, sparsity, l2_norm = None, None, None, None, None
-    if end in ("max_epochs", "early_stopping"):
-        cross_entropy, accuracy = model.training_figures()
-        gap = figures["val_cross_entropy"] - cross_entropy
-        hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
-        kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
-        sparsity = float(np.mean(np.abs(kernels) < SPARSE_BELOW))
-        l2_norm = float(np.linalg.norm(kernels))
-    return TrialResult(
+    result = TrialResult(
         history=history,
         epoch_seconds=tuple(reporter.epoch_seconds),
         end=end,
         kept_epoch=kept_epoch,
-        figures=figures,
+        figures={name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {},
+        make_model=model.snapshot() if kept_epoch else None,
+    )
+    if end not in ("max_epochs", "early_stopping"):
+        return result
+    cross_entropy, accuracy = model.training_figures()
+    hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
+    kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
+    return replace(
+        result,
         train_cross_entropy=cross_entropy,
         train_accuracy=accuracy,
-        generalization_gap=gap,
-        sparsity=sparsity,
-        l2_norm=l2_norm,
-        make_model=model.snapshot() if kept_epoch else None,
+        generalization_gap=result.figures["val_cross_entropy"] - cross_entropy,
+        sparsity=float(np.mean(np.abs(kernels) < SPARSE_BELOW)),
+        l2_norm=float(np.linalg.norm(kernels)),
     )

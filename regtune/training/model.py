@@ -19,11 +19,6 @@ import numpy as np
 from regtune.config.trial import MAX_SEED, TrialConfig
 from regtune.errors import WorkerError
 
-DropoutFactory = Callable[[int, float, int, str], Any]
-"""`(layer, rate, seed, name)` gives a dropout layer; `layer` counts hidden layers from 0."""
-RegularizerFactory = Callable[[int, float, float], Any]
-"""`(layer, l1, l2)` gives the regularizer of a hidden layer's kernel."""
-
 
 @dataclass(frozen=True)
 class Seeds:
@@ -101,48 +96,37 @@ def build_model(
         >>> [layer.name for layer in model.layers]
         ['dense_1', 'activation_1', 'dense_2', 'activation_2', 'probabilities']
     """
-    return keras.Sequential(
-        [
-            keras.Input((features,), name="pixels"),
-            *layers_of(TrialConfig.of(config), classes, _dropout, _regularizer),
-        ],
-        name="regtune",
-    )
+    layers = layers_of(TrialConfig.of(config), classes)
+    return keras.Sequential([keras.Input((features,), name="pixels"), *layers], name="regtune")
 
 
 def layers_of(
-    config: TrialConfig, classes: int, dropout: DropoutFactory, regularizer: RegularizerFactory
+    config: TrialConfig,
+    classes: int,
+    dropout: Callable[..., keras.layers.Layer] = keras.layers.Dropout,
+    regularizer: Callable[..., Any] = keras.regularizers.L1L2,
 ) -> Iterator[keras.layers.Layer]:
     """Create the layers of a configuration; training passes dropout and regularizers whose amounts are variables."""
-    found = config.regularization
-    seeds = Seeds.of(config)
+    regularization, seeds = config.regularization, Seeds.of(config)
     for layer, width in enumerate(config.model.hidden):
-        number = layer + 1
-        strengths = found.l1[layer], found.l2[layer]
+        number, placement = layer + 1, regularization.batchnorm[layer]
+        l1, l2, rate = regularization.l1[layer], regularization.l2[layer], regularization.dropout[layer]
         yield keras.layers.Dense(
             width,
             kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.kernels[layer]),
-            kernel_regularizer=regularizer(layer, *strengths) if any(strengths) else None,
+            kernel_regularizer=regularizer(l1=l1, l2=l2) if l1 or l2 else None,
             name=f"dense_{number}",
         )
-        if found.batchnorm[layer] == "before_activation":
+        if placement == "before_activation":
             yield keras.layers.BatchNormalization(name=f"batchnorm_{number}")
         yield keras.layers.Activation(config.model.activation, name=f"activation_{number}")
-        if found.batchnorm[layer] == "after_activation":
+        if placement == "after_activation":
             yield keras.layers.BatchNormalization(name=f"batchnorm_{number}")
-        if found.dropout[layer]:
-            yield dropout(layer, found.dropout[layer], seeds.dropouts[layer], f"dropout_{number}")
+        if rate:
+            yield dropout(rate, seed=seeds.dropouts[layer], name=f"dropout_{number}")
     yield keras.layers.Dense(
         classes,
         activation="softmax",
         kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.kernels[-1]),
         name="probabilities",
     )
-
-
-def _dropout(layer: int, rate: float, seed: int, name: str) -> keras.layers.Layer:
-    return keras.layers.Dropout(rate, seed=seed, name=name)
-
-
-def _regularizer(layer: int, l1: float, l2: float) -> keras.regularizers.Regularizer:
-    return keras.regularizers.L1L2(l1=l1, l2=l2)

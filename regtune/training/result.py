@@ -41,11 +41,11 @@ class TrialResult:
     end: Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]
     kept_epoch: int
     figures: Mapping[str, float]
-    train_cross_entropy: float | None
-    train_accuracy: float | None
-    generalization_gap: float | None
-    sparsity: float | None
-    l2_norm: float | None
+    train_cross_entropy: float | None = None
+    train_accuracy: float | None = None
+    generalization_gap: float | None = None
+    sparsity: float | None = None
+    l2_norm: float | None = None
     make_model: Callable[[], Any] | None = None
 
     @cached_property

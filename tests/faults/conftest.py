@@ -8,6 +8,8 @@ from contextlib import ExitStack
 import pytest
 from places import Place, place_on
 
+from regtune.server import service
+
 
 @pytest.fixture(scope="session")
 def shared_places(
@@ -29,7 +31,10 @@ def shared_places(
 @pytest.fixture
 def place(request: pytest.FixtureRequest, shared_places: Callable[[str], Place]) -> Place:
     """A shared place on the pair of stores that the test names, for a study of its own."""
-    return shared_places(request.param).with_new_study()
+    shared = shared_places(request.param)
+    if shared.port and not service.processes(shared.home):  # a test before has failed with the server down
+        shared.up()
+    return shared.with_new_study()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
