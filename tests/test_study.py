@@ -255,9 +255,10 @@ def test_a_record_comes_back_as_it_was() -> None:
     written = record(study, 0, started_ms=5).with_epoch(figures, 0.25, 7)
     study.write(trial, written)
     assert record_of(opened().trials()[0]) == written
-    assert written.repeats(1, figures)
-    assert not written.repeats(1, {**figures, "loss": 0.3})
-    assert not written.repeats(2, figures)
+    assert written.after_epoch(1, figures, 0.5, 9) == written
+    other = written.after_epoch(1, {**figures, "loss": 0.3}, 0.5, 9)
+    assert (other.epochs, other.history["loss"], other.epoch_seconds) == (1, (0.3,), (0.5,))
+    assert written.after_epoch(2, figures, 0.5, 9).epochs == 2
     assert written.until(0).epochs == 0
 
 

@@ -1,4 +1,4 @@
-"""Who runs a study: one process at a time, on whatever machine; readers ask for its name."""
+"""The ownership of a study: one process at a time runs it, on whatever machine; readers ask which."""
 
 from __future__ import annotations
 

@@ -181,13 +181,18 @@ class TrialRecord:
             again=None,
         )
 
+    def after_epoch(
+        self, epoch: int, figures: Mapping[str, float], seconds: float, ended_ms: int
+    ) -> TrialRecord:
+        """The record after `epoch` (from 1), which an interrupted trial may have trained before: it repeats itself."""
+        again = epoch <= self.epochs
+        if again and all(self.history[name][epoch - 1] == value for name, value in figures.items()):
+            return replace(self, again=epoch if epoch < self.epochs else None)
+        return self.until(epoch - 1).with_epoch(figures, seconds, ended_ms)
+
     def begun_again(self, at_ms: int) -> TrialRecord:
         """The record of an interrupted trial as it starts again from epoch 0."""
         return replace(self, worker=None, again=0 if self.epochs else None, again_ms=at_ms)
-
-    def repeated(self, epoch: int) -> TrialRecord:
-        """The record after an epoch that repeats what is recorded."""
-        return replace(self, again=epoch if epoch < self.epochs else None)
 
     @property
     def now(self) -> TrialRecord:
@@ -204,12 +209,6 @@ class TrialRecord:
             epoch_ended_ms=self.epoch_ended_ms[:epoch],
             epoch_seconds=self.epoch_seconds[:epoch],
         )
-
-    def repeats(self, epoch: int, figures: Mapping[str, float]) -> bool:
-        """Whether `epoch` (from 1) is recorded with just these figures: an interrupted trial repeats itself."""
-        if epoch > self.epochs:
-            return False
-        return all(self.history[name][epoch - 1] == value for name, value in figures.items())
 
     def to_json(self) -> dict[str, Any]:
         """What is stored: plain JSON."""

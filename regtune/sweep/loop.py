@@ -104,11 +104,7 @@ class Loop:
     def _epoch_ended(self, running: Running, event: EpochEnded) -> None:
         running.epoch = event.epoch
         self._executor.decide(event.uid, self._on_epoch(running, event.figures))
-        record = running.record
-        if record.repeats(event.epoch, event.figures):
-            running.record = record.repeated(event.epoch)
-        else:
-            running.record = record.until(event.epoch - 1).with_epoch(event.figures, event.seconds, now_ms())
+        running.record = running.record.after_epoch(event.epoch, event.figures, event.seconds, now_ms())
         self._on_record(running.record)
 
     def _trial_ended(self, running: Running, event: TrialEnded) -> TrialRecord:

@@ -1,4 +1,4 @@
-"""What a sweep would try, how long it would take and what it would write; nothing is written, nothing is trained."""
+"""The plan of a sweep: what it would try, how long it would take, what it would write. Nothing is trained."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which trial comes next: one that waits in Optuna's queue, else the next of the grid, else what the sampler proposes.
+"""The next trial of a study: the first in Optuna's queue, else the next point of the grid, else the sampler's proposal.
 
-Everything that is decided beforehand goes through Optuna's own queue: controls, interrupted trials, retries, requests,
-the best of an earlier study, a grid's configurations. Each has a key, so that queueing twice is queueing once.
+Whatever is decided in advance goes through Optuna's own queue: controls, interrupted trials, retries, requests, the
+best of an earlier study, a grid's configurations. Each has a key, so that it is queued only once.
 
-The sampler is made anew for each trial, its seed derived from the study's seed and the trial's number. What it proposes
-then depends on the study alone, and an interrupted study goes on exactly as an undisturbed one.
+Each trial gets a new sampler, with a seed derived from the study's seed and the trial's number. A proposal therefore
+depends on the study alone, and an interrupted study continues exactly as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Proposals:
             self._queue(origin, self._space.to_optuna(control.parameters) if control.parameters else {})
 
     def queue_earlier(self, earlier: Iterable[tuple[str, Mapping[str, Value]]]) -> list[str]:
-        """Queue configurations of another study, given with its trials' uids. Returns why some are passed over."""
+        """Queue configurations of another study, given with its trials' uids. Returns why some are ignored."""
         refused = []
         for uid, parameters in earlier:
             try:
@@ -175,7 +175,7 @@ class Proposals:
 
     def _queue_from_grid(self) -> bool:
         known = self._standing.known_points
-        for index, parameters in self._grid:  # what was passed over stays known
+        for index, parameters in self._grid:  # goes on where it was left
             origin = Origin("grid", f"grid {index}")
             if not self._standing.has_queued(origin.key) and tuple(parameters.values()) not in known:
                 self._study.queue(origin, self._space.to_optuna(parameters))

@@ -1,4 +1,4 @@
-"""Training a recorded configuration again: in a worker and logged like any trial, then compared."""
+"""The retraining of a recorded configuration: in a worker, logged like any trial, then compared."""
 
 from __future__ import annotations
 
