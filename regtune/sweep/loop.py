@@ -1,4 +1,4 @@
-"""The event loop over an executor: submits tasks, answers their epochs, and returns the records of those that ended.
+"""The event loop over an executor: submits tasks, answers epochs, returns the records of ended trials.
 
 It knows no study, no database and no MLflow. What is submitted next, and what becomes of a record, is its caller's.
 """

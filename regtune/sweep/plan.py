@@ -1,4 +1,4 @@
-"""The plan of a sweep: what it would try, how long it would take, what it would write. Nothing is trained."""
+"""The plan of a sweep: what it would try, how long it would take, what it would write."""
 
 from __future__ import annotations
 
@@ -165,8 +165,10 @@ def _left(spec: SweepSpec, points: int | None, standing: _Standing) -> int | Non
 
 @dataclass(frozen=True)
 class _Standing:
-    """How the study of this name stands. finished: trials that count in the budget. tried: points of a grid. beside:
-    controls beside it that are complete. refused: why it cannot go on.
+    """How the study of this name stands.
+
+    finished: trials that count in the budget. tried: points of a grid. beside: controls beside it that are
+    complete. refused: why it cannot go on.
     """
 
     text: str = "new"

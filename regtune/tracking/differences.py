@@ -115,8 +115,10 @@ def _lost(run: Run, name: str, folder: Path) -> bool:
 
 
 def experiment_lacks(facts: StudyFacts, found: Experiment) -> dict[str, str]:
-    """The tags that an experiment lacks. They are those of the study that has the sweep's name; others that share
-    the experiment, set aside or trained again, leave them alone.
+    """The tags that an experiment lacks.
+
+    They are those of the study that has the sweep's name; others that share the experiment, set aside or trained
+    again, leave them alone.
     """
     if facts.name != facts.sweep:
         return {}

@@ -67,9 +67,10 @@ class Tracker:
         return self._child.pid
 
     def close(self, timeout_seconds: float | None = None) -> int:
-        """Write what is left, for at most `timeout_seconds`, end the process, and return how many runs are
-        unwritten: those of trials, and the study's own. None: DRAIN_SECONDS, from the process's first word on if it has
-        not come yet, for which START_SECONDS since the tracker was made are allowed.
+        """Write what is left, end the process, and return the number of unwritten runs, the study's own among them.
+
+        timeout_seconds: how long writing may take; None for DRAIN_SECONDS, counted from the process's first word, for
+        which START_SECONDS since the tracker was created are allowed.
         """
         if not self._closing:
             self._closing = True

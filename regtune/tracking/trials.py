@@ -176,8 +176,9 @@ class StudyTrials:
         return (record.end_state or "WAITING") if state == "RUNNING" and self._at_rest else state
 
     def _kept(self, number: int, record: TrialRecord) -> TrialRecord:
-        """The record without artifacts where the trial is no longer among those that keep theirs. One that has ended
-        since the last look may be among them by now.
+        """The record without artifacts where the trial is no longer among those that keep theirs.
+
+        One that has ended since the last look may be among them by now.
         """
         dropped = self._models is not None and number not in self._models and number not in self._open
         return replace(record, artifacts={}) if dropped and record.artifacts else record
