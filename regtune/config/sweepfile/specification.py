@@ -30,13 +30,8 @@ from regtune.escaping import shell_word
 Method = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"]
 NAME = r"^\w([\w .+=@-]{0,98}[\w.+=@-])?$"
 BUDGET_KEYS = (
-    "run_cap",
-    "timeout",
-    "description",
-    "keep_models",
-    "max_failures",
-    "trial_timeout",
-    "trial_memory_mb",
+    *("run_cap", "timeout", "description", "keep_models"),
+    *("max_failures", "trial_timeout", "trial_memory_mb"),
 )
 """What may differ when a study goes on: the budget, and what changes no proposal and no result."""
 IGNORED: Mapping[str, tuple[str, ...]] = {
@@ -152,9 +147,7 @@ class SweepSpec(Frozen):
         if source.values.get("method") == "gp" and find_spec("torch") is None:
             missing = 'gp needs torch, which is not installed; try: pip install "regtune[gp]"'
             source.problems.append((("method",), missing))
-        spec = cls._read(source)
-        spec._file = str(path)
-        return spec
+        return cls._read(source, str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "spec") -> SweepSpec:
@@ -186,15 +179,20 @@ class SweepSpec(Frozen):
         return cls.load(given)
 
     @classmethod
-    def _read(cls, source: Source) -> SweepSpec:
+    def _read(cls, source: Source, file: str = "") -> SweepSpec:
         values = dict(source.values)
         notes = _ignore(values)
         _translate(values)
-        spec, problems = _validated(values)
+        spec, problems = _validated(values, {"file": file, "notes": notes, "given": values["parameters"]})
         if spec is None or source.problems:
             raise SpecError(source.lines(problems))
-        spec._notes = (*notes, *_exponents(values["parameters"], spec))
         return spec
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep what no key says: the path of the file, and what is to be noted about its words."""
+        if context:
+            self._file = context["file"]
+            self._notes = (*context["notes"], *_exponents(context["given"], self))
 
     @property
     def file(self) -> str:
@@ -326,12 +324,12 @@ def _exponents(given: Mapping[str, Any], spec: SweepSpec) -> Iterator[str]:
             )
 
 
-def _validated(values: dict[str, Any]) -> tuple[SweepSpec | None, list[Problem]]:
+def _validated(values: dict[str, Any], context: Any) -> tuple[SweepSpec | None, list[Problem]]:
     """Validate; when a key is wrong, again without it, so that mistakes behind it are found too."""
     problems: list[Problem] = []
     for _ in range(2):
         try:
-            spec = SweepSpec.model_validate(values)
+            spec = SweepSpec.model_validate(values, context=context)
         except ValidationError as error:
             wrong = explain(error, KEYS, tags=TAGS)
             between_keys = error.errors()[0]["loc"] == ()
