@@ -64,36 +64,32 @@ class Column:
     @cached_property
     def distribution(self) -> BaseDistribution:
         """What Optuna samples while it is on. A log range with steps is sampled without them and rounded by `show`."""
-        found = self.parameter
-        if isinstance(found, Categorical):
+        parameter = self.parameter
+        if isinstance(parameter, Categorical):
             return CategoricalDistribution(self.points or ())
-        low, high = (found.points[0], found.points[-1]) if found.points else (found.min, found.max)
+        points = parameter.points or (parameter.min, parameter.max)
+        low, high, log = points[0], points[-1], parameter.log
         if self.target.kind == "whole":
-            step = 1 if found.log else int(found.step or 1)
-            return IntDistribution(int(low), int(high), log=found.log, step=step)
-        step_or_none = None if found.log or found.q is None else float(found.q)
-        return FloatDistribution(float(low), float(high), log=found.log, step=step_or_none)
+            return IntDistribution(int(low), int(high), log=log, step=1 if log else int(parameter.step or 1))
+        step = None if log or parameter.q is None else float(parameter.q)
+        return FloatDistribution(float(low), float(high), log=log, step=step)
 
     def ask(self, trial: BaseTrial) -> Value:
         """Let Optuna choose a value; the value as it is shown."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            return self.show(trial.suggest_categorical(self.name, found.choices))
-        if isinstance(found, IntDistribution):
-            return self.show(
-                trial.suggest_int(self.name, found.low, found.high, step=found.step, log=found.log)
-            )
-        assert isinstance(found, FloatDistribution)
-        return self.show(
-            trial.suggest_float(self.name, found.low, found.high, step=found.step, log=found.log)
-        )
+        of, name = self.distribution, self.name
+        if isinstance(of, CategoricalDistribution):
+            return self.show(trial.suggest_categorical(name, of.choices))
+        if isinstance(of, IntDistribution):
+            return self.show(trial.suggest_int(name, of.low, of.high, step=of.step, log=of.log))
+        assert isinstance(of, FloatDistribution)
+        return self.show(trial.suggest_float(name, of.low, of.high, step=of.step, log=of.log))
 
     def show(self, sampled: Any) -> Value:
         """A value of Optuna's as it is shown: a multiple of `q` exactly."""
-        found = self.parameter
-        if isinstance(found, Range) and found.steps is not None and found.step is not None:
-            first, last = found.steps
-            return found.multiple(min(max(round(sampled / found.step), first), last))
+        parameter = self.parameter
+        if isinstance(parameter, Range) and parameter.steps is not None and parameter.step is not None:
+            first, last = parameter.steps
+            return parameter.multiple(min(max(round(sampled / parameter.step), first), last))
         value: Value = sampled
         return value
 
@@ -122,11 +118,12 @@ class Column:
     @property
     def range(self) -> str:
         """What it can be while it is on, for people: ``1e-7 to 0.001, log``."""
-        found = self.parameter
-        if isinstance(found, Categorical):
-            return ", ".join(shown_value(value) for value in found.values)
-        step = f", multiples of {format_number(found.q)}" if found.q not in (None, 1) and found.q else ""
-        return f"{format_number(found.min)} to {format_number(found.max)}{step}{', log' if found.log else ''}"
+        parameter = self.parameter
+        if isinstance(parameter, Categorical):
+            return ", ".join(shown_value(value) for value in parameter.values)
+        ends = f"{format_number(parameter.min)} to {format_number(parameter.max)}"
+        step = f", multiples of {format_number(parameter.q)}" if parameter.q and parameter.q != 1 else ""
+        return f"{ends}{step}{', log' if parameter.log else ''}"
 
     @property
     def kind(self) -> str:
@@ -162,12 +159,12 @@ def columns_of(spec: SweepSpec, name: str, depth: int) -> Iterator[Column]:
 def in_order_of_conditions(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Each column behind those its condition asks about, otherwise in the given order."""
     waiting = list(columns)
-    found: dict[str, Column] = {}
+    placed: dict[str, Column] = {}
     while waiting:
-        column = next(column for column in waiting if column.when.keys() <= found.keys())
+        column = next(column for column in waiting if column.when.keys() <= placed.keys())
         waiting.remove(column)
-        found[column.name] = column
-    return tuple(found.values())
+        placed[column.name] = column
+    return tuple(placed.values())
 
 
 def shown(value: Any) -> Any:

@@ -54,20 +54,20 @@ def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
         for block, model in BLOCKS.items()
         if block in ("model", "training") or (block == "early_stopping" and spec.early_stopping)
     }
-    found: list[Control] = []
+    listed: list[Control] = []
     for name, regularization in STRENGTHS.items():
         stopping = None if name == "none" else blocks.get("early_stopping")
         config = TrialConfig(
             **blocks | {"early_stopping": stopping, "regularization": regularization}, data=data
         )
-        if all(config != other.config for other in found):
-            found.append(Control(name, config, assignment(space, config)))
-    return found
+        if all(config != other.config for other in listed):
+            listed.append(Control(name, config, assignment(space, config)))
+    return listed
 
 
 def assignment(space: Space, config: TrialConfig) -> dict[str, Value] | None:
     """The assignment of `space` that gives exactly `config`, or None."""
-    found: dict[str, Value] = {}
+    parameters: dict[str, Value] = {}
     for column in space.columns:
         block = getattr(config, column.target.block)
         if block is None:
@@ -78,9 +78,9 @@ def assignment(space: Space, config: TrialConfig) -> dict[str, Value] | None:
             if layer > len(value):
                 return None
             value = value[layer - 1]
-        found[column.name] = shown(value)
+        parameters[column.name] = shown(value)
     try:
-        space.to_optuna(found)
+        space.to_optuna(parameters)
     except ParameterError:
         return None
-    return found if space.config(found, seed=config.seed, data=config.data) == config else None
+    return parameters if space.config(parameters, seed=config.seed, data=config.data) == config else None

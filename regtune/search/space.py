@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -61,12 +61,12 @@ class Space:
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's parameters and their distributions, the switches of optional ones included."""
-        found: dict[str, BaseDistribution] = {}
+        distributions: dict[str, BaseDistribution] = {}
         for column in self._asked:
             if column.optional:
-                found[column.switch] = CategoricalDistribution([False, True])
-            found[column.name] = column.distribution
-        return found
+                distributions[column.switch] = CategoricalDistribution([False, True])
+            distributions[column.name] = column.distribution
+        return distributions
 
     @cached_property
     def roots(self) -> frozenset[str]:
@@ -90,15 +90,15 @@ class Space:
 
     def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """Let Optuna choose a value for each column; the assignment as it is shown."""
-        found: dict[str, Value] = {}
+        assignment: dict[str, Value] = {}
         for column in self._asked:
-            if not column.active(found):
-                found[column.name] = column.base
+            if not column.active(assignment):
+                assignment[column.name] = column.base
             elif column.optional and not trial.suggest_categorical(column.switch, [False, True]):
-                found[column.name] = column.off
+                assignment[column.name] = column.off
             else:
-                found[column.name] = column.ask(trial)
-        return self._in_order(found)
+                assignment[column.name] = column.ask(trial)
+        return self._in_order(assignment)
 
     def to_optuna(self, parameters: Mapping[str, Value]) -> dict[str, Any]:
         """Optuna's parameters that `suggest` shows as `parameters`. Raises ParameterError, one line a mistake."""
@@ -112,8 +112,8 @@ class Space:
         """
         switches = {column.switch: column for column in self.columns if column.optional}
         problems, given = list[str](), dict[str, Any]()
-        found = {name: value for name, value in parameters.items() if name in switches}
-        for name, value in found.items():
+        fixed = {name: value for name, value in parameters.items() if name in switches}
+        for name, value in fixed.items():
             if not isinstance(value, bool):
                 problems.append(f"{name}: expected true or false; found {value!s:.80}")
             elif not value:
@@ -123,14 +123,14 @@ class Space:
                 given.setdefault(name, self._by_name[name].target.convert(value))
             elif name not in switches:
                 problems.append(self._unknown(name))
-        found |= self._fixed(self._with_conditions(given), problems)
+        fixed |= self._fixed(self._with_conditions(given), problems)
         if problems:
             raise ParameterError("\n".join(problems))
-        return found
+        return fixed
 
     def _fixed(self, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         """Optuna's parameters for the columns in `given`; what is wrong with them goes to `problems`."""
-        found: dict[str, Any] = {}
+        fixed: dict[str, Any] = {}
         for column in self._asked:
             if column.name not in given:
                 continue
@@ -140,14 +140,14 @@ class Space:
                     only = f"applies only when {column.conditions}; otherwise it is {column.base}"
                     problems.append(f"{column.name}: {only}, found {value!s:.80}")
             elif column.is_off(value):
-                found[column.switch] = False
+                fixed[column.switch] = False
             elif not column.contains(value):
                 problems.append(f"{column.name}: expected {column.takes}; found {value!s:.80}")
             else:
                 if column.optional:
-                    found[column.switch] = True
-                found[column.name] = value
-        return found
+                    fixed[column.switch] = True
+                fixed[column.name] = value
+        return fixed
 
     def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
         """What ``key=value`` words name, and what that depends on. Raises ParameterError, one line a mistake."""
@@ -158,8 +158,8 @@ class Space:
             problems += str(error).splitlines()
         if problems:
             raise ParameterError("\n".join(problems))
-        found = self._with_conditions(given)
-        return {name: found[name] for name in self.names if name in found}
+        assignment = self._with_conditions(given)
+        return {name: assignment[name] for name in self.names if name in assignment}
 
     def config(self, parameters: Mapping[str, Value], *, seed: int, data: DataConfig) -> TrialConfig:
         """The configuration that a complete assignment stands for. Raises ParameterError."""
@@ -210,26 +210,23 @@ class Space:
     def _choices(column: Column, decided: Mapping[str, Value]) -> tuple[Value, ...]:
         return (column.choices or ()) if column.active(decided) else (column.base,)
 
-    def _in_order(self, found: Mapping[str, Value]) -> dict[str, Value]:
-        return {name: found[name] for name in self.names}
+    def _in_order(self, assignment: Mapping[str, Value]) -> dict[str, Value]:
+        return {name: assignment[name] for name in self.names}
 
     def _value(self, name: str, parameters: Mapping[str, Value]) -> Any:
         """What `name` is in a configuration: one value, or one a layer; widths as numbers again."""
-        found = [parameters[column.name] for column in self.columns if column.target.name == name]
-        if not found:
+        values = [parameters[column.name] for column in self.columns if column.target.name == name]
+        if not values:
             return self.spec.fixed(name)
         if self.spec.searched[name].per_layer:
-            return tuple(found)
-        return tuple(int(width) for width in str(found[0]).split("-")) if name == "hidden" else found[0]
+            return tuple(values)
+        return tuple(int(width) for width in str(values[0]).split("-")) if name == "hidden" else values[0]
 
     def _complete(self, parameters: Mapping[str, Value]) -> None:
-        self._known(parameters)
+        problems = [self._unknown(name) for name in parameters if name not in self._by_name]
         missing = [name for name in self.names if name not in parameters]
-        if missing:
-            raise ParameterError(f"missing: {', '.join(missing)}")
-
-    def _known(self, names: Iterable[str]) -> None:
-        problems = [self._unknown(name) for name in names if name not in self._by_name]
+        if not problems and missing:
+            problems = [f"missing: {', '.join(missing)}"]
         if problems:
             raise ParameterError("\n".join(problems))
 
@@ -244,13 +241,13 @@ class Space:
 
     def _with_conditions(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """With a value for each column that a condition of these asks about: the first under which it is met."""
-        found = dict(given)
+        complete = dict(given)
         for column in reversed(self._asked):
-            for other, values in column.when.items() if column.name in found else ():
+            for other, values in column.when.items() if column.name in complete else ():
                 asked = self._by_name[other]
                 possible = (value for value in values if asked.contains(value) or asked.is_off(value))
-                found.setdefault(other, next(possible, values[0]))
-        return found
+                complete.setdefault(other, next(possible, values[0]))
+        return complete
 
     def _given(self, assignments: Sequence[str]) -> tuple[dict[str, Value], list[str]]:
         """Values by name, and a line for each mistake."""
