@@ -157,7 +157,7 @@ def add(
 
 def of(study: optuna.Study, found: TrialRecord) -> TrialRecord:
     """The record as that of the study's next trial."""
-    return replace(found, uid=trial_uid(study.user_attrs[STUDY_UID], len(study.trials)))
+    return replace(found, uid=trial_uid(study.user_attrs[STUDY_UID], len(study.get_trials(deepcopy=False))))
 
 
 def attributes(found: TrialRecord) -> dict[str, Any]:

@@ -146,8 +146,8 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     study = studies.create(tmp_path / "mlruns" / "studies.db", "long")
     from optuna.trial import TrialState
 
-    for number in range(400):
-        studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
+    for number in range(300):  # more than a pipe holds
+        studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=1), TrialState.COMPLETE)
     command = f'"{sys.executable}" -c "{START}" board long --json | head -n 1'
     found = subprocess.run(
         command, shell=True, capture_output=True, text=True, env=environment(), check=False
