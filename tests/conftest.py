@@ -13,13 +13,9 @@ from regtune.credentials import SECRETS
 from regtune.errors import AGAIN, COMMAND
 
 LONGEST = (
-    "test_compose.py",
-    "test_stores.py",
-    "test_secrets.py",
-    "test_fault_coordinator.py",
-    "test_equality.py",
-    "test_sweep.py",
-    "test_cli_sweep.py",
+    *("test_compose.py", "test_stores.py", "test_secrets.py"),
+    *("test_fault_workers.py", "test_fault_coordinator.py", "test_fault_server.py"),
+    *("test_sweep.py", "test_cli.py", "test_cli_sweep.py", "test_training.py", "test_equality.py"),
 )
 """Files that take minutes: they begin first, so that what runs side by side ends together."""
 
