@@ -1,4 +1,4 @@
-"""The command line as a whole: help at once, errors without tracebacks, pipes, completion, exit codes."""
+"""The command line as a whole: help at once, errors without tracebacks, completion, exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import studies
 from parts import file_system
-from terminals import START, Terminal, environment, regtune
+from terminals import Terminal, environment, regtune, run_here
 
 from regtune.cli.terminal import wrapped
 
@@ -55,84 +55,59 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]", found.stdout + found.stderr
 
 
-def test_without_a_verb_the_verbs_are_shown_in_groups() -> None:
-    found = regtune()
+def test_without_a_verb_the_verbs_are_shown_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run_here(capsys)[1]
     for panel in ("Sweep", "Look", "Serve", "Use", "Keep in order", "Set up"):
-        assert f"─ {panel} ─" in found.stdout
+        assert f"─ {panel} ─" in shown
     for verb in VERBS:
-        assert verb.split()[0] in found.stdout
+        assert verb.split()[0] in shown
 
 
-def test_the_version_is_the_package_s() -> None:
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
     from regtune import __version__
 
-    found = regtune("--version")
-    assert (found.returncode, found.stdout) == (0, f"regtune {__version__}\n")
+    assert run_here(capsys, "--version") == (0, f"regtune {__version__}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["board", "nope"], 2, 'no study "nope"'),
-        (["board", "mnist-regularisation"], 2, 'did you mean "mnist-regularization"?'),
-        (["board", NAME, "--sort", "dropuot"], 2, "--sort dropuot: expected one of rank"),
-        (["show", NAME, "99"], 2, "has no trial 99"),
-        (["watch", "nope"], 2, 'no study "nope"'),
-        (["stop", "nope"], 2, 'no study "nope"'),
-        (["best", "nope"], 2, 'no study "nope"'),
-        (["train", "absent.yaml"], 2, "absent.yaml: no such file"),
-        (["sweep", "absent.yaml"], 2, "absent.yaml"),
-        (["plan", "."], 2, "."),
-        (["delete", NAME], 2, "add --yes"),
-        (["data", "verify", "cifar"], 2, "expected mnist, mnist-5k, fashion-mnist or a path"),
-        (["data", "fetch", "mnist-5k"], 2, "nothing to fetch"),
-        (["board"], 2, "Missing argument"),
-        (["bord"], 2, "No such command"),
-    ],
-)
-def test_a_mistake_is_told_without_a_traceback(
-    study: str, arguments: list[str], code: int, said: str
+def test_a_mistake_is_told_without_a_traceback(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in {
+        ("board", study, "--sort", "dropuot"): "--sort dropuot: expected one of rank",
+        ("show", study, "99"): "has no trial 99",
+        ("train", "absent.yaml"): "absent.yaml: no such file",
+        ("sweep", "absent.yaml"): "absent.yaml",
+        ("plan", "."): "found a folder",
+        ("delete", study): "add --yes",
+        ("data", "verify", "cifar"): "expected mnist, mnist-5k, fashion-mnist or a path",
+        ("data", "fetch", "mnist-5k"): "nothing to fetch",
+        ("board",): "Missing argument",
+        ("bord",): "No such command",
+    }.items():
+        code, output, errors = run_here(capsys, *arguments)
+        assert (code, output) == (2, ""), arguments
+        assert said in errors
+        assert "Traceback" not in errors
+
+
+def test_a_folder_without_studies_says_how_to_begin_and_stays_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = regtune(*arguments)
-    assert found.returncode == code
-    assert said in found.stderr
-    assert "Traceback" not in found.stderr
-    assert found.stdout == ""
-
-
-def test_a_folder_without_studies_says_how_to_begin_and_stays_empty(tmp_path: Path) -> None:
-    found = regtune("studies")
-    assert found.returncode == 1
-    assert "no studies yet; try: regtune sweep sweeps/quickstart.yaml" in found.stderr
+    code, _, errors = run_here(capsys, "studies")
+    assert code == 1
+    assert "no studies yet; try: regtune sweep sweeps/quickstart.yaml" in errors
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_mistake_of_a_sweep_file_is_told_at_once(tmp_path: Path) -> None:
+def test_every_mistake_of_a_sweep_file_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_text("run_cap: many\nparameters: {drop_out: {min: 0, max: 1}}\nmethd: tpe\n")
-    found = regtune("plan", "bad.yaml")
-    assert found.returncode == 2
+    code, _, errors = run_here(capsys, "plan", "bad.yaml")
+    assert code == 2
     for said in ("bad.yaml:1", "bad.yaml:2", "bad.yaml:3", "did you mean"):
-        assert said in found.stderr
-    assert "Traceback" not in found.stderr
+        assert said in errors
 
 
-def test_a_setting_without_meaning_is_named() -> None:
-    found = regtune("studies", REGTUNE_WORKERS="many")
-    assert found.returncode == 2
-    assert "REGTUNE_WORKERS" in found.stderr
-
-
-def test_nothing_is_coloured_in_a_pipe(study: str) -> None:
-    for arguments in (
-        ["board", study],
-        ["show", study],
-        ["show", study, "3"],
-        ["studies"],
-        ["doctor"],
-        ["board", "x"],
-    ):
-        found = regtune(*arguments)
-        assert "\x1b" not in found.stdout + found.stderr
+def test_nothing_is_coloured_in_a_pipe(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["board", study], ["show", study], ["show", study, "3"], ["doctor"], ["board", "x"]):
+        assert "\x1b" not in "".join(run_here(capsys, *arguments)[1:])
 
 
 def test_a_terminal_has_colour_unless_no_color_is_set(study: str) -> None:
@@ -142,29 +117,15 @@ def test_a_terminal_has_colour_unless_no_color_is_set(study: str) -> None:
         assert (b"\x1b[32m" in terminal.raw) is coloured
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    study = studies.create(tmp_path / "mlruns" / "studies.db", "long")
-    from optuna.trial import TrialState
-
-    for number in range(300):  # more than a pipe holds
-        studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=1), TrialState.COMPLETE)
-    command = f'"{sys.executable}" -c "{START}" board long --json | head -n 1'
-    found = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env=environment(), check=False
-    )
-    assert found.stdout == "[\n"
-    assert found.stderr == ""
-
-
-def test_the_usage_names_what_is_typed() -> None:
+def test_the_usage_names_what_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, usage in (
         ("show", "show [OPTIONS] STUDY [TRIAL]"),
         ("plan", "plan [OPTIONS] FILE"),
         ("enqueue", "enqueue [OPTIONS] STUDY KEY=VALUE ..."),
     ):
-        text = regtune(verb, "--help").stdout
-        assert usage in text
-        assert "<bool>" not in text
+        shown = run_here(capsys, verb, "--help")[1]
+        assert usage in shown
+        assert "<bool>" not in shown
 
 
 def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> None:
@@ -180,37 +141,19 @@ def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> N
     assert "regtune ui" in wrapped(aligned, 26)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_shown_for(shell: str) -> None:
-    found = regtune(
-        "--show-completion", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1", SHELL=f"/bin/{shell}"
-    )
-    assert found.returncode in (0, 2)
-    assert "Traceback" not in found.stderr
+def complete(words: str) -> list[str]:
+    variables = {"COMP_WORDS": f"regtune {words}", "COMP_CWORD": str(len(words.split(" ")))}
+    return regtune(_REGTUNE_COMPLETE="complete_bash", **variables).stdout.split()
 
 
-def complete(words: str) -> str:
-    found = regtune(
-        _REGTUNE_COMPLETE="complete_bash",
-        COMP_WORDS=f"regtune {words}",
-        COMP_CWORD=str(len(words.split(" "))),
-    )
-    return found.stdout
-
-
-def test_study_names_are_completed(study: str) -> None:
-    assert complete("board mn").split() == [NAME]
-
-
-def test_sweep_files_are_completed() -> None:
+def test_names_of_studies_and_sweep_files_are_completed(tmp_path: Path) -> None:
+    assert complete("board mn") == []  # there are no studies
+    studies.create(tmp_path / "mlruns" / "studies.db")
     Path("sweeps").mkdir()
     for name in ("one.yaml", "two.yml", "three.txt"):
         (Path("sweeps") / name).write_text("run_cap: 1\n")
-    assert sorted(complete("sweep sweeps/").split()) == ["sweeps/one.yaml", "sweeps/two.yml"]
-
-
-def test_completion_without_studies_is_silent() -> None:
-    assert complete("board mn").strip() == ""
+    assert complete("board mn") == [NAME]
+    assert sorted(complete("sweep sweeps/")) == ["sweeps/one.yaml", "sweeps/two.yml"]
 
 
 def test_doctor_finds_nothing_to_mend_here() -> None:
@@ -268,10 +211,6 @@ def test_doctor_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         found = regtune("doctor", "--home", str(tmp_path / "mlruns"))
     assert found.returncode == 1
     assert "make it writable" in found.stdout
-
-
-def test_the_schema_is_json() -> None:
-    assert json.loads(regtune("schema").stdout)["type"] == "object"
 
 
 def test_data_sets_are_listed_and_verified() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import studies
 from optuna.trial import TrialState, create_trial
-from terminals import Terminal, regtune
+from terminals import Terminal
 from typer.testing import CliRunner
 
 from regtune.cli import app
 from regtune.errors import InputError
 from regtune.settings import load_settings
-from regtune.study.best import load_best
+from regtune.study.best import load_best, parse_best
 from regtune.study.ownership import hold
 from regtune.study.record import RECORD
 
@@ -86,20 +86,20 @@ def test_an_empty_board_still_has_its_csv_header() -> None:
     assert json.loads(run("board", "empty", "--json")) == []
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 160])
-@pytest.mark.parametrize("arguments", [("board", NAME), ("show", NAME), ("show", NAME, "3"), ("studies",)])
-def test_nothing_is_wider_than_the_terminal(arguments: tuple[str, ...], columns: int) -> None:
-    assert max(len(line) for line in run(*arguments, columns=columns).splitlines()) <= columns
+def test_nothing_is_wider_than_the_terminal() -> None:
+    for columns in (40, 60, 80, 124):
+        for arguments in (("board", NAME), ("show", NAME), ("show", NAME, "3"), ("studies",)):
+            assert max(map(len, run(*arguments, columns=columns).splitlines())) <= columns
 
 
-@pytest.mark.parametrize("columns", [40, 80, 100])
-def test_columns_without_room_are_named_and_rank_trial_and_metric_stay(columns: int) -> None:
-    text = run("board", NAME, columns=columns)
-    said = " ".join(text[text.index("hidden columns:") :].split()) if "hidden columns:" in text else ""
-    head = text.splitlines()[:2]
-    for wanted in ("state", "gap", "epochs", "seconds", "control", "dropout", "batchnorm"):
-        assert (wanted in said) != any(wanted in line for line in head)
-    assert any(("rank" in line or line.strip().startswith("#")) and "trial" in line for line in head)
+def test_hidden_columns_are_named_and_rank_trial_and_metric_stay() -> None:
+    for columns in (40, 80, 124):
+        text = run("board", NAME, columns=columns)
+        hidden = " ".join(text[text.index("hidden columns:") :].split()) if "hidden columns:" in text else ""
+        head = text.splitlines()[:2]
+        for wanted in ("state", "gap", "epochs", "seconds", "control", "dropout", "batchnorm"):
+            assert (wanted in hidden) != any(wanted in line for line in head), (columns, wanted)
+        assert any(("rank" in line or line.strip().startswith("#")) and "trial" in line for line in head)
 
 
 def test_controls_are_told_apart_at_eighty_columns() -> None:
@@ -127,18 +127,23 @@ def test_at_eighty_columns_the_figures_stay_and_the_parameters_are_one_column() 
     assert "gap: validation minus training cross-entropy" in text
 
 
-@pytest.mark.parametrize("columns", [40, 80, None])
-@pytest.mark.parametrize(
-    "sort", ["l2_norm", "weights/sparsity", "-best/generalization_gap", "dropout", "number"]
-)
-def test_the_column_to_sort_by_is_shown_whatever_the_width(sort: str, columns: int | None) -> None:
-    text = run("board", NAME, "--sort", sort, "--limit", "1", columns=columns)
-    name = {"weights/sparsity": "sparsity", "-best/generalization_gap": "gap", "number": "trial"}.get(
-        sort, sort
-    )
-    assert any(name in line.split() for line in text.splitlines()[:2])
-    last = text.splitlines()[-1]
-    assert last == f"sorted by {name}, {'descending' if sort[0] in 'w-' else 'ascending'}"
+def test_the_column_to_sort_by_is_shown_and_named_whatever_the_width() -> None:
+    for sort, name in {
+        "l2_norm": "l2_norm, ascending",
+        "weights/sparsity": "sparsity, descending",
+        "-best/generalization_gap": "gap, descending",
+        "-dropout": "dropout, descending",
+        "number": "trial, ascending",
+        "-val_accuracy": "val_accuracy, ascending",
+        "metric": "val_cross_entropy, ascending",
+    }.items():
+        for columns in (40, 80, None):
+            text = run("board", NAME, "--sort", sort, "--limit", "1", columns=columns)
+            assert text.splitlines()[-1] == f"sorted by {name}"
+            column = name.partition(",")[0]
+            heads = text.splitlines()[:2]
+            assert any({column, f"_{column.rpartition('_')[2]}"} & {*line.split()} for line in heads), sort
+    assert "sorted by " not in run("board", NAME)
 
 
 def test_a_column_has_one_name_in_the_table_in_csv_in_json_and_for_sorting() -> None:
@@ -150,13 +155,6 @@ def test_a_column_has_one_name_in_the_table_in_csv_in_json_and_for_sorting() -> 
         assert text.splitlines()[0].split(",") == names
 
 
-def test_without_room_for_the_parameters_the_techniques_are_one_column() -> None:
-    text = run("board", NAME, columns=40)
-    assert "techniques" in text
-    assert "control: none" in text
-    assert "batchnorm" in text[text.index("hidden columns:") :]
-
-
 def test_sparsity_is_on_the_board_where_l1_is_searched() -> None:
     assert "sparsity" not in run("board", NAME)
     study = studies.create(HOME / "studies.db", "l1")
@@ -164,26 +162,6 @@ def test_sparsity_is_on_the_board_where_l1_is_searched() -> None:
     assert "12.5%" in run("board", "l1")
     assert "1e-5" in run("board", "l1")
     assert json.loads(run("board", "l1", "--json", "--sort", "sparsity"))[0]["sparsity"] == 0.125
-
-
-@pytest.mark.parametrize(
-    ("sort", "said"),
-    [
-        ("-val_accuracy", "sorted by val_accuracy, ascending"),
-        ("-dropout", "sorted by dropout, descending"),
-        ("val_accuracy", "sorted by val_accuracy, descending"),
-        ("sparsity", "sorted by sparsity, descending"),
-        ("metric", "sorted by val_cross_entropy, ascending"),
-    ],
-)
-def test_an_order_other_than_by_rank_is_named(sort: str, said: str) -> None:
-    assert run("board", NAME, "--sort", sort, "--limit", "2").splitlines()[-1] == said
-    assert "by " not in run("board", NAME).splitlines()[-1]
-
-
-def test_csv_and_json_together_are_refused() -> None:
-    found = regtune("board", NAME, "--csv", "--json")
-    assert (found.returncode, "choose one" in found.stderr) == (2, True)
 
 
 def test_a_trial_that_waits_to_begin_anew_has_no_figures() -> None:
@@ -214,28 +192,6 @@ def test_a_study_is_shown_with_its_space_as_a_plan_shows_it() -> None:
     assert "1 more trial: regtune board spaced" in found.stderr
 
 
-def test_a_wide_pipe_has_every_column() -> None:
-    head = run("board", NAME).splitlines()[0].split()
-    assert head == [
-        *(
-            "rank",
-            "trial",
-            "state",
-            "val_cross_entropy",
-            "val_accuracy",
-            "gap",
-            "epochs",
-            "seconds",
-            "control",
-        ),
-        *("dropout", "batchnorm"),
-    ]
-
-
-def test_a_limit_is_kept() -> None:
-    assert len(json.loads(run("board", NAME, "--limit", "3", "--json"))) == 3
-
-
 def test_a_study_is_shown_with_its_best_and_its_controls() -> None:
     text = run("show", NAME)
     for wanted in (
@@ -248,19 +204,16 @@ def test_a_study_is_shown_with_its_best_and_its_controls() -> None:
     assert json.loads(run("show", NAME, "--json"))["best"] == 2
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        (0, "every epoch was trained"),
-        (2, "early stopping"),
-        (12, "pruned: others were better at this epoch"),
-        (13, "ended       loss is NaN"),
-        (14, "still running"),
-        (15, "It is queued"),
-    ],
-)
-def test_how_and_why_a_trial_ended_is_said(number: int, expected: str) -> None:
-    assert expected in run("show", NAME, str(number))
+def test_how_and_why_a_trial_ended_is_said() -> None:
+    for number, expected in {
+        0: "every epoch was trained",
+        2: "early stopping",
+        12: "pruned: others were better at this epoch",
+        13: "ended       loss is NaN",
+        14: "still running",
+        15: "It is queued",
+    }.items():
+        assert expected in run("show", NAME, str(number))
 
 
 def test_a_trial_is_shown_with_its_learning_curve_and_its_figures() -> None:
@@ -298,18 +251,13 @@ def test_best_replaces_another_file_only_when_told_to() -> None:
     assert load_best(file).config.seed == 7
 
 
-def test_best_prints_what_train_reads() -> None:
-    from regtune.study.best import parse_best
-
+def test_best_prints_and_writes_what_train_reads() -> None:
     found = parse_best(run("best", NAME))
     assert found.provenance is not None
     assert (found.provenance.trial, found.provenance.study) == (2, NAME)
     assert found.config.regularization.dropout == (0.1, 0.1)
-
-
-def test_best_writes_a_file() -> None:
     run("best", NAME, "-o", "best.yaml")
-    assert Path("best.yaml").read_text().startswith("model:")
+    assert load_best(Path("best.yaml")).config == found.config
     assert [path.name for path in Path().iterdir() if "best" in path.name] == ["best.yaml"]
 
 
@@ -320,7 +268,7 @@ def test_watch_prints_one_snapshot_as_json() -> None:
 
 
 def test_stop_leaves_no_request_where_nobody_runs() -> None:
-    found = regtune("stop", NAME)
+    found = CliRunner().invoke(app, ["stop", NAME], catch_exceptions=False)
     assert f"{NAME} is not running; there is nothing to stop." in found.stderr
     from regtune.storage import open_storage
     from regtune.study.study import load
@@ -329,7 +277,7 @@ def test_stop_leaves_no_request_where_nobody_runs() -> None:
     assert not [key for key in attributes if key.startswith("regtune.request.")]
 
 
-@pytest.mark.parametrize("columns", [40, 80, 100])
+@pytest.mark.parametrize("columns", [40, 100])
 def test_watch_follows_a_study_that_another_process_runs(columns: int) -> None:
     """The test is the other process: it holds the study's lock and adds a trial."""
     held, done = threading.Event(), threading.Event()

@@ -11,6 +11,7 @@ import subprocess
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ HOSTILE = {
 }
 PLAIN = {"spec": "mnist-regularization", "path": "data/my images.npz", "words": "größer_2 (until 2026-01-01)"}
 TEXTS = HOSTILE | PLAIN
+EVERYTHING = " ".join(HOSTILE.values())
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 MOVES = re.compile(r"\x1b\[(\?25[lh]|[0-9;]*[mAGKHJ])")
 
@@ -82,15 +84,12 @@ def test_one_line_for_a_terminal(text: str) -> None:
         assert shown == printable_lines(text) == text
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_shell_gets_the_word_back(name: str) -> None:
-    text = TEXTS[name].replace("\0", "")  # no argument can have one
-    word = shell_word(text)
-    assert word.isprintable()
-    script = f"printf %s {word}"
-    found = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
-    assert found.stdout.decode() == text
-    assert found.stderr == b""
+def test_a_shell_gets_the_word_back() -> None:
+    for text in (text.replace("\0", "") for text in TEXTS.values()):  # no argument can have one
+        word = shell_word(text)
+        assert word.isprintable()
+        found = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+        assert (found.stdout.decode(), found.stderr) == (text, b"")
     assert not Path("owned").exists()
 
 
@@ -123,9 +122,8 @@ def test_markdown_s_code_shows_text_as_it_is(text: str) -> None:
     assert shown.split() == f"before {printable(text)} after".split()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_a_line_s_beginning_means_nothing() -> None:
+    starts = (
         "# h",
         "- a",
         "+ a",
@@ -138,13 +136,10 @@ def test_markdown_s_code_shows_text_as_it_is(text: str) -> None:
         "---",
         "===",
         "```",
-        "a | b\n--|--",
-        "\ta",
-    ],
-)
-def test_a_line_s_beginning_means_nothing(line: str) -> None:
-    found = rendered(f"text\n\n{markdown(line)}\n\ntext")
-    assert set(re.findall(r"<[^>]*>", found)) == {"<p>", "</p>"}
+    )
+    for line in (*starts, "a | b\n--|--", "\ta"):
+        found = rendered(f"text\n\n{markdown(line)}\n\ntext")
+        assert set(re.findall(r"<[^>]*>", found)) == {"<p>", "</p>"}, line
 
 
 def test_common_words_are_written_as_they_are() -> None:
@@ -153,60 +148,50 @@ def test_common_words_are_written_as_they_are() -> None:
     assert code("regtune board mnist") == "`regtune board mnist`"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r="])
-def test_text_in_a_spreadsheet_is_no_formula(start: str) -> None:
-    shown = csv_cell(f"{start}1+1")
-    assert isinstance(shown, str)
-    assert shown[0] in "'\\"
+def test_text_in_a_spreadsheet_is_no_formula() -> None:
+    for start in ("=", "+", "-", "@", "\t=", "\r="):
+        shown = csv_cell(f"{start}1+1")
+        assert isinstance(shown, str)
+        assert shown[0] in "'\\"
     assert [csv_cell(value) for value in (-1.5, 3, None, True, "relu")] == [-1.5, 3, None, True, "relu"]
 
 
 # -- the terminal
 
 
-@pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("kind", [str, Text])
-def test_a_screen_obeys_no_text(name: str, kind: type) -> None:
-    out = io.StringIO()
-    screen = Screen(
-        file=out, force_terminal=True, color_system="standard", width=400, markup=False, emoji=False
-    )
-    screen.print(kind(TEXTS[name]), style="red")
-    with_style = out.getvalue()
-    assert SGR.search(with_style)
-    assert not acts(SGR.sub("", with_style))
-    if TEXTS[name].isprintable():
-        assert SGR.sub("", with_style) == f"{TEXTS[name]}\n"
+def test_a_screen_obeys_no_text() -> None:
+    for text, kind in product(TEXTS.values(), (str, Text)):
+        out = io.StringIO()
+        screen = Screen(
+            file=out, force_terminal=True, color_system="standard", width=400, markup=False, emoji=False
+        )
+        screen.print(kind(text), style="red")
+        with_style = out.getvalue()
+        assert SGR.search(with_style)
+        assert not acts(SGR.sub("", with_style))
+        if text.isprintable():
+            assert SGR.sub("", with_style) == f"{text}\n"
 
 
 @pytest.mark.parametrize("width", [40, 100])
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_live_drawing_obeys_no_text(name: str, width: int) -> None:
-    text = HOSTILE[name]
-    finished = FinishedTrial(
-        number=1, state="FAIL", value=None, accuracy=None, epochs=1, seconds=1.0, mix="none", parameters={"x": text},
-        control=None, end_reason="error", message=text,
-    )  # fmt: skip
-    running = RunningTrial(
-        number=2,
-        control=text,
-        mix=text,
-        parameters={"x": text},
-        worker=0,
-        epoch=1,
-        max_epochs=2,
-        curve=(0.5,),
-    )
-    progress = Progress(
-        study=text, metric="val_cross_entropy", goal="minimize", run_cap=9, timeout_seconds=None, complete=0, pruned=0,
-        failed=1, waiting=0, elapsed_seconds=1.0, remaining_seconds=None, trial_epochs=1, best=None, running=(running,),
-        tracking=text,
-    )  # fmt: skip
-    out = io.StringIO()
-    screen = Screen(file=out, force_terminal=True, color_system="standard", width=width, height=30)
-    screen.print(sweep_view(progress, [finished], width=width, height=30, notice=text))
-    assert not acts(SGR.sub("", out.getvalue()))
-    if name == "lines":
+def test_a_live_drawing_obeys_no_text(width: int) -> None:
+    for text in HOSTILE.values():
+        finished = FinishedTrial(
+            number=1, state="FAIL", value=None, accuracy=None, epochs=1, seconds=1.0, mix="none",
+            parameters={"x": text}, control=None, end_reason="error", message=text,
+        )  # fmt: skip
+        running = RunningTrial(
+            number=2, control=text, mix=text, parameters={"x": text}, worker=0, epoch=1, max_epochs=2, curve=(0.5,)
+        )  # fmt: skip
+        progress = Progress(
+            study=text, metric="val_cross_entropy", goal="minimize", run_cap=9, timeout_seconds=None, complete=0,
+            pruned=0, failed=1, waiting=0, elapsed_seconds=1.0, remaining_seconds=None, trial_epochs=1, best=None,
+            running=(running,), tracking=text,
+        )  # fmt: skip
+        out = io.StringIO()
+        screen = Screen(file=out, force_terminal=True, color_system="standard", width=width, height=30)
+        screen.print(sweep_view(progress, [finished], width=width, height=30, notice=text))
+        assert not acts(SGR.sub("", out.getvalue()))
         assert len(out.getvalue().splitlines()) <= 30
         assert not re.search("^error", out.getvalue(), re.MULTILINE)
 
@@ -223,7 +208,7 @@ def test_wrapped_prose_keeps_a_foreign_command_in_one_piece() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Studies of every name, in each a failed trial with that text for its message, control and parameter."""
     folder = tmp_path_factory.mktemp("foreign")
-    for text in TEXTS.values():
+    for text in (*TEXTS.values(), EVERYTHING):
         study = studies.create(folder / "studies.db", text, spec={
             "name": text, "description": text, "dataset": text, "method": text,
             "metric": {"name": "val_cross_entropy", "goal": "minimize"},
@@ -236,31 +221,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def verbs(name: str) -> list[list[str]]:
-    return [
-        ["studies"],
-        ["board", name],
-        ["board", name, "--csv"],
-        ["show", name],
-        ["show", name, "1"],
-        ["show", name, "99"],
-        ["watch", name],
-        ["stop", name],
-        ["best", name],
-        ["board", f"{name}s"],
-        ["delete", name],
-        ["studies", "--json"],
-        ["board", name, "--json"],
-        ["show", name, "--json"],
-        ["show", name, "1", "--json"],
-        ["watch", name, "--json"],
-        ["best", name, "--json"],
-    ]
+VERBS = (
+    *(
+        "board NAME",
+        "show NAME 1",
+        "board NAME --csv",
+        "show NAME",
+        "show NAME 99",
+        "watch NAME",
+        "stop NAME",
+    ),
+    *("best NAME", "board NAMEs", "delete NAME", "studies", "studies --json", "board NAME --json"),
+    *("show NAME --json", "show NAME 1 --json", "watch NAME --json", "best NAME --json"),
+)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_verb_that_looks_shows_foreign_texts_as_they_are(name: str, home: Path) -> None:
-    for arguments in verbs(TEXTS[name]):
+def test_every_verb_that_looks_shows_foreign_texts_as_they_are(home: Path) -> None:
+    """Each verb with all texts in one, and the first two with each text alone."""
+    alone = product(VERBS[:2], TEXTS.values())
+    for verb, text in (*alone, *product(VERBS, [EVERYTHING])):
+        arguments = [word.replace("NAME", text) for word in verb.split()]
         found = runner.invoke(app, [*arguments, "--home", str(home)])
         error = "" if not isinstance(found.exception, RegtuneError) else _told(found.exception)
         assert found.exception is None or isinstance(found.exception, RegtuneError | SystemExit), arguments
@@ -268,7 +248,7 @@ def test_every_verb_that_looks_shows_foreign_texts_as_they_are(name: str, home: 
         for line in (found.output + error).splitlines():
             assert not line.startswith("error: all is lost"), arguments
         if "--json" in arguments:
-            assert TEXTS[name] in _texts(json.loads(found.stdout)), arguments
+            assert text in _texts(json.loads(found.stdout)), arguments
 
 
 def _told(error: RegtuneError) -> str:
@@ -332,34 +312,28 @@ def test_completion_offers_no_word_that_a_shell_would_change(home: Path) -> None
 # -- what files may say
 
 
-@pytest.mark.parametrize("name", list(HOSTILE))
-def test_a_sweep_file_s_name_cannot_act(name: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        SweepSpec.from_dict(
-            {"name": HOSTILE[name], "run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
-        )
-    assert not acts(str(caught.value))
-
-
-@pytest.mark.parametrize("name", [name for name, text in HOSTILE.items() if not text.isprintable()])
-def test_a_sweep_file_s_data_set_cannot_act(name: str) -> None:
+def test_a_sweep_file_s_name_and_data_set_cannot_act() -> None:
     spec = {"run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
-    with pytest.raises(SpecError, match="printable") as caught:
-        SweepSpec.from_dict({**spec, "dataset": f"{HOSTILE[name]}.npz"})
-    assert not acts(str(caught.value))
+    for text in HOSTILE.values():
+        with pytest.raises(SpecError) as caught:
+            SweepSpec.from_dict({**spec, "name": text})
+        assert not acts(str(caught.value))
+        if not text.isprintable():
+            with pytest.raises(SpecError, match="printable") as caught:
+                SweepSpec.from_dict({**spec, "dataset": f"{text}.npz"})
+            assert not acts(str(caught.value))
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "NUL"])
-def test_a_sweep_file_s_path_and_keys_cannot_act(name: str) -> None:
-    text = HOSTILE[name].replace("/", "_")
-    path = Path(f"{text}.yaml")
-    path.write_text(json.dumps({"name": "x", "run_cap": 1, HOSTILE[name]: HOSTILE[name], "parameters": {}}))
-    for arguments in (["plan", str(path)], ["train", str(path)], ["plan", f"absent{path}"]):
-        found = runner.invoke(app, arguments)
-        assert isinstance(found.exception, RegtuneError), arguments
-        told = _told(found.exception)
-        assert not acts(told)
-        assert "\nerror: all is lost" not in told
+def test_a_sweep_file_s_path_and_keys_cannot_act() -> None:
+    for text in (text for name, text in HOSTILE.items() if name != "NUL"):
+        path = Path(f"{text.replace('/', '_')}.yaml")
+        path.write_text(json.dumps({"name": "x", "run_cap": 1, text: text, "parameters": {}}))
+        for arguments in (["plan", str(path)], ["train", str(path)], ["plan", f"absent{path}"]):
+            found = runner.invoke(app, arguments)
+            assert isinstance(found.exception, RegtuneError), arguments
+            told = _told(found.exception)
+            assert not acts(told)
+            assert "\nerror: all is lost" not in told
 
 
 def test_a_configuration_s_provenance_cannot_act(home: Path) -> None:
@@ -372,13 +346,13 @@ def test_a_configuration_s_provenance_cannot_act(home: Path) -> None:
         parse_best(json.dumps(values))
 
 
-@pytest.mark.parametrize("uid", ["../../etc", "a/b", "", "a' OR 'b' = 'b", "a\n", "x" * 65, 7])
-def test_a_uid_that_would_lead_elsewhere_is_refused(uid: Any) -> None:
+def test_a_uid_that_would_lead_elsewhere_is_refused() -> None:
     values = studies.record(0, {"dropout": 0.1}, epochs=1).to_json()
     assert TrialRecord.from_json(values).uid == f"{0:032x}"
-    with pytest.raises(StorageError, match="no uid") as caught:
-        TrialRecord.from_json({**values, "uid": uid})
-    assert not acts(str(caught.value))
+    for uid in ("../../etc", "a/b", "", "a' OR 'b' = 'b", "a\n", "x" * 65, 7):
+        with pytest.raises(StorageError, match="no uid") as caught:
+            TrialRecord.from_json({**values, "uid": uid})
+        assert not acts(str(caught.value))
 
 
 # -- MLflow

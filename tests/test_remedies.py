@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import studies
 from optuna.trial import TrialState
+from terminals import run_here
 
-from regtune.cli import main
 from regtune.errors import COMMAND, TooManyFailures
 from regtune.study.record import FILE
 
@@ -27,12 +27,9 @@ def _sweep_file() -> None:
     Path("my sweep.yaml").write_text(SWEEP)
 
 
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command says, on one line."""
-    monkeypatch.setattr(sys, "argv", ["regtune", *arguments])
-    with pytest.raises(SystemExit):
-        main()
-    return " ".join("".join(capsys.readouterr()).split())
+    return " ".join("".join(run_here(capsys, *arguments)[1:]).split())
 
 
 def made(home: str, **changes: Any) -> None:
@@ -54,19 +51,17 @@ def test_too_many_failures_are_answered_with_the_whole_command(
         raise TooManyFailures(f"7 trials failed; resume with: {COMMAND.get()} --set max_failures=14")
 
     monkeypatch.setattr("regtune.sweep.run_sweep", fail)
-    found = said(
-        monkeypatch, capsys, "sweep", "my sweep.yaml", "--fresh", "--set", "run_cap=3", "--home", "else"
-    )
+    found = said(capsys, "sweep", "my sweep.yaml", "--fresh", "--set", "run_cap=3", "--home", "else")
     again = "regtune sweep 'my sweep.yaml' --set run_cap=3 --home else"
     assert found.endswith(f"error: 7 trials failed; resume with: {again} --set max_failures=14")
 
 
 @pytest.mark.parametrize("verb", [("plan",), ("sweep", "--dry-run")])
 def test_another_sweep_file_of_the_same_name_is_answered_with_two_whole_commands(
-    verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     made("mlruns", parameters={"l2": {"min": 0.0, "max": 0.5}})
-    found = said(monkeypatch, capsys, verb[0], "my sweep.yaml", *verb[1:])
+    found = said(capsys, verb[0], "my sweep.yaml", *verb[1:])
     assert "take another name with: regtune sweep 'my sweep.yaml' --name small-2;" in found
     assert "or set the earlier one aside with: regtune sweep 'my sweep.yaml' --fresh;" in found
 
@@ -75,7 +70,7 @@ def test_a_used_budget_is_answered_with_the_study_s_own_sweep_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made("else")
-    found = said(monkeypatch, capsys, "enqueue", "small", "dropout=0.2", "--home", "else")
+    found = said(capsys, "enqueue", "small", "dropout=0.2", "--home", "else")
     assert found.rstrip().endswith("regtune sweep 'my sweep.yaml' --set run_cap=2 --name small --home else")
 
 
@@ -84,12 +79,12 @@ def test_a_question_that_nobody_can_answer_names_the_command_that_needs_no_answe
 ) -> None:
     made("mlruns")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    assert "add --yes: regtune delete small --yes" in said(monkeypatch, capsys, "delete", "small")
+    assert "add --yes: regtune delete small --yes" in said(capsys, "delete", "small")
 
 
 def test_a_command_that_is_suggested_names_the_folder_that_was_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made("else")
-    found = said(monkeypatch, capsys, "show", "small", "99", "--home", "else")
+    found = said(capsys, "show", "small", "99", "--home", "else")
     assert found.endswith("try: regtune board small --home else")

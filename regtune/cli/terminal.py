@@ -1,7 +1,7 @@
-"""What every verb shares: the two consoles, options, completion, and how results and errors are said.
+"""What every verb shares: consoles, options, completion, and how results, notes and errors are shown.
 
-Results go to standard output, everything else to standard error. There is colour and live drawing on a
-terminal only, no colour when NO_COLOR is set; a pipe gets tables in their full width.
+Results go to standard output, everything else to standard error. Only a terminal gets colour and live drawing, no
+colour when NO_COLOR is set; a pipe gets tables in their full width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -53,7 +53,7 @@ _BRAILLE = range(0x2800, 0x2900)
 
 
 def study_names(incomplete: str) -> list[str]:
-    """Names of studies that begin so, for completion."""
+    """Complete the name of a study."""
     from regtune.errors import RegtuneError
     from regtune.study.board import list_studies
 
@@ -73,16 +73,16 @@ def _harmless(word: str) -> bool:
 def _sweep_files(incomplete: str) -> list[str]:
     typed = Path(incomplete.rpartition("/")[0])
     folders = {typed} if "/" in incomplete else {typed, Path("sweeps")}
-    found = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
+    files = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
     return sorted(
         path
-        for path in found
+        for path in files
         if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)]) and _harmless(path)
     )
 
 
 def study_name(typed: str | None) -> str | None:
-    """A study's name as it was typed: UTF-8 whatever the locale, and what is no UTF-8 as ``\\xff``."""
+    """Decode a study's name as UTF-8, whatever the locale; other bytes as ``\\xff``."""
     if typed is None or typed.isprintable():
         return typed
     return os.fsencode(typed).decode("utf-8", "backslashreplace")
@@ -178,10 +178,7 @@ class Screen(Console):
 
 
 def prepare_streams() -> None:
-    """Have standard output and error spell what their encoding lacks, so that a table can be read in ASCII, too.
-
-    One that is closed (``>&-``) is none at all in Python; what is written to it is lost.
-    """
+    """Let standard output and error spell what their encoding lacks; a closed one (``>&-``) swallows everything."""
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     codecs.register_error(SPELLED, _spelled)
     for stream in (sys.stdout, sys.stderr):
@@ -202,7 +199,7 @@ def _spelling(letter: str) -> str:
 
 
 def console(stream: IO[str] | None = None) -> Console:
-    """A console on `stream`, by default standard output: as wide as the terminal, in a pipe as need be."""
+    """Open a console on `stream`, by default standard output; in a pipe as wide as need be."""
     stream = stream or sys.stdout
     columns = os.environ.get("COLUMNS", "")
     asked = int(columns) if columns.isdecimal() and len(columns) < 6 else 0
@@ -222,7 +219,7 @@ def show(*renderables: RenderableType) -> None:
 
 
 def _whole(message: str) -> str:
-    """The message, its commands with the folder that this one was given."""
+    """The message, with --home in its commands if this one has it."""
     home = f" --home {shell_word(str(_HOME.get()))}" if _HOME.get() else ""
     return _HINT.sub(lambda found: found[0] if " --home " in found[0] else found[0].rstrip() + home, message)
 
@@ -237,7 +234,7 @@ def say(message: str, quiet: bool = False) -> None:
 
 @contextmanager
 def working(what: str, quiet: bool = False) -> Iterator[None]:
-    """Show on a terminal that something is being done that takes seconds; it is gone when it is done."""
+    """Show on a terminal that something takes seconds, until it is done."""
     err = console(sys.stderr)
     if quiet or not err.is_terminal:
         yield
@@ -247,13 +244,13 @@ def working(what: str, quiet: bool = False) -> Iterator[None]:
 
 
 def say_more(study: str, count: int) -> None:
-    """Say where the trials are that a table has left out."""
+    """Say where to see the trials that a table leaves out."""
     if count:
         say(f"{count:,} more trial{'' if count == 1 else 's'}: regtune board {shell_word(study)}")
 
 
 def wrapped(message: str, width: int) -> str:
-    """Prose broken between words; a command (`regtune ...`) stays whole and may be longer than a line."""
+    """Break prose between words; a command (`regtune ...`) stays whole, even if longer than a line."""
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _HELD), message)
     lines = (
         textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
@@ -263,22 +260,17 @@ def wrapped(message: str, width: int) -> str:
 
 
 def show_json(value: Any) -> None:
-    """Print JSON: one object, indented, non-finite numbers as null."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    if not text.replace("\n", "").isprintable():
-        text = "".join(map(_json_letter, text))
-    if not text.isascii() and (sys.stdout.encoding or "").lower() != "utf-8":
-        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
-    sys.stdout.write(f"{text}\n")
-
-
-def _json_letter(letter: str) -> str:
-    r"""A character of JSON; what acts on a terminal as ``\u001b``, which reads back as the same."""
-    return letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1]
+    """Print indented JSON, non-finite numbers as null; escape all but ASCII where a character acts or has no letter."""
+    plain = _plain(value)
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
+    utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+    if not text.isascii() and not (utf8 and text.replace("\n", "").isprintable()):
+        text = json.dumps(plain, indent=2, allow_nan=False)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 
 def show_error(error: RegtuneError) -> None:
-    """Print what went wrong: in full, without a traceback."""
+    """Print an error in full, without a traceback."""
     err = console(sys.stderr)
     lines = _whole(str(error)).splitlines() or [type(error).__name__]
     if err.is_terminal:
@@ -290,7 +282,7 @@ def show_error(error: RegtuneError) -> None:
 
 
 def settings_of(home: Path | None, **flags: Any) -> Settings:
-    """Settings with the verb's flags on top."""
+    """Load the settings; a verb's flags take precedence."""
     from regtune.settings import load_settings
 
     _HOME.set(home)
@@ -299,7 +291,7 @@ def settings_of(home: Path | None, **flags: Any) -> Settings:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Engine]:
-    """The studies' database, for reading."""
+    """Open the studies' database for reading."""
     from regtune.storage import open_engine
 
     engine = open_engine(settings.storage_url)
@@ -312,36 +304,31 @@ def opened(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def keys_unseen(stream: IO[str]) -> Iterator[None]:
     """Keep the terminal from writing ``^C`` and other keys into a drawing, which would move the cursor."""
-    was_on = _echo(stream, False)
+    before = _echo(stream, False)
     try:
         yield
     finally:
-        if was_on:
+        if before:
             _echo(stream, True)
 
 
 def _echo(stream: IO[str], on: bool) -> bool:
-    """Whether keys were echoed before; a process in the background leaves the terminal alone."""
-    try:
-        import termios
+    """Switch the echo of keys; says whether it was on. A process in the background leaves the terminal alone."""
+    import termios
 
+    with suppress(OSError, ValueError, termios.error):
         terminal = stream.fileno()
-        if os.tcgetpgrp(terminal) != os.getpgrp():
-            return False
-        modes = termios.tcgetattr(terminal)
-        before = bool(modes[3] & termios.ECHO)
-        if before != on:
-            modes[3] ^= termios.ECHO
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            modes = termios.tcgetattr(terminal)
+            before = bool(modes[3] & termios.ECHO)
+            modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
             termios.tcsetattr(terminal, termios.TCSANOW, modes)
-    except (ImportError, OSError, ValueError):  # no terminal, or another system
-        return False
-    except termios.error:
-        return False
-    return before
+            return before
+    return False
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on only after a yes. Raises typer.Exit, and InputError where nobody can be asked."""
+    """Ask before going on. Raises typer.Exit after a no, InputError without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -232,10 +232,10 @@ def _parameters(
 
 def _sorted(rows: Iterable[Row], info: StudyInfo, by: Column, limit: int | None) -> list[Row]:
     """The first rows by a column or a parameter, ties in the given order; only `limit` of them are held at a time."""
-    names = [] if by.name in (column.name for column in columns(info)) else [by.name]
+    searched = by.name not in (column.name for column in columns(info))
 
     def key(row: Row) -> tuple[bool, bool, Any]:
-        value = row.cells(info.metric, names)[by.name]
+        value = row.parameter(by.name) if searched else row.cells(info.metric, ())[by.name]
         empty = value is None or (isinstance(value, float) and math.isnan(value))
         return empty != by.largest_first, isinstance(value, str), None if empty else value
 

@@ -120,22 +120,7 @@ class Row:
     @property
     def accuracy(self) -> float | None:
         """Validation accuracy of the kept weights, or of the last epoch where none are kept."""
-        return self.figure("val_accuracy")
-
-    @property
-    def gap(self) -> float | None:
-        """Validation minus training cross-entropy of the kept weights, in inference mode."""
-        return self.record.kept.generalization_gap if self.record and self.record.kept else None
-
-    @property
-    def sparsity(self) -> float | None:
-        """Share of the hidden kernels' entries that are near zero, of the kept weights."""
-        return self.record.kept.sparsity if self.record and self.record.kept else None
-
-    @property
-    def l2_norm(self) -> float | None:
-        """Norm of all hidden kernels, of the kept weights."""
-        return self.record.kept.l2_norm if self.record and self.record.kept else None
+        return self.record.figure("val_accuracy") if self.record else None
 
     @property
     def epochs(self) -> int:
@@ -144,7 +129,7 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Time from start to end."""
+        """Time spent in epochs."""
         return self.record.seconds if self.record else 0.0
 
     @property
@@ -157,19 +142,15 @@ class Row:
         """Searched parameters as displayed; an optional one that is off is 0."""
         return self.record.parameters if self.record else {}
 
-    def parameter(self, name: str) -> Value | None:
-        """A searched parameter; one that a control was not given is read from its configuration."""
-        found = self.parameters.get(name)
-        return parameter_of(self.record.config, name) if found is None and self.record else found
-
     @property
     def mix(self) -> str:
         """The techniques in use, for people."""
         return self.record.config.mix if self.record else ""
 
-    def figure(self, name: str) -> float | None:
-        """One of METRICS of the kept weights, or of the last epoch where none are kept."""
-        return self.record.figure(name) if self.record else None
+    def parameter(self, name: str) -> Value | None:
+        """A searched parameter; one that a control was not given is read from its configuration."""
+        value = self.parameters.get(name)
+        return parameter_of(self.record.config, name) if value is None and self.record else value
 
     def cells(self, metric: str, names: Sequence[str]) -> dict[str, Any]:
         """The row as plain values in the order of `COLUMNS`, then `names`; None where there is nothing.
@@ -179,15 +160,17 @@ class Row:
         """
         again = self.record is not None and self.record.again is not None
         waits = again or self.state in ("WAITING", "FOREIGN")
+        shown = None if waits else self.record
+        kept = shown.kept if shown else None
         return {
             "rank": self.rank,
             "trial": self.number,
             "state": self.state,
             metric: None if waits else self.value,
             "val_accuracy": None if waits else self.accuracy,
-            "gap": None if waits else self.gap,
-            "sparsity": None if waits else self.sparsity,
-            "l2_norm": None if waits else self.l2_norm,
+            "gap": kept.generalization_gap if kept else None,
+            "sparsity": kept.sparsity if kept else None,
+            "l2_norm": kept.l2_norm if kept else None,
             "epochs": None if waits else self.epochs,
             "seconds": None if waits else round(self.seconds, 3),
             "control": self.control,

@@ -170,22 +170,19 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
     foreign = _foreign(connection, study_id, uid)
     trials = _trials_of(study_id, foreign).c
-    starts: list[datetime] = []
-    moments: list[datetime] = []
-    for name, count, *found in connection.execute(
-        select(
-            trials.state,
-            func.count(),
-            func.min(trials.datetime_start),
-            func.max(trials.datetime_start),
-            func.max(trials.datetime_complete),
-        ).group_by(trials.state)
-    ):
-        counts[name] = count
-        if name != "FOREIGN":
-            first, begun, ended = map(_utc, found)
+    moments = (
+        func.min(trials.datetime_start),
+        func.max(trials.datetime_start),
+        func.max(trials.datetime_complete),
+    )
+    by_state = select(trials.state, func.count(), *moments).group_by(trials.state)
+    starts, lasts = list[datetime](), list[datetime]()
+    for state, count, *times in connection.execute(by_state):
+        counts[state] = count
+        if state != "FOREIGN":
+            first, *last = (_utc(moment) for moment in times)
             starts += [first] if first else []
-            moments += [moment for moment in (begun, ended) if moment]
+            lasts += [moment for moment in last if moment]
     spec, beside = _mapping(attributes.get(SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
         searched = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
@@ -204,7 +201,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
         file=str(attributes.get(FILE, "")),
         counts=counts,
         started=min(starts, default=None),
-        last_active=max(moments, default=None),
+        last_active=max(lasts, default=None),
     )
 
 
@@ -277,15 +274,7 @@ def read_heads(
     numbers: Collection[int] | None = None,
     limit: int | None = None,
 ) -> list[Row]:
-    """Read rows without their records, by rank: in the order of STATES, each by value and then by number.
-
-    Args:
-        connection: of `reading`.
-        info: the study's facts.
-        states: states to read.
-        numbers: trials to read; all by default.
-        limit: at most so many rows.
-    """
+    """Read rows without their records, by rank: in the order of STATES, each by value and then by number."""
     trials = _trials_of(info.id, info.foreign)
     kind = cast(_VALUES.c.value_type, String)
     best, sign = ("INF_POS", -1) if info.goal == "maximize" else ("INF_NEG", 1)
@@ -357,37 +346,26 @@ def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
 
 
 def studies_of_regtune(connection: Connection) -> list[str]:
-    """Names of the studies that regtune made."""
-    return list(
-        connection.scalars(
-            select(_STUDIES.c.study_name)
-            .join(_STUDY_ATTRIBUTES, _STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id)
-            .where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
-        )
-    )
+    """Read the names of regtune's studies."""
+    own = (_STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_STUDY_ATTRIBUTES.c.key == STUDY_UID)
+    return list(connection.scalars(select(_STUDIES.c.study_name).join(_STUDY_ATTRIBUTES, own)))
 
 
 def read_uids(connection: Connection) -> set[str]:
-    """Uids of studies that any study or any trial here carries, also a trial of a study that has lost its own.
-
-    Raises StorageError.
-    """
+    """Read the uids of studies that any study or trial here has. Raises StorageError."""
     own = select(_STUDY_ATTRIBUTES.c.value_json).where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
     begins = func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120)
     records = select(begins).where(_TRIAL_ATTRIBUTES.c.key == RECORD).distinct()
-    found = {json.loads(text) for text in connection.scalars(own)}
+    uids = {json.loads(text) for text in connection.scalars(own)}
     for text in connection.scalars(records):
-        uid = _BEGINS.match(text)
-        if uid is None:
-            raise StorageError(
-                "a trial's record does not begin with its uid; was it written by another program?"
-            )
-        found.add(uid[1])
-    return found
+        if (match := _BEGINS.match(text)) is None:
+            raise StorageError("a trial's record has no uid; was it written by another program?")
+        uids.add(match[1])
+    return uids
 
 
 def read_first_start(connection: Connection) -> datetime | None:
-    """When the first trial of the whole database began."""
+    """Read when the first trial of the whole database began."""
     return _utc(connection.scalar(select(func.min(_TRIALS.c.datetime_start))))
 
 
@@ -399,14 +377,10 @@ def read_numbers_of(connection: Connection, info: StudyInfo, states: Sequence[St
 
 
 def count_epochs(connection: Connection, info: StudyInfo) -> int:
-    """Epochs that the study's trials have trained, all together."""
+    """Count the epochs that all trials of the study have trained."""
     trials = _trials_of(info.id, info.foreign)
-    found = connection.scalar(
-        select(func.count())
-        .select_from(_STEPS.join(trials, _STEPS.c.trial_id == trials.c.trial_id))
-        .where(trials.c.state != "FOREIGN")
-    )
-    return found or 0
+    ours = (_STEPS.c.trial_id == trials.c.trial_id) & (trials.c.state != "FOREIGN")
+    return connection.scalar(select(func.count()).select_from(_STEPS.join(trials, ours))) or 0
 
 
 def read_spans(connection: Connection, info: StudyInfo) -> list[tuple[datetime, datetime]]:
@@ -424,14 +398,13 @@ def read_spans(connection: Connection, info: StudyInfo) -> list[tuple[datetime, 
 
 
 def _value_of(amount: float | None, kind: str | None) -> float | None:
-    """A value from its two columns in Optuna's table."""
     return {"INF_POS": math.inf, "INF_NEG": -math.inf}.get(kind or "", amount)
 
 
-def _utc(found: Any) -> datetime | None:
-    if found is None:
+def _utc(stored: Any) -> datetime | None:
+    if stored is None:
         return None
-    moment = found if isinstance(found, datetime) else datetime.fromisoformat(str(found))
+    moment = stored if isinstance(stored, datetime) else datetime.fromisoformat(str(stored))
     return moment.replace(tzinfo=UTC)
 
 
