@@ -44,8 +44,8 @@ def init(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Create the tables of both databases, where missing."""
     from regtune.server.databases import init_databases
 
-    for found in init_databases(settings_of(home)):
-        say(str(found), quiet)
+    for database in init_databases(settings_of(home)):
+        say(str(database), quiet)
 
 
 @db.command(cls=Verb)
@@ -53,8 +53,8 @@ def upgrade(quiet: QuietOption = False, home: HomeOption = None) -> None:
     """Migrate both databases to the installed versions of Optuna and MLflow; back them up first."""
     from regtune.server.databases import upgrade_databases
 
-    for found in upgrade_databases(settings_of(home)):
-        say(str(found), quiet)
+    for database in upgrade_databases(settings_of(home)):
+        say(str(database), quiet)
 
 
 @db.command(cls=Verb)
@@ -63,12 +63,12 @@ def check(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.cli.views.reports import databases_table
     from regtune.server.databases import check_databases
 
-    found = check_databases(settings_of(home))
-    show_json([one.to_json() for one in found]) if as_json else show(databases_table(found))
-    for one in found:
+    databases = check_databases(settings_of(home))
+    show_json([one.to_json() for one in databases]) if as_json else show(databases_table(databases))
+    for one in databases:
         if one.schema and one.schema.problem:
             say(one.schema.problem)
-    if not all(one.current for one in found):
+    if not all(one.current for one in databases):
         raise typer.Exit(1)
 
 
@@ -77,13 +77,11 @@ def backup(folder: FolderArgument, quiet: QuietOption = False, home: HomeOption 
     """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs."""
     from regtune.upkeep.backup import make_backup
 
-    found = make_backup(settings_of(home), folder, _progress("copied", quiet))
-    for note in found.notes:
+    backed_up = make_backup(settings_of(home), folder, _progress("copied", quiet))
+    for note in backed_up.notes:
         say(note, quiet)
-    say(
-        f"{found.folder}: {_counted(len(found.manifest.files))}, {_size(found.manifest.size_bytes)}, verified",
-        quiet,
-    )
+    count, size = len(backed_up.manifest.files), backed_up.manifest.size_bytes
+    say(f"{backed_up.folder}: {_counted(count)}, {_size(size)}, verified", quiet)
 
 
 @db.command(cls=Verb)
@@ -99,10 +97,10 @@ def restore(
     if plan.replaced:
         there = ", ".join(str(path) for path in plan.replaced)
         confirm(f"Set {there} aside and restore the backup of {plan.manifest.made}?", yes)
-    found = restore_backup(settings, folder, _progress("restored", quiet))
-    for path in found.aside:
+    restored = restore_backup(settings, folder, _progress("restored", quiet))
+    for path in restored.aside:
         say(f"set aside: {path}", quiet)
-    for note in found.notes:
+    for note in restored.notes:
         say(note, quiet)
     count, size = len(plan.manifest.files), plan.manifest.size_bytes
     say(f"{settings.home}: {_counted(count)}, {_size(size)}, as of {plan.manifest.made}", quiet)

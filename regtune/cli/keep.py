@@ -67,20 +67,20 @@ def sync(
     from regtune.tracking.folder import sync as bring
 
     settings = settings_of(home)
-    found = []
+    entries = []
     with _counting(quiet or as_json) as counting:
         for entry in bring(settings, None if study is None else [study], check=check, tell=counting.tell):
-            found.append(entry)
+            entries.append(entry)
             if not as_json and not entry.problem:
                 counting.say(_line(entry), quiet and entry.fine)
     if as_json:
-        show_json([entry.to_json() for entry in found])
-    for entry in found:
+        show_json([entry.to_json() for entry in entries])
+    for entry in entries:
         if entry.problem:
             show_error(TrackingError(f"{printable(entry.study)}: {entry.problem}"))
-    if not all(entry.fine for entry in found):
+    if not all(entry.fine for entry in entries):
         raise typer.Exit(1)
-    if not found and not as_json:
+    if not entries and not as_json:
         say("There are no studies yet.", quiet)
 
 
@@ -131,9 +131,9 @@ def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = No
 
     settings = settings_of(home)
     with working("looking for leftovers of deleted studies", quiet):
-        found = find_garbage(settings)
-    garbage = [left for left in found if not left.kept]
-    for left in sorted(found, key=lambda left: not left.kept):
+        leftovers = find_garbage(settings)
+    garbage = [left for left in leftovers if not left.kept]
+    for left in sorted(leftovers, key=lambda left: not left.kept):
         say(f"{_leftover(left)}: {left}; {f'stays: {left.kept}' if left.kept else 'can be removed'}", quiet)
     if not garbage:
         say("Nothing to remove.", quiet)

@@ -58,18 +58,18 @@ def board(
 
         raise InputError("--csv and --json: choose one")
     with opened(settings_of(home)) as engine:
-        found = read_board(engine, study, sort, limit)
+        leaderboard = read_board(engine, study, sort, limit)
     if as_json:
-        show_json(found.cells())
+        show_json(leaderboard.cells())
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(map(csv_cell, found.columns))
-        writer.writerows(map(csv_cell, row.values()) for row in found.cells())
+        writer.writerow(map(csv_cell, leaderboard.columns))
+        writer.writerows(map(csv_cell, row.values()) for row in leaderboard.cells())
     else:
         from regtune.cli.views.tables import board_table
 
-        show(board_table(found, console().width))
-        if not found.rows:
+        show(board_table(leaderboard, console().width))
+        if not leaderboard.rows:
             say("There are no trials yet.")
 
 
@@ -103,13 +103,13 @@ def studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.study.board import list_studies
 
     with opened(settings_of(home)) as engine:
-        found = list_studies(engine)
+        summaries = list_studies(engine)
     if as_json:
-        show_json([summary.to_json() for summary in found])
+        show_json([summary.to_json() for summary in summaries])
         return
     from regtune.cli.views.tables import studies_table
 
-    show(studies_table(found, console().width))
+    show(studies_table(summaries, console().width))
 
 
 def ui(

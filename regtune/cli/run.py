@@ -237,10 +237,10 @@ def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: boo
     from regtune.errors import InputError
     from regtune.sweep.plan import make_plan
 
-    found = make_plan(spec, settings, fresh=fresh)
-    show_json(found.to_json()) if as_json else show(plan_view(found))
-    if found.refusal:
-        raise InputError(found.refusal)
+    planned = make_plan(spec, settings, fresh=fresh)
+    show_json(planned.to_json()) if as_json else show(plan_view(planned))
+    if planned.refusal:
+        raise InputError(planned.refusal)
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
@@ -252,9 +252,9 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.tracking.page import PAGE_SECONDS, trials_page
     from regtune.tracking.target import target_of
 
-    found = compare(_show_board(settings, outcome.study))
-    if found is not None:
-        show("", comparison_text(found), "")
+    comparison = compare(_show_board(settings, outcome.study))
+    if comparison is not None:
+        show("", comparison_text(comparison), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if not outcome.stopped else ""
     epochs = counted(outcome.trial_epochs, "epoch")
@@ -270,7 +270,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if is_server(uri):  # which may be the reason why runs are unwritten
         page = trials_page(uri, outcome.study, SECONDS if outcome.unwritten else PAGE_SECONDS) or uri
     say(f"compare the runs:  {page}", quiet)
-    if found is not None:
+    if comparison is not None:
         say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
 
 

@@ -67,7 +67,7 @@ def up(
     if url and not postgres:
         raise InputError(f"{url}: expected --postgres before a PostgreSQL server: --postgres {url}")
     databases = "sqlite" if sqlite else (url or "postgres") if postgres else None
-    found = start(
+    service = start(
         settings_of(home),
         databases=databases,
         port=port,
@@ -75,7 +75,7 @@ def up(
         auth=auth,
         tell=lambda line: say(line, quiet),
     )
-    tell_newest(found.url, lambda line: say(line, quiet))
+    tell_newest(service.url, lambda line: say(line, quiet))
 
 
 def down(quiet: QuietOption = False, home: HomeOption = None) -> None:
@@ -96,5 +96,5 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.upkeep.status import look
 
     with working("checking the server and the databases"):
-        found = look(settings_of(home))
-    show_json(found.to_json()) if as_json else show(status_view(found))
+        standing = look(settings_of(home))
+    show_json(standing.to_json()) if as_json else show(status_view(standing))

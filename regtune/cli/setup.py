@@ -41,8 +41,8 @@ def list_(as_json: JsonOption = False) -> None:
     from regtune.cli.views.reports import datasets_table
     from regtune.data.inventory import list_datasets
 
-    found = list_datasets(settings_of(None).data_dir)
-    show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
+    datasets = list_datasets(settings_of(None).data_dir)
+    show_json([entry.to_json() for entry in datasets]) if as_json else show(datasets_table(datasets))
 
 
 @data.command(cls=Verb)
@@ -71,9 +71,9 @@ def verify(
     from regtune.cli.views.reports import datasets_table
     from regtune.data.inventory import verify_datasets
 
-    found = verify_datasets(settings_of(None).data_dir, name)
-    show_json([entry.to_json() for entry in found]) if as_json else show(datasets_table(found))
-    if any(entry.problem for entry in found):
+    datasets = verify_datasets(settings_of(None).data_dir, name)
+    show_json([entry.to_json() for entry in datasets]) if as_json else show(datasets_table(datasets))
+    if any(entry.problem for entry in datasets):
         raise typer.Exit(1)
 
 
@@ -83,9 +83,9 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from regtune.upkeep.doctor import examine
 
     with working("checking this machine"):
-        found = examine(settings_of(home))
-    show_json([check.to_json() for check in found]) if as_json else show(checks_view(found))
-    if any(check.status == "mend" for check in found):
+        checks = examine(settings_of(home))
+    show_json([check.to_json() for check in checks]) if as_json else show(checks_view(checks))
+    if any(check.status == "mend" for check in checks):
         raise typer.Exit(1)
 
 

@@ -153,11 +153,11 @@ class Verb(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters; a flag takes no value, so none is named."""
-        found: list[Any] = super().get_params(ctx)
-        for parameter in found:
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
             if getattr(parameter, "is_flag", False) and parameter.metavar is None:
                 parameter.metavar = ""
-        return found
+        return parameters
 
 
 class Screen(Console):
@@ -213,15 +213,15 @@ def show(*renderables: RenderableType) -> None:
     if out.is_terminal:
         out.print(*renderables, sep="\n")
         return
-    with out.capture() as found:
+    with out.capture() as drawn:
         out.print(*renderables, sep="\n")
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in found.get().splitlines()))
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 def _whole(message: str) -> str:
     """The message, with --home in its commands if this one has it."""
     home = f" --home {shell_word(str(_HOME.get()))}" if _HOME.get() else ""
-    return _HINT.sub(lambda found: found[0] if " --home " in found[0] else found[0].rstrip() + home, message)
+    return _HINT.sub(lambda match: match[0] if " --home " in match[0] else match[0].rstrip() + home, message)
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -251,12 +251,12 @@ def say_more(study: str, count: int) -> None:
 
 def wrapped(message: str, width: int) -> str:
     """Break prose between words; a command (`regtune ...`) stays whole, even if longer than a line."""
-    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _HELD), message)
+    whole = _COMMAND.sub(lambda match: match[0].replace(" ", _HELD), message)
     lines = (
         textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
         for line in whole.splitlines()
     )
-    return "\n".join(line for found in lines for line in found).replace(_HELD, " ")
+    return "\n".join(line for part in lines for line in part).replace(_HELD, " ")
 
 
 def show_json(value: Any) -> None:

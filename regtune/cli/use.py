@@ -50,15 +50,15 @@ def best(
 
         raise InputError("--json and --output: choose one; regtune train reads YAML files")
     with opened(settings_of(home)) as engine:
-        found = best_of(engine, study)
+        config = best_of(engine, study)
     if as_json:
-        show_json(found.to_dict())
+        show_json(config.to_dict())
     elif output is None:
-        typer.echo(found.to_yaml(), nl=False)
+        typer.echo(config.to_yaml(), nl=False)
     else:
-        if output.is_file() and not found.is_in(output):
+        if output.is_file() and not config.is_in(output):
             confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
-        found.write(output)
+        config.write(output)
         say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
 
 
@@ -73,13 +73,13 @@ def train(
     """Train a configuration again, log it, and compare its figures with the recorded ones."""
     from regtune.study.best import load_best
 
-    found = load_best(file)
+    best = load_best(file)
     from regtune.cli.views.reports import retrained_view
     from regtune.sweep.retrain import retrain
 
-    say(f"training {found.config.mix} on {printable(found.config.data.name)}", quiet)
+    say(f"training {best.config.mix} on {printable(best.config.data.name)}", quiet)
     result = retrain(
-        found,
+        best,
         settings_of(home),
         on_epoch=lambda epoch, figures: say(
             f"epoch {epoch}: val_cross_entropy {figures['val_cross_entropy']:.4f}, "

@@ -66,10 +66,10 @@ class Best:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the configuration's keys and `provenance`."""
-        found = self.config.to_dict()
+        values = self.config.to_dict()
         if self.provenance is not None:
-            found[PROVENANCE] = self.provenance.model_dump(mode="json")
-        return found
+            values[PROVENANCE] = self.provenance.model_dump(mode="json")
+        return values
 
     def to_yaml(self) -> str:
         """The text of `best.yaml`. Numbers are written so that they are read back exactly."""
@@ -82,13 +82,13 @@ class Best:
     def is_in(self, path: Path) -> bool:
         """Whether the file at `path` holds this, whenever it was written."""
         try:
-            found = load_best(path)
+            there = load_best(path)
         except ConfigError:
             return False
-        if found.provenance and self.provenance:
-            written = found.provenance.model_copy(update={"created": self.provenance.created})
-            found = replace(found, provenance=written)
-        return found == self
+        if there.provenance and self.provenance:
+            written = there.provenance.model_copy(update={"created": self.provenance.created})
+            there = replace(there, provenance=written)
+        return there == self
 
     def write(self, path: Path) -> None:
         """Write `best.yaml` whole or not at all. Raises StorageError."""

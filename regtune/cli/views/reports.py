@@ -82,16 +82,20 @@ def _controls(plan: Plan) -> str:
     return f"{len(plan.controls)} first{beside}: {', '.join(plan.controls)}" if plan.controls else "none"
 
 
-def _time(found: Duration | None, workers: int) -> str:
-    if found is None:
+def _time(duration: Duration | None, workers: int) -> str:
+    if duration is None:
         return "unknown until the data is here"
     basis = (
-        f"measured here on {counted(found.epochs_measured, 'epoch')} of {found.epoch_seconds:.2f} s"
-        if found.epochs_measured
-        else f"a guess: {found.epoch_seconds:.2f} s an epoch, nothing was measured here yet"
+        f"measured here on {counted(duration.epochs_measured, 'epoch')} of {duration.epoch_seconds:.2f} s"
+        if duration.epochs_measured
+        else f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
     )
-    most = f", at most {span(found.at_most_seconds)}" if found.at_most_seconds > found.seconds * 1.05 else ""
-    return f"about {span(found.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
+    most = (
+        f", at most {span(duration.at_most_seconds)}"
+        if duration.at_most_seconds > duration.seconds * 1.05
+        else ""
+    )
+    return f"about {span(duration.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
 
 
 def _bytes(count: int) -> str:
@@ -102,11 +106,11 @@ def checks_view(checks: Sequence[Check]) -> RenderableType:
     """What was checked, and what to fix."""
     drawn = table("", "what", "found", fold=("found",))
     for check in checks:
-        found = Text(check.found)
+        text = Text(check.found)
         if check.mend:
-            found.append(f"\n→ {check.mend}", style=STATUS_STYLES[check.status])
+            text.append(f"\n→ {check.mend}", style=STATUS_STYLES[check.status])
         status = "fix" if check.status == "mend" else check.status
-        drawn.add_row(Text(status, style=STATUS_STYLES[check.status]), check.name, found)
+        drawn.add_row(Text(status, style=STATUS_STYLES[check.status]), check.name, text)
     count = sum(check.status == "mend" for check in checks)
     last = f"{count} to fix." if count else "Nothing to fix."
     return Group(drawn, Text(), Text(last, style="bold red" if count else "green"))
@@ -142,12 +146,12 @@ def _server_text(server: ServerStatus) -> Text:
     return Text(f"{server.url}{said}{since}{accounts}{named}", style="red" if said else "green")
 
 
-def _behind_text(found: Mapping[str, Missing] | None) -> Text:
-    if found is None:
+def _behind_text(lacking_by_study: Mapping[str, Missing] | None) -> Text:
+    if lacking_by_study is None:
         return Text("unknown: a database or MLflow does not answer", style="yellow")
-    if not found:
+    if not lacking_by_study:
         return Text("nothing: MLflow is up to date")
-    lacking = "; ".join(f"{printable(study)}: {missing}" for study, missing in found.items())
+    lacking = "; ".join(f"{printable(study)}: {missing}" for study, missing in lacking_by_study.items())
     return Text(f"MLflow lacks {lacking}; bring it up to date with: regtune sync", style="yellow")
 
 
@@ -179,24 +183,24 @@ def datasets_table(entries: Sequence[Entry]) -> RenderableType:
     return drawn
 
 
-def retrained_view(found: Retrained) -> RenderableType:
+def retrained_view(retrained: Retrained) -> RenderableType:
     """The figures of a training beside the recorded ones."""
-    compared = ("recorded", "") if found.recorded is not None else ()
+    compared = ("recorded", "") if retrained.recorded is not None else ()
     drawn = table("figure", "now", *compared, right=("now", "recorded"))
-    for name, value in found.figures.items():
+    for name, value in retrained.figures.items():
         cells = [name, metric_text(value)]
-        if found.recorded is not None:
-            same = name not in found.differences
-            difference = "the same" if same else f"{found.differences[name]:+.2e}"
-            cells += [metric_text(found.recorded.get(name)), difference]
+        if retrained.recorded is not None:
+            same = name not in retrained.differences
+            difference = "the same" if same else f"{retrained.differences[name]:+.2e}"
+            cells += [metric_text(retrained.recorded.get(name)), difference]
         drawn.add_row(*cells)
-    kept = Text(f"kept weights: epoch {found.epoch} of {found.epochs}, {found.model}")
-    if found.recorded is None:
-        verdict = Text(f"Not compared: {found.uncompared}.", style="yellow")
-    elif not found.differences:
+    kept = Text(f"kept weights: epoch {retrained.epoch} of {retrained.epochs}, {retrained.model}")
+    if retrained.recorded is None:
+        verdict = Text(f"Not compared: {retrained.uncompared}.", style="yellow")
+    elif not retrained.differences:
         verdict = Text("Every figure equals the recorded one, bit for bit.", style="green")
-    elif found.changed:
-        verdict = Text(f"The figures differ; so do versions: {', '.join(found.changed)}.", style="yellow")
+    elif retrained.changed:
+        verdict = Text(f"The figures differ; so do versions: {', '.join(retrained.changed)}.", style="yellow")
     else:
         verdict = Text("The figures differ with the same versions: is it another processor?", style="yellow")
     return Group(drawn, Text(), kept, verdict)

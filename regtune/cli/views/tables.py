@@ -313,19 +313,19 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     return Group(*parts)
 
 
-def comparison_text(found: Comparison) -> Text:
+def comparison_text(comparison: Comparison) -> Text:
     """The best trial against no technique, and the standard error of one accuracy."""
-    text = best_text(found.winner, found.metric).append("\n      ")
-    if found.baseline is found.winner:
+    text = best_text(comparison.winner, comparison.metric).append("\n      ")
+    if comparison.baseline is comparison.winner:
         text.append("No technique is better than none so far.")
-    elif found.value_by is None:
+    elif comparison.value_by is None:
         text.append("There is no finished control to compare with.")
     else:
-        change = f"{metric_text(abs(found.value_by))} {'lower' if found.value_by < 0 else 'higher'}"
-        text.append(f"against no technique: {found.metric} {change}")
-        if found.accuracy_by is not None:
-            text.append(f", accuracy {100 * found.accuracy_by:+.2f} points")
-    error = "" if found.standard_error is None else f"±{100 * found.standard_error:.2f} points"
+        change = f"{metric_text(abs(comparison.value_by))} {'lower' if comparison.value_by < 0 else 'higher'}"
+        text.append(f"against no technique: {comparison.metric} {change}")
+        if comparison.accuracy_by is not None:
+            text.append(f", accuracy {100 * comparison.accuracy_by:+.2f} points")
+    error = "" if comparison.standard_error is None else f"±{100 * comparison.standard_error:.2f} points"
     note = f"Single runs; the standard error of each accuracy is {error}." if error else "Single runs."
     return text.append(f"\n      {note}", style="dim")
 

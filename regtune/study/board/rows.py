@@ -72,8 +72,8 @@ class StudyInfo:
     @property
     def goal(self) -> str:
         """`minimize` or `maximize`."""
-        found = self.spec.get("metric", {}).get("goal")
-        return str(found or ("maximize" if higher_is_better(self.metric) else "minimize"))
+        goal = self.spec.get("metric", {}).get("goal")
+        return str(goal or ("maximize" if higher_is_better(self.metric) else "minimize"))
 
     @property
     def trials(self) -> int:
@@ -222,11 +222,11 @@ class StudySummary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without the spec."""
-        found = self.info.to_json()
+        values = self.info.to_json()
         best = self.best
         return {
             **{
-                key: found[key]
+                key: values[key]
                 for key in ("study", "uid", "metric", "goal", "counts", "budget", "started", "last_active")
             },
             "best": {"number": best.number, "value": best.value, "val_accuracy": best.accuracy}
@@ -253,8 +253,8 @@ def columns(info: StudyInfo, names: Sequence[str] = ()) -> list[Column]:
 def order_of(info: StudyInfo, sort: str) -> Column:
     """What to sort by, and from which end: a column by any of its names, or else a parameter; a `-` turns it round."""
     typed = sort.removeprefix("-")
-    found = next((one for one in columns(info) if typed in (one.name, *one.also)), Column(typed))
-    return replace(found, largest_first=found.largest_first != sort.startswith("-"))
+    column = next((one for one in columns(info) if typed in (one.name, *one.also)), Column(typed))
+    return replace(column, largest_first=column.largest_first != sort.startswith("-"))
 
 
 def parameter_names(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -277,6 +277,6 @@ def parameter_of(config: TrialConfig, name: str) -> Value | None:
         return "-".join(str(width) for width in config.model.hidden)
     for block in (config.model, config.training, config.early_stopping):
         if block is not None and key in type(block).model_fields:
-            found: Value = getattr(block, key)
-            return found
+            value: Value = getattr(block, key)
+            return value
     return None
