@@ -86,34 +86,6 @@ def test_values_parameters_and_states_equal_what_optuna_itself_says(
         }
 
 
-def test_a_study_that_maximizes_is_ranked_from_the_largest_on(tmp_path: Path) -> None:
-    path = tmp_path / "other.db"
-    study = studies.create(path, "accuracy", metric="val_accuracy", goal="maximize")
-    for number, floor in enumerate((0.09, 0.07, 0.08)):
-        studies.add(
-            study, studies.record(number, {"dropout": 0.1}, floor=floor), TrialState.COMPLETE, "val_accuracy"
-        )
-    engine = open_engine(f"sqlite:///{path}")
-    assert [row.number for row in read_board(engine, "accuracy").rows] == [1, 2, 0]
-    assert read_best(engine, "accuracy").number == study.best_trial.number
-
-
-@pytest.mark.parametrize(
-    ("sort", "first"),
-    [
-        ("number", 0),
-        ("-number", 8),
-        ("dropout", 0),
-        ("-dropout", 6),
-        ("metric", 3),
-        ("epochs", 6),
-        ("sparsity", 3),
-    ],
-)
-def test_any_column_sorts_and_a_minus_turns_it_round(engine: Engine, sort: str, first: int) -> None:
-    assert read_board(engine, NAME, sort).rows[0].number == first
-
-
 def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name(engine: Engine) -> None:
     info = read_study(engine, NAME)
     kept = [name for name in points_of(records.facts(), studies.record(2, {})) if "/" in name]
