@@ -302,7 +302,7 @@ def in_a_shell(command: str, **changes: str) -> subprocess.CompletedProcess[str]
 def test_a_reader_that_leaves_early_hears_nothing_more(tmp_path: Path) -> None:
     """The study is longer than a pipe holds."""
     study = studies.create(tmp_path / "studies.db", "long")
-    for number in range(150):
+    for number in range(300):
         studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
     for arguments, reader in (
         ("board long --json", "head -n 1"),
