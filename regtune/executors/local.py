@@ -85,12 +85,10 @@ class LocalExecutor:
 
     @property
     def idle(self) -> int:
-        """Workers that can take a task now, those still starting among them."""
         return len(self._free())
 
     @property
     def pids(self) -> dict[int, int]:
-        """Process id of each worker."""
         return {worker.number: worker.child.pid for worker in self._workers}
 
     def submit(self, task: Task) -> None:
@@ -108,7 +106,6 @@ class LocalExecutor:
                 self._send(worker, verdict)
 
     def events(self, timeout_seconds: float) -> Sequence[Event]:
-        """What has happened; waits for at most `timeout_seconds`."""
         self._enforce_limits()
         wait([worker.child.connection for worker in self._workers], timeout_seconds)
         events: list[Event] = []
@@ -117,7 +114,6 @@ class LocalExecutor:
         return events
 
     def close(self) -> None:
-        """End every worker at once; nothing is left behind."""
         for worker in self._workers:
             worker.child.kill()
         for worker in self._workers:

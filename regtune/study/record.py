@@ -144,7 +144,6 @@ class TrialRecord:
 
     @property
     def epochs(self) -> int:
-        """Epochs trained so far."""
         return len(self.epoch_ended_ms)
 
     @property
@@ -158,7 +157,6 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Time spent in epochs."""
         return sum(self.epoch_seconds)
 
     def figure(self, name: str) -> float | None:

@@ -64,7 +64,6 @@ class Loop:
 
     @property
     def idle(self) -> int:
-        """How many tasks can be submitted now."""
         return self._executor.idle
 
     def submit(self, task: Task, record: TrialRecord) -> None:

@@ -86,7 +86,6 @@ class Plan:
     writes: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         return asdict(self)
 
 

@@ -54,7 +54,6 @@ class Retrained:
     uncompared: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         return asdict(self) | {"identical": None if self.recorded is None else not self.differences}
 
 

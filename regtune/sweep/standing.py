@@ -64,7 +64,6 @@ class Standing:
 
     @property
     def tally(self) -> Tally:
-        """The counts."""
         trials = self._look()
         open_ = [trials[number] for number in self._open]
         return Tally(
@@ -100,7 +99,6 @@ class Standing:
         return self._winner
 
     def has_queued(self, key: str) -> bool:
-        """Whether a trial was ever queued under this key of its origin."""
         self._look()
         return key in self._queued
 
