@@ -48,14 +48,13 @@ _NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
 
 
 def secret(name: str) -> str | None:
-    """The secret `name`, or None when nobody has given it; an empty one is none.
+    """Return the secret `name`, or None when nobody has given it; an empty one is none.
 
     From the environment, from the file that `NAME_FILE` names, or from `.env`, in this order. A line end at the end of
     a file does not belong to the secret. Raises SettingsError for a file that is not there, that others may read, and
     for what is not one line of text: a line end inside would end up in an HTTP library's message.
     """
-    found = _dotenv(name)
-    for given in (os.environ, found):
+    for given in (os.environ, _dotenv(name)):
         if value := given.get(name):
             return _one_line(value, name)
         if path := given.get(f"{name}_FILE"):
@@ -64,7 +63,7 @@ def secret(name: str) -> str | None:
 
 
 def authorization() -> dict[str, str]:
-    """The header of a request with the credentials that were given for the tracking server; empty without any."""
+    """Return the header of a request with the tracking server's credentials; empty without any."""
     name, password = secret(TRACKING_USERNAME), secret(TRACKING_PASSWORD)
     if name and password:
         return basic(name, password)
@@ -73,25 +72,25 @@ def authorization() -> dict[str, str]:
 
 
 def basic(name: str, password: str) -> dict[str, str]:
-    """The header of a request by an account (RFC 7617)."""
+    """Return the header of a request by an account (RFC 7617)."""
     return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
 
 
 def without_secrets(environment: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:
-    """The environment for a child that needs no secret, such as a worker, or none `but` these, by name."""
+    """Return the environment for a child that needs no secret, such as a worker, or none `but` these."""
     hidden = {*SECRETS, "PGPASSFILE"} - {*but}
     hidden |= {f"{name}_FILE" for name in hidden}
     return {name: value for name, value in environment.items() if name not in hidden}
 
 
 def in_url(url: str) -> bool:
-    """Whether a database's or a server's URL carries a secret: userinfo with a password, or one among its options.
+    """Return whether a database's or a server's URL has a secret: userinfo with a password, or one among its options.
 
     Read more strictly than by `urlsplit`, which takes a password with a slash, `?` or `#` in it for a path, while
     SQLAlchemy takes it for a password. A server's URL has no userinfo at all: a token may stand there alone.
     """
-    scheme, found, rest = url.partition("://")
-    if not found:
+    scheme, colon, rest = url.partition("://")
+    if not colon:
         return "@" in url and ":" in url
     before, at, _ = rest.partition("@")
     scheme = scheme.lower()
@@ -107,12 +106,12 @@ def _dotenv(name: str) -> Mapping[str, str | None]:
     try:
         with _opened(DOTENV) as file:
             status = os.fstat(file.fileno())
-            found = dotenv_values(stream=io.StringIO(file.read().decode("utf-8-sig")), interpolate=False)
+            values = dotenv_values(stream=io.StringIO(file.read().decode("utf-8-sig")), interpolate=False)
     except (OSError, UnicodeDecodeError):  # there is none, or the settings say what is wrong with it
         return {}
-    if found.get(name) and name != TRACKING_USERNAME:
+    if values.get(name) and name != TRACKING_USERNAME:
         _check_mode(DOTENV, status, name)
-    return found
+    return values
 
 
 def _read(path: Path, variable: str) -> str:
@@ -120,9 +119,9 @@ def _read(path: Path, variable: str) -> str:
     try:
         with _opened(path) as file:
             _check_mode(path, os.fstat(file.fileno()), variable)
-            found = file.read(LONGEST + 1)
-        if len(found) <= LONGEST:
-            return found.decode("utf-8-sig").rstrip("\r\n")
+            content = file.read(LONGEST + 1)
+        if len(content) <= LONGEST:
+            return content.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(f"{variable}: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -104,7 +104,7 @@ class Child:
 
 
 def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
-    """The child's side: call `module.main` with the connection and the arguments that come first through it."""
+    """Run in the child: call `module.main` with the connection and the arguments that come first through it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -145,11 +145,11 @@ def bypass_proxies(url: str = "") -> None:
         return
     import psutil
 
-    found = [part.strip() for part in known.split(",") if part.strip()] + list(LOOPBACK)
+    exceptions = [part.strip() for part in known.split(",") if part.strip()] + list(LOOPBACK)
     for address in (one for card in psutil.net_if_addrs().values() for one in card):
         if address.family in (socket.AF_INET, socket.AF_INET6):
             bare = address.address.partition("%")[0]
-            found += [bare, f"[{bare}]"] if ":" in bare else [bare]
+            exceptions += [bare, f"[{bare}]"] if ":" in bare else [bare]
     host, name = urlsplit(url).hostname or "", socket.gethostname().lower()
-    found += [host] if host and host in (name, name.partition(".")[0]) else []
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(found))
+    exceptions += [host] if host and host in (name, name.partition(".")[0]) else []
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(exceptions))

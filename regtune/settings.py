@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
 
 def sqlite_url(path: Path) -> str:
-    """SQLAlchemy URL of a SQLite file, whatever characters its name and its folders' names have.
+    """Return the SQLAlchemy URL of a SQLite file, whatever characters its name and its folders' names have.
 
     Raises SettingsError for a name that is not UTF-8: no library reads it from a URL.
     """
@@ -117,8 +117,8 @@ def read_choice(home: Path) -> dict[str, str]:
     """
     path = home / CHOICE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        chosen = {name: found[name] for name in ("studies", "mlflow")}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        chosen = {name: content[name] for name in OWN_DATABASES}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -133,7 +133,7 @@ def read_choice(home: Path) -> dict[str, str]:
 
 
 def socket_folder(home: Path) -> Path:
-    """Where a folder's own PostgreSQL listens: in the folder of its data, or in one of a shorter and plain name."""
+    """Return where a folder's own PostgreSQL listens: the folder of its data, or one with a shorter and plain name."""
     data = home.resolve() / "postgres"
     fits = len(os.fsencode(data / ".s.PGSQL.5432")) <= LONGEST_SOCKET
     if fits and not {",", "="} & {*str(data)}:  # libpq reads a list of hosts, we a password in the URL
@@ -142,16 +142,16 @@ def socket_folder(home: Path) -> Path:
 
 
 def is_own_postgres(url: str) -> bool:
-    """Whether `url` names a database of a folder's own PostgreSQL, wherever that folder lay."""
+    """Return whether `url` names a database of a folder's own PostgreSQL, wherever that folder lay."""
     if not url.startswith("postgresql"):
         return False
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     with suppress(ArgumentError, ValueError):  # whoever opens it says what is wrong with it
-        found = make_url(url)
-        local = str(found.query.get("host", "")).startswith("/")
-        return local and found.username == OWN_ROLE and found.database in OWN_DATABASES
+        parsed = make_url(url)
+        local = str(parsed.query.get("host", "")).startswith("/")
+        return local and parsed.username == OWN_ROLE and parsed.database in OWN_DATABASES
     return False
 
 
@@ -176,7 +176,7 @@ def write_choice(home: Path, urls: Mapping[str, str]) -> None:
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings with `flags` (None means not given) on top. Raises SettingsError with one line a mistake."""
+    """Load the settings, with `flags` (None means not given) on top. Raises SettingsError with one line a mistake."""
     given = {
         str(Settings.model_fields[key].validation_alias): value
         for key, value in flags.items()
@@ -187,7 +187,5 @@ def load_settings(**flags: Any) -> Settings:
     except UnicodeDecodeError as error:
         raise SettingsError(f".env: expected UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValidationError as error:
-        lines = [
-            f"{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()
-        ]
+        lines = [f"{one['loc'][0]}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
         raise SettingsError("\n".join(lines)) from None

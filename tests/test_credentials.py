@@ -34,34 +34,32 @@ def refusal(name: str = NAME) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_comes_from_the_environment_a_file_or_dotenv(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert secret(name) is None
-    private(tmp_path / ".env", f"export {name}='of dotenv'\n")
-    assert secret(name) == "of dotenv"
-    monkeypatch.setenv(f"{name}_FILE", str(private(tmp_path / "secret", "of a file\r\n")))
-    assert secret(name) == "of a file"
-    monkeypatch.setenv(name, "of the environment")
-    assert secret(name) == "of the environment"
-
-
-def test_dotenv_may_name_a_file(tmp_path: Path) -> None:
-    private(tmp_path / "secret")
+    for name in SECRETS:
+        assert secret(name) is None
+    private(tmp_path / ".env", "".join(f"export {name}='of dotenv'\n" for name in SECRETS))
+    for name in SECRETS:
+        assert secret(name) == "of dotenv"
+        monkeypatch.setenv(f"{name}_FILE", str(private(tmp_path / "secret", "of a file\r\n")))
+        assert secret(name) == "of a file"
+        monkeypatch.setenv(name, "of the environment")
+        assert secret(name) == "of the environment"
+        monkeypatch.setenv(name, "")  # is none, and hides no file
+        assert secret(name) == "of a file"
     private(tmp_path / ".env", f"{NAME}_FILE=secret\n", 0o644)
-    assert secret(NAME) == CANARY
+    monkeypatch.delenv(f"{NAME}_FILE")
+    assert secret(NAME) == "of a file"
 
 
 @pytest.mark.parametrize(
     ("line", "value"),
     [
-        (f"{NAME}={CANARY}", CANARY),
         (f"export {NAME} = {CANARY}  # mine", CANARY),
         (f'{NAME}="two words # and a $HOME"', "two words # and a $HOME"),
         (f"{NAME}='it is \\'so\\''", "it is 'so'"),
-        (f"{NAME}=größer", "größer"),
-        (f"\ufeff{NAME}={CANARY}", CANARY),
+        (f"\ufeff{NAME}=größer", "größer"),
         (f"{NAME}=", None),
         (NAME, None),
     ],
@@ -75,8 +73,7 @@ def test_dotenv_is_read_as_it_is_written(line: str, value: str | None, tmp_path:
     ("content", "value"),
     [
         ("  spaces count  \n", "  spaces count  "),
-        (f"{CANARY}\r\n\r\n", CANARY),
-        (f"\ufeff{CANARY}", CANARY),
+        (f"\ufeff{CANARY}\r\n\r\n", CANARY),
         ("a=b#c'd\"e$f\\g", "a=b#c'd\"e$f\\g"),
     ],
 )
@@ -90,7 +87,6 @@ def test_a_file_holds_the_secret_and_a_line_end(
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"\n",
         f"{CANARY}\nanother line\n".encode(),
         f"{CANARY}\0".encode(),
@@ -99,29 +95,18 @@ def test_a_file_holds_the_secret_and_a_line_end(
         f"{CANARY}\xff".encode("latin-1"),
         CANARY.encode() * 10_000,
     ],
-    ids=["empty", "a line end", "two lines", "NUL", "escape", "line separator", "no UTF-8", "a long one"],
+    ids=["a line end", "two lines", "NUL", "escape", "line separator", "no UTF-8", "a long one"],
 )
 def test_what_is_no_line_of_text_is_refused(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"{NAME}_FILE", str(private(tmp_path / "secret", content)))
     assert refusal() == f"{NAME}_FILE: {tmp_path}/secret: expected one line of text, the secret"
-
-
-def test_a_line_end_inside_the_environment_s_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, f"{CANARY}\r\nX-Header: 1")
     assert refusal() == f"{NAME}: expected one line of text, the secret"
 
 
-def test_an_empty_variable_is_none_and_hides_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(NAME, "")
-    monkeypatch.setenv(f"{NAME}_FILE", "")
-    assert secret(NAME) is None
-    monkeypatch.setenv(f"{NAME}_FILE", str(private(tmp_path / "secret")))
-    assert secret(NAME) == CANARY
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o610, 0o601])
+@pytest.mark.parametrize("mode", [0o640, 0o610, 0o601])
 def test_a_file_that_others_may_read_is_refused(
     mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,23 +155,15 @@ def test_mounted_secrets_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.timeout(60)
-def test_a_folder_a_pipe_and_nothing_are_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     (tmp_path / "folder").mkdir(mode=0o700)
-    for name, why in (
-        ("pipe", "not an ordinary file"),
-        ("folder", "not an ordinary file"),
-        ("absent", "No such file"),
-    ):
+    why = {"pipe": "not an ordinary file", "folder": "not an ordinary file", "absent": "No such file"}
+    for name, reason in why.items():
         monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / name))
-        assert f"{tmp_path / name} cannot be read ({why}" in refusal()
-
-
-@pytest.mark.timeout(60)
-def test_a_dotenv_that_is_no_file_gives_nothing(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / ".env", 0o600)
+        assert f"{tmp_path / name} cannot be read ({reason}" in refusal()
+    monkeypatch.delenv(f"{NAME}_FILE")
+    (tmp_path / "pipe").rename(tmp_path / ".env")
     assert secret(NAME) is None
 
 
@@ -214,10 +191,9 @@ URLS = [
 ]
 
 
-@pytest.mark.parametrize("variable", ["OPTUNA_STORAGE", "MLFLOW_TRACKING_URI"])
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
-    variable: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(call: object, kind: type[Exception] = SettingsError) -> str:
         with pytest.raises(kind) as caught:
@@ -226,6 +202,7 @@ def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
         assert CANARY not in whole + repr(caught.value)
         return whole
 
+    variable = ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")[URLS.index(url) % 2]
     why = "a URL with a password or token ends up in logs and process lists"
     assert why in refused(lambda: Settings(**{variable: url}), ValidationError)
     assert why in refused(lambda: parse_url(url))

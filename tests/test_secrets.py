@@ -6,24 +6,23 @@ import base64
 import gzip
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 from canary import Canaries, Watch
-from mlflow import MlflowClient
 from stores import Postgres, free_port, postgres
 
 from regtune.credentials import SECRETS
-from regtune.settings import Settings
-from regtune.storage.mlflow import connect
 
 ROOT = Path(__file__).parents[1]
 STUDIES, RUNS, ADMIN, KEY, TOKEN = (
@@ -90,29 +89,15 @@ def test_a_canary_is_found_in_whatever_disguise(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / f"{number}.keras", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("config.json", f"{text} " * 50)
         (tmp_path / f"{number}.gz").write_bytes(gzip.compress(f"{text} ".encode() * 50))
+        with closing(sqlite3.connect(tmp_path / f"{number}.db")) as database, database:
+            database.execute("CREATE TABLE tags (value TEXT)")
+            database.execute("INSERT INTO tags VALUES (?)", (text,))
         (tmp_path / f"name of {number}").mkdir()
-    assert len(canaries.in_files(tmp_path)) == 3 * (number + 1)
+    assert len(canaries.in_files(tmp_path)) == 4 * (number + 1)
     assert set().union(*canaries.in_files(tmp_path).values()) == {"one"}
     (tmp_path / secret.partition("-")[0]).touch()
-    assert len(canaries.in_files(tmp_path)) == 3 * (number + 1) + 1
+    assert len(canaries.in_files(tmp_path)) == 4 * (number + 1) + 1
     assert canaries.found("no canary here: " + Canaries("one")["one"]) == set()
-
-
-def test_a_canary_is_found_in_mlflow_s_params_tags_notes_and_artifacts(tmp_path: Path) -> None:
-    names = ("param", "tag", "note", "artifact", "experiment")
-    canaries = Canaries(*names)
-    settings = Settings(REGTUNE_HOME=tmp_path / "home")
-    client: MlflowClient = connect(settings.mlflow_uri, settings.artifacts)
-    experiment = client.create_experiment(
-        canaries["experiment"], artifact_location=(settings.artifacts / "runs").as_uri()
-    )
-    created = client.create_run(experiment).info.run_id
-    assert settings.mlflow_uri.startswith("sqlite")
-    client.log_param(created, "a", canaries["param"])
-    client.set_tag(created, "a", canaries["tag"])
-    client.set_tag(created, "mlflow.note.content", canaries["note"])
-    client.log_text(created, canaries["artifact"], "a.txt")
-    assert set().union(*canaries.in_files(tmp_path).values()) == set(names)
 
 
 def test_a_canary_is_found_in_arguments_and_environments() -> None:
@@ -139,10 +124,6 @@ def test_a_canary_is_found_in_arguments_and_environments() -> None:
     ("variable", "url"),
     [
         ("OPTUNA_STORAGE", "postgresql+psycopg://someone:{}@127.0.0.1:9/studies"),
-        ("OPTUNA_STORAGE", "postgresql+psycopg://someone@127.0.0.1:9/studies?password={}"),
-        ("MLFLOW_TRACKING_URI", "postgresql+psycopg://someone:{}@127.0.0.1:9/mlflow"),
-        ("MLFLOW_TRACKING_URI", "http://someone:{}@127.0.0.1:9"),
-        ("MLFLOW_TRACKING_URI", "http://{}@127.0.0.1:9"),
         ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/?token={}"),
     ],
 )
@@ -213,15 +194,8 @@ class Guarded:
 
     def dump(self) -> bytes:
         """Every row of every database, and the roles."""
-        command = [
-            self.server.program("pg_dumpall"),
-            "-h",
-            str(self.server.socket),
-            "-p",
-            str(self.port),
-            "-U",
-            "postgres",
-        ]
+        words = ["-h", str(self.server.socket), "-p", str(self.port), "-U", "postgres"]
+        command = [self.server.program("pg_dumpall"), *words]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
 
@@ -252,37 +226,25 @@ connect(settings.mlflow_uri, settings.artifacts).search_experiments()
 """
 
 
-def given(way: str, canaries: Canaries, folder: Path) -> dict[str, str]:
-    """Variables that give each canary in one of three ways; files and `.env` are written, with mode 0600."""
-    names = [STUDIES, RUNS, ADMIN, KEY]
-    if way == "environment":
-        return {name: canaries[name] for name in names}
-    folder.mkdir(exist_ok=True)
-    variables = {}
-    for name in names:
-        path = folder / name.lower()
-        path.touch(mode=0o600)
-        path.write_text(f"{canaries[name]}\n")
-        variables[f"{name}_FILE"] = str(path)
-    if way == "file":
-        return variables
-    Path(".env").touch(mode=0o600)
-    Path(".env").write_text("".join(f"export {name}='{canaries[name]}'\n" for name in names))
-    return {}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["environment", "file", "dotenv"])
-def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tmp_path: Path) -> None:
+def test_a_canary_is_nowhere_but_where_it_was_put(guarded: Guarded, tmp_path: Path) -> None:
     canaries = Canaries(STUDIES, RUNS, ADMIN, KEY)
     work = tmp_path / "work"
     work.mkdir()
     os.chdir(work)
     Path("sweep.yaml").write_text(SWEEP)
+    for path, text in (
+        (tmp_path / "runs", canaries[RUNS]),
+        (work / ".env", f"export {ADMIN}='{canaries[ADMIN]}'"),
+    ):
+        path.touch(mode=0o600)
+        path.write_text(f"{text}\n")
     variables = {
         "OPTUNA_STORAGE": guarded.make("studies", canaries[STUDIES]),
         "MLFLOW_TRACKING_URI": guarded.make("mlflow", canaries[RUNS]),
-        **given(way, canaries, tmp_path / "secrets"),
+        STUDIES: canaries[STUDIES],
+        f"{RUNS}_FILE": str(tmp_path / "runs"),
+        KEY: canaries[KEY],
     }
     port = str(free_port())
     printed = []
@@ -296,13 +258,7 @@ def test_a_canary_is_nowhere_but_where_it_was_put(way: str, guarded: Guarded, tm
     with Watch(canaries, ROLES) as watch:
         verb("db", "init")
         assert "MLflow is behind" not in verb("sweep", "sweep.yaml", "--workers", "1")
-        for arguments in (
-            ["doctor"],
-            ["db", "check"],
-            ["studies", "--json"],
-            ["show", "canary", "1", "--json"],
-            ["best", "canary"],
-        ):
+        for arguments in (["doctor"], ["db", "check"], ["show", "canary", "1", "--json"]):
             verb(*arguments)
         assert "an account" in verb("up", "--auth", "--port", port) + verb("status")
         try:
@@ -377,8 +333,7 @@ def test_wrong_passwords_are_in_no_driver_s_message_and_in_no_traceback(
         RUNS: wrong[RUNS],
     }
     for arguments in (
-        ["db", "init"], ["db", "check"], ["studies"], ["board", "canary"], ["sweep", "sweep.yaml"],
-        ["doctor"], ["status"], ["up", "--port", str(free_port())],
+        ["db", "init"], ["sweep", "sweep.yaml"], ["doctor"], ["status"], ["up", "--port", str(free_port())],
     ):  # fmt: skip
         code, said = run(*arguments, environment=variables)
         assert (code, "password authentication failed" in said) == (0 if arguments == ["status"] else 1, True), (

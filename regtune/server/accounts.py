@@ -1,14 +1,13 @@
 """Accounts of the MLflow server: MLflow's own basic authentication, with no secret in a file of ours or in an argument.
 
-The server's process gets its secrets through its environment: the password with which the account of the administrator
-is made once, and the key that signs the forms of its pages. MLflow keeps every account's password hashed, in the
+The server's process gets its secrets through its environment: the password with which the administrator's account is
+created once, and the key that signs the forms of its pages. MLflow keeps every account's password hashed, in the
 database of the runs or, where that is a SQLite file, in `auth.db` beside it.
 """
 
 from __future__ import annotations
 
 import configparser
-import io
 import ipaddress
 import os
 import secrets
@@ -20,13 +19,11 @@ from pathlib import Path
 from regtune.credentials import ADMIN_PASSWORD, SERVER_SECRET, basic, secret
 from regtune.errors import InputError, SettingsError
 from regtune.settings import Settings, sqlite_url
-from regtune.storage import lock
 from regtune.storage.urls import full_url
 
 ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
 SHORTEST_PASSWORD = 12
 """MLflow refuses shorter ones."""
-LOCK_SECONDS = 30
 REQUEST_SECONDS = 10
 DEFAULT_PERMISSION = "READ"
 """What an account may do with experiments and models that nobody has given it rights on."""
@@ -37,16 +34,16 @@ takes longer than most answers. The server is one process, so an account that ch
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens at `host`."""
+    """Return whether only this machine can reach a server that listens at `host`."""
     try:
-        found = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        addresses = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):  # no address of this machine: listening at it says so
         return False
-    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
+    return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in addresses)
 
 
 def wants_accounts(host: str, wanted: bool | None) -> bool:
-    """Whether a server at `host` has accounts; `wanted` is what was asked for, None for what is usual.
+    """Return whether a server at `host` has accounts; `wanted` is what was asked for, None for what is usual.
 
     Raises InputError for a server that any machine could reach without one.
     """
@@ -61,7 +58,7 @@ def wants_accounts(host: str, wanted: bool | None) -> bool:
 
 
 def accounts_environment(settings: Settings) -> dict[str, str]:
-    """What the server's environment needs for accounts; their configuration is written into the home.
+    """Return what the server's environment needs for accounts; write their configuration into the home.
 
     Raises SettingsError as `administrators_password` does.
     """
@@ -72,12 +69,12 @@ def accounts_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_AUTH_CONFIG_PATH": str(_write_configuration(home, settings.mlflow_uri)),
         ADMIN_USERNAME: administrator(),
         ADMIN_PASSWORD: password,
-        SERVER_SECRET: secret(SERVER_SECRET) or _kept_key(home),
+        SERVER_SECRET: secret(SERVER_SECRET) or secrets.token_urlsafe(32),
     }
 
 
 def administrators_password() -> str:
-    """The password with which the administrator's account is made. Raises SettingsError without one MLflow takes."""
+    """Return the password of the administrator's new account. Raises SettingsError without a valid one."""
     password = secret(ADMIN_PASSWORD)
     if not password:
         raise SettingsError(
@@ -93,7 +90,7 @@ def administrators_password() -> str:
 
 
 def password_notice(url: str) -> str:
-    """What to know when the administrator's account has another password than the one given; else empty.
+    """Return what to know when the administrator's account has another password than the one given; else empty.
 
     MLflow uses the one given to make the account, and never again.
     """
@@ -114,41 +111,24 @@ def password_notice(url: str) -> str:
 
 
 def administrator() -> str:
-    """Name of the administrator's account."""
+    """Return the name of the administrator's account."""
     return secret(ADMIN_USERNAME) or "admin"
 
 
 def _write_configuration(home: Path, uri: str) -> Path:
-    """MLflow's configuration of accounts: where their tables are, and what an account may do by default."""
-    database = uri
+    """Write MLflow's configuration of accounts: where their tables are, and what an account may do by default."""
     if uri.startswith("sqlite"):
-        file = home / "auth.db"
-        file.touch(mode=0o600)
-        database = full_url(sqlite_url(file))
-    found = configparser.ConfigParser()
-    found["mlflow"] = {
+        (home / "auth.db").touch(mode=0o600)
+        uri = full_url(sqlite_url(home / "auth.db"))
+    configuration = configparser.ConfigParser(interpolation=None)
+    configuration["mlflow"] = {
         "default_permission": DEFAULT_PERMISSION,
-        "database_uri": database.replace("%", "%%"),
+        "database_uri": uri.replace("%", "%%"),
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
         "auth_cache_ttl_seconds": str(PASSWORD_CACHE_SECONDS),
     }
-    text = io.StringIO()
-    found.write(text)
-    path = home / "auth.ini"
-    fresh = home / f"auth.ini.{os.getpid()}"
-    fresh.write_text(text.getvalue(), encoding="utf-8")
+    path, fresh = home / "auth.ini", home / f"auth.ini.{os.getpid()}"
+    with fresh.open("w", encoding="utf-8") as file:
+        configuration.write(file)
     fresh.replace(path)
     return path
-
-
-def _kept_key(home: Path) -> str:
-    """A random key, made once; kept so that pages that are open survive the server's restart."""
-    path = home / "auth.key"
-    with lock(home, "auth", LOCK_SECONDS):
-        if not path.exists():
-            fresh = path.with_suffix(".new")
-            fresh.unlink(missing_ok=True)
-            fresh.touch(mode=0o600)
-            fresh.write_text(secrets.token_urlsafe(32) + "\n")
-            fresh.replace(path)
-        return path.read_text().strip()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, TextClause, text
@@ -31,22 +31,18 @@ SILENT_SECONDS = 25
 NOTICED_SECONDS = SILENT_SECONDS + 10
 """Until a server has noticed that a client has vanished: it looks at its next probe."""
 LOOK_SECONDS = 1.0
-"""`holder` takes a file's lock for a moment; that is no reason to refuse another."""
+"""`file_holder` takes a file's lock for a moment; that is no reason to refuse another."""
 KEEPALIVE = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
     f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"
 )
 """How the server notices that a client has vanished: the probes where it waits, the timeout where it was answering."""
 _NAME = "regtune"
-_OURS = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-_END_OURS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :start"
-)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock."""
+    """The process that holds a lock."""
 
     pid: int
     host: str
@@ -57,7 +53,7 @@ class Holder:
 
     @classmethod
     def me(cls) -> Holder:
-        """This process."""
+        """Return this process."""
         return cls(os.getpid(), socket.gethostname(), time.strftime("%H:%M"))
 
 
@@ -69,21 +65,8 @@ class Taken(Exception):
         self.holder = holder
 
 
-class Hold(Protocol):
-    """A lock that is held."""
-
-    def check(self) -> bool:
-        """See that it is still held; says whether it had been lost and is taken again, so that another may have had it.
-
-        Raises Taken when another has it, or what the database raises.
-        """
-
-    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-        """What the statement says on the very connection that has the lock: while it is answered, the lock is held."""
-
-
 def lock_path(folder: Path, name: str) -> Path:
-    """The lock file for `name`: readable, and different for different names, whatever characters they have."""
+    """Return the lock file for `name`: readable, and different for different names, whatever characters they have."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:40].strip(".-") or "study"
     return folder / "locks" / f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.lock"
 
@@ -103,34 +86,24 @@ def lock(folder: Path, name: str, wait_seconds: float) -> Iterator[None]:
 # -- on one machine: a file
 
 
-class _FileHold:
-    def check(self) -> bool:
-        """A file's lock is not lost while its process lives."""
-        return False
-
-    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-        """A file has no connection."""
-        raise NotImplementedError
-
-
 @contextmanager
-def hold_file(path: Path) -> Iterator[Hold]:
+def hold_file(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, with this process' name beside it. Raises Taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        found = FileLock(path, timeout=LOOK_SECONDS).acquire()
+        acquired = FileLock(path, timeout=LOOK_SECONDS).acquire()
     except Timeout:
         raise Taken(_read_holder(path)) from None
-    with found:
+    with acquired:
         path.with_suffix(".json").write_text(json.dumps(asdict(Holder.me())))
         try:
-            yield _FileHold()
+            yield
         finally:
             path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def file_holder(path: Path) -> Holder | None:
-    """Who holds the lock file `path`, or None."""
+    """Return who holds the lock file `path`, or None."""
     try:
         with path.open("rb") as file:  # which who may only read can open, too
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -142,9 +115,9 @@ def file_holder(path: Path) -> Holder | None:
 
 
 def file_holders(folder: Path) -> list[Holder]:
-    """Who runs a study of the databases in `folder`."""
-    found = [file_holder(path.with_suffix(".lock")) for path in sorted((folder / "locks").glob("*.json"))]
-    return [holder for holder in found if holder is not None]
+    """List who runs a study of the databases in `folder`."""
+    named = sorted((folder / "locks").glob("*.json"))
+    return [who for path in named if (who := file_holder(path.with_suffix(".lock"))) is not None]
 
 
 def _read_holder(path: Path) -> Holder:
@@ -158,58 +131,51 @@ def _read_holder(path: Path) -> Holder:
 
 
 def session_name(name: str) -> str:
-    """The `application_name` of the connections on which the holder of `name` writes; the next holder ends them."""
+    """Return the `application_name` of the connections on which the holder of `name` writes; the next one ends them."""
     return f"{_NAME} {lock_key(name) % 2**64:016x}"
 
 
 def lock_key(name: str) -> int:
-    """The signed 64-bit key of an advisory lock for `name`."""
+    """Return the signed 64-bit key of an advisory lock for `name`."""
     return int.from_bytes(hashlib.sha256(f"regtune {name}".encode()).digest()[:8], "big", signed=True)
 
 
-class _AdvisoryHold:
+class AdvisoryHold:
     """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it."""
 
-    def __init__(self, engine: Engine, name: str, take_over: bool) -> None:
+    def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._key = lock_key(name)
-        self._backend: tuple[int, Any] | None = None
+        self._backend: dict[str, Any] = {}
         self._closed = False
         self._connection = self._lock()
-        if take_over:
-            try:
-                self._end_earlier(session_name(name))
-            except BaseException:
-                self.close()
-                raise
 
     def check(self) -> bool:
-        """Ask the server; after a lost connection take the lock again. Raises Taken."""
+        """Require that it is held; return whether it had been lost and is taken again, so that another may have had it.
+
+        Raises Taken when another has it, or what the database raises.
+        """
         try:
             self._connection.execute(text("SELECT 1"))
             return False
         except SQLAlchemyError:
             if self._closed:
                 raise
-            with suppress(SQLAlchemyError):
-                self._connection.invalidate()
-                self._connection.close()
+            self._drop()
             self._connection = self._lock()
             return True
 
     def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-        """See `Hold`."""
+        """Ask on the very connection that has the lock: while it is answered, the lock is held."""
         return self._connection.scalar(statement, parameters)
 
     def close(self) -> None:
         """Give the lock back."""
         self._closed = True
-        with suppress(SQLAlchemyError):
-            self._connection.invalidate()  # it must not go back to the pool with its lock
-            self._connection.close()
+        self._drop()
         self._engine.dispose()
 
-    def _end_earlier(self, session: str) -> None:
+    def end_earlier(self, session: str) -> None:
         """End the connections on which the holder before wrote, so that nothing comes late on one of them.
 
         Those of another role cannot be ended: then wait until the server has noticed that they are dead. Raises
@@ -219,20 +185,17 @@ class _AdvisoryHold:
             "SELECT pid FROM pg_stat_activity WHERE application_name = :session AND datname = current_database()"
         )
         deadline = time.monotonic() + NOTICED_SECONDS
-        while found := self._connection.scalars(theirs, {"session": session}).all():
+        while pids := self._connection.scalars(theirs, {"session": session}).all():
             if time.monotonic() > deadline:
-                where, pids = place(self._engine.url.render_as_string()), ", ".join(map(str, found))
+                where = place(self._engine.url.render_as_string())
                 raise StorageError(
-                    f"{where}: connections of the process that ran the study before are still open (pid {pids} in "
-                    "pg_stat_activity); end them as their role"
+                    f"{where}: connections of the process that ran the study before are still open (pid "
+                    f"{', '.join(map(str, pids))} in pg_stat_activity); end them as their role"
                 )
-            for pid in found:
+            for pid in pids:
                 with suppress(DBAPIError):  # not permitted
-                    self._end(pid)
+                    self._connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             time.sleep(0.05)
-
-    def _end(self, pid: int) -> None:
-        self._connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
     def _lock(self) -> Connection:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -240,85 +203,61 @@ class _AdvisoryHold:
             me = Holder.me()
             named = f"{_NAME} {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": named})
-            # our own connection that was cut off may have it still: the server does not know yet
-            if self._backend is not None:
-                connection.execute(text(_END_OURS), dict(zip(("pid", "start"), self._backend, strict=True)))
-            self._backend = tuple(connection.execute(text(_OURS)).one())
-            deadline = time.monotonic() + LOOK_SECONDS
-            while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}):
-                if time.monotonic() > deadline:
-                    raise Taken(
-                        _holder_of(connection, self._key) or Holder(0, "another machine", "a moment ago")
-                    )
-                time.sleep(0.1)
+            if self._backend:  # our own lost connection may have it still: the server does not know yet
+                same = "FROM pg_stat_activity WHERE pid = :pid AND backend_start = :start"
+                connection.execute(text(f"SELECT pg_terminate_backend(pid) {same}"), self._backend)
+            mine = "SELECT pid, backend_start AS start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            self._backend = dict(connection.execute(text(mine)).mappings().one())
+            if not _acquire(connection, self._key, LOOK_SECONDS):
+                holder = _holders(connection).get(self._key)
+                raise Taken(holder or Holder(0, "another machine", "a moment ago"))
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def _drop(self) -> None:
+        with suppress(SQLAlchemyError):
+            self._connection.invalidate()  # it must not go back to the pool with its lock
+            self._connection.close()
+
 
 @contextmanager
-def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator[Hold]:
+def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator[AdvisoryHold]:
     """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken.
 
     take_over: end the connections of the holder before.
     """
     try:
-        held = _AdvisoryHold(engine, name, take_over)
+        held = AdvisoryHold(engine, name)
     except BaseException:
         engine.dispose()
         raise
     try:
+        if take_over:
+            held.end_earlier(session_name(name))
         yield held
     finally:
         held.close()
 
 
 def advisory_holder(engine: Engine, name: str) -> Holder | None:
-    """Who holds the advisory lock for `name`, or None."""
+    """Return who holds the advisory lock for `name`, or None."""
     with engine.connect() as connection:
-        return _holder_of(connection, lock_key(name))
+        holders = _holders(connection)
+    key = lock_key(name)
+    return (holders[key] or Holder(0, "another machine", "a moment ago")) if key in holders else None
 
 
 def advisory_holders(engine: Engine) -> list[Holder]:
-    """Who runs a study of the database, whatever its tables look like."""
+    """List who runs a study of the database, whatever its tables look like."""
     with engine.connect() as connection:
-        found = connection.execute(
-            text(
-                "SELECT DISTINCT activity.application_name FROM pg_locks AS held "
-                "JOIN pg_stat_activity AS activity USING (pid) WHERE held.locktype = 'advisory' AND held.granted "
-                "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
-            )
-        ).scalars()
-        return [holder for name in found if (holder := _parse_holder(str(name))) is not None]
-
-
-def _holder_of(connection: Connection, key: int) -> Holder | None:
-    unsigned = key % 2**64
-    found = connection.execute(
-        text(
-            "SELECT activity.application_name FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid) "
-            "WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 "
-            "AND held.classid::bigint = :high AND held.objid::bigint = :low "
-            "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ),
-        {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF},
-    ).first()
-    if found is None:
-        return None
-    return _parse_holder(str(found[0])) or Holder(0, "another machine", "a moment ago")
-
-
-def _parse_holder(application: str) -> Holder | None:
-    words = application.split(" ", 3)
-    if len(words) == 4 and words[0] == _NAME and words[1].isdigit():
-        return Holder(int(words[1]), words[3], words[2])
-    return None
+        return sorted({who for who in _holders(connection).values() if who is not None}, key=str)
 
 
 @contextmanager
 def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iterator[None]:
-    """The lock under which a database's schema is made: in PostgreSQL of the database, else of the folder.
+    """Hold the lock under which a database's schema is made: in PostgreSQL of the database, else of the folder.
 
     Raises StorageError when another process keeps it longer.
     """
@@ -326,16 +265,43 @@ def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iter
         with lock(folder, "schema", wait_seconds):
             yield
         return
+    key = lock_key("schema")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        deadline = time.monotonic() + wait_seconds
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key("schema")}):
-            if time.monotonic() > deadline:
-                where = place(engine.url.render_as_string())
-                raise StorageError(
-                    f"{where}: its schema has been under creation for more than {wait_seconds:.0f} s"
-                )
-            time.sleep(0.1)
+        if not _acquire(connection, key, wait_seconds):
+            where = place(engine.url.render_as_string())
+            raise StorageError(
+                f"{where}: its schema has been under creation for more than {wait_seconds:.0f} s"
+            )
         try:
             yield
         finally:
-            connection.scalar(text("SELECT pg_advisory_unlock(:key)"), {"key": lock_key("schema")})
+            connection.scalar(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+
+
+def _acquire(connection: Connection, key: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _holders(connection: Connection) -> dict[int, Holder | None]:
+    """Who holds the advisory locks of the database, by their keys; None for what is not a process of regtune's."""
+    rows = connection.execute(
+        text(
+            "SELECT held.classid::bigint << 32 | held.objid::bigint, activity.application_name "
+            "FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid) "
+            "WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 "
+            "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    )
+    return {key: _parse_holder(application) for key, application in rows}
+
+
+def _parse_holder(application: str | None) -> Holder | None:
+    words = (application or "").split(" ", 3)
+    if len(words) == 4 and words[0] == _NAME and words[1].isdigit():
+        return Holder(int(words[1]), words[3], words[2])
+    return None

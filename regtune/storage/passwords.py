@@ -20,8 +20,8 @@ _given: dict[_Place, str] = {}
 
 def give_password(url: str, password: str | None) -> None:
     """Use `password` for every connection of this process to the PostgreSQL database `url`; None: libpq's own ways."""
-    found = parse_url(url)
-    _, arguments = found.get_dialect()().create_connect_args(found)
+    parsed = parse_url(url)
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
     if password is None:
         _given.pop(_place(arguments), None)
         return

@@ -1,4 +1,4 @@
-"""SQLite files as wholes: made beside their place, copied while others write, checked, replaced in one transaction."""
+"""SQLite files as a whole: create, copy while others write, check, and replace them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from regtune.errors import StorageError
 from regtune.storage.troubles import BUSY_SECONDS, understood
 
 BESIDE = ("", "-wal", "-shm", "-journal")
-"""What a SQLite file is made of; the others without their file would be played into the next one of that name."""
+"""The files of a SQLite database; left over, the last three would be applied to the next one of that name."""
 
 
 def may_write(path: Path) -> bool:
-    """Whether this account may write a database: the file, and others beside it."""
+    """Return whether this account may write a database: the file, and others beside it."""
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection to a database that this account may only read; for a moment, as it may be closed meanwhile.
+    """Connect for a moment to a database that this account may only read.
 
     While somebody has it open, or after that one was killed, SQLite reads the write-ahead log through the files beside
     it. When there are none it would make them, unless it is told that nobody writes ("Write-Ahead Logging", read-only
@@ -54,7 +54,7 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """An empty file in WAL mode beside `path`, put into its place when the block ends well.
+    """Create an empty file in WAL mode beside `path`, and put it into its place when the block ends well.
 
     What was at `path` is lost. Raises what the file system and SQLite raise.
     """
@@ -89,15 +89,8 @@ def copy(source: Path, target: Path) -> None:
 def check(path: Path) -> None:
     """Read a database in full. Raises StorageError when a page or an index of it is broken."""
     with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-        if found != ["ok"]:
+        problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+        if problems != ["ok"]:
             raise StorageError(
-                f"{path}: damaged: {'; '.join(found)}; restore it from a backup or move it away"
+                f"{path}: damaged: {'; '.join(problems)}; restore it from a backup or move it away"
             )
-
-
-def orphans(path: Path) -> list[str]:
-    """Which tables of a database have rows that refer to missing ones: `TABLE -> TABLE`. Raises StorageError."""
-    with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-        found = connection.execute('SELECT DISTINCT "table", parent FROM pragma_foreign_key_check')
-        return sorted(f"{table} -> {parent}" for table, parent in found)

@@ -1,4 +1,4 @@
-"""What databases complain of, in words that say what to do."""
+"""Translate database errors into actionable messages."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _WORDS = (
         "there is no such database; create it with CREATE DATABASE, then: regtune db init",
     ),
 )
-"""What a complaint has in it, and what is said of it."""
+"""Patterns of database errors, and what to say of each."""
 
 
 @contextmanager
 def understood(place: str | Path) -> Iterator[None]:
-    """Turn what a database throws into a StorageError that says what to do. `place` names the database."""
+    """Translate database errors into a StorageError with a remedy. `place` names the database."""
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError) as error:
@@ -74,35 +74,34 @@ def understood(place: str | Path) -> Iterator[None]:
 
 
 def cause(error: BaseException) -> BaseException:
-    """What the database's driver raised, below SQLAlchemy's and Optuna's wrapping."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, DBAPIError) and found.orig is not None:
-            return found.orig
-        if isinstance(found, sqlite3.Error):
-            return found
-        found = found.__cause__ or found.__context__  # Optuna asks once more in the session that was cut off
+    """Return what the database's driver raised, below SQLAlchemy's and Optuna's wrapping."""
+    raised: BaseException | None = error
+    while raised is not None:
+        if isinstance(raised, DBAPIError) and raised.orig is not None:
+            return raised.orig
+        if isinstance(raised, sqlite3.Error):
+            return raised
+        raised = (
+            raised.__cause__ or raised.__context__
+        )  # Optuna asks once more in the session that was cut off
     return error
 
 
 def away(error: BaseException) -> bool:
-    """Whether a PostgreSQL server was lost or cannot be reached, so that trying again later may help."""
-    found = cause(error)
-    if type(found).__module__.partition(".")[0] != "psycopg":
+    """Return whether a PostgreSQL server was lost or cannot be reached, so that trying again later may help."""
+    raised = cause(error)
+    if type(raised).__module__.partition(".")[0] != "psycopg":
         return False
-    state = getattr(found, "sqlstate", None)  # class 08: connections, 57P: the operator's interventions
+    state = getattr(raised, "sqlstate", None)  # class 08: connections, 57P: the operator's interventions
     if state is not None:
         return str(state).startswith(("08", "57P")) or state == "53300"
-    operational = any(
-        kind.__name__ == "OperationalError" for kind in type(found).__mro__
-    )  # ConnectionTimeout is one
-    return operational and _AWAY.search(str(found)) is not None
+    operational = any(kind.__name__ == "OperationalError" for kind in type(raised).__mro__)
+    return operational and _AWAY.search(str(raised)) is not None
 
 
 def explain(error: BaseException, place: str | Path) -> str:
-    """One line for a database's complaint."""
-    found = cause(error)
-    text = " ".join(line.strip() for line in str(found).splitlines()[:2] if line.strip())
+    """Return one line for a database error."""
+    text = " ".join(line.strip() for line in str(cause(error)).splitlines()[:2] if line.strip())
     said = next((words for pattern, words in _WORDS if re.search(pattern, text, re.IGNORECASE)), None)
     if said is None:
         said = "cannot be reached ({reason}); is it running?" if away(error) else "{text}"
@@ -110,7 +109,7 @@ def explain(error: BaseException, place: str | Path) -> str:
 
 
 def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
-    """One line for an attribute that nobody can read."""
+    """Return one line for an attribute that is not JSON."""
     return f"{place}: an attribute in it is not JSON ({error}); restore it from a backup or move it away"
 
 
@@ -120,7 +119,7 @@ def _last(text: str) -> str:
 
 
 def writable_folder(folder: Path) -> Path:
-    """Make `folder` if need be and see that files can be made there. Raises StorageError."""
+    """Create `folder` if need be, and require that files can be created in it. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -1,4 +1,4 @@
-"""URLs of databases: which are understood, and how they are shown."""
+"""URLs of databases: which ones are supported, and how they are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SQLITE = "sqlite+pysqlite"
 
 
 def redact(url: str) -> str:
-    """The URL with its password, if it has one, replaced by three stars."""
+    """Return the URL with its password, if it has one, replaced by three stars."""
     try:
         return make_url(url).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
@@ -25,7 +25,7 @@ def redact(url: str) -> str:
 
 
 def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
-    """The parsed URL of a database of SQLite or PostgreSQL; `variable` leads an error's message.
+    """Parse the URL of a SQLite or PostgreSQL database; `variable` leads an error's message.
 
     Raises SettingsError for a URL that cannot be used.
     """
@@ -33,34 +33,36 @@ def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
         raise SettingsError(f"{variable}: {IN_NO_URL}")
     wanted = f"{variable}: expected sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
     try:
-        found = make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise SettingsError(f"{wanted}, found {redact(url)}") from None
-    if found.get_backend_name() == "postgresql":
-        if found.drivername not in (POSTGRES, "postgresql"):
+    if parsed.get_backend_name() == "postgresql":
+        if parsed.drivername not in (POSTGRES, "postgresql"):
             raise SettingsError(f"{wanted}, found {redact(url)}: regtune uses the driver psycopg")
-        if not found.database:
+        if not parsed.database:
             raise SettingsError(f"{wanted}, found {redact(url)}: name the database")
-        return URL.create(POSTGRES, found.username, None, found.host, found.port, found.database, found.query)
-    if found.get_backend_name() != "sqlite":
+        return URL.create(
+            POSTGRES, parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query
+        )
+    if parsed.get_backend_name() != "sqlite":
         raise SettingsError(f"{wanted}, found {redact(url)}")
-    if not found.database or found.database == ":memory:":
+    if not parsed.database or parsed.database == ":memory:":
         raise SettingsError(f"{variable}: expected sqlite:///PATH; a database in memory would be lost")
-    return found
+    return parsed
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether the URL is a SQLite file's."""
+    """Return whether the URL is a SQLite file's."""
     return url.startswith("sqlite")
 
 
 def database_path(url: str) -> Path:
-    """The file of a SQLite URL."""
+    """Return the file of a SQLite URL."""
     return Path(parse_url(url).database or "").expanduser().resolve()
 
 
 def full_url(url: str, variable: str = "OPTUNA_STORAGE") -> str:
-    """The URL as Optuna and MLflow take it: a file's path in full, the driver named. Raises SettingsError.
+    """Return the URL as Optuna and MLflow take it: a file's path in full, the driver named. Raises SettingsError.
 
     Of `sqlite:///PATH` without its driver MLflow makes the folders of PATH as it stands there, still quoted.
     """
@@ -70,12 +72,12 @@ def full_url(url: str, variable: str = "OPTUNA_STORAGE") -> str:
 
 
 def place(url: str) -> str:
-    """The database as a message names it: a file's path, `PostgreSQL DATABASE at HOST:PORT`, or a server's URL."""
+    """Name the database for a message: a file's path, `PostgreSQL DATABASE at HOST:PORT`, or a server's URL."""
     if url.startswith(("http://", "https://")):
         return redact(url)
-    found = parse_url(url)
+    parsed = parse_url(url)
     if is_sqlite(url):
         return str(database_path(url))
-    host = found.host or found.query.get("host", "localhost")
-    port = f":{found.port}" if found.port else ""
-    return f"PostgreSQL {found.database} at {host}{port}"
+    host = parsed.host or parsed.query.get("host", "localhost")
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"PostgreSQL {parsed.database} at {host}{port}"

@@ -47,7 +47,7 @@ class Ownership:
     `check` is what a storage asks before it makes a call again, or any on a new connection.
     """
 
-    def __init__(self, name: str, held: locks.Hold) -> None:
+    def __init__(self, name: str, held: locks.AdvisoryHold | None) -> None:
         self._name = name
         self._held = held
         self._signature = uuid.uuid4().hex
@@ -62,6 +62,8 @@ class Ownership:
 
     def check(self) -> None:
         """Require that nobody else has run the study since. Raises StudyBusy, or what an absent database raises."""
+        if self._held is None:  # a file's lock is not lost while its process lives
+            return
         try:
             self._doubtful |= self._held.check()
         except locks.Taken as taken:
@@ -91,9 +93,10 @@ def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[O
     """
     url = settings.storage_url
     with ExitStack() as stack:
+        held = None
         try:
             if is_sqlite(url):
-                held = stack.enter_context(locks.hold_file(_lock_file(url, name)))
+                stack.enter_context(locks.hold_file(_lock_file(url, name)))
             else:
                 with understood(place(url)):
                     held = stack.enter_context(

@@ -1,4 +1,4 @@
-"""Deleting studies with everything they left, and removing what studies that were deleted otherwise have left.
+"""Delete studies with everything they left, and remove what studies deleted by other programs left.
 
 What belongs to a study: its rows in Optuna's database, its runs in MLflow (found by the tag of its uid),
 and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are marked as deleted, as its own
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -53,15 +53,15 @@ def delete_study(settings: Settings, name: str) -> Leftover:
 
     def remove_first(uid: str) -> None:
         folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
-        found = Leftover(uid, name, 0, folders, _size(folders))
-        left.append(Leftover(uid, name, remove(settings, found), folders, found.size_bytes))
+        leftover = Leftover(uid, name, 0, folders, _size(folders))
+        left.append(replace(leftover, runs=remove(settings, leftover)))
 
     delete(settings, name, remove_first)
     return left[0]
 
 
 def find_garbage(settings: Settings) -> list[Leftover]:
-    """What lies in this folder's own stores and belongs to no study there; each with why it stays, if it does.
+    """Find what lies in this folder's own stores and belongs to no study there, and why it stays if it does.
 
     A uid that no study and no trial carries any more is a deleted study's when its runs were written in this folder,
     which ran a sweep of that name, and its database is as old. Where OPTUNA_STORAGE or MLFLOW_TRACKING_URI name others,
@@ -74,18 +74,18 @@ def find_garbage(settings: Settings) -> list[Leftover]:
     for folder in _trial_folders(settings):
         folders.setdefault(_owner(folder), []).append(folder)
     known, first = _known(settings)  # last: a study that begins meanwhile is known
-    found = []
+    garbage = []
     for uid in sorted(tracked.keys() | folders.keys()):
         if uid in known or uid.startswith(RETRAINED):
             continue
         runs, own = tracked.get(uid), tuple(folders.get(uid, ()))
         size = _size((*own, *(runs.folders if runs else ())))
         if runs is None:
-            found.append(Leftover(uid, "", 0, own, size, kept="no run in MLflow says whose they are"))
+            garbage.append(Leftover(uid, "", 0, own, size, kept="no run in MLflow says whose they are"))
         else:
             why = _doubt(settings, runs, first)
-            found.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
-    return found
+            garbage.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
+    return garbage
 
 
 def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
@@ -99,15 +99,15 @@ def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
     return ""
 
 
-def remove(settings: Settings, found: Leftover) -> int:
+def remove(settings: Settings, leftover: Leftover) -> int:
     """Remove runs, then folders; returns how many runs. On a tracking server runs are marked as deleted.
 
     Raises TrackingError.
     """
     runs = 0
     if settings.tracking_uri or _has_runs(settings):
-        runs = delete_runs(settings, found.uid)
-    for folder in found.folders:
+        runs = delete_runs(settings, leftover.uid)
+    for folder in leftover.folders:
         shutil.rmtree(folder, ignore_errors=True)
     return runs
 

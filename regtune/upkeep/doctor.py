@@ -184,7 +184,7 @@ def _database(name: str, variable: str, database: DatabaseStatus, more: str = ""
         return Check(name, "ok", f"{database.place}, created by the first sweep")
     path = Path(database.place)
     if path.is_absolute() and not may_write(path):
-        return Check(name, "mend", f"{path}: not writable", "change the file's permissions")
+        return Check(name, "mend", f"{path}{more}; not writable", "change the file's permissions")
     return Check(name, "ok", database.place + more)
 
 
