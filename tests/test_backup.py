@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -178,6 +179,25 @@ def test_what_was_there_is_set_aside_whole_after_a_yes(
     assert (aside["artifacts"] / "trials" / "0-1" / "model.keras").read_bytes() == b"another"
     with closing(sqlite3.connect(aside["studies.db"])) as database:
         assert database.execute("SELECT count(*) FROM studies").fetchone() == (0,)
+
+
+def test_a_backup_of_the_version_before_is_restored(copy: Path, tmp_path: Path) -> None:
+    (copy / "manifest.json").unlink()
+    files = {name: (copy / name).read_bytes() for name in everything(copy)}
+    as_written_by_0_1_0 = {
+        "format": 1,
+        "made": "2026-11-28T18:32:54+0000",
+        "versions": {"python": "3.11.7", "regtune": "0.1.0", "optuna": "5.0.0", "sqlite": "3.45.1"},
+        "revisions": {"studies": "v3.2.0.a", "mlflow": None},
+        "artifacts": "file:///home/user/project/mlruns/artifacts",
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    (copy / "manifest.json").write_text(json.dumps(as_written_by_0_1_0, indent=1))
+    restore(Settings(REGTUNE_HOME=tmp_path / "new"), copy)
+    assert everything(tmp_path / "new").items() <= everything(copy).items()
 
 
 def test_accounts_come_along_unreadable_by_others(settings: Settings, tmp_path: Path) -> None:
