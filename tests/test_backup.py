@@ -403,7 +403,7 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         (MANIFEST, in_manifest(MODEL, forged), "not the path of a file in a backup")
         for forged in ("../../escaped", "artifacts/../../escaped", "/tmp/escaped", "service.json")
     ),
-    (MANIFEST, in_manifest('"studies": "v', '"studies": "v9'), "made with a newer Optuna"),
+    (MANIFEST, in_manifest('"studies": "v', '"studies": "v9'), "of a newer Optuna"),
 ]
 
 
