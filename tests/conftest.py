@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from proofs import Record
 from stores import Postgres, postgres
 
 from regtune.credentials import SECRETS
 from regtune.errors import AGAIN, COMMAND
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 LONGEST = (
     *("test_compose.py", "test_stores.py", "test_secrets.py"),

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from corpus import configurations, datasets
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from specs import SWEEPS
 
@@ -30,9 +30,7 @@ from regtune.study.best import load_best
 
 FEW = settings(
     max_examples=30,
-    deadline=None,
     derandomize="CI" in os.environ,  # what is drawn anew each time is for those who can look into it
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 scalars = st.one_of(

@@ -48,7 +48,7 @@ def sampled(space: Space, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return shown, trial.params
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs(), st.integers(0, 2**32 - 1))
 def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
     space = Space(spec)
@@ -66,7 +66,7 @@ def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
     )  # refuses what lies outside of them
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(specs(), st.integers(0, 2**32 - 1))
 def test_every_proposal_is_a_configuration_that_comes_back_from_yaml(spec, seed):
     space = Space(spec)
@@ -77,7 +77,7 @@ def test_every_proposal_is_a_configuration_that_comes_back_from_yaml(spec, seed)
     assert space.config(shown, seed=7, data=DATA).digest == config.digest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(specs(discrete=True))
 def test_a_grid_has_every_assignment_once_and_as_many_as_its_size_says(spec):
     space = Space(spec)
@@ -334,7 +334,7 @@ def test_a_per_layer_parameter_is_assigned_by_layer():
         space.parse(["dropout=0.3"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs(), st.integers(0, 2**32 - 1))
 def test_every_assignment_can_be_typed(spec: SweepSpec, seed: int):
     space = Space(spec)

@@ -107,7 +107,7 @@ def test_searched_layers_of_another_depth_than_the_base_are_no_obstacle():
     assert [control.parameters for control in controls(spec, DATA)] == [None] * 7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(specs())
 def test_the_parameters_of_a_control_give_exactly_its_configuration(spec: SweepSpec):
     space = Space(spec)

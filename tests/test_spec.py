@@ -421,7 +421,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from([*SweepSpec.model_fields, "program", "metrics"]), JSON, max_size=4),
     st.dictionaries(

@@ -33,7 +33,7 @@ def test_the_sweeps_of_the_repository_are_valid(path):
     VALIDATOR.validate(read(path, SWEEP).values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs())
 def test_every_canonical_form_is_valid(spec):
     VALIDATOR.validate(spec.to_dict())

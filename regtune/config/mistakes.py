@@ -190,20 +190,16 @@ def _said(error: Any, context: Mapping[str, Any], where: Where, keys: Keys) -> s
             expected = str(error["msg"])
             if isinstance(value, Mapping):
                 found = f", found {shortened(', '.join(map(str, value))) or 'no keys'}"
-        case "too_short" | "too_long":
-            expected, found = (
-                f"expected {_EXPECTED[kind].format(**context)}",
-                f", found {context['actual_length']}",
-            )
+        case "value_error":
+            return str(error["msg"]).removeprefix("Value error, ")
         case _ if kind in _EXPECTED:
             expected = f"expected {_EXPECTED[kind].format(**context)}"
+            if kind in ("too_short", "too_long"):
+                found = f", found {context['actual_length']}"
             if kind == "float_type" and str(where[-1]).endswith("timeout"):
                 expected += " of seconds"
         case _:
-            expected, found = (
-                str(error["msg"]).removeprefix("Value error, "),
-                "" if kind == "value_error" else found,
-            )
+            expected = str(error["msg"])
     return expected + found
 
 
@@ -215,6 +211,4 @@ def _literal(expected: str, value: Any, where: Where) -> str:
     if not isinstance(value, bool):
         return f"expected true or false, found {describe(value)}"
     *_, name, key = where
-    return (
-        f"adds 0, which {name} does not take" if key == "optional" else f"{name} has one value for all layers"
-    )
+    return f"adds 0, which {name} does not take" if key == "optional" else f"{name} has one for all layers"
