@@ -204,7 +204,7 @@ def test_ctrl_c_stops_at_the_epoch_s_end_and_the_same_line_goes_on(
     everything = terminal.everything
     assert "Traceback" not in everything
     assert "of 200" not in everything.split("rank")[0]
-    assert "Goonwith:regtunesweep" in "".join(everything.split())  # the terminal wraps within words
+    assert "Resumewith:regtunesweep" in "".join(everything.split())  # the terminal wraps within words
     rows = json.loads(regtune("board", "long", "--json", "--home", str(tmp_path / "mlruns")).stdout)
     assert {row["state"] for row in rows} <= {"COMPLETE", "WAITING"}
     finished = sum(row["state"] == "COMPLETE" for row in rows)
