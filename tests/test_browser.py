@@ -24,8 +24,8 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.server.process import Server
 from regtune.settings import Settings
 from regtune.tracking import names
-from regtune.tracking.folder import sync
 from regtune.tracking.page import trials_page
+from regtune.tracking.sync import sync
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import big_study

@@ -20,8 +20,9 @@ from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.study.ownership import hold
 from regtune.study.record import RECORD, STUDY_UID
-from regtune.tracking.sync import catch_up, tracked_studies
-from regtune.tracking.sync import delete_study as delete_runs
+from regtune.tracking.removal import delete_study as delete_runs
+from regtune.tracking.removal import tracked_studies
+from regtune.tracking.sync import catch_up
 from regtune.upkeep.cleanup import delete_study, find_garbage, remove
 
 NAME, UID = "tried", "0a1b2c"

@@ -388,7 +388,7 @@ def test_an_experiment_is_found_again_whatever_its_name(tmp_path: Path) -> None:
 
 
 def test_notes_are_free_of_what_acts() -> None:
-    from regtune.tracking import Origin
+    from regtune.tracking import RetrainedFrom
     from regtune.tracking.notes import experiment_note, study_note, trial_note
 
     for text in HOSTILE.values():
@@ -398,8 +398,8 @@ def test_notes_are_free_of_what_acts() -> None:
             experiment_note(facts),
             study_note(facts, "FINISHED", None, {}, {}),
             trial_note(facts, 3),
-            trial_note(replace(facts, retrained=Origin(text, 3)), 0),
-            study_note(replace(facts, retrained=Origin(text, 3)), "FINISHED", None, {}, {}),
+            trial_note(replace(facts, retrained=RetrainedFrom(text, 3)), 0),
+            study_note(replace(facts, retrained=RetrainedFrom(text, 3)), "FINISHED", None, {}, {}),
         ):
             assert not acts(note)
             tags = set(re.findall(r"<[^>]*>", rendered(note)))

@@ -16,7 +16,9 @@ from mlflow import MlflowClient
 
 from regtune.settings import Settings, read_choice, write_choice
 from regtune.storage.artifacts import inside
-from regtune.tracking.sync import catch_up, delete_study, project, strays
+from regtune.tracking.removal import delete_study
+from regtune.tracking.store import project, strays
+from regtune.tracking.sync import catch_up
 from regtune.upkeep.doctor import examine
 from regtune.upkeep.status import look
 

@@ -24,8 +24,8 @@ from regtune.settings import Settings
 from regtune.storage.health import trouble
 from regtune.storage.mlflow import connect
 from regtune.tracking.page import serve_ui
+from regtune.tracking.store import target_of
 from regtune.tracking.sync import catch_up
-from regtune.tracking.target import target_of
 from regtune.tracking.views import runs_path
 from regtune.upkeep.status import look
 
@@ -113,7 +113,7 @@ def test_a_sweep_writes_to_the_folders_server_else_to_its_store(
     assert (foreign.uri, foreign.place) == ("http://127.0.0.1:9", None)
     for auth, uri in ((False, "http://127.0.0.1:9"), (True, settings.mlflow_uri)):
         known = service.Service("http://127.0.0.1:9", "127.0.0.1", 9, auth, settings.mlflow_uri, 1, "")
-        monkeypatch.setattr("regtune.tracking.target.running", lambda _, known=known: known)
+        monkeypatch.setattr("regtune.tracking.store.running", lambda _, known=known: known)
         assert (target_of(settings).uri, target_of(settings).place) == (uri, place)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "some-thing-secret")

@@ -22,7 +22,7 @@ from stores import UNUSUAL, Postgres, free_port, until
 from terminals import run_here
 
 from regtune.settings import load_settings
-from regtune.tracking.target import target_of
+from regtune.tracking.store import target_of
 
 pytestmark = pytest.mark.slow
 CHANGES = {

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from regtune.settings import Settings, load_settings
 from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
 from regtune.tracking import names
-from regtune.tracking.folder import sync
+from regtune.tracking.sync import sync
 from regtune.upkeep.status import look
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,7 @@ def differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
 
 
 def _uid(run: Any) -> str:
-    return str(run.data.tags.get(names.TRIAL_UID) or run.data.tags[names.STUDY_UID])
+    return str(run.data.tags.get(names.TRIAL_UID) or run.data.tags[names.STUDY_TAG])
 
 
 def _run(client: MlflowClient, run: Any, uids: dict[str, str]) -> Any:
@@ -193,36 +194,41 @@ CHOSEN = """
     JOIN params ON params.run_uuid = runs.run_uuid AND params.key = 'dropout'
     JOIN experiments USING (experiment_id) WHERE experiments.name = 'small' ORDER BY runs.start_time DESC
 """
-"""A trial that has parameters and a model."""
-_ROWS = ("latest_metrics", "metrics", "params", "tags", "runs")
+"""Trials that have parameters and a model."""
 DAMAGES = {
-    "a run that is gone": "; ".join(f"DELETE FROM {table} WHERE run_uuid = :run" for table in _ROWS),
-    "a curve that is missing": "; ".join(
-        f"DELETE FROM {table} WHERE run_uuid = :run AND key = 'val_loss'" for table in _ROWS[:2]
-    ),
-    "a tag that was changed": "UPDATE tags SET value = '17' WHERE run_uuid = :run AND key = 'regtune.seed'",
-    "a tag that is missing": "DELETE FROM tags WHERE run_uuid = :run AND key = 'regtune.mix'",
-    "a param that is missing": "DELETE FROM params WHERE run_uuid = :run AND key = 'dropout'",
-    "another state": "UPDATE runs SET status = 'RUNNING' WHERE run_uuid = :run",
-    "a configuration that is missing": "config.yaml",
-    "a model that is missing": "model.keras",
+    "DELETE FROM metrics WHERE run_uuid = :run AND key = 'val_loss'; "
+    "DELETE FROM latest_metrics WHERE run_uuid = :run AND key = 'val_loss'": "points",
+    "UPDATE tags SET value = '17' WHERE run_uuid = :run AND key = 'regtune.seed'": "tags",
+    "DELETE FROM tags WHERE run_uuid = :run AND key = 'regtune.mix'": "tags",
+    "DELETE FROM params WHERE run_uuid = :run AND key = 'dropout'": "params",
+    "UPDATE runs SET status = 'RUNNING' WHERE run_uuid = :run": "state",
+    "config.yaml": "config.yaml",
+    "model.keras": "files",
+    "; ".join(
+        f"DELETE FROM {table} WHERE run_uuid = :run"
+        for table in ("latest_metrics", "metrics", "params", "tags", "runs")
+    ): "",
 }
+"""What is done to a run -> what it lacks then; empty: it is gone."""
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damage_is_found_and_mended(damage: str, settings: Settings) -> None:
+def test_every_damage_is_found_and_all_are_mended(settings: Settings) -> None:
     before = dump(settings)
-    done = DAMAGES[damage]
-    with sqlite3.connect(settings.home / "mlflow.db") as database:
-        run, place = database.execute(CHOSEN).fetchone()
-        if done.endswith((".yaml", ".keras")):
-            (Path(place.removeprefix("file://")) / done).unlink()
-        for statement in () if done.endswith((".yaml", ".keras")) else done.split("; "):
-            assert database.execute(statement, {"run": run}).rowcount >= 1
-    database.close()
-    found = regtune("sync", "--check")
-    assert found.returncode == 1, found.stdout
-    assert "small: MLflow lacks" in found.stdout
+    with closing(sqlite3.connect(settings.home / "mlflow.db")) as database:
+        rows = database.execute(CHOSEN).fetchall()
+        for damage, kind in DAMAGES.items():
+            run, place = rows[0] if kind else rows[1]
+            if damage.endswith((".yaml", ".keras")):
+                (Path(place.removeprefix("file://")) / damage).unlink()
+            else:
+                for statement in damage.split("; "):
+                    assert database.execute(statement, {"run": run}).rowcount >= 1
+            database.commit()
+            (found,) = sync(settings, ["small"], check=True, tell=lambda *_: None)
+            assert found.lacks is not None
+            assert kind in found.lacks.kinds if kind else found.lacks.absent == 1
+    said = regtune("sync", "--check")
+    assert (said.returncode, "small: MLflow lacks" in said.stdout) == (1, True)
     assert regtune("sync").returncode == 0
     assert regtune("sync", "--check").returncode == 0
     assert list(differences(dump(settings), before)) == []

@@ -19,7 +19,7 @@ from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.storage.mlflow import connect
 from regtune.study import record as study_record
 from regtune.study.record import BUDGET, DATA, SPEC, STUDY_UID
-from regtune.tracking import DataFacts, Origin, StudyFacts, names
+from regtune.tracking import DataFacts, RetrainedFrom, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.views import KEY
 
@@ -83,7 +83,7 @@ def store(tmp_path: Path, empty_store: Path) -> Store:
 def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> None:
     store.project(records.facts(), records.complete(0), records.complete(1))
     parent, *children = store.runs()
-    assert parent.data.tags[names.STUDY_UID] == "study-1"
+    assert parent.data.tags[names.STUDY_TAG] == "study-1"
     assert parent.data.tags[names.KIND] == names.STUDY
     assert [run.data.tags[names.PARENT] for run in children] == [parent.info.run_id] * 2
     assert [run.data.tags[names.TRIAL_UID] for run in children] == ["study-1-0", "study-1-1"]
@@ -423,16 +423,16 @@ def test_a_renamed_experiment_is_found_again(store: Store) -> None:
     ("origin", "study_run", "run", "said"),
     [
         (
-            Origin("wide", 3),
+            RetrainedFrom("wide", 3),
             "retraining of ",
             "again #003 ",
             "Trial 3 of the study **wide**, trained again. ",
         ),
-        (Origin(), "training of ", "trained ", "A configuration, trained by `regtune train`."),
+        (RetrainedFrom(), "training of ", "trained ", "A configuration, trained by `regtune train`."),
     ],
 )
 def test_a_retraining_is_no_trial_of_the_study(
-    store: Store, origin: Origin, study_run: str, run: str, said: str
+    store: Store, origin: RetrainedFrom, study_run: str, run: str, said: str
 ) -> None:
     projection = store.project(replace(records.facts(), retrained=origin), records.complete(0))
     parent, child = sorted(store.runs(), key=lambda found: names.PARENT in found.data.tags)
@@ -456,7 +456,7 @@ def trials_in_view(store: Store, experiment_id: str) -> list[str]:
 
 
 def retraining_of_0() -> tuple[StudyFacts, records.Trial]:
-    origin = Origin("mnist-regularization", 0, "study-1")
+    origin = RetrainedFrom("mnist-regularization", 0, "study-1")
     facts = replace(records.facts(uid="train-1"), name="mnist-regularization, again", retrained=origin)
     return facts, (0, "COMPLETE", replace(records.complete(0)[2], uid="train-1-0", parameters={}))
 
@@ -470,7 +470,7 @@ def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(
     parent, found = (first, second) if first.data.tags[names.KIND] == names.STUDY else (second, first)
     assert found.info.run_name == "again #000 dropout 0.2 + L2 1e-4"
     assert found.data.tags[names.PARENT] == parent.info.run_id
-    assert found.data.tags[names.STUDY_UID] == "study-1"  # deleted with it
+    assert found.data.tags[names.STUDY_TAG] == "study-1"  # deleted with it
     assert found.data.params == {**trials[0].data.params, "seed": found.data.params["seed"]}
     assert parent.data.tags[names.BEST_NUMBER] == "1"
     assert trials_in_view(store, projection.experiment_id) == [run.info.run_name for run in trials]
@@ -479,21 +479,9 @@ def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(
     assert repeated.writes == 0
 
 
-def test_a_retraining_of_the_version_before_leaves_the_view(store: Store) -> None:
-    projection = store.project(records.facts(), records.complete(0))
-    facts, again = retraining_of_0()
-    store.project(facts, again)
-    found = next(run for run in store.runs() if run.data.tags.get(names.TRIAL_UID) == "train-1-0")
-    store.client.set_tag(found.info.run_id, names.KIND, names.TRIAL)
-    assert len(trials_in_view(store, projection.experiment_id)) == 2
-    store.project(records.facts(), records.complete(0))
-    assert trials_in_view(store, projection.experiment_id) == ["#000 dropout 0.2 + L2 1e-4"]
-    assert store.project(records.facts(), records.complete(0)).writes == 0
-
-
 def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0))
-    tags = {names.TRIAL_UID: "study-1-0", names.STUDY_UID: "study-1"}
+    tags = {names.TRIAL_UID: "study-1-0", names.STUDY_TAG: "study-1"}
     store.client.create_run(projection.experiment_id, records.BEGIN_MS + 10_000, tags, "again")
     store.project(records.facts(), records.complete(0))
     assert len(store.runs()) == 2

@@ -17,8 +17,8 @@ from regtune.errors import TrackingError
 from regtune.server.process import Server
 from regtune.settings import Settings
 from regtune.tracking import StudyFacts, names
+from regtune.tracking.removal import delete_study, tracked_studies
 from regtune.tracking.sync import catch_up as catch_up_with
-from regtune.tracking.sync import delete_study, tracked_studies
 
 
 @pytest.fixture

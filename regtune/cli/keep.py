@@ -28,7 +28,7 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.cli.counting import Counting
-    from regtune.tracking.folder import Synced
+    from regtune.tracking.sync import Synced
     from regtune.upkeep.cleanup import Leftover
 
 PANEL = "Keep in order"
@@ -64,7 +64,7 @@ def sync(
     person wrote there are in no study; only a backup restores them.
     """
     from regtune.errors import TrackingError
-    from regtune.tracking.folder import sync as bring
+    from regtune.tracking.sync import sync as bring
 
     settings = settings_of(home)
     entries = []

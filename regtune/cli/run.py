@@ -250,7 +250,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.storage.mlflow import is_server
     from regtune.study.board import compare
     from regtune.tracking.page import PAGE_SECONDS, trials_page
-    from regtune.tracking.target import target_of
+    from regtune.tracking.store import target_of
 
     comparison = compare(_show_board(settings, outcome.study))
     if comparison is not None:

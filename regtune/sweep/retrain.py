@@ -22,7 +22,7 @@ from regtune.study.best import Best, Provenance, changes
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
 from regtune.sweep.loop import Loop, Running
-from regtune.tracking import DataFacts, Origin, ParentState, StudyFacts
+from regtune.tracking import DataFacts, ParentState, RetrainedFrom, StudyFacts
 from regtune.tracking.names import RETRAINED
 from regtune.tracking.sync import catch_up
 from regtune.tracking.trials import OneTrial
@@ -152,7 +152,9 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
-        retrained=Origin(found.study, found.trial, found.uid) if found and not best.changed else Origin(),
+        retrained=RetrainedFrom(found.study, found.trial, found.uid)
+        if found and not best.changed
+        else RetrainedFrom(),
     )
 
 

@@ -6,7 +6,7 @@ this package costs no import of MLflow.
 
 from __future__ import annotations
 
-from regtune.tracking.facts import DataFacts, Origin, ParentState, StudyFacts
+from regtune.tracking.facts import DataFacts, ParentState, RetrainedFrom, StudyFacts
 from regtune.tracking.tracker import Tracker
 
-__all__ = ["DataFacts", "Origin", "ParentState", "StudyFacts", "Tracker"]
+__all__ = ["DataFacts", "ParentState", "RetrainedFrom", "StudyFacts", "Tracker"]

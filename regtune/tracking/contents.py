@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from regtune.escaping import printable
 from regtune.study.record import State, TrialRecord, Value
 from regtune.tracking import names
-from regtune.tracking.facts import Origin, ParentState, StudyFacts, params
+from regtune.tracking.facts import ParentState, RetrainedFrom, StudyFacts, params
 from regtune.tracking.notes import study_note, trial_note
 from regtune.tracking.runs import Run
 from regtune.tracking.views import view_tag
@@ -68,7 +68,7 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
             ended and record.started_ms and record.again_ms and ended >= record.again_ms
         ):  # no pause, no lost attempt
             ended -= record.again_ms - record.started_ms
-    tags = {names.STUDY_UID: facts.uid, **trial_tags(number, state, record)}
+    tags = {names.STUDY_TAG: facts.uid, **trial_tags(number, state, record)}
     if facts.retrained is not None:
         tags[names.KIND] = names.RETRAINING
         del tags[names.NUMBER]
@@ -90,7 +90,7 @@ def _text(values: Mapping[str, Value]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def run_name(number: int, record: TrialRecord, retrained: Origin | None = None) -> str:
+def run_name(number: int, record: TrialRecord, retrained: RetrainedFrom | None = None) -> str:
     """The run's name: number and technique mix, and what else sets this trial apart; of what is trained again, its
     own number.
     """
@@ -202,7 +202,7 @@ def study_tags(facts: StudyFacts) -> dict[str, str]:
     """What a parent says from its beginning, its state aside."""
     return {
         names.KIND: names.STUDY,
-        names.STUDY_UID: facts.uid,
+        names.STUDY_TAG: facts.uid,
         names.DATA: facts.data.digest,
         names.METRIC: facts.metric,
         names.GOAL: facts.goal,

@@ -48,7 +48,7 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class Origin:
+class RetrainedFrom:
     """What a retraining trains again: a trial of a study, or a configuration that comes from none that is known.
 
     uid: the study's.
@@ -84,7 +84,7 @@ class StudyFacts:
     description: str = ""
     settings: Mapping[str, Value] = field(default_factory=dict)
     sweep_file: str = ""
-    retrained: Origin | None = None
+    retrained: RetrainedFrom | None = None
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:

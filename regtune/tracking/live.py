@@ -18,7 +18,7 @@ from regtune.errors import StorageError, StudyNotFound
 from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.storage.mlflow import sqlite_path
-from regtune.tracking.sync import project
+from regtune.tracking.store import project
 from regtune.tracking.trials import StudyTrials
 
 PACE_SECONDS = 2.0

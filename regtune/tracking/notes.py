@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from regtune.config.trial import format_number
 from regtune.escaping import code, markdown, printable, shell_word
 from regtune.tracking import names
-from regtune.tracking.facts import Origin, ParentState, StudyFacts
+from regtune.tracking.facts import ParentState, RetrainedFrom, StudyFacts
 from regtune.tracking.views import TITLE
 
 
@@ -104,7 +104,7 @@ def trial_note(facts: StudyFacts, number: int) -> str:
     return f"Trial {number} of the study **{markdown(printable(facts.name))}**. {_shown(facts.name, number)}"
 
 
-def _origin(again: Origin) -> str:
+def _origin(again: RetrainedFrom) -> str:
     if again.study is None or again.trial is None:
         return "A configuration, trained by `regtune train`."
     study = markdown(printable(again.study))

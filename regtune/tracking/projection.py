@@ -34,7 +34,7 @@ from regtune.tracking.contents import (
 from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
-from regtune.tracking.runs import Reader, RestReader, Run, SqlReader
+from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader
 from regtune.tracking.trials import Trials
 
 AT_ONCE = 25
@@ -65,7 +65,7 @@ class Projection:
         server = is_server(client.tracking_uri)
         self._place = place or (None if server else (artifacts / "runs").as_uri())
         direct = database or (None if server else client.tracking_uri)
-        self._reader: Reader = SqlReader(tracking_engine(direct)) if direct else RestReader(client)
+        self._reader: Reader = SqlReader(tracking_engine(direct)) if direct else ClientReader(client)
         self._experiment_id = ""
         self._parent: Run | None = None
         self._open: dict[str, Run] = {}
@@ -88,14 +88,11 @@ class Projection:
         return self._experiment_id
 
     def open(self) -> None:
-        """Find or make the experiment and the parent. Retrainings that are called trials get their own name."""
+        """Find or make the experiment and the parent."""
         if self._parent is None:
             self._open, self._known = {}, None
             self._experiment_id = self._experiment()
             self._parent = self._retrained() or self._open_parent()
-            for run in self._reader.misnamed(self._experiment_id):
-                self._client.set_tag(run.run_id, names.KIND, names.RETRAINING)
-                self.writes += 1
 
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
         """Make the run of one trial say what its record says. Returns whether anything had to be written.
@@ -109,7 +106,7 @@ class Projection:
             self.open()
             run = self._find(record.uid)
             if run is None or not run.deleted:
-                self._try(run, number, state, record)
+                self._write_trial(run, number, state, record)
         except Exception:
             self._forget()
             raise
@@ -134,7 +131,7 @@ class Projection:
                 uids = {run.tags[names.TRIAL_UID]: run for run in runs}
                 numbers = {trials.numbers[uid]: run for uid, run in uids.items() if uid in trials.numbers}
                 for found in trials.read([n for n, run in numbers.items() if not run.deleted]):
-                    changed += self._try(numbers[found[0]], *found)
+                    changed += self._write_trial(numbers[found[0]], *found)
                 for run in runs:  # of runs that are seen to, only which they are is kept
                     kept[run.tags[names.TRIAL_UID]] = replace(run, tags={}, params={}, last={})
                 done += len(numbers)
@@ -142,7 +139,7 @@ class Projection:
             missing = {number: uid for uid, number in trials.numbers.items() if uid not in kept}
             for batch in _batches(list(missing)):
                 for found in trials.read([n for n in batch if missing[n] not in self._made]):
-                    changed += self._try(None, *found)
+                    changed += self._write_trial(None, *found)
                 done += len(batch)
                 yield done, changed
             self._known = kept.keys() | self._made
@@ -160,7 +157,7 @@ class Projection:
         try:
             self.open()
             assert self._parent is not None
-            if self._parent.tags[names.STUDY_UID] != self._facts.uid:
+            if self._parent.tags[names.STUDY_TAG] != self._facts.uid:
                 return False
             wanted = study_contents(self._facts, state, winner, self._winner(winner), at_ms)
             if wanted.ended_ms is None and state not in (names.RUNNING, self._parent.status):
@@ -255,33 +252,28 @@ class Projection:
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
 
     def _write_trial(self, run: Run | None, number: int, state: State, record: TrialRecord) -> bool:
+        """Write a trial and return whether that was needed; one that MLflow refuses does not hold up the others."""
         assert self._parent is not None
         before = self.writes
-        wanted = trial_contents(self._facts, number, state, record)
-        own = {
-            names.STUDY_UID: self._parent.tags[names.STUDY_UID]
-        }  # a retraining goes with the study that it is of
-        wanted = replace(wanted, tags={**wanted.tags, **own})
-        if run is None:
-            run = self._create(wanted, {names.PARENT: self._parent.run_id})
-            self._made.add(record.uid)
-        self._write(run, self._lack(run, wanted), wanted)
-        if wanted.status == names.RUNNING:
-            self._open[record.uid] = run
-        else:
-            self._open.pop(record.uid, None)
-        return self.writes > before
-
-    def _try(self, run: Run | None, number: int, state: State, record: TrialRecord) -> bool:
-        """Write a trial; one that MLflow will not take does not hold up the others."""
         self.refusals.pop(number, None)
+        wanted = trial_contents(self._facts, number, state, record)
+        study = self._parent.tags[names.STUDY_TAG]  # a retraining goes with the study that it is of
+        wanted = replace(wanted, tags={**wanted.tags, names.STUDY_TAG: study})
         try:
-            return self._write_trial(run, number, state, record)
+            if run is None:
+                run = self._create(wanted, {names.PARENT: self._parent.run_id})
+                self._made.add(record.uid)
+            self._write(run, self._lack(run, wanted), wanted)
         except MlflowException as error:
             if not refused(error):
                 raise
             self.refusals[number] = reason_of(error)
             return False
+        if wanted.status == names.RUNNING:
+            self._open[record.uid] = run
+        else:
+            self._open.pop(record.uid, None)
+        return self.writes > before
 
     def _lack(self, run: Run, wanted: Contents) -> Lack:
         return lacking(run, wanted, self._reader, self._artifacts)

@@ -21,8 +21,8 @@ from regtune.study.ownership import was_held
 from regtune.study.record import uid_of
 from regtune.study.study import delete
 from regtune.tracking.names import RETRAINED
-from regtune.tracking.sync import Tracked, tracked_studies
-from regtune.tracking.sync import delete_study as delete_runs
+from regtune.tracking.removal import Tracked, tracked_studies
+from regtune.tracking.removal import delete_study as delete_runs
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from regtune.storage.schema import Schema
 from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import holder
 from regtune.sweep.plan import free_bytes
-from regtune.tracking.folder import sync
 from regtune.tracking.page import trials_page
-from regtune.tracking.sync import Missing, strays
+from regtune.tracking.store import strays
+from regtune.tracking.sync import Missing, sync
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from regtune.storage.urls import is_sqlite
 from regtune.study.record import TrialRecord
 from regtune.study.study import record_of
 from regtune.tracking import names
-from regtune.tracking.folder import sync
+from regtune.tracking.sync import sync
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 STATES = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -137,7 +137,7 @@ def _best(trials: list[FrozenTrial]) -> int:
 def runs_of(client: MlflowClient, study: optuna.Study) -> list[Run]:
     """All runs of a study, its own among them."""
     ids = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
-    of_study = f"tags.`{names.STUDY_UID}` = '{study.user_attrs['regtune.uid']}'"
+    of_study = f"tags.`{names.STUDY_TAG}` = '{study.user_attrs['regtune.uid']}'"
     page = client.search_runs(ids, of_study, ViewType.ACTIVE_ONLY, 1000)
     runs: list[Run] = list(page)
     while page.token:
