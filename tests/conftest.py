@@ -63,3 +63,13 @@ def postgres_server() -> Iterator[Postgres]:
     """A real PostgreSQL server for the whole run; each test makes databases of its own."""
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An MLflow database with its tables and nothing in them: making them takes seconds."""
+    from regtune.storage.mlflow import make_store
+
+    home = tmp_path_factory.mktemp("mlflow")
+    make_store(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
+    return (home / "mlflow.db").read_bytes()

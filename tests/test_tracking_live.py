@@ -28,8 +28,9 @@ STUDY = "mnist-regularization"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, empty_mlflow: bytes) -> Settings:
     (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mlflow.db").write_bytes(empty_mlflow)
     return Settings(REGTUNE_HOME=tmp_path / "home")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,25 +28,24 @@ from regtune.tracking.views import KEY
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with MLflow's tables and nothing in them, to be copied: its migrations take a second."""
-    home = tmp_path_factory.mktemp("store")
-    connect(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
-    with sqlite3.connect(home / "mlflow.db") as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return home / "mlflow.db"
-
-
 class Store:
-    """A home with an MLflow database."""
+    """A home with an MLflow database. One client serves all tests: each new one looks at the schema for a second."""
 
-    def __init__(self, home: Path, template: Path) -> None:
+    def __init__(self, home: Path, empty: bytes) -> None:
         home.mkdir()
         self.database = home / "mlflow.db"
         self.artifacts = home / "artifacts"
-        self.database.write_bytes(template.read_bytes())
+        self.database.write_bytes(empty)
         self.client: MlflowClient = connect(f"sqlite:///{self.database}", self.artifacts)
+        self._empty = sqlite3.connect(":memory:")
+        with closing(sqlite3.connect(self.database)) as database:
+            database.backup(self._empty)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        with closing(sqlite3.connect(self.database)) as database:
+            self._empty.backup(database)
+        shutil.rmtree(self.artifacts, ignore_errors=True)
 
     def project(self, facts: StudyFacts, *trials: records.Trial) -> Projection:
         """Project trials as a process that has just been started does."""
@@ -75,9 +76,15 @@ class Store:
             }
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Store:
+    return Store(tmp_path_factory.mktemp("store") / "home", empty_mlflow)
+
+
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Store:
-    return Store(tmp_path / "home", empty_store)
+def store(shared: Store) -> Store:
+    shared.clear()
+    return shared
 
 
 def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> None:
@@ -101,14 +108,12 @@ def test_a_study_written_twice_changes_no_row(store: Store) -> None:
     assert second.writes == 0
 
 
-def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(
-    store: Store, tmp_path: Path, empty_store: Path
-) -> None:
-    def said(where: Store) -> Any:
-        run = where.run(0)
+def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(store: Store) -> None:
+    def said() -> Any:
+        run = store.run(0)
         histories = {
             name: [
-                (p.step, p.value, p.timestamp) for p in where.client.get_metric_history(run.info.run_id, name)
+                (p.step, p.value, p.timestamp) for p in store.client.get_metric_history(run.info.run_id, name)
             ]
             for name in run.data.metrics
         }
@@ -120,12 +125,13 @@ def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(
     for epochs in range(13):
         live.trial(0, "RUNNING", records.after(records.started(0), epochs))
     live.trial(number, state, over)
-    late = Store(tmp_path / "late", empty_store)
-    late.project(records.facts(), (number, state, over))
-    assert said(store) == said(late)
+    followed = said()
+    store.clear()
+    store.project(records.facts(), (number, state, over))
+    assert said() == followed
 
 
-def test_every_epoch_is_a_point_with_its_recorded_time(store: Store) -> None:
+def test_every_epoch_is_a_point_and_the_figures_of_the_kept_weights_are_single_ones(store: Store) -> None:
     _, _, record = records.complete(0)
     store.project(records.facts(), (0, "COMPLETE", record))
     run = store.run(0)
@@ -134,12 +140,6 @@ def test_every_epoch_is_a_point_with_its_recorded_time(store: Store) -> None:
         assert [point.value for point in points] == list(record.history[name])
         assert [point.step for point in points] == list(range(1, record.epochs + 1))
         assert [point.timestamp for point in points] == list(record.epoch_ended_ms)
-
-
-def test_the_figures_of_the_kept_weights_are_single_points(store: Store) -> None:
-    _, _, record = records.complete(0)
-    store.project(records.facts(), (0, "COMPLETE", record))
-    run = store.run(0)
     assert record.kept is not None
     expected = {
         "best/val_cross_entropy": record.kept.figures["val_cross_entropy"],
@@ -181,26 +181,19 @@ def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
     assert len(store.client.get_metric_history(run.info.run_id, "accuracy")) == 4
 
 
-@pytest.mark.parametrize(
-    ("trial", "status"),
-    [
-        (records.complete(0), "FINISHED"),
-        (records.failed(0, "pruned"), "KILLED"),
-        (records.failed(0, "stopped"), "KILLED"),
-        (records.failed(0, "non_finite"), "FAILED"),
-        (records.failed(0, "worker_died"), "FAILED"),
-        (records.failed(0, "out_of_memory"), "FAILED"),
-        ((0, "WAITING", records.after(records.started(0), 2)), "KILLED"),
-        ((0, "RUNNING", records.started(0)), "RUNNING"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else f"{value[1]}-{value[2].end_reason}",
-)
-def test_a_state_has_one_status(store: Store, trial: records.Trial, status: str) -> None:
-    store.project(records.facts(), trial)
-    run = store.run(0)
-    assert run.info.status == status
-    assert run.data.tags[names.STATE] == trial[1]
-    assert run.data.tags.get(names.END_REASON) == trial[2].end_reason
+def test_each_state_has_its_status(store: Store) -> None:
+    ends = {"pruned": "KILLED", "stopped": "KILLED", "non_finite": "FAILED", "worker_died": "FAILED"}
+    trials = [records.failed(number, reason) for number, reason in enumerate(ends)]
+    trials += [records.complete(4), (5, "WAITING", records.after(records.started(5), 2))]
+    trials += [(6, "RUNNING", records.started(6))]
+    store.project(records.facts(), *trials)
+    for (number, state, record), status in zip(
+        trials, (*ends.values(), "FINISHED", "KILLED", "RUNNING"), strict=True
+    ):
+        run = store.run(number)
+        assert run.info.status == status
+        assert run.data.tags[names.STATE] == state
+        assert run.data.tags.get(names.END_REASON) == record.end_reason
 
 
 def test_a_trial_that_has_not_begun_has_no_run(store: Store) -> None:
@@ -338,22 +331,18 @@ def test_the_configuration_and_the_model_are_artifacts(store: Store, tmp_path: P
     assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(store.artifacts / "runs")
 
 
-def test_a_model_that_a_better_one_displaced_leaves_its_run(store: Store) -> None:
-    number, state, record = records.with_model(records.complete(0), store.artifacts)
-    store.project(records.facts(), (number, state, record))
-    store.project(records.facts(), (number, state, replace(record, artifacts={})))
-    run = store.run(0)
-    assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["config.yaml"]
-    assert "regtune.sha256.model.keras" not in run.data.tags
-
-
-def test_a_model_with_another_digest_is_not_shown(store: Store) -> None:
-    number, state, record = records.with_model(records.complete(0), store.artifacts)
-    (store.artifacts / "trials" / record.uid / "model.keras").write_bytes(b"other weights")
-    store.project(records.facts(), (number, state, record))
-    run = store.run(0)
-    assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["config.yaml"]
-    assert "digest" in run.data.tags[names.MESSAGE]
+def test_a_model_that_a_better_one_displaced_and_one_with_another_digest_are_not_in_mlflow(
+    store: Store,
+) -> None:
+    dropped, changed = (records.with_model(records.complete(number), store.artifacts) for number in range(2))
+    store.project(records.facts(), dropped)
+    (store.artifacts / "trials" / changed[2].uid / "model.keras").write_bytes(b"other weights")
+    store.project(records.facts(), (*dropped[:2], replace(dropped[2], artifacts={})), changed)
+    for number in range(2):
+        run = store.run(number)
+        assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+        assert "regtune.sha256.model.keras" not in run.data.tags
+        assert ("digest" in run.data.tags.get(names.MESSAGE, "")) is (number == 1)
 
 
 def test_the_parent_has_the_winner_and_its_figures(store: Store) -> None:
@@ -405,18 +394,13 @@ def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
     assert store.client.get_experiment(parent.info.experiment_id).tags[names.NOTE] == "Mine too."
 
 
-def test_two_studies_of_one_sweep_share_an_experiment(store: Store) -> None:
-    store.project(records.facts(), records.complete(0))
-    other = replace(records.complete(0)[2], uid="study-2-0")
-    store.project(records.facts(uid="study-2"), (0, "COMPLETE", other))
-    assert len({run.info.experiment_id for run in store.runs()}) == 1
-    assert len(store.runs()) == 4
-
-
-def test_a_renamed_experiment_is_found_again(store: Store) -> None:
+def test_two_studies_of_one_sweep_share_an_experiment_whatever_it_is_called_by_now(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0))
     store.client.rename_experiment(projection.experiment_id, "renamed by hand")
-    assert store.project(records.facts(), records.complete(1)).experiment_id == projection.experiment_id
+    other = replace(records.complete(0)[2], uid="study-2-0")
+    second = store.project(records.facts(uid="study-2"), (0, "COMPLETE", other))
+    assert second.experiment_id == projection.experiment_id
+    assert len(store.runs()) == 4
 
 
 @pytest.mark.parametrize(
@@ -502,21 +486,6 @@ def test_long_histories_and_many_params_go_in_batches(store: Store) -> None:
     run = store.run(0)
     assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 190
     assert {f"p{index}" for index in range(150)} < set(run.data.params)
-
-
-def test_what_was_cut_off_in_the_middle_is_completed(store: Store) -> None:
-    number, state, record = records.complete(0)
-    store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 5)))
-    run = store.run(0)
-    with sqlite3.connect(store.database) as database:
-        database.execute(
-            "DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'regtune.sha256%'", (run.info.run_id,)
-        )
-        database.execute("DELETE FROM params WHERE run_uuid = ? AND key = 'l2'", (run.info.run_id,))
-    store.project(records.facts(), (number, state, record))
-    run = store.run(0)
-    assert set(searched(run)) == set(records.COLUMNS)
-    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == record.epochs
 
 
 def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> None:

@@ -49,7 +49,7 @@ def rows(settings: Settings) -> dict[str, int]:
         return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-def test_catching_up_writes_what_is_missing_and_then_nothing(
+def test_catching_up_writes_what_is_missing_then_nothing_and_from_nothing_everything(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")  # of another server; a folder's store has none
@@ -60,57 +60,35 @@ def test_catching_up_writes_what_is_missing_and_then_nothing(
     assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 0
     assert rows(settings) == before
     assert before["runs"] == 10
-
-
-def test_a_lost_database_is_rebuilt_from_the_study(settings: Settings) -> None:
-    trials = records.study(8)
-    catch_up(settings, records.facts(), trials, "FINISHED", 5)
-    before = rows(settings)
     for file in settings.home.glob("mlflow.db*"):
         file.unlink()
-    assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 8
+    assert catch_up(settings, records.facts(), trials, "FINISHED", 5) == 9
     assert rows(settings) == before
-
-
-def test_the_database_is_in_wal_mode(settings: Settings) -> None:
-    catch_up(settings, records.facts(), [])
     with sqlite3.connect(settings.home / "mlflow.db") as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_deleted_study_leaves_no_row_and_no_file(settings: Settings) -> None:
-    catch_up(
-        settings,
-        records.facts("other", "study-2"),
-        [(0, "COMPLETE", replace(records.complete(0)[2], uid="x"))],
-    )
+def test_a_deleted_study_leaves_no_row_and_no_file_and_no_other_study_loses_any(
+    settings: Settings, empty_mlflow: bytes
+) -> None:
+    settings.home.mkdir()
+    (settings.home / "mlflow.db").write_bytes(empty_mlflow)
+    other = [(0, "COMPLETE", replace(records.complete(0)[2], uid="x"))]
+    catch_up(settings, records.facts("other", "study-2"), other)
     before = rows(settings)
     files = sorted((settings.artifacts / "runs").rglob("*"))
     trials = [records.with_model(records.complete(0), settings.artifacts), *records.study(3)[1:]]
     catch_up(settings, records.facts(), trials, "FINISHED", 0)
-    assert {uid: found.runs for uid, found in tracked_studies(settings).items()} == {
-        "study-1": 4,
-        "study-2": 2,
-    }
-    assert delete_study(settings, "study-1") == 4
+    known = {uid: found.runs for uid, found in tracked_studies(settings).items()}
+    assert known == {"study-1": 4, "study-2": 2}
+    assert [delete_study(settings, uid) for uid in ("study-9", "study-1")] == [0, 4]
     assert rows(settings) == before
     assert sorted((settings.artifacts / "runs").rglob("*")) == files
-    assert list(tracked_studies(settings)) == ["study-2"]
-
-
-def test_a_study_in_mlflows_bin_is_deleted_too(settings: Settings) -> None:
-    catch_up(settings, records.facts(), records.study(2))
     client = MlflowClient(settings.mlflow_uri)
     (experiment,) = [found for found in client.search_experiments() if names.SWEEP in found.tags]
-    client.delete_experiment(experiment.experiment_id)
-    assert delete_study(settings, "study-1") == 3
+    client.delete_experiment(experiment.experiment_id)  # into MLflow's bin
+    assert delete_study(settings, "study-2") == 2
     assert rows(settings)["runs"] == 0
-
-
-def test_deleting_what_is_not_there_deletes_nothing(settings: Settings) -> None:
-    catch_up(settings, records.facts(), records.study(2))
-    assert delete_study(settings, "study-9") == 0
-    assert rows(settings)["runs"] == 3
 
 
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
