@@ -202,10 +202,7 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(settings: Setting
         assert [entry.path for entry in artifacts] == ["config.yaml"]
 
 
-def test_a_process_that_takes_long_is_waited_for_one_that_dies_is_replaced_and_none_is_left(
-    settings: Settings, sweep: Sweeping, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("regtune.tracking.tracker.DRAIN_SECONDS", 2.0)
+def test_a_process_that_is_killed_is_replaced_and_none_is_left(settings: Settings, sweep: Sweeping) -> None:
     sweep.write(*records.complete(0))
     tracker = Tracker(settings, STUDY)
     first = tracker.pid
@@ -214,7 +211,7 @@ def test_a_process_that_takes_long_is_waited_for_one_that_dies_is_replaced_and_n
     process = psutil.Process(tracker.pid)
     process.suspend()
     sweep.write(*records.complete(1))
-    threading.Timer(3.0, process.resume).start()
+    threading.Timer(2.0, process.resume).start()
     assert tracker.close() == 0
     assert set(runs(settings)) == {None, "0", "1"}
     assert not process.is_running()

@@ -46,7 +46,7 @@ def test_a_value_that_mlflow_cannot_read_is_said_with_its_variable(monkeypatch: 
 
 def test_what_is_relied_upon_of_mlflows_private_names(tmp_path: Path) -> None:
     """Tables without an experiment, connections that are kept by URL, runs and experiments that are gone for good."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = mlflow.store_url(f"sqlite:///{tmp_path / 'mlflow.db'}")
     mlflow._create_tables(uri)
     mlflow._upgrade_tables(uri)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
@@ -60,6 +60,7 @@ def test_what_is_relied_upon_of_mlflows_private_names(tmp_path: Path) -> None:
         run = client.create_run(experiment, tags={"a": "b"}).info.run_id
         client.log_metric(run, "loss", 0.5)
         client.log_param(run, "l2", 0.1)
+        client.delete_experiment(experiment)
         mlflow.erase_run(store, run)
         mlflow.erase_experiment(store, experiment)
         for table in ("runs", "tags", "metrics", "latest_metrics", "params"):
