@@ -1,4 +1,4 @@
-"""Passwords: where they may come from, and where they may not go.
+"""Passwords: allowed sources, and places where they must not appear.
 
 A secret comes from an environment variable, from the file that `NAME_FILE` names (Docker's convention), or from
 `.env`. Files must be readable by their owner alone, as for ssh and libpq; files under `/run/secrets` are mounted by a

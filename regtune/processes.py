@@ -1,4 +1,4 @@
-"""Child processes that work for this one: workers and the tracking writer.
+"""Child processes: workers and the tracker.
 
 They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the
 caller's main module is not run again in them, no helper process is left over, and what they are told is in no argument

@@ -1,4 +1,4 @@
-"""Settings: where things lie. Flags come first, then the environment, then `.env`, then these defaults."""
+"""Settings of databases, artifacts and data: flags, then the environment, then `.env`, then defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every verb shares: consoles, options, completion, and how results, notes and errors are shown.
+"""The parts that all verbs share: consoles, options, completion, output of results and errors.
 
 Results go to standard output, everything else to standard error. Only a terminal gets colour and live drawing, no
 colour when NO_COLOR is set; a pipe gets tables in their full width.
@@ -82,7 +82,7 @@ def _sweep_files(incomplete: str) -> list[str]:
 
 
 def study_name(typed: str | None) -> str | None:
-    """Decode a study's name as UTF-8, whatever the locale; other bytes as ``\\xff``."""
+    r"""Decode a study's name as UTF-8, whatever the locale; other bytes as ``\xff``."""
     if typed is None or typed.isprintable():
         return typed
     return os.fsencode(typed).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Accounts of the MLflow server: MLflow's own basic authentication, with no secret in a file of ours or in an argument.
+"""Accounts of the MLflow server: MLflow's basic authentication, without secrets in files or arguments.
 
 The server's process gets its secrets through its environment: the password with which the administrator's account is
 created once, and the key that signs the forms of its pages. MLflow keeps every account's password hashed, in the

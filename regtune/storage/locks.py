@@ -1,4 +1,4 @@
-"""Locks: a file's on one machine, PostgreSQL's advisory locks where a database is shared by several.
+"""Locks: a file's on one machine, PostgreSQL's advisory locks for a shared database.
 
 Both are free at once when their holder's process dies. A holder on another machine that vanishes with its network is
 noticed by the server within SILENT_SECONDS and a probe's interval.

@@ -1,4 +1,4 @@
-"""The MLflow store in use: its client, its database's schema, and how patient the client is.
+"""The MLflow store in use: its client, its schema, and the client's patience.
 
 MLflow reads its settings from the environment when it is imported; so it is imported only in here, once
 they are settled. It makes and judges tables wherever it is pointed at; so a database is looked at first, by plain SQL.
@@ -225,8 +225,9 @@ def upgrade_store(uri: str) -> None:
 
 
 def _settle(uri: str, artifacts: Path) -> None:
-    """Re-base a store whose folder was moved or copied, and make the experiment that MLflow makes at its first use:
-    processes that do so at once trip over each other.
+    """Re-base a store whose folder was moved or copied, and create the experiment that MLflow creates at its first use.
+
+    Processes that create it at once would disturb each other.
     """
     engine = tracking_engine(uri)
     path = sqlite_path(uri)
@@ -260,8 +261,10 @@ def open_sql(uri: str, artifacts: Path) -> Any:
 
 
 def _create_tables(uri: str) -> None:
-    """Make MLflow's tables and nothing else. `SqlAlchemyStore` makes a default experiment with them, whose artifacts
-    lie wherever the one who makes it keeps them.
+    """Make MLflow's tables and nothing else.
+
+    `SqlAlchemyStore` makes a default experiment with them, whose artifacts lie wherever the one who makes it keeps
+    them.
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 

@@ -1,4 +1,4 @@
-"""SQLite files as a whole: create, copy while others write, check, and replace them."""
+"""Whole SQLite files: creation, copies while others write, checks, replacement in one transaction."""
 
 from __future__ import annotations
 

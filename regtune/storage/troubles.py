@@ -1,4 +1,4 @@
-"""Translate database errors into actionable messages."""
+"""Translation of database errors into actionable messages."""
 
 from __future__ import annotations
 

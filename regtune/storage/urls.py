@@ -1,4 +1,4 @@
-"""URLs of databases: which ones are supported, and how they are shown."""
+"""URLs of databases: which are valid, and how they are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ownership of a study: one process at a time runs it, on whatever machine; readers ask which."""
+"""The owner of a study: the one process that runs it, on any machine, and its name for readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a sweep: what it would try, how long it would take, what it would write."""
+"""The plan of a sweep: what it would try, how long it would take and what it would write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The retraining of a recorded configuration: in a worker, logged like any trial, then compared."""
+"""Training of a recorded configuration again: in a worker, logged like any trial, then compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's runs: made of what the studies say, and brought up to date at any time.
+"""MLflow's runs: derived from the studies and brought up to date at any time.
 
 `tracker` does it in a process of its own while a sweep runs, `sync` on demand; both through `projection`. Importing
 this package costs no import of MLflow.

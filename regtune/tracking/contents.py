@@ -1,4 +1,4 @@
-"""What runs and experiments say: every name, tag, point and input, from a study's facts and a trial's record.
+"""The contents of runs and experiments: every name, tag, point and input of a study and its trials.
 
 Plain values: MLflow is imported only for what is its own.
 """
@@ -91,8 +91,9 @@ def _text(values: Mapping[str, Value]) -> dict[str, str]:
 
 
 def run_name(number: int, record: TrialRecord, retrained: RetrainedFrom | None = None) -> str:
-    """The run's name: number and technique mix, and what else sets this trial apart; of what is trained again, its
-    own number.
+    """The run's name: number, technique mix, and what else sets this trial apart.
+
+    A trial that is trained again has its own number.
     """
     parts = [f"#{number:03d}", record.config.mix]
     if retrained is not None:
@@ -140,9 +141,10 @@ def study_contents(
 
 
 def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
-    """Every point of a trial, for each metric: one an epoch, and single ones at step 0 when it is at its
-    end: of the weights that it keeps, or, of a pruned one, of its best epoch so far. Points that are not finite are
-    left out.
+    """Every point of a trial, for each metric.
+
+    There is one per epoch, and at the trial's end a single one at step 0: of the weights that it keeps, or, for a
+    pruned trial, of its best epoch. Points that are not finite are left out.
     """
     points: dict[str, list[Point]] = {
         name: [
@@ -237,8 +239,9 @@ def dataset_inputs(facts: StudyFacts) -> list[Any]:
 
 
 def _input(facts: StudyFacts, part: str, count: int) -> Any:
-    """One part of the data as MLflow's input. MLflow keeps 36 characters of a digest, so the whole is a tag
-    and in the source.
+    """One part of the data as MLflow's input.
+
+    MLflow keeps 36 characters of a digest, so the whole is a tag and in the source.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 

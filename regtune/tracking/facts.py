@@ -1,5 +1,6 @@
-"""`StudyFacts`: what MLflow is told about a study besides its trials. Plain values, so that they cross
-processes.
+"""The facts of a study that MLflow shows, besides its trials.
+
+`StudyFacts` has plain values, so that they cross processes.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The data set of a study. digest: SHA-256 of the whole, its test part included. train, validation:
-    images in them.
+    """The data set of a study.
+
+    digest: SHA-256 of the whole, its test part included. train, validation: images in them.
     """
 
     name: str
@@ -140,8 +142,9 @@ def _settings(space: Space) -> dict[str, Value]:
 
 
 def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
-    """The params of a trial's run: its whole configuration, flat. Every searched parameter is among them, off being 0;
-    a control's are read from its configuration.
+    """The params of a trial's run: its whole configuration, flat.
+
+    Every searched parameter is among them, off being 0; a control's are read from its configuration.
     """
     shown = _flat(record.config) | dict(record.parameters)
     for name in facts.parameters:
@@ -151,8 +154,9 @@ def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
 
 
 def _flat(config: TrialConfig) -> dict[str, Value]:
-    """Every key of a configuration under its own name, the data's as `data.name`; what differs between the layers as
-    `dropout.1`, `dropout.2`.
+    """Every key of a configuration under its own name.
+
+    The data's keys are `data.name` and so on; what differs between the layers is `dropout.1`, `dropout.2`.
     """
     blocks = (config.model, config.training, config.early_stopping)
     found: dict[str, Value] = {key: value for block in blocks if block for key, value in block}

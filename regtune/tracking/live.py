@@ -1,4 +1,4 @@
-"""Live tracking: what `regtune sync` does for one study, in a loop, in a process that reads the study.
+"""Live tracking: the synchronization of one study in a loop, in a process that reads the study.
 
 The process has no other source than the study, so its death loses nothing: another one begins by catching up.
 """

@@ -1,4 +1,4 @@
-"""Every name that regtune writes into MLflow: tags, metrics and artifacts, in one place.
+"""All names that regtune writes into MLflow: tags, metrics and artifacts.
 
 Params have no names of their own: they are the keys of a configuration, searched ones as the board shows them.
 """

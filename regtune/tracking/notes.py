@@ -1,6 +1,4 @@
-"""Descriptions for people who open the MLflow page without knowing regtune: what the rows are and how to
-read them.
-"""
+"""Descriptions in MLflow for people who do not know regtune: what the rows are and how to read them."""
 
 from __future__ import annotations
 

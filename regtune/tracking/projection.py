@@ -1,4 +1,4 @@
-"""The projection of a study into MLflow: makes the runs say what the study's records say, and nothing twice.
+"""The projection of a study into MLflow: makes the runs match the study's records.
 
 One experiment a sweep name, one parent run a study, one child run a trial. Every run is found by its tag
 before it is made, and only what MLflow lacks is written, with the recorded times; so writing while trials
@@ -115,8 +115,9 @@ class Projection:
         return self.writes > before
 
     def catch_up(self, trials: Trials) -> Iterator[tuple[int, int]]:
-        """Write whatever MLflow lacks of `trials`, step by step; yields after each how many trials were seen to
-        and how many of them had to be written.
+        """Write whatever MLflow lacks of `trials`, step by step.
+
+        Yields after each step how many trials were compared and how many of them had to be written.
 
         What MLflow has is read once, page by page, beside the trials it belongs to.
         """
@@ -220,8 +221,10 @@ class Projection:
         return kept.get(uid)
 
     def _first(self, run: Run, kept: dict[str, Run]) -> bool:
-        """Whether a run is the one of its trial; of two, made by a request that was answered too late, the later
-        is deleted. kept: uid -> the run's age and whether it is deleted, of those seen so far.
+        """Return whether a run is the one of its trial.
+
+        Of two, created by a request that was answered too late, the later is deleted. kept: uid -> the run's age and
+        whether it is deleted, of those seen so far.
         """
         uid = run.tags[names.TRIAL_UID]
         other = kept.get(uid)
@@ -307,8 +310,9 @@ class Projection:
             run.status, run.end_ms = lack.status, lack.ended_ms or run.end_ms
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
-        """Bring files and remove them; returns the tags that say which are there now. What lies outside the project's
-        artifacts is left alone.
+        """Bring files and remove them; returns the tags that say which are there now.
+
+        What lies outside the project's artifacts is left alone.
         """
         if not inside(run.artifact_uri, self._artifacts):
             return {}

@@ -1,4 +1,4 @@
-"""Deleting a study's runs for good, and what MLflow's database has of which studies."""
+"""Deletion of a study's runs, and the studies that MLflow's database has runs of."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ _TRACKED = """
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a database of MLflow has of a study. sweep: its name. last: when one of its runs began last. folders: of its
-    runs' artifacts, as far as they lie in the project's. here: whether some do, and none lies elsewhere.
+    """What a database of MLflow has of a study.
+
+    sweep: its name. last: when one of its runs began last. folders: of its runs' artifacts, as far as they lie in
+    the project's. here: whether some do, and none lies elsewhere.
     """
 
     sweep: str

@@ -1,4 +1,4 @@
-"""What MLflow has of a study, read page by page: a database by SQL, a tracking server through its client.
+"""The runs that MLflow has of a study, read page by page: from a database by SQL, from a server through its client.
 
 The client makes a dozen objects of every run, which takes ten times as long as SQL. Nothing is written.
 """

@@ -1,4 +1,4 @@
-"""What `regtune sync` does: MLflow brought up to date with the studies of a folder, or compared with them.
+"""Synchronization of MLflow with the studies of a folder: compare, catch up, rebuild.
 
 A study that somebody runs is left alone: its sweep writes it. While one is brought up to date it is held, as a
 sweep holds it, so that nothing is written twice.
@@ -32,9 +32,11 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Missing:
-    """What MLflow lacks of a study. absent: trials without a run. wrong: trials whose run lacks something; of what
-    kind, is counted in `kinds`. own: whether the study's own run or experiment lack something. place: where the
-    artifacts of the folder lay before it was moved or copied, if MLflow says so still.
+    """What MLflow lacks of a study.
+
+    absent: trials without a run. wrong: trials whose run lacks something; of what kind, is counted in `kinds`. own:
+    whether the study's own run or experiment lack something. place: where the artifacts of the folder lay before it
+    was moved or copied, if MLflow says so still.
     """
 
     absent: int = 0
@@ -70,8 +72,10 @@ class Caught(NamedTuple):
 
 @dataclass(frozen=True)
 class Synced:
-    """How MLflow stands for a study. running: who runs it; then nothing was looked at. lacks: what a look found;
-    wrote: what was written. problem: why it could not be.
+    """How MLflow stands for a study.
+
+    running: who runs it; then nothing was looked at. lacks: what a look found; wrote: what was written. problem:
+    why it could not be.
     """
 
     study: str

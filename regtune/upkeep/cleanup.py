@@ -1,4 +1,4 @@
-"""Delete studies with everything they left, and remove what studies deleted by other programs left.
+"""Deletion of studies with all they left, and of what other deleted studies have left.
 
 What belongs to a study: its rows in Optuna's database, its runs in MLflow (found by the tag of its uid),
 and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are marked as deleted, as its own
@@ -27,8 +27,10 @@ from regtune.tracking.removal import delete_study as delete_runs
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a study left. name: its sweep's, empty where nothing says it. last: when one of its runs began last.
-    kept: why it is not shown to be a deleted study's, so that it stays.
+    """What a study left.
+
+    name: its sweep's, empty where nothing says it. last: when one of its runs began last. kept: why it is not shown
+    to be a deleted study's, so that it stays.
     """
 
     uid: str
@@ -118,8 +120,9 @@ def _has_runs(settings: Settings) -> bool:
 
 
 def _known(settings: Settings) -> tuple[set[str], datetime | None]:
-    """Uids that studies and trials carry, and when the first trial began. Raises StorageError for one that is none:
-    what belongs to that study is not known.
+    """Uids that studies and trials carry, and when the first trial began.
+
+    Raises StorageError for one that is none: what belongs to that study is not known.
     """
     try:
         engine = open_engine(settings.storage_url)

@@ -1,4 +1,4 @@
-"""What `doctor` checks: whether everything a sweep needs is here and works, and what to mend where it does not."""
+"""The checks of `doctor`: whether everything a sweep needs works, and how to fix what does not."""
 
 from __future__ import annotations
 

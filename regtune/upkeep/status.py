@@ -30,9 +30,11 @@ from regtune.tracking.sync import Missing, sync
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """The tracking server. state: `running`, `silent` (MLflow does not answer), `parts` (of one that was killed) or
-    `none`. foreign: named by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown.
-    page: of the newest sweep's trials. problem: what is wrong with the answer; else empty.
+    """The tracking server.
+
+    state: `running`, `silent` (MLflow does not answer), `parts` (of one that was killed) or `none`. foreign: named
+    by MLFLOW_TRACKING_URI. since: ISO 8601, of this folder's own. auth: None where unknown. page: of the newest
+    sweep's trials. problem: what is wrong with the answer; else empty.
     """
 
     state: str
@@ -46,8 +48,10 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class DatabaseStatus:
-    """One database. state: that of its `Schema`, `server` where a tracking server keeps it, `away` where it cannot be
-    reached. size_bytes: None where unknown. problem: what is wrong and what to do; else empty.
+    """One database.
+
+    state: that of its `Schema`, `server` where a tracking server keeps it, `away` where it cannot be reached.
+    size_bytes: None where unknown. problem: what is wrong and what to do; else empty.
     """
 
     name: str
