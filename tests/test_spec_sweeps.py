@@ -9,6 +9,7 @@ import pytest
 from specs import SWEEPS
 
 from regtune.config.sweepfile import Constant, SweepSpec
+from regtune.config.trial import DataConfig
 from regtune.search import Space
 
 EACH = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -39,14 +40,26 @@ def test_the_notebook_is_repeated_with_dropout_and_without():
     assert not any(isinstance(found, Constant) for found in spec.parameters.values())
 
 
-@pytest.mark.slow
 @EACH
-def test_a_sweep_runs(path: Path):
+def test_each_sweep_proposes_configurations(path: Path):
+    spec = SweepSpec.load(path)
+    space = Space(spec)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    configs = {
+        space.config(space.suggest(study.ask()), seed=0, data=DataConfig(name=spec.dataset)) for _ in range(9)
+    }
+    assert len(configs) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["notebook", "per_layer"])
+def test_a_sweep_runs(name: str):
     from regtune.settings import load_settings
     from regtune.sweep import run_sweep
 
     spec = SweepSpec.load(
-        path, ["dataset=mnist-5k", "training.max_epochs=2", "controls=false", "run_cap=2", "timeout=null"]
+        SWEEPS[0].with_stem(name),
+        ["dataset=mnist-5k", "training.max_epochs=2", "controls=false", "run_cap=2", "timeout=null"],
     )
     settings = load_settings()
     run_sweep(spec, settings=settings, workers=1)
