@@ -48,7 +48,7 @@ from regtune.training.result import TrialResult, Verdict
 EPOCHS = 5
 EPOCH_SECONDS = 0.2
 WORKERS = 2
-TARGETS = {1000: 0.02, 10_000: 0.05}
+TARGETS = {1000: 0.06, 10_000: 0.08}
 """CPU seconds of the coordinator for each second of training, by the study's size."""
 MEASURED = (
     "prepare_cpu_seconds",

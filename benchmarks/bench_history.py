@@ -25,13 +25,17 @@ import numpy as np
 import optuna
 from bench_train import machine
 from big_study import SWEEP
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.search import Space
-from regtune.search.samplers import BEST, RECENT, History, make_sampler
+from regtune.search.history import BEST, RECENT, History
+from regtune.search.memory import Draft, StudyInMemory
+from regtune.search.samplers import make_sampler
 from regtune.study.study import derive_seed
 
 HISTORIES: dict[str, tuple[int | None, int]] = {
@@ -95,18 +99,22 @@ def run(function: str, history: str, seed: int, trials: int) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec = SweepSpec.load(SWEEP)
     space = Space(spec)
-    study = optuna.create_study()
+    memory = InMemoryStorage()
+    storage = StudyInMemory(memory, memory.create_new_study([StudyDirection.MINIMIZE], function))
+    study = optuna.load_study(study_name=function, storage=storage)
     dice = np.random.default_rng(seed)
     value, noise = FUNCTIONS[function]
     seen = History(space, *HISTORIES[history])
     best, regret, regrets = math.inf, math.inf, {}
     began = time.process_time()
     for number in range(trials):
-        study.sampler = make_sampler(spec, space, derive_seed(seed, number, "sampler"), seen)
-        trial = study.ask()
-        true = value(space.suggest(trial))
+        sampler = make_sampler(spec, space, derive_seed(seed, number, "sampler"))
+        shown = seen.shown(study.get_trials(deepcopy=False), study.direction)
+        draft = Draft(storage, shown, sampler)
+        true = value(space.suggest(draft.trial))
         observed = true + noise * float(dice.normal())
-        study.tell(trial, observed)
+        storage.keep(draft.proposed)
+        study.tell(number, observed)
         if observed < best:
             best, regret = observed, true
         if number + 1 in (trials // 4, trials // 2, trials):

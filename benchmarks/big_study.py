@@ -30,6 +30,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.search import Space, controls
 from regtune.settings import Settings, load_settings
+from regtune.storage import studies_engine
 from regtune.study.origins import Origin
 from regtune.study.record import DATA, ORIGIN, RECORD, Kept, TrialRecord
 from regtune.study.study import Study, derive_seed
@@ -51,22 +52,24 @@ def make_study(
     """A new study of `spec` with so many trials. unfinished: the last of them wait or run."""
     study = Study.open(settings, spec)
     study.set_attribute(DATA, FACTS)
-    insert(study, frozen_trials(spec, study.name, study.uid, trials, seed, unfinished=unfinished))
-    return study
+    found = list(frozen_trials(spec, study.name, study.uid, trials, seed, unfinished=unfinished))
+    engine = studies_engine(settings.storage_url)
+    with engine.begin() as connection:
+        insert(connection, study.name, found)
+    engine.dispose()
+    return Study.open(settings, spec)
 
 
-def insert(study: Study, trials: Iterator[FrozenTrial]) -> None:
-    """Insert trials, numbered from 0, into an empty study."""
-    found = list(trials)
-    with study.optuna._storage.backend.engine.begin() as connection:
-        connection.execute(sqlalchemy.insert(_table(models.TrialModel)), [_trial(study, t) for t in found])
-        table = _table(models.TrialModel)
-        select = sqlalchemy.select(table.c.number, table.c.trial_id)
-        chosen = select.where(table.c.study_id == study.optuna._study_id)
-        ids = {row.number: row.trial_id for row in connection.execute(chosen)}
-        for start in range(0, len(found), _CHUNK):
-            _insert_rest(connection, found[start : start + _CHUNK], ids)
-    study.optuna._storage.refresh()
+def insert(connection: sqlalchemy.Connection, name: str, trials: Sequence[FrozenTrial]) -> None:
+    """Insert trials, numbered from 0, into the empty study of this name."""
+    studies, table = _table(models.StudyModel), _table(models.TrialModel)
+    study = connection.execute(sqlalchemy.select(studies.c.study_id).where(studies.c.study_name == name))
+    study_id = study.scalar_one()
+    connection.execute(sqlalchemy.insert(table), [_trial(study_id, trial) for trial in trials])
+    select = sqlalchemy.select(table.c.number, table.c.trial_id)
+    ids = {row.number: row.trial_id for row in connection.execute(select.where(table.c.study_id == study_id))}
+    for start in range(0, len(trials), _CHUNK):
+        _insert_rest(connection, trials[start : start + _CHUNK], ids)
 
 
 def _insert_rest(
@@ -118,10 +121,10 @@ def _table(model: Any) -> sqlalchemy.Table:
     return table
 
 
-def _trial(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+def _trial(study_id: int, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "study_id": study.optuna._study_id,
+        "study_id": study_id,
         "state": trial.state,
         "datetime_start": _utc(trial.datetime_start),
         "datetime_complete": _utc(trial.datetime_complete),

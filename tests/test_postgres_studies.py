@@ -15,18 +15,21 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from stores import Postgres, postgres, until
 from test_sweep import spec
 
+from regtune.config.trial import TrialConfig
 from regtune.errors import SettingsError, StorageError, StudyBusy
 from regtune.settings import Settings, load_settings
 from regtune.storage import locks, open_engine, open_storage, studies_engine
 from regtune.storage.locks import hold_advisory
 from regtune.storage.patience import Patience
 from regtune.study.board import read_board
-from regtune.study.ownership import hold, holder
+from regtune.study.ownership import hold, holder, session
+from regtune.study.record import TrialRecord
 from regtune.study.study import Study
 from regtune.sweep import run_sweep
 
@@ -100,8 +103,8 @@ def test_a_lock_whose_connection_was_terminated_is_taken_again(
 
 def test_who_takes_a_study_over_ends_what_its_holder_before_has_left_open(settings: Settings) -> None:
     with hold(settings, "small"):
-        earlier = Study.open(settings, spec())
-        connection = earlier._storage.backend.engine.connect()
+        Study.open(settings, spec())
+        connection = open_storage(settings, session=session("small")).engine.connect()
         connection.execute(sqlalchemy.text("SELECT 1"))
     with hold(settings, "small"), pytest.raises(sqlalchemy.exc.OperationalError, match="terminat"):
         connection.execute(sqlalchemy.text("SELECT 1"))
@@ -187,9 +190,10 @@ def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -
     own_server.control("stop", "-m", "immediate")
     back = threading.Timer(3.0, own_server.control, ["start"])
     back.start()
-    asked = study.optuna.ask()  # several calls of the storage
+    study.read_queue()
+    number = started(study)
     back.join()
-    assert asked.number == len(study.trials()) - 1
+    assert number == len(study.trials()) - 1
     assert study.outages >= 1
     assert len(notes) == 2 * study.outages
     assert "is away since" in notes[0]
@@ -205,67 +209,72 @@ def test_a_storage_waits_for_its_server_and_says_so_once(own_server: Postgres) -
     own_server.control("start")
 
 
+def started(study: Study) -> int:
+    """Start a trial as a coordinator does, and return its number."""
+    draft = study.ask(RandomSampler(seed=1), ())
+    draft.trial.suggest_float("dropout", 0.0, 0.5)
+    number = draft.trial.number
+    record = TrialRecord(uid=f"{study.uid}-{number}", config=TrialConfig(), parameters={"dropout": 0.1})
+    assert study.start(draft.proposed, record)
+    return number
+
+
+def cut_off(server: Postgres) -> None:
+    server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'")
+
+
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_connection_cut_off_between_two_calls_is_replaced_and_no_outage(
     settings: Settings, postgres_server: Postgres, stopping: bool
 ) -> None:
-    """The server is there all the time. Who may have taken the study over is asked first, as on any new connection."""
+    """The server is there all the time. Ownership is checked first, as on any new connection."""
     notes: list[str] = []
-    asked: list[bool] = []
-    patience = Patience("the database", lambda: asked.append(True), notes.append)
+    checked: list[bool] = []
+    patience = Patience("the database", lambda: checked.append(True), notes.append)
     study = Study.open(settings, spec(), patience=patience)
-    trial = study.optuna.ask()
+    number = started(study)
     if stopping:
         patience.stop()
-    for turn in range(3):
-        study.look()  # on a connection that is kept
-        asked.clear()
-        postgres_server.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
-        )
-        with study.together():
-            for step in range(50):
-                trial.report(0.5, 50 * turn + step)
-        assert asked
-    assert study.outages == 0
-    assert notes == []
-    stored = RDBStorage(settings.storage_url).get_all_trials(study.optuna._study_id)[0]
-    assert stored.intermediate_values == dict.fromkeys(range(150), 0.5)
+    checked.clear()
+    cut_off(postgres_server)
+    study.report(number, 1, 0.5)
+    assert checked
+    assert (study.outages, notes) == (0, [])
+    (stored,) = optuna.load_study(study_name="small", storage=RDBStorage(settings.storage_url)).trials
+    assert stored.intermediate_values == {1: 0.5}
 
 
-def test_a_connection_cut_off_amid_rows_is_replaced_too_and_psycopg_prints_nothing(
+def test_a_call_cut_off_in_its_middle_is_made_again_and_psycopg_prints_nothing(
     settings: Settings, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes: list[str] = []
     study = Study.open(settings, spec(), patience=Patience("the database", note=notes.append))
-    trial = study.optuna.ask()
+    number = started(study)
     cut: list[Any] = []
 
-    def cut_off(*found: Any) -> None:
-        if "trial_user_attributes" in found[2] and not cut:
-            cut.append(found)
-            postgres_server.run(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'studies_of_a_test'"
-            )
+    def cut_once(connection: sqlalchemy.Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if "INSERT INTO trial_user_attributes" in statement and not cut:
+            cut.append(statement)
+            cut_off(postgres_server)
 
-    sqlalchemy.event.listen(study._storage.backend.engine, "before_cursor_execute", cut_off)
-    with study.together():
-        for step in range(50):
-            trial.report(0.5, step)
-            trial.set_user_attr(f"a{step}", "x" * 1000)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", cut_once)
+    try:
+        study.write(number, TrialRecord(uid=f"{study.uid}-{number}", config=TrialConfig(), parameters={}))
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", cut_once)
     assert cut
-    assert (study.outages, len(notes)) == (0, 0)
-    stored = RDBStorage(settings.storage_url).get_all_trials(study.optuna._study_id)[0]
-    assert (len(stored.intermediate_values), len(stored.user_attrs)) == (50, 50)
+    assert [study.outages, len(notes)] == [1, 2]
+    (stored,) = optuna.load_study(study_name="small", storage=RDBStorage(settings.storage_url)).trials
+    assert stored.user_attrs["regtune.record"]["parameters"] == {}
     assert [record.message for record in caplog.records if record.name == "psycopg"] == []
 
 
-def test_a_trial_that_nobody_heard_of_goes_back_into_the_queue(settings: Settings) -> None:
+def test_a_trial_in_nobody_s_hands_goes_back_into_the_queue(settings: Settings) -> None:
     study = Study.open(settings, spec())
-    mine, lost = study.optuna.ask(), study.optuna.ask()
-    study.settle(held={mine.number})
-    assert [trial.number for trial in study.trials(TrialState.WAITING)] == [lost.number]
-    assert [trial.number for trial in study.trials(TrialState.RUNNING)] == [mine.number]
+    mine, lost = started(study), started(study)
+    study.settle(held={mine})
+    assert [trial.number for trial in study.trials(TrialState.WAITING)] == [lost]
+    assert [trial.number for trial in study.trials(TrialState.RUNNING)] == [mine]
 
 
 @pytest.mark.slow

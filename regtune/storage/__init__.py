@@ -2,7 +2,7 @@
 
 `urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `migration` makes and
 migrates tables, `sqlite` treats files as wholes, `passwords` gives a password to the connection it is for, `locks`
-decides who runs a study, `ledger` is what the one who does knows of its trials (read and written as `trials` says),
+decides who runs a study, `optuna` holds what is relied on beside public interfaces,
 `patience` waits for a PostgreSQL server that is away, `troubles` puts complaints into words.
 """
 

@@ -8,6 +8,7 @@ verb that writes. Whoever else opens a database makes none.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from regtune.settings import Settings
-    from regtune.storage.patience import Patience
 
 CONNECT_SECONDS = 10
 FIRST = "no studies yet; try: regtune sweep sweeps/quickstart.yaml"
@@ -92,12 +92,11 @@ def open_engine(url: str) -> Engine:
 
 
 def open_storage(
-    settings: Settings, patience: Patience | None = None, session: str | None = None
+    settings: Settings, check: Callable[[], None] | None = None, session: str = "regtune"
 ) -> RDBStorage:
-    """Optuna's storage for writing; a SQLite database is made first if there is none.
+    """Return Optuna's storage for writing; a SQLite database is made first if there is none.
 
-    patience: how to wait while a PostgreSQL server is away; without it, what goes wrong is raised at once.
-    session: what PostgreSQL calls its connections. Raises StorageError.
+    check: called before a new connection is used. session: what PostgreSQL calls its connections. Raises StorageError.
     """
     import optuna
     from optuna.storages import RDBStorage
@@ -107,23 +106,17 @@ def open_storage(
     where = place(url)
     if is_sqlite(url):
         make_sqlite(url)
+    else:  # psycopg warns of connections that were lost; `Patience` says so
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
     open_engine(url).dispose()
-    options: dict[str, Any] = {
-        "engine_kwargs": engine_options(url, secret(STORAGE_PASSWORD), session or "regtune"),
-        "skip_table_creation": True,
-    }
+    options = engine_options(url, secret(STORAGE_PASSWORD), session)
     with understood(where):
-        if not is_sqlite(url):
-            from regtune.storage.patience import Patience, PatientStorage
-
-            # It warns of connections that were lost, which `Patience` knows and says.
-            logging.getLogger("psycopg").setLevel(logging.ERROR)
-            hurried = Patience(where)
-            hurried.stop()
-            return PatientStorage(url, patience or hurried, **options)
-        storage = RDBStorage(url, **options)
-        event.listen(storage.engine, "connect", _relax)
+        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
         storage.engine.dispose()
+        if is_sqlite(url):
+            event.listen(storage.engine, "connect", _relax)
+        elif check is not None:
+            event.listen(storage.engine, "connect", lambda *_: check())
         return storage
 
 

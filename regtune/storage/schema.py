@@ -18,6 +18,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, text
 
 from regtune.errors import StorageError
+from regtune.storage.optuna import MIGRATIONS
 
 State = Literal["missing", "empty", "unfinished", "current", "older", "newer", "foreign"]
 ACCOUNTS = "alembic_version_auth"
@@ -52,7 +53,7 @@ STUDIES = Tables(
     "Optuna",
     "OPTUNA_STORAGE",
     "optuna",
-    "storages/_rdb/alembic/versions",
+    MIGRATIONS,
     "version_info",
     "studies",
 )

@@ -1,34 +1,38 @@
-"""A study: made, opened, continued, asked and told. The coordinator is the only one who holds it open.
+"""A study: created, opened, resumed, asked and told. Only its coordinator holds it open.
 
-Optuna's database is the truth. What a study needs beside Optuna's own columns lies in a handful of attributes (named in
+Optuna's database is the truth. What a study needs beside Optuna's own columns is in a handful of attributes (named in
 `record.py`), and everything that can be counted is counted from the trials.
+
+Nothing is lost between two writes: a trial's record is written before its state, so a trial that runs has a record, and
+`settle` gives a trial the state that its record says.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
 import platform
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import MAX_SEED
 from regtune.errors import COMMAND, SpecChanged, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
+from regtune.search.memory import Draft, numbered, plain
 from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
-from regtune.storage.patience import Patience, PatientStorage
-from regtune.study.foreign import seen
+from regtune.storage.optuna import FIXED_PARAMS, rename_study
+from regtune.storage.patience import Patience
 from regtune.study.origins import Origin, Request
 from regtune.study.ownership import Ownership, hold, session
 from regtune.study.record import (
@@ -49,11 +53,11 @@ from regtune.study.record import (
     Value,
     uid_of,
 )
-from regtune.study.trial_cache import FIXED, Ledger, unpack
+from regtune.study.trial_cache import TrialCache, unpack
 
 
 def derive_seed(seed: int, number: int, purpose: str) -> int:
-    """A seed for `purpose` of trial `number`, from the study's seed (numpy.random.SeedSequence, spawn key)."""
+    """Return a seed for `purpose` of trial `number`, from the study's seed (numpy.random.SeedSequence, spawn key)."""
     key = {"training": 0, "sampler": 1}[purpose]
     state = np.random.SeedSequence(entropy=seed, spawn_key=(key, number)).generate_state(1, np.uint32)
     return int(state[0]) & MAX_SEED
@@ -64,14 +68,14 @@ _BEGINNING = {SPEC, BUDGET, DESCRIPTION, VERSIONS, CREATED, DATA}
 
 
 class Study:
-    """An open study. Make one with `Study.open` while `hold` holds its name."""
+    """An open study: open one with `Study.open` while `hold` holds its name."""
 
-    def __init__(self, storage: RDBStorage, name: str) -> None:
-        self._patience = storage.patience if isinstance(storage, PatientStorage) else None
+    def __init__(self, storage: BaseStorage, name: str, patience: Patience) -> None:
+        self._patience = patience
         self._id = storage.get_study_id_from_name(name)
         self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
         self.uid = uid_of(self._attributes[STUDY_UID])
-        self._storage = Ledger(storage, self._id, packed=(RECORD,), seen=partial(seen, study=self.uid))
+        self._storage = TrialCache(storage, self._id, self.uid, patience)
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
         self.aside: str | None = None
@@ -87,38 +91,51 @@ class Study:
         fresh: bool = False,
         patience: Patience | None = None,
     ) -> Study:
-        """Go on with the study of this spec and data, or begin it. Raises SpecChanged, StorageError.
+        """Start the study of this spec and data, or resume it.
 
-        data: what is stored of the data set, its digest among it. fresh: set an earlier study of the same name aside,
-        under another name, and begin anew. patience: how to wait while a PostgreSQL server is away.
+        Args:
+            data: what is stored of the data set, its digest among it.
+            fresh: set an earlier study of the same name aside, under another name, and start anew.
+            patience: how to wait while a PostgreSQL server is away; by default not at all.
+
+        Raises:
+            SpecChanged, StorageError.
         """
         where = place(settings.storage_url)
-        storage = open_storage(settings, patience, session(spec.name))
-        with understood(where):
-            known = {study.study_name: study for study in storage.get_all_studies()}
-            aside = None
-            if spec.name in known and fresh:
+        if patience is None:
+            patience = Patience(where)
+            patience.stop()
+        storage = open_storage(settings, patience.check, session(spec.name))
+        aside: str | None = None
+
+        def opened() -> Study:
+            nonlocal aside
+            known = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+            if fresh and spec.name in known and aside is None:
                 aside = _set_aside(storage, spec.name)
-            elif spec.name in known and known[spec.name].user_attrs.get(STUDY_UID):
-                return cls._continue(storage, spec, data)
-            elif spec.name in known and (
-                not known[spec.name].user_attrs.keys() <= _BEGINNING
-                or storage.get_n_trials(known[spec.name]._study_id)
-            ):
-                raise SpecChanged(
-                    f'study "{spec.name}" in {where} was not created by regtune; take another name with: '
-                    f"{COMMAND.get()} --name {shell_word(f'{spec.name}-2')}"
-                )
             elif spec.name in known:
-                optuna.delete_study(study_name=spec.name, storage=storage)  # a beginning that was cut off
-            begun = cls._begin(storage, spec, data)
-            begun.aside = aside
-            return begun
+                if known[spec.name].get(STUDY_UID):
+                    return cls._resume(storage, spec, data, patience)
+                study_id = storage.get_study_id_from_name(spec.name)
+                if not known[spec.name].keys() <= _BEGINNING or storage.get_n_trials(study_id):
+                    raise SpecChanged(
+                        f'study "{spec.name}" in {where} was not created by regtune; take another name with: '
+                        f"{COMMAND.get()} --name {shell_word(f'{spec.name}-2')}"
+                    )
+                storage.delete_study(study_id)  # a beginning that was cut off
+            return cls._start(storage, spec, data, patience)
+
+        with understood(where):
+            study: Study = patience.through(opened)
+        study.aside = aside
+        return study
 
     @classmethod
-    def _begin(cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> Study:
+    def _start(
+        cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None, patience: Patience
+    ) -> Study:
         study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.metric.goal)
-        found = {
+        attributes = {
             SPEC: spec.identity(),
             BUDGET: _budget(spec),
             DESCRIPTION: spec.description,
@@ -127,29 +144,31 @@ class Study:
             **({} if data is None else {DATA: dict(data)}),
             STUDY_UID: uuid.uuid4().hex,
         }
-        for key, value in found.items():  # the uid last: without it the study has not begun
+        for key, value in attributes.items():  # the uid last: without it the study has not begun
             study.set_user_attr(key, value)
-        return cls(storage, spec.name)
+        return cls(storage, spec.name, patience)
 
     @classmethod
-    def _continue(cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> Study:
-        found = cls(storage, spec.name)
-        for trial in found.trials():  # before anything is written: what cannot be read is not gone on with
+    def _resume(
+        cls, storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None, patience: Patience
+    ) -> Study:
+        study = cls(storage, spec.name, patience)
+        for trial in study.trials():  # before anything is written: what cannot be read is not resumed
             record_of(trial)
-        known = found._attributes.get(SPEC)
+        known = study._attributes.get(SPEC)
         if not isinstance(known, Mapping):
             raise StorageError(
                 f'study "{spec.name}": its sweep file cannot be read; was it written by another program?'
             )
-        known_data = found._attributes.get(DATA)
+        known_data = study._attributes.get(DATA)
         require_same(spec, known, known_data, data)
         if (
             known_data is None and data is not None
         ):  # begun by a version that stored it later, and cut off there
-            found.set_attribute(DATA, dict(data))
-        found.set_attribute(BUDGET, _budget(spec))
-        found.set_attribute(VERSIONS, versions())
-        return found
+            study.set_attribute(DATA, dict(data))
+        study.set_attribute(BUDGET, _budget(spec))
+        study.set_attribute(VERSIONS, versions())
+        return study
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the study."""
@@ -162,7 +181,7 @@ class Study:
         return self._attributes
 
     def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
-        """Trials in the order of their numbers, of all states or of those given; not to be changed."""
+        """Return trials in the order of their numbers, of all states or of those given; they must not be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def begin(self) -> None:
@@ -175,7 +194,7 @@ class Study:
         self.set_attribute(ENDED, {"state": state, "at_ms": at_ms})
 
     def settle(self, held: Collection[int] = ()) -> None:
-        """After a coordinator's death: end the trials whose end was recorded, and queue the others again.
+        """After a coordinator's death, end the trials whose end was recorded, and queue the others again.
 
         A trial that was interrupted keeps its number, its parameters and its seed, so it repeats itself exactly.
         held: numbers of trials that are in a worker's hands and go on.
@@ -193,7 +212,7 @@ class Study:
     @property
     def outages(self) -> int:
         """How often the database was away since the study was opened; 0 on SQLite."""
-        return self._patience.outages if self._patience else 0
+        return self._patience.outages
 
     def sign(self, ownership: Ownership) -> None:
         """Sign as the one who runs the study."""
@@ -201,44 +220,53 @@ class Study:
 
     def check_ownership(self) -> None:
         """Require that this process still owns the study, waiting for its database if it is away. Raises StudyBusy."""
-        if self._patience:
-            self._patience.through(self._patience.check)
+        self._patience.through(self._patience.check)
 
-    def requeue(self, number: int) -> None:
-        """Put a running trial back into the queue, under its own number."""
-        self._storage.set_trial_state_values(self._trial_id(number), TrialState.WAITING)
+    # -- trials
+
+    def read_queue(self) -> None:
+        """Read what other programs have queued through Optuna's own API."""
+        self._storage.read_new()
 
     def adopt(self, number: int, parameters: Mapping[str, Any]) -> None:
         """Take a trial that another program has queued for a request, with the given Optuna parameters."""
+        self._storage.set_trial_system_attr(number, FIXED_PARAMS, dict(parameters))
         origin = Origin("request", f"queued {number}")
-        with self.together():
-            self._storage.set_trial_system_attr(self._trial_id(number), FIXED, dict(parameters))
-            self._storage.set_trial_user_attr(self._trial_id(number), ORIGIN, origin.to_json())
+        self._storage.set_trial_user_attr(number, ORIGIN, origin.to_json())
 
     def refuse(self, number: int, reason: str) -> None:
         """End a trial that another program has queued before it is trained."""
-        with self.together():
-            self._storage.set_trial_user_attr(self._trial_id(number), REFUSED, reason)
-            self._storage.set_trial_state_values(self._trial_id(number), TrialState.FAIL)
-
-    def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        self._storage.set_trial_user_attr(number, REFUSED, reason)
+        self._storage.set_trial_state_values(number, TrialState.FAIL)
 
     def queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
         """Queue a trial with the given Optuna parameters."""
         self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
 
-    def together(self) -> AbstractContextManager[None]:
-        """Whatever is written of trials in this block is one transaction."""
-        return self._storage.together()
+    def ask(self, sampler: BaseSampler, shown: Iterable[FrozenTrial]) -> Draft:
+        """Return a draft of the first trial that waits, else of a new one; `start` writes it.
 
-    def look(self) -> None:
-        """See what others have queued through Optuna's own API."""
-        self._storage.look()
+        shown: the trials that the sampler sees.
+        """
+        return Draft(self._storage, shown, sampler)
 
-    def write(self, trial: optuna.Trial, record: TrialRecord) -> None:
+    def start(self, trial: FrozenTrial, record: TrialRecord) -> bool:
+        """Write a trial with its record as running; False when another program has taken it or its number."""
+        started = numbered(trial, trial.number)
+        started.user_attrs[RECORD] = plain(record.to_json())
+        return self._storage.start(started)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Write the value of an epoch, for the pruner."""
+        self._storage.set_trial_intermediate_value(number, epoch, value)
+
+    def should_prune(self, number: int) -> bool:
+        """Ask the pruner whether a trial ends after the epoch that was reported last."""
+        return self.optuna.pruner.prune(self.optuna, self._storage.get_trial(number))
+
+    def write(self, number: int, record: TrialRecord) -> None:
         """Write a trial's record."""
-        trial.set_user_attr(RECORD, record.to_json())
+        self._storage.set_trial_user_attr(number, RECORD, record.to_json())
 
     def tell(self, number: int, record: TrialRecord) -> TrialState:
         """Give a trial the state and the value that its record says."""
@@ -249,18 +277,26 @@ class Study:
         self.optuna.tell(number, value, state=state, skip_if_finished=True)
         return state
 
+    def requeue(self, number: int) -> None:
+        """Put a running trial back into the queue, under its own number."""
+        self._storage.set_trial_state_values(number, TrialState.WAITING)
+
+    # -- requests
+
     def requests(self) -> list[Request]:
-        """What other terminals have asked for and nobody has taken up, oldest first."""
-        found = []
-        for key, value in self._storage.get_study_user_attrs_like(REQUEST).items():
-            if value.get("taken_ms") is None:
-                found.append((value["at_ms"], Request(key, value["verb"], value["parameters"]), value))
-        return [request for _, request, _ in sorted(found, key=lambda item: item[0])]
+        """Return what other terminals have asked for and nobody has taken up, oldest first."""
+        asked = {key: value for key, value in self._stored().items() if key.startswith(REQUEST)}
+        keys = [key for key in asked if asked[key].get("taken_ms") is None]
+        keys.sort(key=lambda key: asked[key]["at_ms"])
+        return [Request(key, asked[key]["verb"], asked[key]["parameters"]) for key in keys]
 
     def take(self, request: Request, answer: str = "") -> None:
         """Mark a request as taken up. answer: for whoever has asked."""
-        value = self._storage.get_study_user_attrs(self._id)[request.key]
+        value = self._stored()[request.key]
         self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms(), "answer": answer})
+
+    def _stored(self) -> dict[str, Any]:
+        return self._storage.get_study_user_attrs(self._id)
 
 
 def require_same(
@@ -285,38 +321,34 @@ def require_same(
 
 
 def state_of(record: TrialRecord) -> TrialState:
-    """The state of a trial whose record has an end."""
+    """Return the state of a trial whose record has an end."""
     return TrialState[record.end_state or "FAIL"]
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord | None:
-    """A trial's record, or None when it never started."""
-    found = trial.user_attrs.get(RECORD)
-    if isinstance(found, bytes):
-        found = unpack(found)
-    return None if found is None else TrialRecord.from_json(found, f"trial {trial.number}")
+    """Return a trial's record, or None when it never started. Raises StorageError."""
+    record = trial.user_attrs.get(RECORD)
+    if isinstance(record, bytes):
+        record = unpack(record)
+    return None if record is None else TrialRecord.from_json(record, f"trial {trial.number}")
 
 
 def now_ms() -> int:
-    """Unix time in milliseconds."""
+    """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def versions() -> dict[str, str]:
-    """What decides whether a trial repeats itself: versions and the machine's kind."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return what decides whether a trial repeats itself: versions, and the kind of machine."""
+    installed = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("regtune", "tensorflow", "tensorflow-cpu", "keras", "numpy", "optuna", "mlflow"):
-        try:
-            found["tensorflow" if name == "tensorflow-cpu" else name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed["tensorflow" if name == "tensorflow-cpu" else name] = version(name)
+    return installed
 
 
 def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, Value] | None = None) -> str:
-    """Ask the coordinator of study `name` for something. Returns the request's key. Raises StudyNotFound."""
+    """Ask the coordinator of study `name` for something and return the request's key. Raises StudyNotFound."""
     storage = open_storage(settings)
     with understood(place(settings.storage_url)):
         study = load(storage, name)
@@ -327,9 +359,7 @@ def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, V
 
 
 def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-    """An Optuna study by name. Raises StudyNotFound with the nearest name."""
-    import difflib
-
+    """Return an Optuna study by name. Raises StudyNotFound with the nearest name."""
     names = optuna.get_all_study_names(storage=storage)
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
@@ -339,32 +369,26 @@ def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
 
 
 def delete(settings: Settings, name: str, first: Callable[[str], None] = lambda uid: None) -> str:
-    """Delete a study from Optuna's database; `first` is called with its uid before, while nobody else can run it.
+    """Delete a study from Optuna's database and return its uid. Raises StudyNotFound, StudyBusy.
 
-    Returns its uid. Raises StudyNotFound, StudyBusy.
+    first: called with the uid before, while nobody else can run the study.
     """
     where = place(settings.storage_url)
     with understood(where):
         uid = uid_of(load(open_storage(settings), name).user_attrs.get(STUDY_UID))
         with hold(settings, name) as ownership:
-            patience = Patience(where, ownership.check)
-            patience.stop()
             first(uid)
-            optuna.delete_study(study_name=name, storage=open_storage(settings, patience, session(name)))
+            storage = open_storage(settings, ownership.check, session(name))
+            optuna.delete_study(study_name=name, storage=storage)
     return uid
 
 
 def _set_aside(storage: RDBStorage, name: str) -> str:
     """Rename a study and return its new name; nothing of it is lost. Who may still run it is shut out."""
     aside = f"{name} (until {time.strftime('%Y-%m-%d %H:%M:%S')})"
-    given = {"aside": aside, "name": name, "key": COORDINATOR, "nobody": json.dumps("")}
-    with storage.engine.begin() as connection:
-        for statement in (
-            "UPDATE study_user_attributes SET value_json = :nobody WHERE key = :key "
-            "AND study_id = (SELECT study_id FROM studies WHERE study_name = :name)",
-            "UPDATE studies SET study_name = :aside WHERE study_name = :name",
-        ):
-            connection.execute(sqlalchemy.text(statement), given)
+    study_id = storage.get_study_id_from_name(name)
+    storage.set_study_user_attr(study_id, COORDINATOR, "")
+    rename_study(storage, study_id, aside)
     return aside
 
 

@@ -1,381 +1,208 @@
-"""Optuna's storage of one study, for the one process that writes to it: read once, then known.
+"""A cache of one study's trials, for the one process that writes to the study.
 
 Optuna's own cache asks the database for all unfinished trials at every look, and looks a dozen times a trial. As long
-as a process holds a study, nobody else changes its trials, so what was read or written stays true; every write goes to
-the database before it is known here. What others may have done all the same (queued a trial through Optuna's own API,
-or what an outage of the server left behind) `refresh` finds.
+as a process owns a study, nobody else changes its trials: they are read once and then known, and every write goes to
+the database before it is known here. `refresh` finds what others have done all the same: trials that they queued
+through Optuna's own API, and what an outage of the server left behind.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import time
 import zlib
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from regtune.storage.trials import Write, Writes, read_new_trials, read_study_attributes, read_trials
-from regtune.storage.troubles import away
+from regtune.search.memory import StudyInMemory, numbered, plain
+from regtune.storage.patience import Patience
+from regtune.study.record import RECORD, trial_uid
 
-_Found = TypeVar("_Found")
-_OPEN = (TrialState.RUNNING, TrialState.WAITING)
-
-FIXED = "fixed_params"
-"""Optuna's own attribute of a trial: what `enqueue_trial` was given."""
-KEPT_SECONDS = 1.0
-"""How long after a call the next one is made on the same connection, without trying first whether it lives."""
+_Result = TypeVar("_Result")
 
 
-class Ledger(BaseStorage):
-    """The trials of the study `study_id` in memory, in front of `backend`, which keeps everything else.
+class TrialCache(StudyInMemory):
+    """The trials of one study in memory, each write passed on to the database.
 
-    **One writer**, in one thread. The process holds the study. **Ids are the database's.** **A trial that was handed
-    out does not change**: each write replaces it, as in Optuna's own storage in memory. **Ended trials are small**:
-    there may be a hundred thousand of them.
+    What another program has trained is a failed trial of which nothing is known (`board` calls it FOREIGN), so that it
+    counts for nothing. Records of ended trials are packed: there may be a hundred thousand of them.
 
-    packed: user attributes that are known as JSON text once they were written here, and of ended trials as `pack` makes
-    it. seen: a trial that is read from the database, as it is known here.
+    Args:
+        database: Optuna's storage; each call of its public methods goes through `patience`.
+        study_id: of the study in `database`.
+        uid: of the study; a record with another was copied.
+        patience: waits while the database is away.
     """
 
-    def __init__(
-        self,
-        backend: RDBStorage,
-        study_id: int,
-        packed: Collection[str] = (),
-        seen: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial,
-    ) -> None:
-        self.backend = backend
-        self._study_id = study_id
-        self._packed = packed
-        self._seen = seen
-        self._spaces: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
-        self._name = backend.get_study_name_from_id(study_id)
-        self._directions = backend.get_study_directions(study_id)
-        self._writes = Writes(backend.engine.dialect.name)
-        self._trials: list[FrozenTrial] = []
-        self._numbers: dict[int, int] = {}
-        self._open: dict[int, None] = {}
-        self._known: dict[str, BaseDistribution] = {}
-        self._pending: list[Write] | None = None
-        self._connection: Connection | None = None
-        self._used = 0.0
-        self.refresh()
+    def __init__(self, database: BaseStorage, study_id: int, uid: str, patience: Patience) -> None:
+        self.patience = patience
+        self._uid = uid
+        self._ids: dict[int, int] = {}
+        super().__init__(database, study_id)
+        for trial in self._call(lambda: database.get_all_trials(study_id, deepcopy=False)):
+            self.keep(self._own(trial))
+
+    def keep(self, trial: FrozenTrial) -> None:
+        """Add or replace a trial; the record of an ended one is packed."""
+        record = trial.user_attrs.get(RECORD)
+        if trial.state.is_finished() and record is not None and not isinstance(record, bytes):
+            trial.user_attrs = {**trial.user_attrs, RECORD: pack(record)}
+        super().keep(trial)
 
     def refresh(self) -> None:
-        """Read the trials that are new in the database, and those that have not ended, again."""
-        last = self._trials[-1]._trial_id if self._trials else -1
-        ids = [self._trials[number]._trial_id for number in self._open]
-        for trial in self._read(
-            lambda connection: read_trials(connection, self._study_id, after=last, ids=ids)
-        ):
-            self._know(self._seen(trial))
+        """Read the trials that have not ended again, and those that are new."""
+        for number in sorted(self._open):
+            self._read(number)
+        self.read_new()
 
-    def look(self) -> None:
-        """Read the trials that are new in the database: one look at the primary key when there is none."""
-        last = self._trials[-1]._trial_id if self._trials else -1
-        for trial in self._read(lambda connection: read_new_trials(connection, self._study_id, last)):
-            self._know(self._seen(trial))
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written in the block is one transaction, at its end or with the next change of a state.
-
-        Until then it is known here and not to the database. Blocks within the block belong to it.
-        """
-        if self._pending is not None:
-            yield
-            return
-        self._pending = []
-        try:
-            yield
-        finally:
+    def read_new(self) -> None:
+        """Read the trials that are new in the database; where there are none, that is one query."""
+        while True:
+            number = len(self._trials)
             try:
-                if self._pending:
-                    self._write_now(lambda _: None)
-            finally:
-                self._pending = None
+                self._id(number)
+            except KeyError:
+                return
+            self._read(number)
 
-    # -- trials
+    def start(self, trial: FrozenTrial) -> bool:
+        """Write a trial of a `Draft` as running: a new one as a whole, one that waited step by step, its state last.
+
+        Returns False when another program has added a trial of this number, or has taken this one.
+        """
+        number = trial.number
+        if number not in self._trials:
+            return self.create_new_trial(self.study_id, trial) == number
+        known = self._trials[number]
+        for name, distribution in trial.distributions.items():
+            if name not in known.params:
+                value = distribution.to_internal_repr(trial.params[name])
+                self.set_trial_param(number, name, value, distribution)
+        for key, value in trial.system_attrs.items():
+            if known.system_attrs.get(key) != value:
+                self.set_trial_system_attr(number, key, value)
+        for key, value in trial.user_attrs.items():
+            if known.user_attrs.get(key) != value:
+                self.set_trial_user_attr(number, key, value)
+        return self.set_trial_state_values(number, TrialState.RUNNING)
+
+    # -- writes
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """A new trial, running if there is no template. Trials that others have made meanwhile are known afterwards."""
-        self._checked(study_id)
-        found = copy.copy(template_trial or _running())
-        trial_id, number = self._write_now(
-            lambda connection: self._writes.create(connection, study_id, found)
-        )
-        if template_trial is not None or number != len(self._trials):
-            self.look()
-        else:
-            found.number, found._trial_id = number, trial_id
-            self._know(found)
-        return trial_id
+        template = template_trial or create_trial(state=TrialState.RUNNING)
+        known = numbered(template, len(self._trials))
+        known.user_attrs, known.system_attrs = plain(template.user_attrs), plain(template.system_attrs)
+        outages = self.patience.outages
+
+        def created() -> int | None:
+            """The number of a trial that a call has created which was cut off before it said so."""
+            self.read_new()
+            new = range(known.number, len(self._trials))
+            same = (n for n in new if known.user_attrs and self._trials[n].user_attrs == known.user_attrs)
+            return next(same, None)
+
+        def create() -> int:
+            number = created() if self.patience.outages != outages else None
+            return self.backend.create_new_trial(study_id, template) if number is None else self._id(number)
+
+        trial_id = self._call(create)
+        if known.number == len(self._trials) and self._id(known.number) == trial_id:
+            self.keep(known)
+            return known.number
+        number = created()  # Optuna too makes a call again that was cut off
+        if number is None:
+            number = next(n for n in reversed(self._trials) if self._id(n) == trial_id)
+        return number
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Write a parameter. Raises ValueError when other trials have it in another kind."""
-        trial = self._updatable(trial_id)
-        check_distribution_compatibility(self._known.get(param_name, distribution), distribution)
-        self._write(self._writes.param(trial_id, param_name, param_value_internal, distribution))
-        trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
-        trial.distributions = {**trial.distributions, param_name: distribution}
-        self._know(trial)
+        value = param_value_internal
+        self._write(lambda id_: self.backend.set_trial_param(id_, param_name, value, distribution), trial_id)
+        super().set_trial_param(trial_id, param_name, value, distribution)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Change the state; False when a trial that is to run does not wait. Raises UpdateFinishedTrialError."""
-        trial, now = self._updatable(trial_id), datetime.now()
-        before = (TrialState.WAITING,) if state is TrialState.RUNNING else _OPEN
-        done = self._write_now(
-            lambda connection: self._writes.state(connection, trial_id, before, state, now, values)
-        )
-        if not done:
-            self.refresh()
-            if state is TrialState.RUNNING:
-                return False
-            if self.get_trial(trial_id).state is not state:
-                raise UpdateFinishedTrialError(f"trial {trial.number} has ended meanwhile")
-            return True
-        trial.state = state
-        if values is not None:
-            trial.values = list(values)
-        if state is TrialState.RUNNING:
-            trial.datetime_start = now
-        if state.is_finished():
-            trial.datetime_complete = now
-        self._know(trial)
-        return True
+        outages = self.patience.outages
+        try:
+            done = self._write(lambda id_: self.backend.set_trial_state_values(id_, state, values), trial_id)
+        except UpdateFinishedTrialError:
+            self._read(trial_id)
+            raise
+        if done:
+            return super().set_trial_state_values(trial_id, state, values)
+        self._read(trial_id)
+        return self.patience.outages != outages  # then the call that was cut off had done it
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write the value of a step."""
-        trial = self._updatable(trial_id)
-        self._write(self._writes.step(trial_id, step, intermediate_value))
-        trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
-        self._know(trial)
+        value = intermediate_value
+        self._write(lambda id_: self.backend.set_trial_intermediate_value(id_, step, value), trial_id)
+        super().set_trial_intermediate_value(trial_id, step, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute; it is known as JSON gives it back, or as its text."""
-        trial = self._updatable(trial_id)
-        text = json.dumps(value)
-        self._write(self._writes.attribute("user", trial_id, key, text))
-        trial.user_attrs = {**trial.user_attrs, key: text if key in self._packed else json.loads(text)}
-        self._know(trial)
+        self._write(lambda id_: self.backend.set_trial_user_attr(id_, key, value), trial_id)
+        super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute of Optuna's."""
-        trial = self._updatable(trial_id)
-        text = json.dumps(value)
-        self._write(self._writes.attribute("system", trial_id, key, text))
-        trial.system_attrs = {**trial.system_attrs, key: json.loads(text)}
-        self._know(trial)
+        self._write(lambda id_: self.backend.set_trial_system_attr(id_, key, value), trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
 
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """The trial, not to be changed. Raises KeyError."""
-        return self._trials[self._numbers[trial_id]]
+    # -- the database
 
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        result: _Result = self.patience.through(call)
+        return result
+
+    def _write(self, write: Callable[[int], _Result], number: int) -> _Result:
+        trial_id = self._id(number)
+        return self._call(lambda: write(trial_id))
+
+    def _read(self, number: int) -> None:
+        trial_id = self._id(number)
+        self.keep(self._own(self._call(lambda: self.backend.get_trial(trial_id))))
+
+    def _id(self, number: int) -> int:
         """The database's id of a trial. Raises KeyError."""
-        if self._checked(study_id) != study_id or not 0 <= trial_number < len(self._trials):
-            raise KeyError(f"no trial {trial_number} in study {study_id}")
-        return self._trials[trial_number]._trial_id
+        if number not in self._ids:
+            trial_id = self._call(lambda: self._find(number))
+            if trial_id is None:
+                raise KeyError(number)
+            self._ids[number] = trial_id
+        return self._ids[number]
 
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """Trials in the order of their numbers; copies, or not to be changed."""
-        self._checked(study_id)
-        if states is None:
-            found = list(self._trials)
-        elif not any(state in states for state in TrialState if state.is_finished()):
-            found = [self._trials[number] for number in sorted(self._open)]
-            found = [trial for trial in found if trial.state in states]
-        else:
-            found = [trial for trial in self._trials if trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+    def _find(self, number: int) -> int | None:
+        try:
+            return self.backend.get_trial_id_from_study_id_trial_number(self.study_id, number)
+        except KeyError:
+            return None
 
-    # -- the study
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Not here: a ledger is of one study. Raises KeyError."""
-        raise KeyError(f"this storage is of study {self._name} alone")
-
-    def delete_study(self, study_id: int) -> None:
-        """Delete it from the database."""
-        self.backend.delete_study(self._checked(study_id))
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As Optuna's storage does."""
-        self.backend.set_study_user_attr(study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As Optuna's storage does."""
-        self.backend.set_study_system_attr(study_id, key, value)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """The study's id. Raises KeyError for another study."""
-        if study_name != self._name:
-            raise KeyError(f"this storage is of study {self._name} alone")
-        return self._study_id
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """The study's name."""
-        self._checked(study_id)
-        return self._name
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """The study's directions."""
-        self._checked(study_id)
-        return self._directions
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """As they are in the database now: other terminals write them."""
-        self._checked(study_id)
-        return self._read(lambda connection: read_study_attributes(connection, study_id))
-
-    def get_study_user_attrs_like(self, beginning: str) -> dict[str, Any]:
-        """Those whose names begin so, as they are in the database now."""
-        return self._read(lambda connection: read_study_attributes(connection, self._study_id, beginning))
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """As they are in the database now."""
-        return self.backend.get_study_system_attrs(self._checked(study_id))
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """The one study."""
-        return [found for found in self.backend.get_all_studies() if found._study_id == self._study_id]
-
-    # -- inside
-
-    def _checked(self, study_id: int) -> int:
-        if study_id != self._study_id:
-            raise KeyError(f"this storage is of study {self._name} alone")
-        return study_id
-
-    def _updatable(self, trial_id: int) -> FrozenTrial:
-        """A copy to be changed. Raises UpdateFinishedTrialError."""
-        trial = self.get_trial(trial_id)
-        self.check_trial_is_updatable(trial_id, trial.state)
-        found = FrozenTrial.__new__(
-            FrozenTrial
-        )  # what copy.copy makes in five times the time, twenty times a trial
-        vars(found).update(vars(trial))
-        return found
-
-    def _know(self, trial: FrozenTrial) -> None:
-        if trial.state.is_finished():
-            self._make_small(trial)
-        if trial.number == len(self._trials):
-            self._trials.append(trial)
-            self._numbers[trial._trial_id] = trial.number
-        else:
-            self._trials[trial.number] = trial
-        for name, distribution in trial.distributions.items():
-            self._known.setdefault(name, distribution)
-        if trial.state.is_finished():
-            self._open.pop(trial.number, None)
-        else:
-            self._open[trial.number] = None
-
-    def _make_small(self, trial: FrozenTrial) -> None:
-        attributes = trial.user_attrs
-        if any(key in attributes for key in self._packed):
-            trial.user_attrs = {
-                key: pack(value) if key in self._packed and not isinstance(value, bytes) else value
-                for key, value in attributes.items()
-            }
-        known = self._spaces.setdefault(tuple(trial.distributions), trial.distributions)
-        if known == trial.distributions:
-            trial.distributions = known
-
-    def _read(self, call: Callable[[Connection], _Found]) -> _Found:
-        if self._pending:
-            self._write_now(lambda _: None)
-        return self._patiently(lambda: self._in_transaction(call))
-
-    def _write(self, write: Write) -> None:
-        if self._pending is None:
-            self._write_now(lambda connection: self._writes.make(connection, [write]))
-        else:
-            self._pending.append(write)
-
-    def _write_now(self, call: Callable[[Connection], _Found]) -> _Found:
-        before = list(self._pending or ())
-
-        def written(connection: Connection) -> _Found:
-            self._writes.make(connection, before)
-            return call(connection)
-
-        if self._pending:
-            self._pending.clear()
-        return self._patiently(lambda: self._in_transaction(written))
-
-    def _in_transaction(self, call: Callable[[Connection], _Found]) -> _Found:
-        """On the connection of a moment ago, and if that was lost meanwhile on one that the pool has tried just now."""
-        if time.monotonic() - self._used > KEPT_SECONDS:
-            self._let_go()
-        while True:
-            kept = self._connection is not None
-            connection = self._connection = self._connection or self.backend.engine.connect()
-            called = False
-            try:
-                with connection.begin():
-                    found = call(connection)
-                    called = True
-            except BaseException as error:
-                self._let_go()
-                if called or not kept or not away(error):  # once called it may be written
-                    raise
-                continue
-            self._used = time.monotonic()
-            return found
-
-    def _let_go(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()
-
-    def _patiently(self, call: Callable[[], _Found]) -> _Found:
-        """Wait for a server that is away, where the backend does."""
-        patience = getattr(self.backend, "patience", None)
-        found: _Found = call() if patience is None else patience.through(call)
-        return found
+    def _own(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial of the database as it is known here: its number is its id, and a foreign one has failed."""
+        record = trial.user_attrs.get(RECORD)
+        own = isinstance(record, dict) and record.get("uid") == trial_uid(self._uid, trial.number)
+        begins = trial.state is TrialState.WAITING or (trial.state is TrialState.RUNNING and not trial.params)
+        known = numbered(trial, trial.number)
+        if not own and record is not None:
+            known.user_attrs = {}
+        if own or begins:
+            return known
+        known.state, known.values = TrialState.FAIL, None
+        known.datetime_start = known.datetime_complete = None
+        known.params, known.distributions, known.intermediate_values = {}, {}, {}
+        known.user_attrs, known.system_attrs = {}, {}
+        return known
 
 
-def _running() -> FrozenTrial:
-    return FrozenTrial(
-        number=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=-1,
-    )
-
-
-def pack(value: Any) -> bytes:
-    """A value of plain JSON, or the text of one, in a sixth of the memory that its objects take."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return zlib.compress(text.encode(), 1)
+def pack(record: Any) -> bytes:
+    """Return plain JSON in a sixth of the memory that its objects take."""
+    return zlib.compress(json.dumps(record).encode(), 1)
 
 
 def unpack(packed: bytes) -> str:
-    """The JSON text of what `pack` was given."""
+    """Return the JSON text of what `pack` was given."""
     return zlib.decompress(packed).decode()

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import optuna
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
@@ -23,7 +22,7 @@ from regtune.config.trial import DataConfig
 from regtune.errors import COMMAND, StudyBusy, TooManyFailures
 from regtune.executors import Executor, Task
 from regtune.search import Space
-from regtune.search.samplers import make_pruner
+from regtune.search.pruners import make_pruner
 from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
 from regtune.study.record import TrialRecord, Value
 from regtune.study.study import Study, now_ms, record_of
@@ -66,8 +65,8 @@ class Coordinator:
         self._standing = Standing(study, space)
         self._proposals = Proposals(study, space, self._standing, data)
         self._models = KeptModels(study, self._standing, folder, spec.keep_models)
-        self._asked: dict[str, optuna.Trial] = {}
-        """The trials that are running, by uid."""
+        self._numbers: dict[str, int] = {}
+        """Numbers of the trials that are running, by uid."""
         self._began = time.monotonic()
         self._spent_before = 0.0
         self._finished_before = 0
@@ -122,7 +121,7 @@ class Coordinator:
         except BaseException:
             self._executor.close()
             with suppress(Exception):  # what cannot be written now is settled by the next coordinator
-                for uid in list(self._asked):
+                for uid in list(self._numbers):
                     self._put_back(uid)
                 self._study.end("KILLED", now_ms())
             raise
@@ -153,8 +152,8 @@ class Coordinator:
         self._untried = found is not None
         if found is None:
             return False
-        trial, record = found
-        self._asked[record.uid] = trial
+        number, record = found
+        self._numbers[record.uid] = number
         memory = self._spec.trial_memory_mb
         task = Task(
             uid=record.uid,
@@ -172,34 +171,35 @@ class Coordinator:
 
     def _epoch_ended(self, running: Running, figures: Mapping[str, float]) -> Verdict:
         """Report an epoch to Optuna and decide on it. One that repeats itself is known already, up to the last."""
-        record, trial = running.record, self._asked[running.record.uid]
-        known = self._study.trials()[trial.number].intermediate_values
+        record, number = running.record, self._numbers[running.record.uid]
+        known = self._study.trials()[number].intermediate_values
         last = max(known, default=0)
         if running.epoch not in known:
-            trial.report(figures[self._spec.metric.name], running.epoch)
+            self._study.report(number, running.epoch, figures[self._spec.metric.name])
         if self._stop.is_set():
             return "stop"
         chosen = record.control is not None or record.requested  # what a person chose is trained to its end
-        return "prune" if running.epoch >= last and not chosen and trial.should_prune() else "continue"
+        prune = running.epoch >= last and not chosen and self._study.should_prune(number)
+        return "prune" if prune else "continue"
 
     def _write(self, record: TrialRecord) -> None:
-        self._study.write(self._asked[record.uid], record)
+        self._study.write(self._numbers[record.uid], record)
 
     def _trial_ended(self, record: TrialRecord) -> None:
         if record.end_reason == "stopped":
             self._put_back(record.uid)
             return
-        trial = self._asked.pop(record.uid)
-        self._study.write(trial, record)
-        state = self._study.tell(trial.number, record)
-        ended = self._study.trials()[trial.number]
+        number = self._numbers.pop(record.uid)
+        self._study.write(number, record)
+        state = self._study.tell(number, record)
+        ended = self._study.trials()[number]
         if state is TrialState.COMPLETE:
-            self._models.drop_after(trial.number)
+            self._models.drop_after(number)
         if state is TrialState.FAIL:
             shutil.rmtree(self._folder / record.uid, ignore_errors=True)
             self._proposals.queue_retry(ended)
             self._count_failures()
-        shown = FinishedTrial.of(trial.number, record.end_state or "FAIL", ended.value, record)
+        shown = FinishedTrial.of(number, record.end_state or "FAIL", ended.value, record)
         self._observer.finished(shown, self.progress())
 
     def _count_failures(self) -> None:
@@ -215,7 +215,7 @@ class Coordinator:
     def _put_back(self, uid: str) -> None:
         """Back into the queue: the trial will run again under its number, and repeat itself."""
         self._interrupted += 1
-        self._study.requeue(self._asked.pop(uid).number)
+        self._study.requeue(self._numbers.pop(uid))
 
     def _take_requests(self) -> None:
         """Do what other terminals ask for, looking once in REQUESTS_SECONDS."""
@@ -225,7 +225,7 @@ class Coordinator:
         self._study.check_ownership()
         if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
             self._outages = self._study.outages
-            self._study.settle({trial.number for trial in self._asked.values()})
+            self._study.settle(self._numbers.values())
         for request in self._study.requests():
             answer = ""
             if request.verb == "enqueue":
@@ -281,7 +281,7 @@ class Coordinator:
     def _shown(self, running: Running) -> RunningTrial:
         record = running.record
         return RunningTrial(
-            number=self._asked[record.uid].number,
+            number=self._numbers[record.uid],
             control=record.control,
             mix=record.config.mix,
             parameters=record.parameters,

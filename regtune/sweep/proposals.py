@@ -9,22 +9,23 @@ depends on the study alone, and an interrupted study continues exactly as an und
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from regtune.config.sweepfile.checks import shown_value
 from regtune.config.trial import DataConfig
 from regtune.errors import InputError, ParameterError
 from regtune.search import Space, controls
-from regtune.search.samplers import make_history, make_sampler
+from regtune.search.history import History
+from regtune.search.samplers import make_sampler
+from regtune.storage.optuna import FIXED_PARAMS
 from regtune.study.origins import Origin, Request, origin_of
 from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.study.study import Study, derive_seed, now_ms, record_of
-from regtune.study.trial_cache import FIXED
 from regtune.sweep.standing import Standing
 
 ATTEMPTS = 2
@@ -40,7 +41,7 @@ class Proposals:
         self._space = space
         self._standing = standing
         self._data = data
-        self._history = make_history(self._spec, space)
+        self._history = History.of(self._spec, space)
         self._grid = enumerate(space.grid()) if self._spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
@@ -72,10 +73,10 @@ class Proposals:
 
     def queue_foreign(self) -> list[str]:
         """Check what other programs have queued, as `enqueue` would. Returns why something is not trained."""
-        self._study.look()
+        self._study.read_queue()
         said = []
         for trial in self._study.trials(TrialState.WAITING):
-            given = trial.system_attrs.get(FIXED) or {}
+            given = trial.system_attrs.get(FIXED_PARAMS) or {}
             if trial.user_attrs.keys() & {RECORD, ORIGIN} or not (given or trial.params):
                 continue
             try:
@@ -104,35 +105,40 @@ class Proposals:
         )
         self._queue(origin, trial.params)
 
-    def next(self) -> tuple[optuna.Trial, TrialRecord] | None:
-        """Ask for the next trial and record its start; None when the grid has no more."""
-        waiting = self._study.trials(TrialState.WAITING)
-        if not waiting and self._spec.method == "grid":
-            if not self._queue_from_grid():
-                return None
-            waiting = self._study.trials(TrialState.WAITING)
-        number = waiting[0].number if waiting else len(self._study.trials())
-        interrupted = record_of(waiting[0]) if waiting else None
-        origin = origin_of(waiting[0]) if waiting else None
-        decided = interrupted is not None or (origin is not None and origin.kind != "request")
-        self._study.optuna.sampler = self._sampler(number, decided=decided)
-        trial = self._study.optuna.ask()
-        with self._study.together():
-            record = (
-                interrupted.begun_again(now_ms()) if interrupted is not None else self._begin(trial, origin)
-            )
+    def next(self) -> tuple[int, TrialRecord] | None:
+        """Start the next trial and return its number and its record; None when the grid has no more."""
+        while True:
+            waiting = self._study.trials(TrialState.WAITING)[:1]
+            if not waiting and self._spec.method == "grid":
+                if not self._queue_from_grid():
+                    return None
+                waiting = self._study.trials(TrialState.WAITING)[:1]
+            interrupted = record_of(waiting[0]) if waiting else None
+            if interrupted is None:
+                trial, record = self._propose(waiting)
+            else:
+                trial, record = waiting[0], interrupted.begun_again(now_ms())
             config = record.config.model_copy(update={"data": self._data})  # where it lies now
             record = replace(record, config=config)
-            self._study.write(trial, record)
-        return trial, record
+            if self._study.start(trial, record):
+                return trial.number, record
+            self.queue_foreign()  # another program was faster
 
-    def _sampler(self, number: int, *, decided: bool) -> optuna.samplers.BaseSampler:
+    def _propose(self, waiting: Sequence[FrozenTrial]) -> tuple[FrozenTrial, TrialRecord]:
+        """Give the trial that waits what it lacks, or else a new one all parameters."""
+        trials = self._study.trials()
+        origin = origin_of(waiting[0]) if waiting else None
+        number = waiting[0].number if waiting else len(trials)
         seed = derive_seed(self._spec.seed, number, "sampler")
-        if decided:
-            return optuna.samplers.RandomSampler(seed=seed)  # never asked: all parameters are fixed
-        return make_sampler(self._spec, self._space, seed, self._history)
+        if origin is not None and origin.kind != "request":  # all parameters are fixed
+            draft = self._study.ask(RandomSampler(seed=seed), ())
+        else:
+            shown = self._history.shown(trials, self._study.optuna.direction)
+            draft = self._study.ask(make_sampler(self._spec, self._space, seed), shown)
+        record = self._begin(draft.trial, origin)
+        return draft.proposed, record
 
-    def _begin(self, trial: optuna.Trial, origin: Origin | None) -> TrialRecord:
+    def _begin(self, trial: Trial, origin: Origin | None) -> TrialRecord:
         seed = derive_seed(self._spec.seed, trial.number, "training")
         origin = origin or Origin("sampler", "")
         if origin.config is None:

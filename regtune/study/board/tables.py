@@ -123,7 +123,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]:
-    """Ids of the trials that regtune has not trained, as `foreign.seen` finds them.
+    """Ids of the trials that regtune has not trained, as the cache of trials (`trial_cache`) sees them.
 
     A trial of regtune's has its record, whose text begins with its uid; one that is just beginning has nothing yet.
     """

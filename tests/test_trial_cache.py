@@ -1,0 +1,274 @@
+"""The cache of a study's trials: it says what Optuna's own storage reads from the database, at every moment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+from stores import Postgres
+
+from regtune.search.memory import Draft
+from regtune.storage.patience import Patience
+from regtune.study.record import RECORD, trial_uid
+from regtune.study.trial_cache import TrialCache, unpack
+
+UID = "u"
+FLAT = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield "sqlite:///studies.db"
+    else:
+        server: Postgres = request.getfixturevalue("postgres_server")
+        yield server.fresh("cache")
+
+
+def opened(url: str, direction: str = "minimize") -> tuple[RDBStorage, TrialCache, optuna.Study]:
+    """Optuna's storage of the study `s`, a cache in front of it, and the study through the cache."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = RDBStorage(url)
+    optuna.create_study(storage=storage, study_name="s", direction=direction, load_if_exists=True)
+    cache = TrialCache(storage, storage.get_study_id_from_name("s"), UID, Patience("the database"))
+    return storage, cache, optuna.load_study(storage=cache, study_name="s")
+
+
+def start(cache: TrialCache, sampler: optuna.samplers.BaseSampler | None = None) -> int:
+    """Propose a trial, of which the sampler sees all, and write it with its record."""
+    shown = cache.get_all_trials(cache.study_id, deepcopy=False)
+    draft = Draft(cache, shown, sampler or RandomSampler(seed=1))
+    draft.trial.suggest_float("x", 0, 1)
+    draft.trial.suggest_categorical("kind", ["a", "b"])
+    trial = draft.proposed
+    trial.user_attrs[RECORD] = record(trial.number)
+    assert cache.start(trial)
+    return trial.number
+
+
+def record(number: int, **more: Any) -> dict[str, Any]:
+    return {"uid": trial_uid(UID, number), **more}
+
+
+def content(trial: FrozenTrial) -> dict[str, Any]:
+    """Everything of a trial but the database's id and its times, which the database notes itself."""
+    attributes = dict(trial.user_attrs)
+    if isinstance(attributes.get(RECORD), bytes):
+        attributes[RECORD] = json.loads(unpack(attributes[RECORD]))
+    return {
+        **{"number": trial.number, "state": trial.state, "values": trial.values},
+        **{"params": trial.params, "distributions": trial.distributions},
+        **{"attributes": sorted(attributes.items()), "system": sorted(trial.system_attrs.items())},
+        "steps": sorted(trial.intermediate_values.items()),
+    }
+
+
+def same(cache: TrialCache, storage: RDBStorage) -> bool:
+    ours, theirs = (found.get_all_trials(cache.study_id) for found in (cache, storage))
+    return str([content(trial) for trial in ours]) == str([content(trial) for trial in theirs])
+
+
+def test_at_every_moment_it_says_what_the_database_says(url: str) -> None:
+    """Proposed and queued trials, pruned, failed and complete ones, and values that are infinite or NaN."""
+    storage, cache, study = opened(url, "maximize")
+    study.pruner = HyperbandPruner(min_resource=1, max_resource=5, reduction_factor=2)
+    study.enqueue_trial({"x": 0.5}, user_attrs={"why": ("asked", None)})
+    for turn in range(12):
+        number = start(cache, TPESampler(seed=turn, n_startup_trials=4))
+        assert same(cache, storage)
+        value = (cache.get_trial(number).params["x"] - 0.3) ** 2
+        state = TrialState.COMPLETE
+        for step in range(1, 6):
+            cache.set_trial_intermediate_value(number, step, math.nan if turn == 5 else value + 1 / step)
+            cache.set_trial_user_attr(number, RECORD, record(number, steps=(step, value), name="Größe"))
+            assert same(cache, storage)
+            if study.pruner.prune(study, cache.get_trial(number)):
+                state = TrialState.PRUNED
+                break
+        state = TrialState.FAIL if turn == 3 else state
+        complete = state is TrialState.COMPLETE
+        study.tell(number, (math.inf if turn == 1 else value) if complete else None, state=state)
+        assert same(cache, storage)
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert study.best_trial.number == storage.get_best_trial(cache.study_id).number
+    assert same(opened(url)[1], storage)
+
+
+def test_looking_at_trials_asks_the_database_nothing(url: str) -> None:
+    storage, cache, study = opened(url)
+    study.tell(start(cache), 0.5)
+    start(cache)
+    statements: list[str] = []
+    event.listen(storage.engine, "before_cursor_execute", lambda *call: statements.append(str(call[2])))
+    assert len(study.get_trials(deepcopy=False)) == 2
+    assert len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) == 1
+    assert study.best_trial.number == 0
+    assert statements == []
+
+
+def test_a_proposed_trial_is_not_in_the_database_before_it_is_started_and_then_it_is_whole(url: str) -> None:
+    storage, cache, _ = opened(url)
+    draft = Draft(cache, [], RandomSampler(seed=1))
+    draft.trial.suggest_float("x", 0, 1)
+    assert storage.get_n_trials(cache.study_id) == len(cache.get_all_trials(cache.study_id)) == 0
+    commits: list[object] = []
+    event.listen(storage.engine, "commit", commits.append)
+    trial = draft.proposed
+    trial.user_attrs[RECORD] = record(0)
+    assert cache.start(trial)
+    assert same(cache, storage)
+    (stored,) = storage.get_all_trials(cache.study_id)
+    assert (stored.params, stored.user_attrs) == (trial.params, {RECORD: record(0)})
+
+
+def test_a_queued_trial_runs_last_of_all_that_is_written(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies between two of these writes leaves a trial that waits."""
+    storage, cache, study = opened(url)
+    study.enqueue_trial({"x": 0.25})
+    written: list[str] = []
+    for name in ("set_trial_param", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values"):
+        real = getattr(storage, name)
+
+        def noted(*given: Any, name: str = name, real: Any = real) -> Any:
+            written.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(storage, name, noted)
+    assert start(cache) == 0
+    assert written == ["set_trial_param", "set_trial_param", "set_trial_user_attr", "set_trial_state_values"]
+    assert study.trials[0].params["x"] == 0.25
+    assert same(cache, storage)
+
+
+def test_a_trial_goes_back_into_the_queue_and_comes_out_again(url: str) -> None:
+    storage, cache, study = opened(url)
+    number = start(cache)
+    params = study.trials[0].params
+    cache.set_trial_state_values(number, TrialState.WAITING)
+    assert same(cache, storage)
+    assert start(cache) == number
+    assert study.trials[0].params == params
+    assert same(cache, storage)
+
+
+def test_what_others_queue_is_found_and_its_number_is_not_given_twice(url: str) -> None:
+    storage, cache, study = opened(url)
+    other = optuna.load_study(storage=RDBStorage(url), study_name="s")
+    other.enqueue_trial({"x": 0.25})
+    assert study.trials == []
+    cache.read_new()
+    assert same(cache, storage)
+    assert start(cache) == 0
+    draft = Draft(cache, [], RandomSampler(seed=1))
+    other.enqueue_trial({"x": 0.75})
+    trial = draft.proposed
+    trial.user_attrs[RECORD] = record(1)
+    assert not cache.start(trial)
+    assert [trial.state for trial in study.trials] == [
+        TrialState.RUNNING,
+        TrialState.WAITING,
+        TrialState.RUNNING,  # without parameters, and with a record of another number
+    ]
+    other.ask()
+    assert not cache.start(numbered_waiting(study.trials[1]))
+    assert study.trials[1].state is TrialState.RUNNING
+
+
+def numbered_waiting(trial: FrozenTrial) -> FrozenTrial:
+    trial.user_attrs[RECORD] = record(trial.number)
+    return trial
+
+
+def test_what_others_end_is_found_and_not_changed(url: str) -> None:
+    storage, cache, study = opened(url)
+    number = start(cache)
+    (theirs,) = storage.get_all_trials(cache.study_id)
+    optuna.load_study(storage=storage, study_name="s").tell(theirs.number, 0.5)
+    with pytest.raises(UpdateFinishedTrialError):
+        cache.set_trial_state_values(number, TrialState.FAIL)
+    assert same(cache, storage)
+    assert study.trials[0].value == 0.5
+    with pytest.raises(UpdateFinishedTrialError):
+        cache.set_trial_user_attr(number, "late", 1)
+
+
+def test_what_another_program_has_trained_is_a_failed_trial_of_which_nothing_is_known(url: str) -> None:
+    _, cache, _ = opened(url)
+    start(cache)
+    other = optuna.load_study(storage=RDBStorage(url), study_name="s")
+    other.ask(FLAT)
+    other.tell(other.ask(FLAT), 0.5)
+    other.ask()
+    copied = {"params": {}, "distributions": {}, "user_attrs": {RECORD: record(0)}}
+    other.add_trial(create_trial(state=TrialState.COMPLETE, value=0.1, **copied))
+    other.add_trial(create_trial(state=TrialState.WAITING, user_attrs={RECORD: record(0)}))
+    cache.refresh()
+    trials = cache.get_all_trials(cache.study_id)
+    states = [trial.state.name for trial in trials]
+    assert states == ["RUNNING", "FAIL", "FAIL", "RUNNING", "FAIL", "WAITING"]
+    assert all((trial.params, trial.user_attrs, trial.values) == ({}, {}, None) for trial in trials[1:])
+
+
+class Away(Exception):
+    """A server that has just gone."""
+
+
+class Impatient(Patience):
+    """Calls again what failed with `Away`, at once."""
+
+    def through(self, call: Any) -> Any:
+        try:
+            return call()
+        except Away:
+            self.outages += 1
+            return self.through(call)
+
+
+def test_a_call_that_was_cut_off_after_it_was_done_is_made_again_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage, cache, study = opened("sqlite:///studies.db")
+    cache.patience = Impatient("the database")
+    for name in (
+        *("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_intermediate_value"),
+        *("set_trial_user_attr", "set_trial_system_attr"),
+    ):
+        real, calls = getattr(storage, name), iter(range(1000))
+
+        def cut_off(*given: Any, real: Any = real, calls: Iterator[int] = calls) -> Any:
+            result = real(*given)
+            if next(calls) % 2 == 0:
+                raise Away
+            return result
+
+        monkeypatch.setattr(storage, name, cut_off)
+    study.enqueue_trial({"x": 0.25}, user_attrs={"key": "once"})
+    assert [start(cache), start(cache)] == [0, 1]
+    cache.set_trial_intermediate_value(1, 1, 0.5)
+    assert same(cache, storage)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]
+
+
+def test_it_is_of_one_study(url: str) -> None:
+    storage, cache, _ = opened(url)
+    optuna.create_study(storage=storage, study_name="other")
+    with pytest.raises(KeyError, match="of study s alone"):
+        optuna.load_study(storage=cache, study_name="other")
+
+
+def test_a_parameter_of_another_kind_is_refused(url: str) -> None:
+    _, cache, _ = opened(url)
+    number = start(cache)
+    with pytest.raises(ValueError, match="distribution"):
+        cache.set_trial_param(number, "x", 0.0, FLAT["kind"])
