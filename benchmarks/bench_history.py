@@ -9,8 +9,6 @@ value. Differences are paired by seed; intervals are 95 %, by Student's t.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import statistics
@@ -18,17 +16,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from bench_train import machine
 from big_study import SWEEP
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from rich.console import Console
-from rich.table import Table
+from report import machine, options, show, write
 from scipy import stats
 
 from regtune.config.sweepfile import SweepSpec
@@ -125,11 +120,10 @@ def run(function: str, history: str, seed: int, trials: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run all, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, verdict=False)
     parser.add_argument("--trials", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
     cases = [
         (function, history, seed, arguments.trials)
@@ -138,10 +132,9 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes) as pool:
         found = list(pool.map(run, *zip(*cases, strict=True)))
     summary = summarize(found, arguments.trials)
-    show(summary, arguments.trials, arguments.seeds)
-    if arguments.json:
-        result = {"machine": machine(), "trials": arguments.trials, "summary": summary, "studies": found}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    print_table(summary, arguments.trials, arguments.seeds)
+    result = {"machine": machine(), "trials": arguments.trials, "summary": summary, "studies": found}
+    write(arguments.json, result)
 
 
 def summarize(found: list[dict[str, Any]], trials: int) -> list[dict[str, Any]]:
@@ -180,20 +173,20 @@ def _interval(values: list[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def show(rows: list[dict[str, Any]], trials: int, seeds: int) -> None:
-    """A table."""
-    table = Table(title=f"simple regret × 10⁴ after {trials:,} trials, {seeds} studies each, 95 % intervals")
-    for name in ("function", "history", "regret", "more than with all", "CPU an ask"):
-        table.add_column(name, justify="left" if name in ("function", "history") else "right")
-    for row in rows:
-        table.add_row(
+def print_table(found: list[dict[str, Any]], trials: int, seeds: int) -> None:
+    """Print the functions and histories."""
+    title = f"simple regret × 10⁴ after {trials:,} trials, {seeds} studies each, 95 % intervals"
+    rows = (
+        (
             row["function"],
             row["history"],
             _text(row["regret"]),
             "" if row["history"] == "all" else _text(row["difference"]),
             f"{row['ms_an_ask']:.1f} ms",
         )
-    Console(width=110).print(table)
+        for row in found
+    )
+    show(title, ("function", "history", "regret", "more than with all", "CPU an ask"), rows, words=2)
 
 
 def _text(interval: Mapping[str, float]) -> str:

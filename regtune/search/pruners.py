@@ -1,4 +1,4 @@
-"""Pruners: Optuna's own, made for a spec."""
+"""The pruner of a sweep, one of Optuna's."""
 
 from __future__ import annotations
 

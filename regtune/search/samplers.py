@@ -1,4 +1,4 @@
-"""Samplers: Optuna's own, made for a spec.
+"""The sampler of a sweep, one of Optuna's.
 
 The coordinator makes a new sampler before each ask. TPE, GP and random sampling hold no state that matters;
 CMA-ES keeps its state in Optuna's database and takes it up from there, as a pickle, so whoever can write to

@@ -1,4 +1,4 @@
-"""Databases: URLs, engines, schemas, locks, and what they complain of.
+"""Databases: URLs, engines, schemas, locks and error messages.
 
 `urls` says which databases there are, `engines` opens Optuna's, `schema` knows revisions, `migration` makes and
 migrates tables, `sqlite` treats files as wholes, `passwords` gives a password to the connection it is for, `locks`

@@ -1,4 +1,4 @@
-"""Optuna's database: opened here and nowhere else.
+"""The only place where Optuna's database is opened.
 
 A SQLite file is put into WAL mode when it is made. Tables are made once, under a lock, because several processes that
 open an empty database at once trip over each other: in PostgreSQL by `regtune db init`, in SQLite also by the first

@@ -1,4 +1,4 @@
-"""What regtune relies on of Optuna beside its public interface; tests/test_optuna_private.py guards it.
+"""The private names of Optuna that regtune relies on.
 
 Reading Optuna's tables by plain SQL is a matter of `study/board/tables.py`, which checks their revision.
 """

@@ -1,4 +1,4 @@
-"""Schemas: which revision a database's tables have, and whether what is installed here can use them.
+"""Schemas: the revision of a database's tables, and whether the installed packages can use them.
 
 Optuna and MLflow both migrate their tables with Alembic and both keep the revision in a table `alembic_version`, which
 is why they never share a database. What this installation wants is read from the migrations that they carry, without

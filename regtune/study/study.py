@@ -1,4 +1,4 @@
-"""A study: created, opened, resumed, asked and told. Only its coordinator holds it open.
+"""A study in Optuna's database: create, open, resume, ask and tell; only its coordinator holds it open.
 
 Optuna's database is the truth. What a study needs beside Optuna's own columns is in a handful of attributes (named in
 `record.py`), and everything that can be counted is counted from the trials.
@@ -94,9 +94,11 @@ class Study:
         """Start the study of this spec and data, or resume it.
 
         Args:
-            data: what is stored of the data set, its digest among it.
-            fresh: set an earlier study of the same name aside, under another name, and start anew.
-            patience: how to wait while a PostgreSQL server is away; by default not at all.
+            settings: Where the studies' database is.
+            spec: The sweep.
+            data: What is stored of the data set, its digest among it.
+            fresh: Set an earlier study of the same name aside, under another name, and start anew.
+            patience: How to wait while a PostgreSQL server is away; by default not at all.
 
         Raises:
             SpecChanged, StorageError.
