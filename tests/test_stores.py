@@ -143,6 +143,28 @@ def _runs(place: Place, folder: Path) -> dict[str, Any]:
 TAGS = ("state", "end_reason", "control", "mix", "seed")
 
 
+def test_the_page_of_its_runs_is_served_or_named(place: Place) -> None:
+    with TemporaryFile("w+") as said:
+        page = subprocess.Popen(
+            [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"],
+            env=place.variables(),
+            stdout=said,
+            stderr=subprocess.DEVNULL,
+        )
+
+        def named() -> list[tuple[str, str]]:
+            said.seek(0)
+            return re.findall(r"best first: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs", said.read())
+
+        try:
+            ((url, experiment),) = until(named)
+            shown = MlflowClient(url).search_runs([experiment])
+        finally:
+            page.send_signal(signal.SIGTERM)
+            page.wait(240)
+    assert len(shown) == 1 + sum(row["state"] != "WAITING" for row in place.json("board", "small"))
+
+
 def test_the_best_is_the_same_file_and_trains_to_the_same_figures(place: Place, reference: Place) -> None:
     def essential(text: str) -> Any:
         values = yaml.safe_load(text)
@@ -153,7 +175,7 @@ def test_the_best_is_the_same_file_and_trains_to_the_same_figures(place: Place, 
     assert essential(best) == essential(reference.run("best", "small"))
     file = place.folder / "best.yaml"
     file.write_text(best)
-    place.run("train", str(file))
+    place.run("train", str(file))  # which adds a run of its own to those that the page lists
 
 
 def test_a_study_goes_on_with_what_another_terminal_asks_for(place: Place) -> None:
@@ -204,25 +226,3 @@ def test_what_looks_at_the_folder_finds_it_in_order(place: Place) -> None:
     ):
         place.run(*words)
     assert {check["status"] for check in place.json("doctor")} <= {"ok", "note"}
-
-
-def test_the_page_of_its_runs_is_served_or_named(place: Place) -> None:
-    with TemporaryFile("w+") as said:
-        page = subprocess.Popen(
-            [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"],
-            env=place.variables(),
-            stdout=said,
-            stderr=subprocess.DEVNULL,
-        )
-
-        def named() -> list[tuple[str, str]]:
-            said.seek(0)
-            return re.findall(r"best first: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs", said.read())
-
-        try:
-            ((url, experiment),) = until(named)
-            shown = MlflowClient(url).search_runs([experiment])
-        finally:
-            page.send_signal(signal.SIGTERM)
-            page.wait(240)
-    assert len(shown) == 1 + sum(row["state"] != "WAITING" for row in place.json("board", "small"))
