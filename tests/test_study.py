@@ -7,17 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
@@ -244,15 +243,16 @@ def test_what_a_process_leaves_between_two_writes_of_a_queued_trial_is_trained(
         study.queue(Origin("request", "one"), {})
         left = iter(range(survived))
 
-        def killed(real: Any, *given: Any, left: Iterator[int] = left) -> Any:
-            if next(left, None) is None:
-                raise Killed
-            return real(*given)
-
         with monkeypatch.context() as patch, suppress(Killed):
             for name in ("set_trial_param", "set_trial_user_attr", "set_trial_state_values"):
-                real = getattr(study._storage.backend, name)
-                patch.setattr(study._storage.backend, name, partial(killed, real))
+                method = getattr(RDBStorage, name)
+
+                def killed(*given: Any, real: Any = method, left: Any = left) -> Any:
+                    if next(left, None) is None:
+                        raise Killed
+                    return real(*given)
+
+                patch.setattr(RDBStorage, name, killed)
             next_trial(study)
         again = opened()
         again.settle()
