@@ -122,7 +122,7 @@ def test_a_lock_is_taken_again_from_our_own_connection_that_the_server_does_not_
             )
 
     with hold_advisory(studies_engine(settings.storage_url), "study small") as held:
-        ghost, held._connection = held._connection, Lost()
+        ghost, held._connection = held._connection, Lost()  # noqa: SLF001
         assert held.check()
         assert not held.check()
         with pytest.raises(sqlalchemy.exc.OperationalError, match="terminat"):

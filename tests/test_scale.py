@@ -207,7 +207,7 @@ def test_a_study_made_in_bulk_is_what_optuna_would_have_made(tmp_path: Path) -> 
     study = optuna.create_study(storage=theirs, study_name=NAME)
     for trial in big_study.frozen_trials(spec, ours.name, ours.uid, 60):
         study.add_trial(trial)
-    made = theirs.get_all_trials(study._study_id)
+    made = theirs.get_all_trials(theirs.get_study_id_from_name(NAME))
     assert len(ours.trials()) == 60
     assert [record_of(trial) for trial in ours.trials()] == [record_of(trial) for trial in made]
     assert {trial.state.name for trial in ours.trials()} == set(STATES) - {"FOREIGN"}
@@ -288,7 +288,7 @@ READS: dict[str, Callable[[Engine], Any]] = {
 class Traffic:
     """Statements sent and rows fetched through an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | type[Engine]) -> None:
         self.statements = 0
         event.listen(engine, "before_cursor_execute", self._count)
 
@@ -352,7 +352,7 @@ def statements_of_a_sweep(
     executor = Workers(2)
     coordinator = bench_coordinator.coordinator_of(spec, study, executor, settings, trials)
     coordinator.prepare()
-    traffic = Traffic(study.optuna._storage.backend.engine)
+    traffic = Traffic(Engine)  # every one
     bench_coordinator.in_virtual_time(coordinator, executor)
     return traffic.statements / trials
 
