@@ -26,7 +26,8 @@ from stores import Postgres, free_port, until
 
 from regtune.server import service
 from regtune.settings import Settings
-from regtune.storage.engines import studies_engine, studies_url
+from regtune.storage.engines import studies_engine
+from regtune.storage.urls import full_url
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "REGTUNE_TEST_MARK"
@@ -151,7 +152,7 @@ class Place:
 
     def study(self) -> optuna.Study:
         """The study, read by Optuna itself."""
-        storage = optuna.storages.RDBStorage(studies_url(self.settings.storage_url))
+        storage = optuna.storages.RDBStorage(full_url(self.settings.storage_url))
         return optuna.load_study(study_name=self.name, storage=storage)
 
     def client(self) -> MlflowClient:

@@ -27,7 +27,7 @@ from regtune.cli import app
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases
 from regtune.settings import Settings
-from regtune.storage import migration, open_engine, open_storage, studies_engine
+from regtune.storage import engines, migration, open_engine, open_storage, studies_engine
 from regtune.storage.mlflow import (
     check_store,
     connect,
@@ -36,7 +36,7 @@ from regtune.storage.mlflow import (
     tracking_revision,
     tracking_schema,
 )
-from regtune.storage.schema import STUDIES, TRACKING, studies_revision
+from regtune.storage.schema import STUDIES, TRACKING, look
 from regtune.study.board import list_studies
 from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
@@ -58,7 +58,7 @@ def current(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory)
     """Copies of databases with current tables, on `sqlite` or `postgres`."""
     home = tmp_path_factory.mktemp("made") / "home"
     init_databases(Settings(REGTUNE_HOME=home))
-    migration.make_studies(postgres_server.fresh("studies_model"))
+    engines.make_studies(postgres_server.fresh("studies_model"))
     make_store(postgres_server.fresh("mlflow_model"), home / "artifacts")
 
     def make(kind: str) -> Settings:
@@ -195,7 +195,7 @@ def test_init_makes_both_and_says_so_once(empty: Made, kind: str) -> None:
     assert both(settings) == made
     assert states(settings) == ["current", "current"]
     engine = studies_engine(settings.storage_url)
-    assert studies_revision(engine) == STUDIES.migrations.head
+    assert look(engine, STUDIES, "").revision == STUDIES.migrations.head
     engine.dispose()
     assert tracking_revision(settings.mlflow_uri) == TRACKING.migrations.head
     client = connect(settings.mlflow_uri, settings.artifacts)
@@ -263,7 +263,7 @@ def test_several_at_once_make_each_table_once(
 @on_both
 def test_a_creation_that_was_cut_off_is_finished_by_the_next_init(empty: Made, kind: str) -> None:
     settings = empty(kind)
-    migration.make_studies(settings.storage_url)
+    engines.make_studies(settings.storage_url)
     execute(studies_engine(settings.storage_url), "DROP TABLE alembic_version")
     engine = tracking_engine(settings.mlflow_uri)
     FirstTables.metadata.create_all(engine)
@@ -375,7 +375,7 @@ def test_studies_of_years_ago_are_upgraded(tmp_path: Path) -> None:
 @on_both
 def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Made, kind: str) -> None:
     settings = empty(kind)
-    migration.make_studies(settings.storage_url)
+    engines.make_studies(settings.storage_url)
     make_old_mlflow(settings.mlflow_uri)
     assert states(settings) == ["current", "older"]
     wanted = rf"older MLflow \({EARLIER_MLFLOW}, here {TRACKING.migrations.head}\); try: regtune db upgrade"

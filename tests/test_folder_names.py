@@ -27,7 +27,7 @@ from regtune.errors import InputError, SettingsError
 from regtune.server.accounts import accounts_environment
 from regtune.server.choice import urls_of
 from regtune.settings import Settings, sqlite_url
-from regtune.storage import database_path, parse_url, place, studies_url
+from regtune.storage import database_path, full_url, parse_url, place
 from regtune.storage.mlflow import store_url, tracking_engine
 from regtune.storage.postgres import Embedded
 from regtune.upkeep.backup import require_sqlite
@@ -68,7 +68,7 @@ def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(folder: Path) -> Non
     for name, url in urls.items():
         assert not in_url(url)
         assert (database_path(url), place(url)) == (folder / name, str(folder / name))
-        for given in (url, studies_url(url), store_url(url)):
+        for given in (url, full_url(url), store_url(url)):
             assert given.format(SCHEMA_VERSION="12") == given  # Optuna takes it for a template
             engine = sqlalchemy.create_engine(given)
             with engine.begin() as connection:

@@ -7,9 +7,10 @@ from typing import Any
 
 from regtune.errors import SettingsError, StorageError
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, studies_engine, studies_url, understood, writable_folder
+from regtune.storage import database_path, full_url, is_sqlite, studies_engine, understood, writable_folder
+from regtune.storage.engines import make_studies
 from regtune.storage.locks import Holder, advisory_holders, file_holders
-from regtune.storage.migration import make_studies, studies_schema, upgrade_studies
+from regtune.storage.migration import studies_schema, upgrade_studies
 from regtune.storage.mlflow import make_store, store_url, tracking_schema, upgrade_store
 from regtune.storage.schema import Schema
 from regtune.storage.urls import place
@@ -49,7 +50,7 @@ class Database:
 
 def check_databases(settings: Settings) -> list[Database]:
     """Return how both stand; change nothing. Raises StorageError, TrackingError, SettingsError."""
-    if studies_url(settings.storage_url) == store_url(
+    if full_url(settings.storage_url) == store_url(
         settings.mlflow_uri
     ):  # each would take the other's revision
         raise SettingsError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -59,15 +60,10 @@ def engine_options(url: str, password: str | None = None, session: str = "regtun
     return {"connect_args": arguments, "pool_pre_ping": True}
 
 
-def studies_url(url: str) -> str:
-    """OPTUNA_STORAGE as SQLAlchemy takes it: a file's path in full, the driver named. Raises SettingsError."""
-    return full_url(url)
-
-
 def studies_engine(url: str) -> Engine:
     """An engine on Optuna's database, whatever is in it."""
-    found = studies_url(url)
-    return sqlalchemy.create_engine(found, **engine_options(found, secret(STORAGE_PASSWORD)))
+    url = full_url(url)
+    return sqlalchemy.create_engine(url, **engine_options(url, secret(STORAGE_PASSWORD)))
 
 
 def open_engine(url: str) -> Engine:
@@ -81,13 +77,11 @@ def open_engine(url: str) -> Engine:
     engine = studies_engine(url)
     try:
         with understood(where):
-            found = check_studies(engine, where)
+            if not check_studies(engine, where):
+                raise NoStudies(f"{where}: {FIRST}")
     except BaseException:
         engine.dispose()
         raise
-    if not found:
-        engine.dispose()
-        raise NoStudies(f"{where}: {FIRST}")
     return engine
 
 
@@ -102,15 +96,14 @@ def open_storage(
     from optuna.storages import RDBStorage
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = studies_url(settings.storage_url)
-    where = place(url)
+    url = full_url(settings.storage_url)
     if is_sqlite(url):
-        make_sqlite(url)
+        make_studies(url)
     else:  # psycopg warns of connections that were lost; `Patience` says so
         logging.getLogger("psycopg").setLevel(logging.ERROR)
     open_engine(url).dispose()
     options = engine_options(url, secret(STORAGE_PASSWORD), session)
-    with understood(where):
+    with understood(place(url)):
         storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
         storage.engine.dispose()
         if is_sqlite(url):
@@ -120,20 +113,26 @@ def open_storage(
         return storage
 
 
-def make_sqlite(url: str) -> bool:
-    """Make Optuna's SQLite database in WAL mode, unless it is there; says whether it did. Raises StorageError.
+def make_studies(url: str) -> bool:
+    """Make Optuna's tables unless they are there; say whether it did. Raises StorageError.
 
-    It is there as a whole or not at all.
+    A SQLite database, in WAL mode, is there as a whole or not at all.
     """
+    import optuna
     from optuna.storages import RDBStorage
 
-    path = database_path(url)
-    folder = writable_folder(path.parent)
-    engine = sqlalchemy.create_engine(studies_url(url), **engine_options(url))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = database_path(url) if is_sqlite(url) else None
+    folder = writable_folder(path.parent) if path else Path()
+    engine = studies_engine(url)
     try:
-        with understood(path), schema_lock(engine, folder):
-            if path.exists() and not look(engine, STUDIES, str(path)).blank:
+        with understood(place(url)), schema_lock(engine, folder):
+            if (path is None or path.exists()) and not look(engine, STUDIES, place(url)).blank:
                 return False
+            if path is None:
+                options = engine_options(url, secret(STORAGE_PASSWORD))
+                RDBStorage(full_url(url), engine_kwargs=options).engine.dispose()
+                return True
             engine.dispose()
             with beside(path) as fresh:
                 RDBStorage(sqlite_url(fresh)).engine.dispose()

@@ -1,4 +1,4 @@
-"""Creation and migration of Optuna's tables by Optuna's own code, once and under a lock."""
+"""Migration of Optuna's and MLflow's tables by their own code, once and under a lock."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy import Engine
 from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.settings import sqlite_url
 from regtune.storage import sqlite
-from regtune.storage.engines import engine_options, make_sqlite, studies_engine, studies_url
+from regtune.storage.engines import engine_options, studies_engine
 from regtune.storage.locks import schema_lock
 from regtune.storage.passwords import give_password
 from regtune.storage.schema import STUDIES, Schema, Tables, look
 from regtune.storage.troubles import understood
-from regtune.storage.urls import database_path, is_sqlite, place
+from regtune.storage.urls import database_path, full_url, is_sqlite, place
 
 
 def studies_schema(url: str) -> Schema:
@@ -34,26 +34,6 @@ def schema_of(url: str, tables: Tables, engine_of: Callable[[str], Engine]) -> S
     try:
         with understood(where):
             return look(engine, tables, where)
-    finally:
-        engine.dispose()
-
-
-def make_studies(url: str) -> bool:
-    """Make Optuna's tables unless they are there; says whether it did. Raises StorageError."""
-    import optuna
-    from optuna.storages import RDBStorage
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_sqlite(url):
-        return make_sqlite(url)
-    engine = studies_engine(url)
-    try:
-        with understood(place(url)), schema_lock(engine, Path()):
-            blank = look(engine, STUDIES, "").blank
-            if blank:
-                options = engine_options(url, secret(STORAGE_PASSWORD))
-                RDBStorage(studies_url(url), engine_kwargs=options).engine.dispose()
-            return blank
     finally:
         engine.dispose()
 
@@ -102,10 +82,8 @@ def _migrate(url: str) -> None:
     from optuna.storages import RDBStorage
 
     options = engine_options(url, secret(STORAGE_PASSWORD))
-    found = studies_url(url)
-    storage = RDBStorage(
-        found, engine_kwargs=options, skip_compatibility_check=True, skip_table_creation=True
-    )
+    url = full_url(url)
+    storage = RDBStorage(url, engine_kwargs=options, skip_compatibility_check=True, skip_table_creation=True)
     try:
         storage.upgrade()
     finally:

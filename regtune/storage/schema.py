@@ -48,15 +48,7 @@ class Tables:
         return _migrations(self.package, self.folder)
 
 
-STUDIES = Tables(
-    "studies",
-    "Optuna",
-    "OPTUNA_STORAGE",
-    "optuna",
-    MIGRATIONS,
-    "version_info",
-    "studies",
-)
+STUDIES = Tables("studies", "Optuna", "OPTUNA_STORAGE", "optuna", MIGRATIONS, "version_info", "studies")
 TRACKING = Tables(
     "mlflow",
     "MLflow",
@@ -105,12 +97,11 @@ class Schema:
         if self.state == "foreign":
             what = "Optuna studies" if self.tables is STUDIES else "MLflow runs"
             return f"{self.where}: not a database of {what}; set {self.tables.variable} to another one"
-        found = (
-            f"{self.where}: its tables are of {'a newer' if self.state == 'newer' else 'an older'} {owner}"
-        )
+        tables = f"{self.where}: its tables are of"
         if self.state == "newer":
-            return f"{found} ({self.revision}, here {wanted}); use a newer regtune"
-        return f"{found} ({self.revision or 'before all revisions'}, here {wanted}); try: regtune db upgrade"
+            return f"{tables} a newer {owner} ({self.revision}, here {wanted}); use a newer regtune"
+        revision = self.revision or "before all revisions"
+        return f"{tables} an older {owner} ({revision}, here {wanted}); try: regtune db upgrade"
 
 
 def look(engine: Engine, tables: Tables, where: str) -> Schema:
@@ -123,7 +114,9 @@ def look(engine: Engine, tables: Tables, where: str) -> Schema:
         other = TRACKING if tables is STUDIES else STUDIES
         if tables.mark not in names or other.mark in names:
             return Schema(tables, where, "foreign")
-        revision = _revision(connection) if "alembic_version" in names else None
+        revision: str | None = None
+        if "alembic_version" in names:
+            revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
         return Schema(tables, where, _state(connection, tables, names, revision), revision)
 
 
@@ -139,22 +132,12 @@ def _state(connection: Connection, tables: Tables, names: set[str], revision: st
     return "older" if revision in found.known else "newer"
 
 
-def studies_revision(engine: Engine) -> str | None:
-    """Revision of Optuna's tables; None where there are none. Raises what the database's driver raises."""
-    return look(engine, STUDIES, "").revision
-
-
 def check_studies(engine: Engine, where: str) -> bool:
     """Whether Optuna's tables are there. Raises StorageError when they are of another version, or another's."""
     found = look(engine, STUDIES, where)
     if found.state != "current" and not (found.blank and engine.dialect.name == "sqlite"):
         raise StorageError(found.problem)
     return found.state == "current"
-
-
-def _revision(connection: Connection) -> str | None:
-    found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return None if found is None else str(found)
 
 
 @lru_cache
