@@ -71,21 +71,15 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrialFailed:
-    """A task was ended by an error, its worker's death, its timeout or its memory."""
+    """A task was ended by an error, its worker's death, its timeout or its memory.
+
+    disk_full: it was trained, but there is no room for its model in the folder that `message` names.
+    """
 
     uid: str
     worker: int
-    reason: Literal["error", "worker_died", "timeout", "out_of_memory"]
+    reason: Literal["error", "worker_died", "timeout", "out_of_memory", "disk_full"]
     message: str
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """A task was trained, but the disk has no room for its model. The task is over; nothing is wrong with it."""
-
-    uid: str
-    worker: int
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class WorkerDied:
     message: str
 
 
-Event = WorkerReady | TrialStarted | EpochEnded | TrialEnded | TrialFailed | NoRoom | WorkerDied
+Event = WorkerReady | TrialStarted | EpochEnded | TrialEnded | TrialFailed | WorkerDied
 
 
 class Executor(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -15,16 +15,7 @@ import psutil
 
 from regtune.credentials import without_secrets
 from regtune.errors import WorkerError
-from regtune.executors import (
-    Event,
-    NoRoom,
-    Task,
-    TrialEnded,
-    TrialFailed,
-    TrialStarted,
-    WorkerDied,
-    WorkerReady,
-)
+from regtune.executors import Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied, WorkerReady
 from regtune.processes import Child
 from regtune.training.result import Verdict
 from regtune.training.runtime import environment_of_worker
@@ -57,8 +48,8 @@ class _Worker:
 
     def beyond(self, now: float, check_memory: bool) -> _End | None:
         """The limit that its task has exceeded."""
-        assert self.task is not None
-        assert self.started is not None
+        if self.task is None or self.started is None:
+            return None
         seconds, most = self.task.timeout_seconds, self.task.memory_bytes
         if seconds is not None and now - self.started > seconds:
             return "timeout", f"longer than trial_timeout, {seconds:g} s"
@@ -108,10 +99,7 @@ class LocalExecutor:
     def events(self, timeout_seconds: float) -> Sequence[Event]:
         self._enforce_limits()
         wait([worker.child.connection for worker in self._workers], timeout_seconds)
-        events: list[Event] = []
-        for worker in list(self._workers):
-            events += self._drain(worker)
-        return events
+        return [event for worker in list(self._workers) for event in self._drain(worker)]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -135,32 +123,24 @@ class LocalExecutor:
         with suppress(OSError):  # it is dead: the next call of `events` says so
             worker.child.connection.send(message)
 
-    def _drain(self, worker: _Worker) -> list[Event]:
-        events: list[Event] = []
+    def _drain(self, worker: _Worker) -> Iterator[Event]:
         try:
             while worker.child.connection.poll():
                 event: Event = worker.child.connection.recv()
-                events.append(event)
-                self._note(worker, event)
+                yield event
+                if isinstance(event, WorkerReady):
+                    worker.ready = True
+                    self._failed_starts = 0
+                elif isinstance(event, TrialStarted):
+                    worker.started = time.monotonic()
+                elif isinstance(event, TrialEnded | TrialFailed):
+                    worker.task = worker.started = None
                 if isinstance(event, TrialFailed) and event.reason == "out_of_memory":
                     worker.child.kill()  # what is left in such a process is in no known state
                     self._renew(worker)
                     break
         except (EOFError, OSError):
-            events.append(self._replace(worker))
-        return events
-
-    def _note(self, worker: _Worker, event: Event) -> None:
-        match event:
-            case WorkerReady():
-                worker.ready = True
-                self._failed_starts = 0
-            case TrialStarted():
-                worker.started = time.monotonic()
-            case TrialEnded() | TrialFailed() | NoRoom():
-                worker.task = worker.started = None
-            case _:
-                pass
+            yield self._replace(worker)
 
     def _replace(self, dead: _Worker) -> TrialFailed | WorkerDied:
         why = f"worker {dead.number} ended with {self._renew(dead)}"
@@ -187,9 +167,6 @@ class LocalExecutor:
         if check_memory:
             self._memory_checked = now
         for worker in self._workers:
-            if not worker.ready and now - worker.since > START_SECONDS:
+            worker.ended = worker.ended or worker.beyond(now, check_memory)
+            if worker.ended or (not worker.ready and now - worker.since > START_SECONDS):
                 worker.child.kill()
-            if worker.started is not None and not worker.ended:
-                worker.ended = worker.beyond(now, check_memory)
-                if worker.ended:
-                    worker.child.kill()

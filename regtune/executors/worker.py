@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from regtune.config.trial import higher_is_better
-from regtune.executors import EpochEnded, NoRoom, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
@@ -41,9 +41,7 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
         except MemoryError as error:
             what = str(error) or "Python could not allocate an object"
             coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {what}"))
-        except (
-            Exception
-        ) as error:  # whatever a trial raises is that trial's end, told in full, and not the worker's
+        except Exception as error:  # whatever it raises ends the trial, not the worker
             coordinator.send(_failure(task, worker, error))
         else:
             coordinator.send(result)
@@ -84,11 +82,11 @@ def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
     return digest
 
 
-def _failure(task: Task, worker: int, error: Exception) -> TrialFailed | NoRoom:
+def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
     name, text = type(error).__name__, str(error).strip()
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full and task.folder is not None:
-        return NoRoom(task.uid, worker, task.folder)
+        return TrialFailed(task.uid, worker, "disk_full", str(task.folder))
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last

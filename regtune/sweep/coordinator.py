@@ -97,24 +97,10 @@ class Coordinator:
 
     def run(self) -> SweepOutcome:
         """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
-        with threadpool_limits(limits=1, user_api="blas"):  # on small arrays others would only wait
-            return self._run()
-
-    def _run(self) -> SweepOutcome:
         try:
-            while True:
-                self._take_requests()
-                while self._loop.idle and self._may_start() and self._start_next():
-                    pass
-                if not self._loop.running:
-                    if self._may_start() and self._asked_since():
-                        continue
-                    break
-                for record in self._loop.turn():
-                    self._trial_ended(record)
-                for message in self._tracker.news():
-                    self._observer.note(message)
-                self._observer.progress(self.progress())
+            with threadpool_limits(limits=1, user_api="blas"):  # on small arrays others would only wait
+                while self._turn():
+                    self._observer.progress(self.progress())
         except StudyBusy:  # it is another's now, and so are its trials
             self._executor.close()
             raise
@@ -126,6 +112,21 @@ class Coordinator:
                 self._study.end("KILLED", now_ms())
             raise
         return self._end()
+
+    def _turn(self) -> bool:
+        self._take_requests()
+        while self._loop.idle and self._may_start() and self._start_next():
+            pass
+        if not self._loop.running:
+            return self._may_start() and self._asked_since()
+        for record in self._loop.turn():
+            self._trial_ended(record)
+        self._tell_news()
+        return True
+
+    def _tell_news(self) -> None:
+        for message in self._tracker.news():
+            self._observer.note(message)
 
     # -- starting trials
 
@@ -139,7 +140,8 @@ class Coordinator:
         used = cap is not None and self._standing.tally.finished + len(running) >= cap
         if used and not self._proposals.beside_the_grid:
             return False
-        if self._spec.timeout is not None and self._spent() >= self._spec.timeout:
+        spent = self._spent_before + time.monotonic() - self._began
+        if self._spec.timeout is not None and spent >= self._spec.timeout:
             self._reason = f"the timeout of {self._spec.timeout:g} s is used"
             return False
         return True
@@ -252,6 +254,7 @@ class Coordinator:
     def progress(self) -> Progress:
         """The sweep at this moment."""
         tally, running = self._standing.tally, self._loop.running.values()
+        elapsed, finished = time.monotonic() - self._began, tally.finished - self._finished_before
         return Progress(
             study=self._study.name,
             metric=self._spec.metric.name,
@@ -262,13 +265,13 @@ class Coordinator:
             pruned=tally.pruned,
             failed=tally.failed,
             waiting=tally.waiting,
-            elapsed_seconds=time.monotonic() - self._began,
+            elapsed_seconds=elapsed,
             remaining_seconds=remaining_seconds(
                 run_cap=self._spec.run_cap,
                 timeout=self._spec.timeout,
                 finished=tally.finished,
-                spent=self._spent(),
-                pace=self._pace(tally.finished),
+                spent=self._spent_before + elapsed,
+                pace=elapsed / finished if finished else None,
             ),
             trial_epochs=tally.epochs,
             best=self._standing.winner,
@@ -291,22 +294,13 @@ class Coordinator:
             curve=tuple(record.history.get(self._spec.metric.name, ()))[: running.epoch],
         )
 
-    def _spent(self) -> float:
-        return self._spent_before + time.monotonic() - self._began
-
-    def _pace(self, finished: int) -> float | None:
-        """Seconds a trial in this session."""
-        done = finished - self._finished_before
-        return (time.monotonic() - self._began) / done if done else None
-
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
         stopped = self._stop.is_set() or (self._draining and self._budget_left())
         self._study.end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", now_ms())
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
-        for message in self._tracker.news():
-            self._observer.note(message)
+        self._tell_news()
         if self._too_many:
             raise TooManyFailures(
                 f"{self._too_many}; resume with: {COMMAND.get()} --set max_failures={2 * tally.failed}"

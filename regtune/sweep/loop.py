@@ -13,7 +13,6 @@ from regtune.executors import (
     EpochEnded,
     Event,
     Executor,
-    NoRoom,
     Task,
     TrialEnded,
     TrialFailed,
@@ -36,10 +35,6 @@ class Running:
     epoch: int = 0
 
 
-def _go_on(running: Running, figures: Mapping[str, float]) -> Verdict:
-    return "continue"
-
-
 class Loop:
     """Tasks on `executor`, from their submission to their end.
 
@@ -51,7 +46,7 @@ class Loop:
     def __init__(
         self,
         executor: Executor,
-        on_epoch: Callable[[Running, Mapping[str, float]], Verdict] = _go_on,
+        on_epoch: Callable[[Running, Mapping[str, float]], Verdict],
         on_record: Callable[[TrialRecord], None] = lambda record: None,
         note: Callable[[str], None] = lambda message: None,
     ) -> None:
@@ -91,9 +86,9 @@ class Loop:
             case TrialEnded():
                 return self._trial_ended(self.running.pop(event.uid), event)
             case TrialFailed():
+                if event.reason == "disk_full":
+                    raise StorageError(f"{event.message}: {DISK_FULL}")
                 return _ended(self.running.pop(event.uid).record, event.reason, event.message)
-            case NoRoom():
-                raise StorageError(f"{event.folder}: {DISK_FULL}")
             case WorkerDied():
                 self._note(f"{event.message}; another takes its place")
             case _:
