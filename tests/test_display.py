@@ -358,8 +358,7 @@ def test_verbs_that_take_seconds_show_that_they_work(monkeypatch: pytest.MonkeyP
         shown.append(what)
         yield
 
-    for module in ("keep", "serve"):
-        monkeypatch.setattr(f"regtune.cli.{module}.working", noted)
+    monkeypatch.setattr("regtune.cli.terminal.working", noted)
     studies.create(Path("mlruns/studies.db"), "small")
     for verb in (["delete", "small", "--yes"], ["gc", "--yes"], ["down"], ["status"]):
         assert CliRunner().invoke(app, verb, catch_exceptions=False).exit_code == 0

@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from regtune.cli import db, keep, look, run, serve, setup, use
+from regtune.cli.options import Verb
 from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
 from regtune.errors import RegtuneError
 from regtune.processes import bypass_proxies
@@ -32,8 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, serve, use, keep, setup, db):
-    group.register(app)
+for group in (run, look, serve, use, keep, setup):
+    for verb in group.VERBS:
+        app.command(verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=group.PANEL)(verb)
+for name, verbs in {"data": setup.data, "db": db.db}.items():
+    app.add_typer(verbs, name=name, rich_help_panel=setup.PANEL)
 
 
 def _version(value: bool) -> None:
@@ -57,29 +61,27 @@ def main() -> None:
     """Run and exit: 0, 1 for what failed, 2 for what was typed wrong, 130 when interrupted."""
     prepare_streams()
     bypass_proxies()
-    code, unwritten = 1, False
     try:
         code = _run()
         sys.stdout.flush()
     except BrokenPipeError:
-        code, unwritten = BROKEN_PIPE, True
+        code = _discard(BROKEN_PIPE, sys.stdout)
     except OSError as error:
-        if _hung_up(error):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        elif error.errno in FULL:
+        if error.errno in FULL:
             show_error(RegtuneError(f"the output could not be written completely ({error.strerror})"))
-            code = 1
+            code = _discard(1, sys.stdout)
+        elif error.errno == errno.EIO and error.filename is None:  # the terminal is gone
+            code = _discard(1, sys.stdout, sys.stderr)
         else:
             raise
-        unwritten = True
-    if unwritten:  # Python flushes once more at its end, and would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
 
 
-def _hung_up(error: OSError) -> bool:
-    """Whether the terminal that was written to is gone, so that nobody is there to be told."""
-    return error.errno == errno.EIO and error.filename is None
+def _discard(code: int, *streams: TextIO) -> int:
+    """Python flushes once more at its end, and would complain."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def _run() -> int:

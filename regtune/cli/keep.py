@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regtune.cli.terminal import (
-    HomeOption,
-    JsonOption,
-    QuietOption,
-    StudyArgument,
-    Verb,
-    YesOption,
-    confirm,
-    opened,
-    say,
-    settings_of,
-    show_error,
-    show_json,
-    study_name,
-    study_names,
-    working,
-)
+from regtune.cli import options, terminal
+from regtune.errors import TrackingError
 from regtune.escaping import printable
 
 if TYPE_CHECKING:
-    from regtune.cli.counting import Counting
     from regtune.tracking.sync import Synced
     from regtune.upkeep.cleanup import Leftover
 
 PANEL = "Keep in order"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs to `app`."""
-    for verb in (sync, delete, gc):
-        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
 
 
 def sync(
@@ -46,16 +23,16 @@ def sync(
         typer.Argument(
             metavar="STUDY",
             help="Name of a study; default: all.",
-            autocompletion=study_names,
-            callback=study_name,
+            autocompletion=options.study_names,
+            callback=options.study_name,
         ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only report what MLflow lacks; exit with 1 if anything.")
     ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    home: HomeOption = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
 ) -> None:
     """Bring MLflow up to date with the studies.
 
@@ -63,31 +40,26 @@ def sync(
     parameters, tags, states and artifacts are restored whatever happened to MLflow's database. Notes and tags that a
     person wrote there are in no study; only a backup restores them.
     """
-    from regtune.errors import TrackingError
     from regtune.tracking.sync import sync as bring
 
-    settings = settings_of(home)
-    entries = []
-    with _counting(quiet or as_json) as counting:
-        for entry in bring(settings, None if study is None else [study], check=check, tell=counting.tell):
-            entries.append(entry)
-            if not as_json and not entry.problem:
-                counting.say(_line(entry), quiet and entry.fine)
+    settings = terminal.settings_of(home)
+    with terminal.working("comparing MLflow with the studies", quiet or as_json) as tell:
+
+        def told(name: str, done: int, total: int) -> None:
+            tell(f"{printable(name)}: {min(done, total):,} of {total:,} trials")
+
+        entries = list(bring(settings, None if study is None else [study], check=check, tell=told))
     if as_json:
-        show_json([entry.to_json() for entry in entries])
+        terminal.show_json(entries)
     for entry in entries:
         if entry.problem:
-            show_error(TrackingError(f"{printable(entry.study)}: {entry.problem}"))
+            terminal.show_error(TrackingError(f"{printable(entry.study)}: {entry.problem}"))
+        elif not as_json and not (quiet and entry.fine):
+            terminal.show(_line(entry))
     if not all(entry.fine for entry in entries):
         raise typer.Exit(1)
     if not entries and not as_json:
-        say("There are no studies yet.", quiet)
-
-
-def _counting(quiet: bool) -> AbstractContextManager[Counting]:
-    from regtune.cli.counting import Counting
-
-    return Counting(quiet=quiet)
+        terminal.say("There are no studies yet.", quiet)
 
 
 def _line(entry: Synced) -> str:
@@ -106,45 +78,50 @@ def _line(entry: Synced) -> str:
 
 
 def delete(
-    study: StudyArgument, yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None
+    study: options.Study, yes: options.Yes = False, quiet: options.Quiet = False, home: options.Home = None
 ) -> None:
     """Delete a study: its trials, its MLflow runs and its artifacts."""
     from regtune.cli.views.drawing import counted
     from regtune.study.board import read_study
     from regtune.upkeep.cleanup import delete_study
 
-    settings = settings_of(home)
-    with opened(settings) as engine:
+    settings = terminal.settings_of(home)
+    with terminal.opened(settings) as engine:
         info = read_study(engine, study)
     count = sum(info.counts.values())
-    confirm(
+    terminal.confirm(
         f"Delete {printable(study)} with {counted(count, 'trial')}, their MLflow runs and artifacts?", yes
     )
-    with working(f"deleting {printable(study)}", quiet):
+    with terminal.working(f"deleting {printable(study)}", quiet):
         gone = delete_study(settings, study)
-    say(f"Deleted {printable(study)}, {gone}.", quiet)
+    terminal.say(f"Deleted {printable(study)}, {gone}.", quiet)
 
 
-def gc(yes: YesOption = False, quiet: QuietOption = False, home: HomeOption = None) -> None:
+def gc(yes: options.Yes = False, quiet: options.Quiet = False, home: options.Home = None) -> None:
     """Remove MLflow runs and artifacts of deleted studies."""
     from regtune.upkeep.cleanup import find_garbage, remove
 
-    settings = settings_of(home)
-    with working("looking for leftovers of deleted studies", quiet):
+    settings = terminal.settings_of(home)
+    with terminal.working("looking for leftovers of deleted studies", quiet):
         leftovers = find_garbage(settings)
     garbage = [left for left in leftovers if not left.kept]
     for left in sorted(leftovers, key=lambda left: not left.kept):
-        say(f"{_leftover(left)}: {left}; {f'stays: {left.kept}' if left.kept else 'can be removed'}", quiet)
+        terminal.say(
+            f"{_leftover(left)}: {left}; {f'stays: {left.kept}' if left.kept else 'can be removed'}", quiet
+        )
     if not garbage:
-        say("Nothing to remove.", quiet)
+        terminal.say("Nothing to remove.", quiet)
         return
-    confirm(f"Remove the leftovers of deleted studies: {'; '.join(map(_leftover, garbage))}?", yes)
+    terminal.confirm(f"Remove the leftovers of deleted studies: {'; '.join(map(_leftover, garbage))}?", yes)
     for left in garbage:
-        with working(f"removing {left}", quiet):
+        with terminal.working(f"removing {left}", quiet):
             remove(settings, left)
-        say(f"Removed {left}.", quiet)
+        terminal.say(f"Removed {left}.", quiet)
 
 
 def _leftover(left: Leftover) -> str:
     last = f", last run {left.last.astimezone():%Y-%m-%d %H:%M}" if left.last else ""
     return f"{printable(left.name or 'unknown')} (uid {printable(left.uid)[:12]}{last})"
+
+
+VERBS = (sync, delete, gc)

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regtune.cli.terminal import (
-    INTERRUPTED,
-    FileArgument,
-    HomeOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-    StudyArgument,
-    Verb,
-    console,
-    opened,
-    say,
-    say_more,
-    settings_of,
-    show,
-    show_json,
-    study_name,
-)
-from regtune.errors import COMMAND
+from regtune.cli import options, terminal
+from regtune.errors import COMMAND, InputError
 from regtune.escaping import printable, shell_word
 
 if TYPE_CHECKING:
@@ -52,22 +34,19 @@ WorkersOption = Annotated[
 NameOption = Annotated[
     str | None,
     typer.Option(
-        "--name", metavar="NAME", help="Name of the study, in place of the file's.", callback=study_name
+        "--name",
+        metavar="NAME",
+        help="Name of the study, in place of the file's.",
+        callback=options.study_name,
     ),
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs to `app`."""
-    for verb in (sweep, plan, watch, stop, enqueue):
-        app.command(verb.__name__, cls=Verb, rich_help_panel=PANEL)(verb)
-
-
 def sweep(
-    file: FileArgument,
+    file: options.SweepFile,
     *,
     workers: WorkersOption = None,
-    assignments: SetOption = None,
+    assignments: options.Set = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Set an earlier study of this name aside and start a new one.")
     ] = False,
@@ -78,16 +57,16 @@ def sweep(
             "--from",
             metavar="STUDY",
             help="Try the best configurations of this study first.",
-            callback=study_name,
+            callback=options.study_name,
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    quiet: QuietOption = False,
-    home: HomeOption = None,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
 ) -> None:
     """Start or resume a study."""
     spec = _load(file, assignments, name, quiet)
-    settings = settings_of(home, workers=workers)
+    settings = terminal.settings_of(home, workers=workers)
     again = _again(file, assignments, name, home)
     COMMAND.set(again)
     if dry_run:
@@ -103,50 +82,48 @@ def sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
-        say(f"Stopped at once; {RESTARTED}. Resume with: {again}")
-        raise typer.Exit(INTERRUPTED) from None
+        terminal.say(f"Stopped at once; {RESTARTED}. Resume with: {again}")
+        raise typer.Exit(terminal.INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
-        say(
+        terminal.say(
             f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Resume with: {again}"
         )
         if outcome.interrupted:
             drain = f"regtune stop {shell_word(outcome.study)} --drain"
-            say(f"To let running trials finish, next time stop with: {drain}", quiet)
-        raise typer.Exit(INTERRUPTED)
+            terminal.say(f"To let running trials finish, next time stop with: {drain}", quiet)
+        raise typer.Exit(terminal.INTERRUPTED)
 
 
 def plan(
-    file: FileArgument,
+    file: options.SweepFile,
     *,
     workers: WorkersOption = None,
-    assignments: SetOption = None,
+    assignments: options.Set = None,
     name: NameOption = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_json: options.Json = False,
+    home: options.Home = None,
 ) -> None:
     """Show what a sweep would try, how long it takes, and what it writes."""
     spec = _load(file, assignments, name, quiet=as_json)
     COMMAND.set(_again(file, assignments, name, home))
-    _show_plan(spec, settings_of(home, workers=workers), as_json=as_json)
+    _show_plan(spec, terminal.settings_of(home, workers=workers), as_json=as_json)
 
 
 def watch(
-    study: StudyArgument,
+    study: options.Study,
     as_json: Annotated[bool, typer.Option("--json", help="Print one snapshot as JSON.")] = False,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Follow a running study; Ctrl-C stops watching, not the study."""
     from regtune.cli.views.display import choose
     from regtune.study.board import read_progress
     from regtune.sweep.watch import follow
 
-    settings = settings_of(home)
-    with opened(settings) as engine:
+    settings = terminal.settings_of(home)
+    with terminal.opened(settings) as engine:
         if as_json:
-            from dataclasses import asdict
-
-            show_json(asdict(read_progress(engine, study)))
+            terminal.show_json(read_progress(engine, study))
             return
         asked = threading.Event()
         try:
@@ -155,44 +132,44 @@ def watch(
         except KeyboardInterrupt:
             asked.set()
         if asked.is_set():
-            raise typer.Exit(INTERRUPTED)
-    say(f"{printable(study)} is not running.")
+            raise typer.Exit(terminal.INTERRUPTED)
+    terminal.say(f"{printable(study)} is not running.")
     _show_board(settings, study)
 
 
 def stop(
-    study: StudyArgument,
+    study: options.Study,
     drain: Annotated[
         bool, typer.Option("--drain", help="Start no new trials, and stop when the running ones have ended.")
     ] = False,
-    quiet: QuietOption = False,
-    home: HomeOption = None,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
 ) -> None:
     """Stop a running study after its current epoch, or with --drain after its running trials."""
     from regtune.study.board import read_study
     from regtune.study.ownership import holder
     from regtune.study.study import request
 
-    settings = settings_of(home)
-    with opened(settings) as engine:
+    settings = terminal.settings_of(home)
+    with terminal.opened(settings) as engine:
         read_study(engine, study)
     who = holder(settings, study)
     if who is None:
-        say(f"{printable(study)} is not running; there is nothing to stop.", quiet)
+        terminal.say(f"{printable(study)} is not running; there is nothing to stop.", quiet)
         return
     request(settings, study, "stop", {"drain": drain})
     cost = "once its running trials have ended" if drain else f"now; {RESTARTED}"
-    say(f"Asked {who} to stop {printable(study)} {cost}.", quiet)
+    terminal.say(f"Asked {who} to stop {printable(study)} {cost}.", quiet)
 
 
 def enqueue(
-    study: StudyArgument,
+    study: options.Study,
     assignments: Annotated[
         list[str],
         typer.Argument(metavar="KEY=VALUE", help="Searched parameters, for example dropout=0.3."),
     ],
-    quiet: QuietOption = False,
-    home: HomeOption = None,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
 ) -> None:
     """Queue a configuration; the sampler proposes the parameters that are not given."""
     from regtune.cli.views.tables import exponents
@@ -204,8 +181,8 @@ def enqueue(
     from regtune.study.study import request
     from regtune.sweep.watch import answer
 
-    settings = settings_of(home)
-    with opened(settings) as engine:
+    settings = terminal.settings_of(home)
+    with terminal.opened(settings) as engine:
         info = read_study(engine, study)
     parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
     key = request(settings, study, "enqueue", parameters)
@@ -220,7 +197,7 @@ def enqueue(
         said = f"the budget is used; run it with: {command}"
     else:
         said = "it runs when the study resumes."
-    say(f"Queued {exponents(shown)}; {said}", quiet)
+    terminal.say(f"Queued {exponents(shown)}; {said}", quiet)
 
 
 def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:
@@ -228,17 +205,16 @@ def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bo
 
     spec = SweepSpec.load(file, assignments or (), name)
     for warning in spec.warnings:
-        say(f"note: {warning}", quiet)
+        terminal.say(f"note: {warning}", quiet)
     return spec
 
 
 def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: bool = False) -> None:
     from regtune.cli.views.reports import plan_view
-    from regtune.errors import InputError
     from regtune.sweep.plan import make_plan
 
     planned = make_plan(spec, settings, fresh=fresh)
-    show_json(planned.to_json()) if as_json else show(plan_view(planned))
+    terminal.present(planned, plan_view, as_json)
     if planned.refusal:
         raise InputError(planned.refusal)
 
@@ -254,14 +230,14 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
 
     comparison = compare(_show_board(settings, outcome.study))
     if comparison is not None:
-        show("", comparison_text(comparison), "")
+        terminal.show("", comparison_text(comparison), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if not outcome.stopped else ""
     epochs = counted(outcome.trial_epochs, "epoch")
-    say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
+    terminal.say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
         lacks = counted(outcome.unwritten, "run")
-        say(
+        terminal.say(
             f"MLflow is behind by {lacks}; bring it up to date with: regtune sync {shell_word(outcome.study)}",
             quiet,
         )
@@ -269,31 +245,27 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     page = "regtune ui  (MLflow, best trial first)"
     if is_server(uri):  # which may be the reason why runs are unwritten
         page = trials_page(uri, outcome.study, SECONDS if outcome.unwritten else PAGE_SECONDS) or uri
-    say(f"compare the runs:  {page}", quiet)
+    terminal.say(f"compare the runs:  {page}", quiet)
     if comparison is not None:
-        say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
+        terminal.say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
 
 
 def _show_board(settings: Settings, study: str) -> Board:
     from regtune.cli.views.tables import board_table
     from regtune.study.board import read_top
 
-    with opened(settings) as engine:
+    with terminal.opened(settings) as engine:
         top = read_top(engine, study, TOP)
-    show("", board_table(top, console().width))
-    say_more(study, top.info.trials - len(top.rows))
+    terminal.show("", board_table(top, terminal.console().width))
+    terminal.say_more(study, top.info.trials - len(top.rows))
     return top
 
 
 def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:
-    words = ["regtune", "sweep", str(file)]
-    for assignment in assignments or ():
-        words += ["--set", assignment]
-    if name is not None:
-        words += ["--name", name]
-    if home is not None:
-        words += ["--home", str(home)]
-    return " ".join(map(shell_word, words))
+    words = ["regtune", "sweep", file, *(word for key in assignments or () for word in ("--set", key))]
+    words += ["--name", name] if name is not None else []
+    words += ["--home", home] if home is not None else []
+    return " ".join(shell_word(str(word)) for word in words)
 
 
 @contextmanager
@@ -309,12 +281,11 @@ def _stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: Non
         asked.set()
         stopping()
 
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32":
-        signals.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    with ExitStack() as stack:
+        for number in signals:
+            stack.callback(signal.signal, number, signal.signal(number, handle))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+VERBS = (sweep, plan, watch, stop, enqueue)

@@ -1,4 +1,4 @@
-"""The parts that all verbs share: consoles, options, completion, output of results and errors.
+"""What all verbs share: settings, consoles, questions, output of results and errors.
 
 Results go to standard output, everything else to standard error. Only a terminal gets colour and live drawing, no
 colour when NO_COLOR is set; a pipe gets tables in their full width.
@@ -13,18 +13,20 @@ import math
 import os
 import re
 import sys
+import termios
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
-from typer.core import TyperCommand
 
 from regtune.escaping import printable, printable_lines, shell_word
 
@@ -35,129 +37,21 @@ if TYPE_CHECKING:
     from regtune.settings import Settings
 
 PIPE_WIDTH = 1000
+LINE_SECONDS = 10.0
 _HELD = "\0"
 _HOME: ContextVar[Path | None] = ContextVar("home", default=None)
 """The folder that --home names: it belongs to every command in a message."""
-_PLAIN_WORD = re.compile(r"[\w./+:,@%=-]+")
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 _HINT = re.compile(rf"(?<=: |  )(?!regtune (?:data|schema)\b){_COMMAND.pattern}")
 """A command that is said to be typed, of the verbs that have a folder."""
+_Value = TypeVar("_Value")
 INTERRUPTED = 130
 SPELLED = "regtune.spelled"
-_SPELLINGS = {
-    **{"–": "-", "─": "-", "━": "=", "│": "|", "…": ".", "→": "->", "±": "+-", "•": "o"},
-    **{"✓": "+", "✗": "x", "▲": "^", **dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))},
-}
+_BRAILLE = dict.fromkeys(range(0x2801, 0x2900), ":") | {0x2800: " "}  # learning curves
+_SPELLINGS = (
+    str.maketrans("–─━│…•✓✗▲▁▂▃▄▅▆▇█", "--=|.o+x^_.-:=+*#") | {ord("±"): "+-", ord("→"): "->"} | _BRAILLE
+)
 """What regtune draws, where the terminal's encoding has no such letters."""
-_BRAILLE = range(0x2800, 0x2900)
-
-
-def study_names(incomplete: str) -> list[str]:
-    """Complete the name of a study."""
-    from regtune.errors import RegtuneError
-    from regtune.study.board import list_studies
-
-    try:
-        with opened(settings_of(None)) as engine:
-            names = [summary.info.name for summary in list_studies(engine)]
-    except RegtuneError:
-        return []
-    return [name for name in names if name.startswith(incomplete) and _harmless(name)]
-
-
-def _harmless(word: str) -> bool:
-    """Whether a shell takes `word` as it is: some put what is completed into the line, or evaluate it, unquoted."""
-    return _PLAIN_WORD.fullmatch(word) is not None
-
-
-def _sweep_files(incomplete: str) -> list[str]:
-    typed = Path(incomplete.rpartition("/")[0])
-    folders = {typed} if "/" in incomplete else {typed, Path("sweeps")}
-    files = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
-    return sorted(
-        path
-        for path in files
-        if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)]) and _harmless(path)
-    )
-
-
-def study_name(typed: str | None) -> str | None:
-    r"""Decode a study's name as UTF-8, whatever the locale; other bytes as ``\xff``."""
-    if typed is None or typed.isprintable():
-        return typed
-    return os.fsencode(typed).decode("utf-8", "backslashreplace")
-
-
-StudyArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="STUDY",
-        help="Name of the study; `regtune studies` lists all.",
-        autocompletion=study_names,
-        callback=study_name,
-    ),
-]
-FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The sweep file.", autocompletion=_sweep_files)
-]
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--home",
-        metavar="FOLDER",
-        help="Folder of databases and artifacts; default: REGTUNE_HOME, or mlruns.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
-PortOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=65535,
-        metavar="N",
-        help="Port to listen on.",
-        show_default="the last one used, or 5000",
-    ),
-]
-AddressOption = Annotated[
-    str,
-    typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        help="Address to bind to; other machines than this one need an account.",
-    ),
-]
-AuthOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--auth/--no-auth",
-        help="Require accounts; default: only where other machines can connect.",
-        show_default=False,
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file; may be repeated."),
-]
-
-
-class Verb(TyperCommand):
-    """A verb whose help is plain: ``FILE`` and ``[TRIAL]`` in the usage, no type beside a flag."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The arguments without braces."""
-        pieces: list[str] = super().collect_usage_pieces(ctx)
-        return [re.sub(r"^\{(.*)\}(?=$|\.)", r"\1", piece).replace("...", " ...") for piece in pieces]
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters; a flag takes no value, so none is named."""
-        parameters: list[Any] = super().get_params(ctx)
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
-                parameter.metavar = ""
-        return parameters
 
 
 class Screen(Console):
@@ -189,13 +83,8 @@ def prepare_streams() -> None:
 def _spelled(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_spelling, error.object[error.start : error.end])), error.end
-
-
-def _spelling(letter: str) -> str:
-    if ord(letter) in _BRAILLE:  # learning curves
-        return " " if ord(letter) == _BRAILLE.start else ":"
-    return _SPELLINGS.get(letter) or letter.encode("ascii", "backslashreplace").decode()
+    spelled = error.object[error.start : error.end].translate(_SPELLINGS)
+    return spelled.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -233,14 +122,25 @@ def say(message: str, quiet: bool = False) -> None:
 
 
 @contextmanager
-def working(what: str, quiet: bool = False) -> Iterator[None]:
-    """Show on a terminal that something takes seconds, until it is done."""
+def working(what: str, quiet: bool = False) -> Iterator[Callable[[str], object]]:
+    """Show that something takes seconds, on a terminal until it is done.
+
+    Yields what takes a new line of progress: a terminal shows the newest, a pipe one every ten seconds.
+    """
     err = console(sys.stderr)
+    said = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_SECONDS:
+            said = time.monotonic()
+            say(line, quiet)
+
     if quiet or not err.is_terminal:
-        yield
-        return
-    with err.status(what):
-        yield
+        yield tell
+    else:
+        with err.status(Text(what)) as status:
+            yield lambda line: status.update(Text(line))
 
 
 def say_more(study: str, count: int) -> None:
@@ -257,6 +157,11 @@ def wrapped(message: str, width: int) -> str:
         for line in whole.splitlines()
     )
     return "\n".join(line for part in lines for line in part).replace(_HELD, " ")
+
+
+def present(value: _Value, view: Callable[[_Value], RenderableType], as_json: bool) -> None:
+    """Print a result as JSON, or drawn."""
+    show_json(value) if as_json else show(view(value))
 
 
 def show_json(value: Any) -> None:
@@ -303,28 +208,19 @@ def opened(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def keys_unseen(stream: IO[str]) -> Iterator[None]:
-    """Keep the terminal from writing ``^C`` and other keys into a drawing, which would move the cursor."""
-    before = _echo(stream, False)
+    """Keep the terminal from writing ``^C`` and other keys into a drawing; in the background, leave it alone."""
+    before = None
+    with suppress(OSError, ValueError, termios.error):
+        if os.tcgetpgrp(stream.fileno()) == os.getpgrp():
+            before = termios.tcgetattr(stream)
+            modes = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+            termios.tcsetattr(stream, termios.TCSANOW, modes)
     try:
         yield
     finally:
         if before:
-            _echo(stream, True)
-
-
-def _echo(stream: IO[str], on: bool) -> bool:
-    """Switch the echo of keys; says whether it was on. A process in the background leaves the terminal alone."""
-    import termios
-
-    with suppress(OSError, ValueError, termios.error):
-        terminal = stream.fileno()
-        if os.tcgetpgrp(terminal) == os.getpgrp():
-            modes = termios.tcgetattr(terminal)
-            before = bool(modes[3] & termios.ECHO)
-            modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
-            termios.tcsetattr(terminal, termios.TCSANOW, modes)
-            return before
-    return False
+            with suppress(OSError, ValueError, termios.error):
+                termios.tcsetattr(stream, termios.TCSANOW, before)
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -342,12 +238,14 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if hasattr(value, "to_json"):
+        value = value.to_json()
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | None):
+        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | bool) or value is None:
-        return value
-    if isinstance(value, Iterable):
-        return [_plain(item) for item in value]
-    return str(value)
+    return [_plain(item) for item in value] if isinstance(value, Iterable) else str(value)

@@ -91,6 +91,10 @@ def span(seconds: float) -> str:
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
+def megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
 def counted(count: int, what: str) -> str:
     """``1 trial``, ``1,200 trials``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from regtune.cli.views.drawing import counted, metric_text, span
+from regtune.cli.views.drawing import counted, megabytes, metric_text, span
 from regtune.cli.views.tables import facts_table, space_table, table
 from regtune.errors import COMMAND
 from regtune.escaping import printable
@@ -42,7 +42,7 @@ def plan_view(plan: Plan) -> RenderableType:
         "budget": _budget(plan),
         "controls": _controls(plan),
         "time": "none, it is complete" if plan.ended else _time(plan.duration, plan.workers),
-        "disk": f"about {_bytes(plan.disk_bytes)}" if plan.disk_bytes else "",
+        "disk": f"about {megabytes(plan.disk_bytes)}" if plan.disk_bytes else "",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
     notes = list(plan.data_notes)
@@ -98,10 +98,6 @@ def _time(duration: Duration | None, workers: int) -> str:
     return f"about {span(duration.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
-
-
 def checks_view(checks: Sequence[Check]) -> RenderableType:
     """What was checked, and what to fix."""
     drawn = table("", "what", "found", fold=("found",))
@@ -127,7 +123,7 @@ def status_view(status: Status) -> RenderableType:
     facts["artifacts"] = Text("; ".join(map(str, status.strays)), style="yellow")
     running = "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items())
     facts["sweeps"] = running or "none is running"
-    facts["disk"] = f"{_bytes(status.free_bytes)} free"
+    facts["disk"] = f"{megabytes(status.free_bytes)} free"
     return facts_table(facts)
 
 
@@ -163,7 +159,7 @@ def _database_text(database: DatabaseStatus) -> Text:
     if database.size_bytes is None:
         return Text(f"{database.place}, the first sweep creates it")
     return Text(
-        f"{database.place}, {_bytes(database.size_bytes)}, revision {database.revision}, {database.state}"
+        f"{database.place}, {megabytes(database.size_bytes)}, revision {database.revision}, {database.state}"
     )
 
 
