@@ -76,11 +76,9 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     def kill(self) -> None:
-        """End it at once."""
         self._process.kill()
 
     def wait(self, seconds: float | None = None) -> str:

@@ -42,8 +42,6 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A worker has begun a task."""
-
     uid: str
     worker: int
 

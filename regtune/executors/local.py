@@ -47,7 +47,6 @@ class _Worker:
     ended: _End | None = None
 
     def beyond(self, now: float, check_memory: bool) -> _End | None:
-        """The limit that its task has exceeded."""
         if self.task is None or self.started is None:
             return None
         seconds, most = self.task.timeout_seconds, self.task.memory_bytes

@@ -61,7 +61,6 @@ def engine_options(url: str, password: str | None = None, session: str = "regtun
 
 
 def studies_engine(url: str) -> Engine:
-    """An engine on Optuna's database, whatever is in it."""
     url = full_url(url)
     return sqlalchemy.create_engine(url, **engine_options(url, secret(STORAGE_PASSWORD)))
 

@@ -53,13 +53,10 @@ class Holder:
 
     @classmethod
     def me(cls) -> Holder:
-        """Return this process."""
         return cls(os.getpid(), socket.gethostname(), time.strftime("%H:%M"))
 
 
 class Taken(Exception):
-    """Another process holds the lock."""
-
     def __init__(self, holder: Holder) -> None:
         super().__init__(str(holder))
         self.holder = holder
@@ -103,7 +100,6 @@ def hold_file(path: Path) -> Iterator[None]:
 
 
 def file_holder(path: Path) -> Holder | None:
-    """Return who holds the lock file `path`, or None."""
     try:
         with path.open("rb") as file:  # which who may only read can open, too
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -170,7 +166,6 @@ class AdvisoryHold:
         return self._connection.scalar(statement, parameters)
 
     def close(self) -> None:
-        """Give the lock back."""
         self._closed = True
         self._drop()
         self._engine.dispose()

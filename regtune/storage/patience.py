@@ -43,7 +43,6 @@ class Patience:
         self._waiting = False
 
     def stop(self) -> None:
-        """Wait no more, now and later."""
         self._stop.set()
 
     def through(self, call: Callable[[], Any]) -> Any:

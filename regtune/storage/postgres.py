@@ -58,17 +58,14 @@ class Embedded:
 
     @property
     def initialized(self) -> bool:
-        """Whether the folder has data of it."""
         return (self.data / "PG_VERSION").exists()
 
     def url(self, database: str) -> str:
-        """Return the URL of one of its databases."""
         host = {"host": str(self.socket)}
         return URL.create(POSTGRES, OWN_ROLE, database=database, query=host).render_as_string()
 
     @property
     def urls(self) -> dict[str, str]:
-        """URLs of its databases, as a folder keeps them."""
         return {name: self.url(name) for name in OWN_DATABASES}
 
     def program(self, name: str) -> Path:

@@ -44,7 +44,6 @@ class Tables:
 
     @property
     def migrations(self) -> Migrations:
-        """The migrations of the library that is installed."""
         return _migrations(self.package, self.folder)
 
 

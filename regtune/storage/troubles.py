@@ -100,7 +100,6 @@ def away(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, place: str | Path) -> str:
-    """Return one line for a database error."""
     text = " ".join(line.strip() for line in str(cause(error)).splitlines()[:2] if line.strip())
     said = next((words for pattern, words in _WORDS if re.search(pattern, text, re.IGNORECASE)), None)
     if said is None:
@@ -109,7 +108,6 @@ def explain(error: BaseException, place: str | Path) -> str:
 
 
 def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
-    """Return one line for an attribute that is not JSON."""
     return f"{place}: an attribute in it is not JSON ({error}); restore it from a backup or move it away"
 
 

@@ -52,12 +52,10 @@ def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
 
 
 def is_sqlite(url: str) -> bool:
-    """Return whether the URL is a SQLite file's."""
     return url.startswith("sqlite")
 
 
 def database_path(url: str) -> Path:
-    """Return the file of a SQLite URL."""
     return Path(parse_url(url).database or "").expanduser().resolve()
 
 

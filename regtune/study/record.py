@@ -167,7 +167,6 @@ class TrialRecord:
         return points[-1] if points else None
 
     def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
-        """The record after one more epoch."""
         history: dict[str, tuple[float, ...]] = {
             name: (*self.history.get(name, ()), figures[name]) for name in METRICS
         }
@@ -198,7 +197,6 @@ class TrialRecord:
         return self if self.again is None else self.until(self.again)
 
     def until(self, epoch: int) -> TrialRecord:
-        """The record as it was after `epoch` epochs."""
         if self.epochs <= epoch:
             return self
         return replace(
@@ -209,7 +207,6 @@ class TrialRecord:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored: plain JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         return {**plain, "config": self.config.to_dict(), "kept": asdict(self.kept) if self.kept else None}
 

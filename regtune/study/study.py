@@ -73,8 +73,9 @@ class Study:
     def __init__(self, storage: BaseStorage, name: str, patience: Patience) -> None:
         self._patience = patience
         self._id = storage.get_study_id_from_name(name)
-        self._attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
-        self.uid = uid_of(self._attributes[STUDY_UID])
+        self.attributes: dict[str, Any] = storage.get_study_user_attrs(self._id)
+        """As far as this process has set or read them."""
+        self.uid = uid_of(self.attributes[STUDY_UID])
         self._storage = TrialCache(storage, self._id, self.uid, patience)
         self.optuna = optuna.load_study(storage=self._storage, study_name=name)
         self.name = name
@@ -157,30 +158,21 @@ class Study:
         study = cls(storage, spec.name, patience)
         for trial in study.trials():  # before anything is written: what cannot be read is not resumed
             record_of(trial)
-        known = study._attributes.get(SPEC)
+        known = study.attributes.get(SPEC)
         if not isinstance(known, Mapping):
-            raise StorageError(
-                f'study "{spec.name}": its sweep file cannot be read; was it written by another program?'
-            )
-        known_data = study._attributes.get(DATA)
+            unread = f'study "{spec.name}": its sweep file cannot be read'
+            raise StorageError(f"{unread}; was it written by another program?")
+        known_data = study.attributes.get(DATA)
         require_same(spec, known, known_data, data)
-        if (
-            known_data is None and data is not None
-        ):  # begun by a version that stored it later, and cut off there
+        if data is not None and known_data is None:  # cut off in a version that stored it later
             study.set_attribute(DATA, dict(data))
         study.set_attribute(BUDGET, _budget(spec))
         study.set_attribute(VERSIONS, versions())
         return study
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute of the study."""
         self.optuna.set_user_attr(key, value)
-        self._attributes[key] = value
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """The study's attributes, as far as this process has set or read them."""
-        return self._attributes
+        self.attributes[key] = value
 
     def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         """Return trials in the order of their numbers, of all states or of those given; they must not be changed."""
@@ -188,7 +180,7 @@ class Study:
 
     def begin(self) -> None:
         """Record that a sweep is under way."""
-        if self._attributes.get(ENDED) is not None:
+        if self.attributes.get(ENDED) is not None:
             self.set_attribute(ENDED, None)
 
     def end(self, state: str, at_ms: int) -> None:
@@ -217,7 +209,6 @@ class Study:
         return self._patience.outages
 
     def sign(self, ownership: Ownership) -> None:
-        """Sign as the one who runs the study."""
         ownership.sign(self._storage)
 
     def check_ownership(self) -> None:
@@ -237,12 +228,10 @@ class Study:
         self._storage.set_trial_user_attr(number, ORIGIN, origin.to_json())
 
     def refuse(self, number: int, reason: str) -> None:
-        """End a trial that another program has queued before it is trained."""
         self._storage.set_trial_user_attr(number, REFUSED, reason)
         self._storage.set_trial_state_values(number, TrialState.FAIL)
 
     def queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
-        """Queue a trial with the given Optuna parameters."""
         self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
 
     def ask(self, sampler: BaseSampler, shown: Iterable[FrozenTrial]) -> Draft:
@@ -259,7 +248,6 @@ class Study:
         return self._storage.start(started)
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Write the value of an epoch, for the pruner."""
         self._storage.set_trial_intermediate_value(number, epoch, value)
 
     def should_prune(self, number: int) -> bool:
@@ -267,15 +255,14 @@ class Study:
         return self.optuna.pruner.prune(self.optuna, self._storage.get_trial(number))
 
     def write(self, number: int, record: TrialRecord) -> None:
-        """Write a trial's record."""
         self._storage.set_trial_user_attr(number, RECORD, record.to_json())
 
     def tell(self, number: int, record: TrialRecord) -> TrialState:
         """Give a trial the state and the value that its record says."""
-        state = state_of(record)
+        state = TrialState[record.end_state or "FAIL"]
         value = None
         if state is TrialState.COMPLETE and record.kept is not None:
-            value = record.kept.figures[str(self._attributes[SPEC]["metric"]["name"])]
+            value = record.kept.figures[str(self.attributes[SPEC]["metric"]["name"])]
         self.optuna.tell(number, value, state=state, skip_if_finished=True)
         return state
 
@@ -322,11 +309,6 @@ def require_same(
         )
 
 
-def state_of(record: TrialRecord) -> TrialState:
-    """Return the state of a trial whose record has an end."""
-    return TrialState[record.end_state or "FAIL"]
-
-
 def record_of(trial: FrozenTrial) -> TrialRecord | None:
     """Return a trial's record, or None when it never started. Raises StorageError."""
     record = trial.user_attrs.get(RECORD)
@@ -336,7 +318,6 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
 
 
 def now_ms() -> int:
-    """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
 
 

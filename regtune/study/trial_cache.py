@@ -54,7 +54,6 @@ class TrialCache(StudyInMemory):
         super().keep(trial)
 
     def refresh(self) -> None:
-        """Read the trials that have not ended again, and those that are new."""
         for number in sorted(self._open):
             self._read(number)
         self.read_new()
@@ -204,5 +203,4 @@ def pack(record: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> str:
-    """Return the JSON text of what `pack` was given."""
     return zlib.decompress(packed).decode()

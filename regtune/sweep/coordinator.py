@@ -205,7 +205,6 @@ class Coordinator:
         self._observer.finished(shown, self.progress())
 
     def _count_failures(self) -> None:
-        """Stop when more trials have failed than may."""
         if self._standing.tally.failed <= self._spec.max_failures or self._stop.is_set():
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
@@ -252,7 +251,6 @@ class Coordinator:
     # -- what is known, and the end
 
     def progress(self) -> Progress:
-        """The sweep at this moment."""
         tally, running = self._standing.tally, self._loop.running.values()
         elapsed, finished = time.monotonic() - self._began, tally.finished - self._finished_before
         return Progress(

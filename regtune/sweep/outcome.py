@@ -60,7 +60,6 @@ class SweepOutcome:
 
 
 def best_trial(study: Study, standing: Standing) -> BestTrial | None:
-    """The best trial of a study, None where no trial is complete."""
     for number in standing.best(1):
         trial = study.trials()[number]
         record = record_of(trial)

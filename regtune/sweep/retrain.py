@@ -12,7 +12,7 @@ from regtune.config.trial import METRICS, DataConfig, RegularizationConfig, high
 from regtune.data.datasets import Data, load_data
 from regtune.errors import StorageError, TrackingError, WorkerError
 from regtune.escaping import printable
-from regtune.executors import Executor, Task
+from regtune.executors import Task
 from regtune.executors.local import LocalExecutor
 from regtune.executors.worker import MODEL_FILE
 from regtune.settings import Settings
@@ -82,12 +82,20 @@ def retrain(
     uid = f"{RETRAINED}{uuid.uuid4().hex}"
     record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
     facts = _facts(best, uid, record, data)
+
+    def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
+        on_epoch(running.epoch, figures)
+        return "continue"
+
     folder = settings.artifacts / "trials" / record.uid
     executor = LocalExecutor(1, settings.data_dir)
     try:
         metric = best.provenance.metric if best.provenance else "val_cross_entropy"
         task = Task(uid=record.uid, config=config, metric=metric, folder=folder)
-        record = _trained(executor, task, record, on_epoch)
+        loop = Loop(executor, decide)
+        loop.submit(task, record)
+        while loop.running:
+            record = next(loop.turn(), record)
     finally:
         executor.close()
     unwritten = not _track(settings, facts, record)
@@ -131,6 +139,7 @@ def _uncompared(best: Best, settings: Settings) -> str:
 
 def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
     found = best.provenance
+    known = None if best.changed else found
     metric = found.metric if found else "val_cross_entropy"
     return StudyFacts(
         uid=uid,
@@ -152,24 +161,8 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
-        retrained=RetrainedFrom(found.study, found.trial, found.uid)
-        if found and not best.changed
-        else RetrainedFrom(),
+        retrained=RetrainedFrom(known.study, known.trial, known.uid) if known else RetrainedFrom(),
     )
-
-
-def _trained(
-    executor: Executor, task: Task, record: TrialRecord, on_epoch: Callable[[int, Mapping[str, float]], None]
-) -> TrialRecord:
-    def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
-        on_epoch(running.epoch, figures)
-        return "continue"
-
-    loop = Loop(executor, decide)
-    loop.submit(task, record)
-    while True:
-        for ended in loop.turn():
-            return ended
 
 
 def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:

@@ -142,7 +142,6 @@ def run_sweep(
 
 
 def _facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
-    """What is stored of a data set."""
     return {
         "name": arrays.name,
         "source": arrays.source,

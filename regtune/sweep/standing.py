@@ -39,7 +39,6 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """Trials that count in the budget."""
         return self.complete + self.pruned - self.beside
 
 
@@ -87,7 +86,6 @@ class Standing:
 
     @property
     def winner(self) -> FinishedTrial | None:
-        """The best trial as it is shown."""
         trials = self._look()
         if not self._order:
             return None
