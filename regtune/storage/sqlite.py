@@ -79,9 +79,7 @@ def copy(source: Path, target: Path) -> None:
     StorageError.
     """
     with understood(source), closing(sqlite3.connect(source, timeout=BUSY_SECONDS)) as reading:
-        reading.execute(
-            "PRAGMA schema_version"
-        ).fetchone()  # before a target is made, see that it is a database
+        reading.execute("PRAGMA schema_version").fetchone()  # it is a database: only then is a target made
         with understood(target), closing(sqlite3.connect(target, timeout=BUSY_SECONDS)) as writing:
             reading.backup(writing)
 
@@ -91,6 +89,5 @@ def check(path: Path) -> None:
     with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
         if problems != ["ok"]:
-            raise StorageError(
-                f"{path}: damaged: {'; '.join(problems)}; restore it from a backup or move it away"
-            )
+            damage = f"{path}: damaged: {'; '.join(problems)}"
+            raise StorageError(f"{damage}; restore it from a backup or move it away")

@@ -20,9 +20,7 @@ _AWAY = re.compile(
     r"failed to resolve host|"  # as a container is named only while it runs
     r"could not (connect|translate)|server closed the connection|terminating connection|shutting down|"
     r"starting up|not accepting connections|recovery mode|consuming input failed|no route to host|"
-    r"network is (unreachable|down)|host is down|"
-    r"broken pipe|"
-    r"reset by peer|no such file or directory",
+    r"network is (unreachable|down)|host is down|broken pipe|reset by peer|no such file or directory",
     re.IGNORECASE,
 )
 _WORDS = (
@@ -104,16 +102,14 @@ def explain(error: BaseException, place: str | Path) -> str:
     said = next((words for pattern, words in _WORDS if re.search(pattern, text, re.IGNORECASE)), None)
     if said is None:
         said = "cannot be reached ({reason}); is it running?" if away(error) else "{text}"
-    return f"{place}: {said.replace('{text}', text).replace('{reason}', _last(text))}"
+    reason = (
+        text.rpartition("FATAL:")[2].rpartition("failed: ")[2].strip() or text
+    )  # without the addresses tried
+    return f"{place}: {said.replace('{text}', text).replace('{reason}', reason)}"
 
 
 def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
     return f"{place}: an attribute in it is not JSON ({error}); restore it from a backup or move it away"
-
-
-def _last(text: str) -> str:
-    """The reason in a driver's message, without the addresses it tried."""
-    return text.rpartition("FATAL:")[2].rpartition("failed: ")[2].strip() or text
 
 
 def writable_folder(folder: Path) -> Path:

@@ -18,37 +18,22 @@ from regtune.config.trial import METRICS, TrialConfig
 from regtune.errors import StorageError
 from regtune.training.result import TrialResult
 
-RECORD = "regtune.record"
-"""Trial attribute: the record as JSON."""
-ORIGIN = "regtune.origin"
-"""Trial attribute: where a queued trial comes from (a control, a retry, a request, an earlier study)."""
-STUDY_UID = "regtune.uid"
-"""Study attribute: a random identity; a study deleted and made again is another study."""
-SPEC = "regtune.spec"
-"""Study attribute: the sweep file in canonical JSON, without its budget."""
-BUDGET = "regtune.budget"
-"""Study attribute: what may be raised when a study goes on: run_cap, timeout."""
-CREATED = "regtune.created_ms"
-"""Study attribute: when the study began, in Unix milliseconds."""
-DESCRIPTION = "regtune.description"
-"""Study attribute: the sweep file's description."""
-DATA = "regtune.data"
-"""Study attribute: the data set's digest, shape and counts."""
-FILE = "regtune.file"
-"""Study attribute: the path of the sweep file, as it was given at the last start."""
-VERSIONS = "regtune.versions"
-"""Study attribute: versions of regtune, TensorFlow, Keras, Optuna and Python at the last start."""
-ENDED = "regtune.ended"
-"""Study attribute: how the last sweep ended (`state`: FINISHED, KILLED or FAILED, as MLflow has it) and when (`at_ms`);
-None from its start on.
-"""
-COORDINATOR = "regtune.coordinator"
-"""Study attribute: what the process that runs the study, or ran it last, has signed with; another for each."""
-REQUEST = "regtune.request."
-"""Prefix of study attributes by which another terminal asks the coordinator for something."""
-
-REFUSED = "regtune.refused"
-"""Trial attribute: why a trial that another program has queued was not trained."""
+# attributes of a trial
+RECORD = "regtune.record"  # the record as JSON
+ORIGIN = "regtune.origin"  # where a queued trial comes from: a control, a retry, a request, an earlier study
+REFUSED = "regtune.refused"  # why a trial that another program has queued was not trained
+# attributes of a study
+STUDY_UID = "regtune.uid"  # a random identity; a study deleted and made again is another study
+SPEC = "regtune.spec"  # the sweep file in canonical JSON, without its budget
+BUDGET = "regtune.budget"  # what may be raised when a study goes on: run_cap, timeout
+CREATED = "regtune.created_ms"  # when the study began, in Unix milliseconds
+DESCRIPTION = "regtune.description"  # the sweep file's
+DATA = "regtune.data"  # the data set's digest, shape and counts
+FILE = "regtune.file"  # the path of the sweep file, as it was given at the last start
+VERSIONS = "regtune.versions"  # of regtune, TensorFlow, Keras, Optuna and Python at the last start
+ENDED = "regtune.ended"  # the last sweep's end, None from its start on: `at_ms`, and `state` as MLflow has it
+COORDINATOR = "regtune.coordinator"  # the signature of the process that runs the study, or ran it last
+REQUEST = "regtune.request."  # prefix of what another terminal asks the coordinator for
 
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool

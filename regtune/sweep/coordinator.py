@@ -21,13 +21,13 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.errors import COMMAND, StudyBusy, TooManyFailures
 from regtune.executors import Executor, Task
+from regtune.executors.worker import MODEL_FILE
 from regtune.search import Space
 from regtune.search.pruners import make_pruner
 from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
-from regtune.study.record import TrialRecord, Value
+from regtune.study.record import TrialRecord, Value, trial_uid
 from regtune.study.study import Study, now_ms, record_of
 from regtune.sweep.loop import Loop, Running
-from regtune.sweep.models import KeptModels
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, spent_seconds
@@ -64,7 +64,6 @@ class Coordinator:
         space = Space(spec)
         self._standing = Standing(study, space)
         self._proposals = Proposals(study, space, self._standing, data)
-        self._models = KeptModels(study, self._standing, folder, spec.keep_models)
         self._numbers: dict[str, int] = {}
         """Numbers of the trials that are running, by uid."""
         self._began = time.monotonic()
@@ -87,7 +86,7 @@ class Coordinator:
             self._observer.note(refusal)
         for trial in self._study.trials(TrialState.FAIL):
             self._proposals.queue_retry(trial)
-        self._models.drop_earlier()
+        self._drop_earlier_models()
         for request in self._study.requests():  # a stop was meant for a sweep that is over
             if request.verb == "stop":
                 self._study.take(request)
@@ -195,22 +194,39 @@ class Coordinator:
         self._study.write(number, record)
         state = self._study.tell(number, record)
         ended = self._study.trials()[number]
-        if state is TrialState.COMPLETE:
-            self._models.drop_after(number)
+        if state is TrialState.COMPLETE:  # drop the model that is no longer among the best, or its own
+            best = self._standing.best(self._spec.keep_models + 1)
+            self._drop_models({*best[self._spec.keep_models :], *({number} - {*best})})
         if state is TrialState.FAIL:
-            shutil.rmtree(self._folder / record.uid, ignore_errors=True)
+            self._drop_models([number])
             self._proposals.queue_retry(ended)
             self._count_failures()
         shown = FinishedTrial.of(number, record.end_state or "FAIL", ended.value, record)
         self._observer.finished(shown, self.progress())
 
+    def _drop_earlier_models(self) -> None:
+        """Remove the models that an earlier sweep has left beside the best, and the halves that killed workers left."""
+        best = self._standing.best()
+        self._drop_models(best[self._spec.keep_models :])
+        kept = {trial_uid(self._study.uid, number) for number in best[: self._spec.keep_models]}
+        for folder in self._folder.glob(f"{self._study.uid}-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in folder.glob(f".*.{MODEL_FILE}"):
+                file.unlink(missing_ok=True)
+
+    def _drop_models(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            shutil.rmtree(self._folder / trial_uid(self._study.uid, number), ignore_errors=True)
+
     def _count_failures(self) -> None:
         if self._standing.tally.failed <= self._spec.max_failures or self._stop.is_set():
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
-        limit = f"more than max_failures, {self._spec.max_failures}"
-        failed = self._standing.tally.failed
-        self._too_many = f"{failed} trials failed, {limit}; the last: {last.message or last.end_reason}"
+        failed = (
+            f"{self._standing.tally.failed} trials failed, more than max_failures, {self._spec.max_failures}"
+        )
+        self._too_many = f"{failed}; the last: {last.message or last.end_reason}"
         self._stop.set()
 
     def _put_back(self, uid: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import most_epochs
 from regtune.config.trial import DataConfig
-from regtune.data.datasets import Arrays, Split, load_arrays, split_of
+from regtune.data.datasets import Arrays, load_arrays, split_of
 from regtune.errors import COMMAND, DataError, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
 from regtune.search import Searched, Space, controls
@@ -96,7 +96,12 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
     """
     space = Space(spec)
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-    found, split, problem = _data(data, settings)
+    found, split, problem = None, None, ""
+    try:
+        found = load_arrays(data.name, settings.data_dir)
+        split = split_of(found, data)
+    except DataError as error:
+        problem = str(error)
     first = controls(spec, data) if spec.controls else []
     images = len(split.train) if split else IMAGES.get(spec.dataset)
     beside = sum(control.parameters is None for control in first) if spec.method == "grid" else 0
@@ -108,6 +113,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
     if left is not None:
         left += beside - standing.beside
     workers = settings.workers or default_workers()
+    shape = f": {len(split.train):,} train, {len(split.validation):,} validation" if split else ""
     duration = None
     if images is not None and not standing.ended:
         duration = _duration(spec, rows, images, left, workers, standing.spent_seconds)
@@ -127,9 +133,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         max_epochs=most_epochs(spec),
         workers=workers,
         duration=duration,
-        data=f"{spec.dataset}: {len(split.train):,} train, {len(split.validation):,} validation"
-        if split
-        else spec.dataset,
+        data=spec.dataset + shape,
         data_notes=(*found.notes, *split.notes) if found and split else (),
         data_problem=problem,
         standing=standing.text,
@@ -143,15 +147,6 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
             "artifacts": str(settings.artifacts),
         },
     )
-
-
-def _data(data: DataConfig, settings: Settings) -> tuple[Arrays | None, Split | None, str]:
-    """The data, how it is divided, and why a sweep would refuse it."""
-    try:
-        found = load_arrays(data.name, settings.data_dir)
-        return found, split_of(found, data), ""
-    except DataError as error:
-        return None, None, str(error)
 
 
 def _left(spec: SweepSpec, points: int | None, standing: _Standing) -> int | None:
@@ -191,25 +186,20 @@ def _earlier(
     try:
         infos = [summary.info for summary in list_studies(engine)]
         similar = [info for info in infos if known & {info.data.get("name", ""), info.data.get("digest", "")}]
-        rows = [
-            row
-            for info in similar[:STUDIES_READ]
-            for row in read_board(engine, info.name, limit=TRIALS_READ).rows
-        ]
-        try:
-            standing = _standing(spec, engine, data, points)
-        except StudyNotFound:
-            standing = _Standing()
-        return [row for row in rows if row.state == "COMPLETE"], standing
+        boards = [read_board(engine, info.name, limit=TRIALS_READ) for info in similar[:STUDIES_READ]]
+        rows = [row for board in boards for row in board.rows if row.state == "COMPLETE"]
+        return rows, _standing(spec, engine, data, points)
     finally:
         engine.dispose()
 
 
 def _standing(spec: SweepSpec, engine: Engine, data: Arrays | None, points: int | None) -> _Standing:
-    info, spent = read_study(engine, spec.name), read_progress(engine, spec.name).elapsed_seconds
     try:
+        info, spent = read_study(engine, spec.name), read_progress(engine, spec.name).elapsed_seconds
         facts = None if data is None else {"name": data.name, "digest": data.digest}
         require_same(spec, info.spec, info.data, facts)
+    except StudyNotFound:
+        return _Standing()
     except SpecChanged as error:
         return _Standing("exists, with another sweep file or other data", refused=error)
     tried, said = 0, f"finished trials: {info.finished}"
