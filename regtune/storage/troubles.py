@@ -79,9 +79,8 @@ def cause(error: BaseException) -> BaseException:
             return raised.orig
         if isinstance(raised, sqlite3.Error):
             return raised
-        raised = (
-            raised.__cause__ or raised.__context__
-        )  # Optuna asks once more in the session that was cut off
+        # Optuna asks once more in the session that was cut off: the context has the first complaint
+        raised = raised.__cause__ or raised.__context__
     return error
 
 
@@ -102,10 +101,8 @@ def explain(error: BaseException, place: str | Path) -> str:
     said = next((words for pattern, words in _WORDS if re.search(pattern, text, re.IGNORECASE)), None)
     if said is None:
         said = "cannot be reached ({reason}); is it running?" if away(error) else "{text}"
-    reason = (
-        text.rpartition("FATAL:")[2].rpartition("failed: ")[2].strip() or text
-    )  # without the addresses tried
-    return f"{place}: {said.replace('{text}', text).replace('{reason}', reason)}"
+    reason = text.rpartition("FATAL:")[2].rpartition("failed: ")[2].strip()  # without the addresses tried
+    return f"{place}: {said.replace('{text}', text).replace('{reason}', reason or text)}"
 
 
 def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
@@ -120,7 +117,6 @@ def writable_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder with REGTUNE_HOME"
-        ) from None
+        remedy = "choose another folder with REGTUNE_HOME"
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from None
     return folder

@@ -41,9 +41,8 @@ def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
             raise SettingsError(f"{wanted}, found {redact(url)}: regtune uses the driver psycopg")
         if not parsed.database:
             raise SettingsError(f"{wanted}, found {redact(url)}: name the database")
-        return URL.create(
-            POSTGRES, parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query
-        )
+        host, port, database = parsed.host, parsed.port, parsed.database
+        return URL.create(POSTGRES, parsed.username, None, host, port, database, parsed.query)
     if parsed.get_backend_name() != "sqlite":
         raise SettingsError(f"{wanted}, found {redact(url)}")
     if not parsed.database or parsed.database == ":memory:":

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import sqlalchemy
 from optuna.storages import BaseStorage
+from sqlalchemy import text
 
 from regtune.errors import StudyBusy
 from regtune.escaping import printable, shell_word
@@ -18,9 +18,7 @@ from regtune.storage import database_path, is_sqlite, lock_path, locks, place, s
 from regtune.storage.locks import Holder
 from regtune.study.record import COORDINATOR
 
-_SIGNATURE = sqlalchemy.text(
-    "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key"
-)
+_SIGNATURE = text("SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key")
 
 
 def holder(settings: Settings, name: str) -> Holder | None:
@@ -99,9 +97,8 @@ def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[O
                 stack.enter_context(locks.hold_file(_lock_file(url, name)))
             else:
                 with understood(place(url)):
-                    held = stack.enter_context(
-                        locks.hold_advisory(studies_engine(url), _lock_name(name), take_over)
-                    )
+                    ours = locks.hold_advisory(studies_engine(url), _lock_name(name), take_over)
+                    held = stack.enter_context(ours)
         except locks.Taken as taken:
             raise _busy(name, taken) from None
         yield Ownership(name, held)

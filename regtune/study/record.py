@@ -152,12 +152,9 @@ class TrialRecord:
         return points[-1] if points else None
 
     def with_epoch(self, figures: Mapping[str, float], seconds: float, ended_ms: int) -> TrialRecord:
-        history: dict[str, tuple[float, ...]] = {
-            name: (*self.history.get(name, ()), figures[name]) for name in METRICS
-        }
         return replace(
             self,
-            history=history,
+            history={name: (*self.history.get(name, ()), figures[name]) for name in METRICS},
             epoch_ended_ms=(*self.epoch_ended_ms, ended_ms),
             epoch_seconds=(*self.epoch_seconds, round(seconds, 6)),
             again=None,
@@ -212,6 +209,5 @@ class TrialRecord:
                 **found,
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(
-                f"{where}: its record cannot be read ({error}); was it written by another version?"
-            ) from None
+            unread = f"{where}: its record cannot be read ({error})"
+            raise StorageError(f"{unread}; was it written by another version?") from None

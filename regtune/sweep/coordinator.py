@@ -223,10 +223,9 @@ class Coordinator:
         if self._standing.tally.failed <= self._spec.max_failures or self._stop.is_set():
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
-        failed = (
-            f"{self._standing.tally.failed} trials failed, more than max_failures, {self._spec.max_failures}"
-        )
-        self._too_many = f"{failed}; the last: {last.message or last.end_reason}"
+        failed, most = self._standing.tally.failed, self._spec.max_failures
+        why = last.message or last.end_reason
+        self._too_many = f"{failed} trials failed, more than max_failures, {most}; the last: {why}"
         self._stop.set()
 
     def _put_back(self, uid: str) -> None:
@@ -316,9 +315,8 @@ class Coordinator:
         unwritten = self._tracker.close()
         self._tell_news()
         if self._too_many:
-            raise TooManyFailures(
-                f"{self._too_many}; resume with: {COMMAND.get()} --set max_failures={2 * tally.failed}"
-            )
+            remedy = f"{COMMAND.get()} --set max_failures={2 * tally.failed}"
+            raise TooManyFailures(f"{self._too_many}; resume with: {remedy}")
         points = self._proposals.tried if self._spec.method == "grid" else None
         return SweepOutcome(
             study=self._study.name,

@@ -85,7 +85,6 @@ def reason_of_end(
         elif cap is not None and tally.finished >= cap:
             said += f", all with: {COMMAND.get()} --set run_cap={cap + size - tried}"
     if not stopped and untried and tally.waiting and cap is not None:
-        said += (
-            f"; {tally.waiting} queued: train them with: {COMMAND.get()} --set run_cap={cap + tally.waiting}"
-        )
+        more = f"{COMMAND.get()} --set run_cap={cap + tally.waiting}"
+        said += f"; {tally.waiting} queued: train them with: {more}"
     return said

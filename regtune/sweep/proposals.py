@@ -147,9 +147,9 @@ class Proposals:
             parameters = dict(origin.parameters or {})
             if parameters:
                 self._space.suggest(trial)
-            config = (
-                origin.config if origin.kind == "retry" else origin.config.model_copy(update={"seed": seed})
-            )
+            config = origin.config
+            if origin.kind != "retry":
+                config = config.model_copy(update={"seed": seed})
         return TrialRecord(
             uid=trial_uid(self._study.uid, trial.number),
             config=config,

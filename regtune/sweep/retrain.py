@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from regtune.config.source import MAX_MESSAGE
-from regtune.config.trial import METRICS, DataConfig, RegularizationConfig, higher_is_better
+from regtune.config.trial import METRICS, RegularizationConfig, higher_is_better
 from regtune.data.datasets import Data, load_data
 from regtune.errors import StorageError, TrackingError, WorkerError
 from regtune.escaping import printable
@@ -76,9 +76,8 @@ def retrain(
         on_note(note)
     writable_folder(settings.home.resolve())
     check_store(settings.mlflow_uri)
-    config = best.config.model_copy(
-        update={"data": DataConfig(**{**best.config.data.model_dump(), "digest": data.digest})}
-    )
+    known_data = best.config.data.model_copy(update={"digest": data.digest})
+    config = best.config.model_copy(update={"data": known_data})
     uid = f"{RETRAINED}{uuid.uuid4().hex}"
     record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
     facts = _facts(best, uid, record, data)
@@ -178,11 +177,10 @@ def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:
 
 def _differences(kept: Kept, known: Provenance) -> dict[str, float]:
     """Each figure that is not bit-identical, and the epoch: new minus recorded."""
-    found: dict[str, float] = {
-        name: kept.figures[name] - value for name, value in known.figures.items() if name in METRICS
-    }
-    found["epoch"] = kept.epoch - known.epoch
-    return {name: difference for name, difference in found.items() if difference}
+    before: dict[str, float] = {name: value for name, value in known.figures.items() if name in METRICS}
+    before["epoch"] = known.epoch
+    now = {**kept.figures, "epoch": kept.epoch}
+    return {name: now[name] - value for name, value in before.items() if now[name] != value}
 
 
 def _changed_versions(known: Provenance) -> tuple[str, ...]:

@@ -113,9 +113,8 @@ class Standing:
         return self._points | self._points_of(trials[number] for number in self._open)
 
     def _points_of(self, trials: Iterable[FrozenTrial]) -> set[Point]:
-        return {
-            tuple(self._space.suggest(FixedTrial(trial.params)).values()) for trial in trials if trial.params
-        }
+        fixed = (FixedTrial(trial.params) for trial in trials if trial.params)
+        return {tuple(self._space.suggest(trial).values()) for trial in fixed}
 
     def _look(self) -> Sequence[FrozenTrial]:
         trials = self._study.trials()
