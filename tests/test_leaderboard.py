@@ -22,12 +22,8 @@ from regtune.errors import InputError, StorageError, StudyNotFound
 from regtune.storage import open_engine
 from regtune.storage.schema import STUDIES
 from regtune.study.board import (
-    Row,
-    StudyInfo,
-    columns,
     covered,
     list_studies,
-    order_of,
     read_best,
     read_board,
     read_ended,
@@ -36,6 +32,7 @@ from regtune.study.board import (
     read_trial,
     tables,
 )
+from regtune.study.board.rows import Row, StudyInfo, columns, order_of
 from regtune.study.progress import Progress
 from regtune.study.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking.contents import points_of

@@ -24,9 +24,7 @@ from regtune.search import Space
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
 from regtune.study.board import (
-    Row,
     list_studies,
-    parameter_names,
     read_best,
     read_board,
     read_ended,
@@ -35,8 +33,8 @@ from regtune.study.board import (
     read_study,
     read_top,
     read_trial,
-    top_and_controls,
 )
+from regtune.study.board.rows import Row, parameter_names, top_and_controls
 from regtune.study.record import ORIGIN, TrialRecord
 from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing, Tally

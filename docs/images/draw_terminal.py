@@ -21,14 +21,8 @@ from regtune.cli.views.drawing import sweep_view
 from regtune.cli.views.tables import board_table, comparison_text
 from regtune.settings import load_settings
 from regtune.storage import open_engine
-from regtune.study.board import (
-    Row,
-    StudyInfo,
-    compare,
-    finished_trial,
-    read_board,
-    read_top,
-)
+from regtune.study.board import read_board, read_top
+from regtune.study.board.rows import Row, StudyInfo, compare, finished_trial
 from regtune.study.progress import Progress, RunningTrial
 
 FOLDER = Path(__file__).resolve().parent

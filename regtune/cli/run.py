@@ -19,7 +19,7 @@ from regtune.escaping import printable, shell_word
 if TYPE_CHECKING:
     from regtune.config.sweepfile import SweepSpec
     from regtune.settings import Settings
-    from regtune.study.board import Board
+    from regtune.study.board.rows import Board
     from regtune.sweep import SweepOutcome
 
 PANEL = "Sweep"
@@ -224,7 +224,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     from regtune.cli.views.tables import comparison_text
     from regtune.storage.health import SECONDS
     from regtune.storage.mlflow import is_server
-    from regtune.study.board import compare
+    from regtune.study.board.rows import compare
     from regtune.tracking.page import PAGE_SECONDS, trials_page
     from regtune.tracking.store import target_of
 

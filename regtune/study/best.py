@@ -21,7 +21,8 @@ from regtune.config.sweepfile.specification import differences_of
 from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
-from regtune.study.board import Row, StudyInfo, read_best, read_study, read_trial
+from regtune.study.board import read_best, read_study, read_trial
+from regtune.study.board.rows import Row, StudyInfo
 
 
 class Provenance(Frozen):

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 
 from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
-from regtune.study.board import finished_trial, read_ended, read_progress, read_rows
+from regtune.study.board import read_ended, read_progress, read_rows
+from regtune.study.board.rows import finished_trial
 from regtune.study.ownership import holder
 from regtune.study.progress import Observer
 from regtune.study.study import load

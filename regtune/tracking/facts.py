@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regtune.config.source import text_of
 from regtune.config.trial import TrialConfig
-from regtune.study.board import parameter_of
+from regtune.study.board.rows import parameter_of
 from regtune.study.record import (
     BUDGET,
     CREATED,

@@ -19,7 +19,7 @@ from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import State
 
 if TYPE_CHECKING:
-    from regtune.study.board import Row
+    from regtune.study.board.rows import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 NARROW = 60

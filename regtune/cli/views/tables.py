@@ -31,7 +31,7 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.search.space import Searched
-    from regtune.study.board import Board, Comparison, Row, StudyInfo, StudySummary
+    from regtune.study.board.rows import Board, Comparison, Row, StudyInfo, StudySummary
 
 GAP_NOTE = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
 TECHNIQUES = "techniques"

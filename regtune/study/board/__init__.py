@@ -17,9 +17,8 @@ from sqlalchemy import Connection, Engine
 
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
-from regtune.study.board.comparison import Comparison, compare, top_and_controls
+from regtune.study.board import tables
 from regtune.study.board.rows import (
-    COLUMNS,
     Board,
     Column,
     Row,
@@ -29,55 +28,15 @@ from regtune.study.board.rows import (
     finished_trial,
     order_of,
     parameter_names,
-    parameter_of,
-)
-from regtune.study.board.tables import (
-    ENDED,
-    count_epochs,
-    read_controls,
-    read_heads,
-    read_info,
-    read_numbers_of,
-    read_spans,
-    reading,
-    studies_of_regtune,
-    with_records,
+    top_and_controls,
 )
 from regtune.study.progress import Progress, RunningTrial, remaining_seconds
-
-__all__ = [
-    "COLUMNS",
-    "Board",
-    "Column",
-    "Comparison",
-    "Row",
-    "StudyInfo",
-    "StudySummary",
-    "columns",
-    "compare",
-    "covered",
-    "end_without_pauses",
-    "finished_trial",
-    "list_studies",
-    "order_of",
-    "parameter_names",
-    "parameter_of",
-    "read_best",
-    "read_board",
-    "read_ended",
-    "read_progress",
-    "read_rows",
-    "read_study",
-    "read_top",
-    "read_trial",
-    "top_and_controls",
-]
 
 
 def list_studies(engine: Engine) -> list[StudySummary]:
     """List regtune's studies, the last active first. Raises StorageError."""
-    with reading(engine) as connection:
-        infos = [read_info(connection, name) for name in studies_of_regtune(connection)]
+    with tables.reading(engine) as connection:
+        infos = [tables.read_info(connection, name) for name in tables.studies_of_regtune(connection)]
         summaries = [StudySummary(info, _best(connection, info)) for info in infos]
     never = datetime.min.replace(tzinfo=UTC)
     return sorted(summaries, key=lambda summary: summary.info.last_active or never, reverse=True)
@@ -85,8 +44,8 @@ def list_studies(engine: Engine) -> list[StudySummary]:
 
 def read_study(engine: Engine, study: str) -> StudyInfo:
     """Read what a study was started with, and its counts. Raises StudyNotFound, StorageError."""
-    with reading(engine) as connection:
-        return read_info(connection, study)
+    with tables.reading(engine) as connection:
+        return tables.read_info(connection, study)
 
 
 def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> Board:
@@ -106,12 +65,14 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
         StudyNotFound: for an unknown study.
         StorageError: for a database that cannot be read.
     """
-    with reading(engine) as connection:
-        info = read_info(connection, study)
+    with tables.reading(engine) as connection:
+        info = tables.read_info(connection, study)
         by = None if sort == "rank" else order_of(info, sort)
-        rows = with_records(connection, info, read_heads(connection, info, limit=None if by else limit))
+        rows = tables.with_records(
+            connection, info, tables.read_heads(connection, info, limit=None if by else limit)
+        )
         chosen = _sorted(rows, info, by, limit) if by else list(rows)
-        names = _parameters(connection, info, chosen, read_controls(connection, info))
+        names = _parameters(connection, info, chosen, tables.read_controls(connection, info))
     if by and by.name not in (shown := [column.name for column in columns(info, names)]):
         raise InputError(f"--sort {printable(by.name)}: expected one of {', '.join(shown)}")
     return Board(info, chosen, names, by)
@@ -119,26 +80,28 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
 
 def read_top(engine: Engine, study: str, count: int) -> Board:
     """Read the best `count` trials and every control, by rank. Raises StudyNotFound, StorageError."""
-    with reading(engine) as connection:
-        info = read_info(connection, study)
-        controls = read_controls(connection, info)
-        best = read_heads(connection, info, states=["COMPLETE"], limit=count)
+    with tables.reading(engine) as connection:
+        info = tables.read_info(connection, study)
+        controls = tables.read_controls(connection, info)
+        best = tables.read_heads(connection, info, states=["COMPLETE"], limit=count)
         numbers = controls.union(head.number for head in best)
-        rows = list(with_records(connection, info, read_heads(connection, info, numbers=numbers)))
+        rows = list(
+            tables.with_records(connection, info, tables.read_heads(connection, info, numbers=numbers))
+        )
         return Board(info, top_and_controls(rows, count), _parameters(connection, info, rows, controls))
 
 
 def read_ended(engine: Engine, study: str) -> set[int]:
     """Read the numbers of the trials that have ended. Raises StudyNotFound, StorageError."""
-    with reading(engine) as connection:
-        return set(read_numbers_of(connection, read_info(connection, study), ENDED))
+    with tables.reading(engine) as connection:
+        return set(tables.read_numbers_of(connection, tables.read_info(connection, study), tables.ENDED))
 
 
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
     """Read the rows of these trials, by number. Raises StudyNotFound, StorageError."""
-    with reading(engine) as connection:
-        info = read_info(connection, study)
-        rows = with_records(connection, info, read_heads(connection, info, numbers=numbers))
+    with tables.reading(engine) as connection:
+        info = tables.read_info(connection, study)
+        rows = tables.with_records(connection, info, tables.read_heads(connection, info, numbers=numbers))
         return sorted(rows, key=lambda row: row.number)
 
 
@@ -154,8 +117,8 @@ def read_trial(engine: Engine, study: str, number: int) -> Row:
 
 def read_best(engine: Engine, study: str) -> Row:
     """Read the complete trial with the best value. Raises StudyNotFound when none is complete."""
-    with reading(engine) as connection:
-        best = _best(connection, read_info(connection, study))
+    with tables.reading(engine) as connection:
+        best = _best(connection, tables.read_info(connection, study))
     if best is None:
         raise StudyNotFound(
             f'study "{printable(study)}" has no complete trial yet; try: regtune board {shell_word(study)}'
@@ -165,12 +128,14 @@ def read_best(engine: Engine, study: str) -> Row:
 
 def read_progress(engine: Engine, study: str) -> Progress:
     """Read how far a sweep is, from the database alone; `remaining_seconds` is estimated from its pace."""
-    with reading(engine) as connection:
-        info = read_info(connection, study)
+    with tables.reading(engine) as connection:
+        info = tables.read_info(connection, study)
         best = _best(connection, info)
-        running = list(with_records(connection, info, read_heads(connection, info, states=["RUNNING"])))
-        spans = read_spans(connection, info)
-        epochs = count_epochs(connection, info)
+        running = list(
+            tables.with_records(connection, info, tables.read_heads(connection, info, states=["RUNNING"]))
+        )
+        spans = tables.read_spans(connection, info)
+        epochs = tables.count_epochs(connection, info)
     elapsed = covered(spans)
     run_cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
     return Progress(
@@ -217,17 +182,19 @@ def end_without_pauses(created_ms: int | None, spans: Sequence[tuple[datetime, d
 
 
 def _best(connection: Connection, info: StudyInfo) -> Row | None:
-    heads = read_heads(connection, info, states=["COMPLETE"], limit=1)
-    return next(with_records(connection, info, heads), None)
+    heads = tables.read_heads(connection, info, states=["COMPLETE"], limit=1)
+    return next(tables.with_records(connection, info, heads), None)
 
 
 def _parameters(
     connection: Connection, info: StudyInfo, rows: Sequence[Row], controls: Collection[int]
 ) -> tuple[str, ...]:
     """Names of the searched parameters, also where `rows` are only controls: the first other trial has them all."""
-    others = (number for number in read_numbers_of(connection, info, ENDED) if number not in controls)
-    heads = read_heads(connection, info, numbers=list(islice(others, 1)))
-    return parameter_names([*rows, *with_records(connection, info, heads)])
+    others = (
+        number for number in tables.read_numbers_of(connection, info, tables.ENDED) if number not in controls
+    )
+    heads = tables.read_heads(connection, info, numbers=list(islice(others, 1)))
+    return parameter_names([*rows, *tables.with_records(connection, info, heads)])
 
 
 def _sorted(rows: Iterable[Row], info: StudyInfo, by: Column, limit: int | None) -> list[Row]:

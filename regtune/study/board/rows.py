@@ -1,7 +1,8 @@
-"""The facts of a study and one row per trial."""
+"""The facts of a study, one row per trial, and the winner against no technique."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -41,6 +42,9 @@ COLUMNS = (
 """Columns of a board before its searched parameters. The metric's own name and end are the study's."""
 
 
+_STARTED_WITH = ("data", "versions", "spec")
+
+
 @dataclass(frozen=True)
 class StudyInfo:
     """A study: what it was started with, as plain JSON, and how many of its trials are in which state.
@@ -66,18 +70,15 @@ class StudyInfo:
 
     @property
     def metric(self) -> str:
-        """The figure by which trials are compared."""
         return str(self.spec.get("metric", {}).get("name", "val_cross_entropy"))
 
     @property
     def goal(self) -> str:
-        """`minimize` or `maximize`."""
         goal = self.spec.get("metric", {}).get("goal")
         return str(goal or ("maximize" if higher_is_better(self.metric) else "minimize"))
 
     @property
     def trials(self) -> int:
-        """All trials, those that wait included."""
         return sum(self.counts.values())
 
     @property
@@ -86,7 +87,6 @@ class StudyInfo:
         return self.counts["COMPLETE"] + self.counts["PRUNED"] - self.beside
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; moments as ISO 8601 in UTC."""
         return {
             "study": self.name,
             "uid": self.uid,
@@ -124,17 +124,14 @@ class Row:
 
     @property
     def epochs(self) -> int:
-        """Epochs trained."""
         return self.record.epochs if self.record else 0
 
     @property
     def seconds(self) -> float:
-        """Time spent in epochs."""
         return self.record.seconds if self.record else 0.0
 
     @property
     def control(self) -> str | None:
-        """The control's name, if the trial is one."""
         return self.record.control if self.record else None
 
     @property
@@ -144,7 +141,6 @@ class Row:
 
     @property
     def mix(self) -> str:
-        """The techniques in use, for people."""
         return self.record.config.mix if self.record else ""
 
     def parameter(self, name: str) -> Value | None:
@@ -178,7 +174,6 @@ class Row:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The whole trial as plain JSON."""
         return {
             "number": self.number,
             "state": self.state,
@@ -200,43 +195,32 @@ class Board:
 
     @property
     def best(self) -> Row | None:
-        """The best trial, where the board has it."""
         return next((row for row in self.rows if row.rank == 1), None)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns, as CSV and JSON have them."""
         return [column.name for column in columns(self.info, self.parameters)]
 
     def cells(self) -> list[dict[str, Any]]:
-        """The rows as plain values, one for each of `columns`."""
         return [row.cells(self.info.metric, self.parameters) for row in self.rows]
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study in the list of all."""
-
     info: StudyInfo
     best: Row | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, without the spec."""
-        values = self.info.to_json()
-        best = self.best
-        return {
-            **{
-                key: values[key]
-                for key in ("study", "uid", "metric", "goal", "counts", "budget", "started", "last_active")
-            },
-            "best": {"number": best.number, "value": best.value, "val_accuracy": best.accuracy}
-            if best
-            else None,
+        facts = {name: value for name, value in self.info.to_json().items() if name not in _STARTED_WITH}
+        best = self.best and {
+            "number": self.best.number,
+            "value": self.best.value,
+            "val_accuracy": self.best.accuracy,
         }
+        return {**facts, "best": best}
 
 
 def finished_trial(row: Row) -> FinishedTrial:
-    """The row as a display takes it."""
     return FinishedTrial.of(row.number, row.state, row.value, row.record)
 
 
@@ -258,7 +242,6 @@ def order_of(info: StudyInfo, sort: str) -> Column:
 
 
 def parameter_names(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Every searched parameter of `rows`, in the order in which the trials have them."""
     return tuple(dict.fromkeys(name for row in rows for name in row.parameters))
 
 
@@ -280,3 +263,42 @@ def parameter_of(config: TrialConfig, name: str) -> Value | None:
             value: Value = getattr(block, key)
             return value
     return None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best trial and the control `none`, one run each.
+
+    value_by, accuracy_by: value and validation accuracy of the best trial minus those of the control.
+    standard_error: of one validation accuracy, sqrt(p (1 - p) / n) over the n validation
+    images; None where n is unknown.
+    """
+
+    metric: str
+    winner: Row
+    baseline: Row | None
+    value_by: float | None
+    accuracy_by: float | None
+    standard_error: float | None
+
+
+def compare(board: Board) -> Comparison | None:
+    """Compare the best trial with the control `none`; None when no trial is complete."""
+    winner, info = board.best, board.info
+    if winner is None:
+        return None
+    baseline = next((row for row in board.rows if row.rank and row.control == "none"), None)
+    images, accuracy = info.data.get("validation"), winner.accuracy
+    standard_error = value_by = accuracy_by = None
+    if isinstance(images, int) and images > 0 and accuracy is not None:
+        standard_error = math.sqrt(accuracy * (1 - accuracy) / images)
+    if baseline is not None and baseline is not winner:
+        value_by = (winner.value or 0.0) - (baseline.value or 0.0)
+        if accuracy is not None and baseline.accuracy is not None:
+            accuracy_by = accuracy - baseline.accuracy
+    return Comparison(info.metric, winner, baseline, value_by, accuracy_by, standard_error)
+
+
+def top_and_controls(rows: Sequence[Row], count: int) -> list[Row]:
+    """Of `rows`, which are in the order of rank: the best `count`, and every control."""
+    return [row for place, row in enumerate(rows) if (place < count and row.rank) or row.control]

@@ -15,26 +15,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Float,
-    Integer,
-    String,
-    Subquery,
-    Text,
-    bindparam,
-    case,
-    cast,
-    column,
-    exists,
-    func,
-    literal,
-    select,
-    table,
-)
+import sqlalchemy as sql
+from sqlalchemy import ColumnElement, Connection, Engine, Float, Integer, String, Subquery, Text, func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 from regtune.errors import StorageError, StudyNotFound
 from regtune.escaping import printable
@@ -57,31 +41,19 @@ from regtune.study.record import (
     trial_uid,
 )
 
-_STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
-_STUDY_ATTRIBUTES = table(
-    "study_user_attributes", column("study_id", Integer), column("key", String), column("value_json", Text)
-)
-_TRIALS = table(
-    "trials",
-    column("trial_id", Integer),
-    column("number", Integer),
-    column("study_id", Integer),
-    column("state", String),
-    column("datetime_start", String),
-    column("datetime_complete", String),
-)
-_VALUES = table(
-    "trial_values",
-    column("trial_id", Integer),
-    column("objective", Integer),
-    column("value", Float),
-    column("value_type", String),
-)
-_TRIAL_ATTRIBUTES = table(
-    "trial_user_attributes", column("trial_id", Integer), column("key", String), column("value_json", Text)
-)
-_STEPS = table("trial_intermediate_values", column("trial_id", Integer), column("step", Integer))
-_PARAMETERS = table("trial_params", column("trial_id", Integer))
+
+def _table(name: str, **types: type[TypeEngine[Any]]) -> sql.TableClause:
+    return sql.table(name, *(sql.column(column, kind) for column, kind in types.items()))
+
+
+_STUDIES = _table("studies", study_id=Integer, study_name=String)
+_STUDY_ATTRIBUTES = _table("study_user_attributes", study_id=Integer, key=String, value_json=Text)
+_TIMES = {"datetime_start": String, "datetime_complete": String}
+_TRIALS = _table("trials", trial_id=Integer, number=Integer, study_id=Integer, state=String, **_TIMES)
+_VALUES = _table("trial_values", trial_id=Integer, objective=Integer, value=Float, value_type=String)
+_TRIAL_ATTRIBUTES = _table("trial_user_attributes", trial_id=Integer, key=String, value_json=Text)
+_STEPS = _table("trial_intermediate_values", trial_id=Integer, step=Integer)
+_PARAMETERS = _table("trial_params", trial_id=Integer)
 
 REVISIONS = frozenset({"v3.2.0.a"})
 """Revisions of Optuna's tables that are as this module reads them."""
@@ -128,21 +100,27 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
     A trial of regtune's has its record, whose text begins with its uid; one that is just beginning has nothing yet.
     """
     trials, attributes = _TRIALS.c, _TRIAL_ATTRIBUTES.c
-    state = cast(trials.state, String)
-    begins = literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}') + cast(trials.number, String) + literal('"')
-    own = exists().where(
+    state = sql.cast(trials.state, String)
+    begins = (
+        sql.literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}')
+        + sql.cast(trials.number, String)
+        + sql.literal('"')
+    )
+    own = sql.exists().where(
         attributes.trial_id == trials.trial_id,
         attributes.key == RECORD,
         func.substr(attributes.value_json, 1, func.length(begins)) == begins,
     )
-    begun = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
+    begun = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
     ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | own
     return tuple(connection.scalars(select(trials.trial_id).where(trials.study_id == study_id, ~ours)))
 
 
 def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
     """A study's trials with their states, FOREIGN for those that regtune has not trained."""
-    state = case((_among(_TRIALS.c.trial_id, foreign), "FOREIGN"), else_=cast(_TRIALS.c.state, String))
+    state = sql.case(
+        (_among(_TRIALS.c.trial_id, foreign), "FOREIGN"), else_=sql.cast(_TRIALS.c.state, String)
+    )
     times = _TRIALS.c.datetime_start, _TRIALS.c.datetime_complete
     chosen = select(_TRIALS.c.trial_id, _TRIALS.c.number, *times, state.label("state"))
     return chosen.where(_TRIALS.c.study_id == study_id).subquery()
@@ -150,7 +128,7 @@ def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
 
 def _among(numbers: ColumnElement[int], wanted: Collection[int]) -> ColumnElement[bool]:
     """`IN` with any number of values: databases limit how many parameters a statement has."""
-    values: Any = bindparam(None, sorted(wanted), expanding=True, literal_execute=True)
+    values: Any = sql.bindparam(None, sorted(wanted), expanding=True, literal_execute=True)
     return numbers.in_(values)
 
 
@@ -185,7 +163,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
             lasts += [moment for moment in last if moment]
     spec, beside = _mapping(attributes.get(SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
-        searched = exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
+        searched = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
         chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~searched
         beside = connection.scalar(select(func.count(trials.trial_id)).where(chosen)) or 0
     return StudyInfo(
@@ -233,7 +211,7 @@ def read_standings(
         select(
             _TRIALS,
             _VALUES.c.value,
-            cast(_VALUES.c.value_type, String).label("kind"),
+            sql.cast(_VALUES.c.value_type, String).label("kind"),
             func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120).label("begins"),
         )
         .outerjoin(_VALUES, (_VALUES.c.trial_id == _TRIALS.c.trial_id) & (_VALUES.c.objective == 0))
@@ -254,7 +232,7 @@ def read_standings(
 def read_records(connection: Connection, ids: Collection[int]) -> list[tuple[int, State, str]]:
     """Read number, state and record, as JSON text, of those of the trials `ids` that have one, in order."""
     chosen = (
-        select(_TRIALS.c.number, cast(_TRIALS.c.state, String), _TRIAL_ATTRIBUTES.c.value_json)
+        select(_TRIALS.c.number, sql.cast(_TRIALS.c.state, String), _TRIAL_ATTRIBUTES.c.value_json)
         .join(_TRIAL_ATTRIBUTES, _is_record())
         .where(_among(_TRIALS.c.trial_id, ids))
         .order_by(_TRIALS.c.number)
@@ -276,11 +254,11 @@ def read_heads(
 ) -> list[Row]:
     """Read rows without their records, by rank: in the order of STATES, each by value and then by number."""
     trials = _trials_of(info.id, info.foreign)
-    kind = cast(_VALUES.c.value_type, String)
+    kind = sql.cast(_VALUES.c.value_type, String)
     best, sign = ("INF_POS", -1) if info.goal == "maximize" else ("INF_NEG", 1)
     order = (
-        case({name: place for place, name in enumerate(STATES)}, value=trials.c.state),
-        case({best: 0, "FINITE": 1}, value=kind, else_=2),
+        sql.case({name: place for place, name in enumerate(STATES)}, value=trials.c.state),
+        sql.case({best: 0, "FINITE": 1}, value=kind, else_=2),
         sign * _VALUES.c.value,
         trials.c.number,
     )
