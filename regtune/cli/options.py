@@ -107,12 +107,10 @@ class Verb(TyperCommand):
     """A verb whose help is plain: ``FILE`` and ``[TRIAL]`` in the usage, no type beside a flag."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The arguments without braces."""
         pieces: list[str] = super().collect_usage_pieces(ctx)
         return [re.sub(r"^\{(.*)\}(?=$|\.)", r"\1", piece).replace("...", " ...") for piece in pieces]
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters; a flag takes no value, so none is named."""
         parameters: list[Any] = super().get_params(ctx)
         for parameter in parameters:
             if getattr(parameter, "is_flag", False) and parameter.metavar is None:

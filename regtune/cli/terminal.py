@@ -58,11 +58,9 @@ class Screen(Console):
     """A console on which no text is a command: only Rich's own styles and movements reach the terminal as such."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as Rich's text."""
         return super().render_str(printable_lines(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is written for `renderable`, piece by piece."""
         for piece in super().render(renderable, options):
             text = piece.text
             if piece.control or text.isprintable() or text == "\n":
@@ -97,7 +95,6 @@ def console(stream: IO[str] | None = None) -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print a result."""
     out = console()
     if out.is_terminal:
         out.print(*renderables, sep="\n")
@@ -114,7 +111,6 @@ def _whole(message: str) -> str:
 
 
 def say(message: str, quiet: bool = False) -> None:
-    """Print something that is not a result."""
     if not quiet:
         message = _whole(message)
         err = console(sys.stderr)
@@ -160,7 +156,6 @@ def wrapped(message: str, width: int) -> str:
 
 
 def present(value: _Value, view: Callable[[_Value], RenderableType], as_json: bool) -> None:
-    """Print a result as JSON, or drawn."""
     show_json(value) if as_json else show(view(value))
 
 
@@ -175,7 +170,6 @@ def show_json(value: Any) -> None:
 
 
 def show_error(error: RegtuneError) -> None:
-    """Print an error in full, without a traceback."""
     err = console(sys.stderr)
     lines = _whole(str(error)).splitlines() or [type(error).__name__]
     if err.is_terminal:
@@ -224,7 +218,6 @@ def keys_unseen(stream: IO[str]) -> Iterator[None]:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask before going on. Raises typer.Exit after a no, InputError without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -59,14 +59,10 @@ class Best:
     @property
     def changed(self) -> bool:
         """Whether the configuration is no longer the one whose figures the provenance has."""
-        known = (
-            self.config.digest,
-            fingerprint(self.config),
-        )  # the first: of a version that wrote names, too
+        known = self.config.digest, fingerprint(self.config)  # the first: of a version that wrote names, too
         return self.provenance is not None and self.provenance.config not in known
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: the configuration's keys and `provenance`."""
         values = self.config.to_dict()
         if self.provenance is not None:
             values[PROVENANCE] = self.provenance.model_dump(mode="json")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from regtune import __version__
 from regtune.errors import InputError, StorageError
@@ -50,23 +50,19 @@ _PARTIAL = re.compile(r"^\.\d+\.")
 """A trial's file while it is being written."""
 
 
-class Entry(BaseModel):
+class Entry(BaseModel, extra="forbid", frozen=True, strict=True):
     """A file of a backup."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, extra="forbid", frozen=True):
     """The contents of a backup.
 
     made: local time, ISO 8601. versions: of what made it. revisions: of the tables of `studies` and `mlflow`, None for
     one that is not in it. artifacts: URI of the folder of the artifacts. files: by their paths in the backup.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     made: str
@@ -87,7 +83,6 @@ class Manifest(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all its files."""
         return sum(entry.bytes for entry in self.files.values())
 
 
@@ -144,10 +139,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "JSON"
-        message = first["msg"].removeprefix("Value error, ")
-        raise StorageError(
-            f"{path}: not a manifest that this version understands: {key}: {message}"
-        ) from None
+        what = f"{key}: {first['msg'].removeprefix('Value error, ')}"
+        raise StorageError(f"{path}: not a manifest that this version understands: {what}") from None
 
 
 def databases(settings: Settings) -> dict[str, Path]:
@@ -178,13 +171,12 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
     urls = {"mlflow": settings.mlflow_uri, "studies": settings.storage_url}
     if all(is_sqlite(url) or is_server(url) for url in urls.values()):
         return
-    if verb == "backup":
-        lines = [
-            "PostgreSQL is backed up by its own programs; run, with its passwords in PGPASSWORD or ~/.pgpass:",
-            f"  mkdir -p {shlex.quote(str(folder))}",
-        ]
-    else:
-        lines = ["PostgreSQL is restored by its own programs; run, with nothing else connected to it:"]
+    backing_up = verb == "backup"
+    lines = ["PostgreSQL is restored by its own programs; run, with nothing else connected to it:"]
+    if backing_up:
+        passwords = "with its passwords in PGPASSWORD or ~/.pgpass"
+        lines = [f"PostgreSQL is backed up by its own programs; run, {passwords}:"]
+        lines.append(f"  mkdir -p {shlex.quote(str(folder))}")
     for name, url in urls.items():
         dump = shlex.quote(str(folder / f"{name}.dump"))
         if is_server(url):
@@ -195,38 +187,32 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
             lines.append(f"  sqlite3 {shlex.quote(str(database_path(url)))} {command}")
         else:
             connection = shlex.quote(parse_url(url).set(drivername="postgresql").render_as_string())
-            if verb == "backup":
-                program = _program(settings, url, "pg_dump")
-                lines.append(f"  {program} --format=custom --file={dump} {connection}")
-            else:
-                program = _program(settings, url, "pg_restore")
-                options = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
-                lines.append(f"  {program} {options} --dbname={connection} {dump}")
+            program = "pg_dump" if backing_up else "pg_restore"
+            if is_own_postgres(url):  # an older one on the PATH would not read it
+                program = shlex.quote(str(Embedded(settings.home).program(program)))
+            options = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
+            dumping = f"--format=custom --file={dump} {connection}"
+            lines.append(
+                f"  {program} {dumping if backing_up else f'{options} --dbname={connection} {dump}'}"
+            )
     home, archive = shlex.quote(str(settings.home)), shlex.quote(str(folder / "artifacts.tar"))
-    lines.append(f"  tar -C {home} {'-cf' if verb == 'backup' else '-xf'} {archive}")
-    raise InputError("\n".join(lines) + (" artifacts" if verb == "backup" else ""))
-
-
-def _program(settings: Settings, url: str, name: str) -> str:
-    """The program's path where the server is this folder's own: an older one on the PATH would not read it."""
-    return shlex.quote(str(Embedded(settings.home).program(name))) if is_own_postgres(url) else name
+    lines.append(f"  tar -C {home} {f'-cf {archive} artifacts' if backing_up else f'-xf {archive}'}")
+    raise InputError("\n".join(lines))
 
 
 def _check_place(settings: Settings, folder: Path) -> None:
     """Raise InputError for a folder whose content would be lost, or that would be copied into itself."""
+    another = "name another folder"
     if folder.is_relative_to(settings.artifacts) or settings.artifacts.is_relative_to(folder):
-        raise InputError(
-            f"{folder}: a backup cannot be inside the folder that it copies; name another folder"
-        )
+        raise InputError(f"{folder}: a backup cannot be inside the folder that it copies; {another}")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder}: expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
         try:
             read_manifest(folder)
         except InputError:
-            raise InputError(
-                f"{folder}: is not empty and not an earlier backup; name another folder"
-            ) from None
+            message = f"{folder}: is not empty and not an earlier backup; {another}"
+            raise InputError(message) from None
 
 
 def _sources(settings: Settings) -> dict[str, Path]:
@@ -234,9 +220,8 @@ def _sources(settings: Settings) -> dict[str, Path]:
     for one in check_databases(settings):
         if one.schema and one.schema.state == "foreign":
             raise StorageError(one.schema.problem)
-    sources = {
-        name: path for name, path in databases(settings).items() if path.exists() and path.stat().st_size
-    }
+    known = databases(settings).items()
+    sources = {name: path for name, path in known if path.exists() and path.stat().st_size}
     if not {STUDIES, MLFLOW} & sources.keys():
         raise StorageError(f"{settings.home.resolve()}: there is nothing to back up yet")
     return sources

@@ -77,8 +77,8 @@ def find_garbage(settings: Settings) -> list[Leftover]:
         folders.setdefault(_owner(folder), []).append(folder)
     known, first = _known(settings)  # last: a study that begins meanwhile is known
     garbage = []
-    for uid in sorted(tracked.keys() | folders.keys()):
-        if uid in known or uid.startswith(RETRAINED):
+    for uid in sorted((tracked.keys() | folders.keys()) - known):
+        if uid.startswith(RETRAINED):
             continue
         runs, own = tracked.get(uid), tuple(folders.get(uid, ()))
         size = _size((*own, *(runs.folders if runs else ())))
@@ -115,7 +115,6 @@ def remove(settings: Settings, leftover: Leftover) -> int:
 
 
 def _has_runs(settings: Settings) -> bool:
-    """Whether there is a store at all."""
     return not is_sqlite(settings.mlflow_uri) or database_path(settings.mlflow_uri).exists()
 
 

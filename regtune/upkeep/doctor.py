@@ -85,16 +85,10 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    present, missing = [f"regtune {__version__}"], []
-    for name in PACKAGES:
-        for package in (f"{name}-cpu", name) if name == "tensorflow" else (name,):
-            try:
-                present.append(f"{name} {version(package)}")
-                break
-            except PackageNotFoundError:
-                continue
-        else:
-            missing.append(name)
+    installed = {name: _version(name) for name in PACKAGES}
+    installed["tensorflow"] = _version("tensorflow-cpu") or _version("tensorflow")
+    present = [f"regtune {__version__}", *(f"{name} {here}" for name, here in installed.items() if here)]
+    missing = [name for name, here in installed.items() if not here]
     checks = [Check("packages", "ok", ", ".join(present))]
     if missing:
         checks.append(Check("packages", "mend", f"missing: {', '.join(missing)}", "pip install regtune"))
@@ -103,16 +97,19 @@ def _packages() -> list[Check]:
     return [*checks, Check("method gp", "note", "needs torch: pip install regtune[gp]")]
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _of_others() -> list[Check]:
     """What is set here for other programs that use Keras, and files that a script would import in its place."""
     ours = environment_of_worker({}) | {"KERAS_HOME": os.environ.get("KERAS_HOME")}
-    ignored = [
-        name
-        for name in sorted(os.environ)
-        if name.startswith(OF_OTHERS)
-        and not name.startswith(OF_TERRAFORM)
-        and os.environ[name] != ours.get(name)
-    ]
+    meant = (name for name in sorted(os.environ) if name.startswith(OF_OTHERS))
+    ignored = [name for name in meant if os.environ[name] != ours.get(name)]
+    ignored = [name for name in ignored if not name.startswith(OF_TERRAFORM)]
     settings = expanded(Path(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
     try:
         values = json.loads(settings.read_bytes())
@@ -122,12 +119,8 @@ def _of_others() -> list[Check]:
     except (ValueError, TypeError, RecursionError):
         ignored.append(f"{settings}, which is damaged")
     folders = dict.fromkeys(("", *os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    files = [
-        Path(folder, file).absolute()
-        for folder in folders
-        for name in ("keras", "tensorflow")
-        for file in (f"{name}.py", f"{name}/__init__.py")
-    ]
+    names = "keras.py", "keras/__init__.py", "tensorflow.py", "tensorflow/__init__.py"
+    files = (Path(folder, name).absolute() for folder in folders for name in names)
     shadows = [str(file) for file in files if file.exists()]
     if not ignored and not shadows:
         return []
@@ -167,10 +160,9 @@ def _folder(settings: Settings) -> Check:
 
 
 def _disk(status: Status) -> Check:
+    short = status.free_bytes < WANTED_FREE_BYTES
     free = f"{status.free_bytes / 1e9:.1f} GB free"
-    if status.free_bytes < WANTED_FREE_BYTES:
-        return Check("disk", "note", free, "make room")
-    return Check("disk", "ok", free)
+    return Check("disk", "note" if short else "ok", free, "make room" if short else "")
 
 
 def _database(name: str, variable: str, database: DatabaseStatus, more: str = "") -> Check:

@@ -66,10 +66,8 @@ def plan_restore(settings: Settings, folder: Path) -> Plan:
     for tables in (STUDIES, TRACKING):
         revision = manifest.revisions.get(tables.name)
         if revision is not None and revision not in tables.migrations.known:
-            raise StorageError(
-                f"{folder}: of a newer {tables.owner} ({revision}, here {tables.migrations.head}); "
-                f"restore it with a newer regtune"
-            )
+            newer = f"of a newer {tables.owner} ({revision}, here {tables.migrations.head})"
+            raise StorageError(f"{folder}: {newer}; restore it with a newer regtune")
     targets = _targets(settings, manifest)
     _require_unused(settings, targets)
     return Plan(manifest, tuple(path for path in targets.values() if _filled(path)))
@@ -97,13 +95,11 @@ def restore(settings: Settings, folder: Path, tell: Tell = lambda _, __: None) -
             stack.enter_context(lock(place, "schema", LOCK_SECONDS))
         _require_unused(settings, targets)
         aside = _swap(drafts, targets)
-    notes = [
-        one.schema.problem for one in check_databases(settings) if one.schema and one.schema.state == "older"
-    ]
+    schemas = [one.schema for one in check_databases(settings) if one.schema]
+    notes = [schema.problem for schema in schemas if schema.state == "older"]
     if MLFLOW in manifest.files and is_server(settings.mlflow_uri):
-        notes.insert(
-            0, f"left out: the backup's runs and registered models; {settings.mlflow_uri} keeps its own"
-        )
+        own = f"{settings.mlflow_uri} keeps its own"
+        notes.insert(0, f"left out: the backup's runs and registered models; {own}")
     return Restored(aside, tuple(notes))
 
 
@@ -114,7 +110,6 @@ def _targets(settings: Settings, manifest: Manifest) -> dict[str, Path]:
 
 
 def _filled(path: Path) -> bool:
-    """Whether it has something that a person may miss."""
     if path.is_dir():
         return any(path.iterdir())
     return path.exists() and path.stat().st_size > 0
@@ -135,10 +130,8 @@ def _check_file(folder: Path, name: str, size: int) -> None:
 
 def _require_unused(settings: Settings, targets: dict[str, Path]) -> None:
     """Raise StorageError while a sweep, the folder's server or another process uses what would be replaced."""
-    if sweeps := running_sweeps(settings.storage_url):
-        raise StorageError(
-            f"a sweep is run by {' and by '.join(map(str, sweeps))}; stop it first with Ctrl-C"
-        )
+    if sweeps := " and by ".join(map(str, running_sweeps(settings.storage_url))):
+        raise StorageError(f"a sweep is run by {sweeps}; stop it first with Ctrl-C")
     if server := running(settings):
         raise StorageError(f"{server.url}: this folder's server is running; stop it first with: regtune down")
     paths = {str(path) for name, path in targets.items() if name != ARTIFACTS}
@@ -148,9 +141,8 @@ def _require_unused(settings: Settings, targets: dict[str, Path]) -> None:
         except (psutil.Error, OSError):  # another user's, or gone in this moment
             continue
         if opened and process.pid != os.getpid():
-            raise StorageError(
-                f"{opened.pop()}: process {process.pid} ({process.name()}) has it open; stop it first"
-            )
+            who = f"process {process.pid} ({process.name()})"
+            raise StorageError(f"{opened.pop()}: {who} has it open; stop it first")
 
 
 def _clear(drafts: dict[str, Path]) -> None:
@@ -171,10 +163,8 @@ def _copy(manifest: Manifest, folder: Path, drafts: dict[str, Path], tell: Tell)
         target.parent.mkdir(parents=True, exist_ok=True)
         copied = copy_file(folder / name, target)
         if copied != entry:
-            raise StorageError(
-                f"{folder / name}: damaged: its SHA-256 is {copied.sha256[:12]}..., "
-                f"the manifest says {entry.sha256[:12]}..."
-            )
+            digests = f"its SHA-256 is {copied.sha256[:12]}..., the manifest says {entry.sha256[:12]}..."
+            raise StorageError(f"{folder / name}: damaged: {digests}")
         if not rest:
             shutil.copymode(folder / name, target)
         done += entry.bytes

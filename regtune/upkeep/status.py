@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Engine
@@ -26,6 +26,8 @@ from regtune.sweep.plan import free_bytes
 from regtune.tracking.page import trials_page
 from regtune.tracking.store import strays
 from regtune.tracking.sync import Missing, sync
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,6 @@ class Status:
     free_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
         behind = {study: lacks.to_json() for study, lacks in (self.behind or {}).items()}
         return asdict(replace(self, behind=None)) | {"behind": None if self.behind is None else behind}
 
@@ -97,11 +98,18 @@ def look(settings: Settings, compare: bool = True) -> Status:
             _database("studies", settings.storage_url, studies_schema, studies_engine),
             _database("mlflow", settings.mlflow_uri, tracking_schema, tracking_engine),
         ),
-        behind=_behind(settings) if compare and not (server.foreign and server.problem) else None,
-        strays=_strays(settings),
-        running=_running(settings),
+        behind=_reached(_behind, settings) if compare and not (server.foreign and server.problem) else None,
+        strays=tuple(_reached(strays, settings) or ()),
+        running=_reached(_running, settings) or {},
         free_bytes=free_bytes(settings.home),
     )
+
+
+def _reached(read: Callable[[Settings], _Answer], settings: Settings) -> _Answer | None:
+    """None for what cannot be reached: the database or server concerned has a line of its own."""
+    with suppress(RegtuneError):
+        return read(settings)
+    return None
 
 
 def _server(settings: Settings) -> ServerStatus:
@@ -148,32 +156,19 @@ def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
 
 
 def _behind(settings: Settings) -> dict[str, Missing] | None:
-    behind = {}
-    try:
-        for synced in sync(settings, check=True, tell=lambda study, done, count: None):
-            if synced.problem:
-                return None
-            if synced.lacks:
-                behind[synced.study] = synced.lacks
-    except RegtuneError:  # what cannot be reached has its own line, here and below
+    entries = list(sync(settings, check=True, tell=lambda study, done, count: None))
+    if any(entry.problem for entry in entries):
         return None
-    return behind
-
-
-def _strays(settings: Settings) -> tuple[Stray, ...]:
-    with suppress(RegtuneError):
-        return tuple(strays(settings))
-    return ()
+    return {entry.study: entry.lacks for entry in entries if entry.lacks}
 
 
 def _running(settings: Settings) -> dict[str, str]:
-    with suppress(RegtuneError):
-        if running_sweeps(settings.storage_url):
-            engine = open_engine(settings.storage_url)
-            try:
-                with reading(engine) as connection:
-                    names = studies_of_regtune(connection)
-            finally:
-                engine.dispose()
-            return {name: str(who) for name in names if (who := holder(settings, name))}
-    return {}
+    if not running_sweeps(settings.storage_url):
+        return {}
+    engine = open_engine(settings.storage_url)
+    try:
+        with reading(engine) as connection:
+            names = studies_of_regtune(connection)
+    finally:
+        engine.dispose()
+    return {name: str(who) for name in names if (who := holder(settings, name))}

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, ConsoleDimensions, RenderableType
@@ -22,16 +21,7 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from regtune.cli.terminal import console, keys_unseen
-from regtune.cli.views.drawing import (
-    MARKS,
-    counted,
-    metric_text,
-    percent,
-    reason,
-    starting,
-    sweep_view,
-    techniques,
-)
+from regtune.cli.views import drawing
 from regtune.study.progress import FinishedTrial, Progress
 
 REDRAWS_A_SECOND = 4
@@ -44,26 +34,20 @@ class Display:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return
 
-    def progress(self, progress: Progress) -> None:
-        """See `Observer`."""
+    def progress(self, progress: Progress) -> None: ...
 
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """See `Observer`."""
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
 
-    def note(self, message: str) -> None:
-        """See `Observer`."""
+    def note(self, message: str) -> None: ...
 
     def stopping(self) -> None:
         """Called from a signal handler: must neither wait nor take a lock."""
 
 
 def choose(*, quiet: bool) -> Display:
-    """Choose the display for where standard error goes."""
     if quiet:
         return Display()
     err = console(sys.stderr)
@@ -78,17 +62,14 @@ class LineDisplay(Display):
         self._begun = False
 
     def progress(self, progress: Progress) -> None:
-        """Say once that workers start."""
         if progress.starting and not self._begun:
-            self.note(starting(progress))
+            self.note(drawing.starting(progress))
         self._begun = True
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """Print the trial's line."""
         self.note(finished_line(trial, progress))
 
     def note(self, message: str) -> None:
-        """Print the note."""
         try:
             self._out.print(message, soft_wrap=True)
         except OSError:  # the terminal is gone; the sweep goes on
@@ -125,9 +106,7 @@ class LiveDisplay(Display):
         self._unseen.enter_context(keys_unseen(self._out.file))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._unseen, suppress(OSError):  # the terminal may be gone
             self.live.stop()
 
@@ -136,13 +115,10 @@ class LiveDisplay(Display):
         self._wipe(size.width)
         drawn: RenderableType = Text("starting workers", style="dim")
         if self._progress is not None:
-            drawn = sweep_view(
-                self._progress,
-                tuple(self._recent),
-                width=size.width,
-                height=size.height,
-                seconds_since=time.monotonic() - self._at,
-                notice=self._notice,
+            sizes = {"width": size.width, "height": size.height}
+            age = time.monotonic() - self._at
+            drawn = drawing.sweep_view(
+                self._progress, self._recent, **sizes, seconds_since=age, notice=self._notice
             )
         self._drawn = (size, drawn)
         return drawn
@@ -164,11 +140,9 @@ class LiveDisplay(Display):
         self._out.file.write("\n" * (len(lines) - 1))
 
     def progress(self, progress: Progress) -> None:
-        """Keep it for the next redraw."""
         self._progress, self._at = progress, time.monotonic()
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """Keep it for the next redraw."""
         self._recent.append(trial)
         self.progress(progress)
 
@@ -179,21 +153,19 @@ class LiveDisplay(Display):
             self._out.print(Text(message, style="dim"))
 
     def stopping(self) -> None:
-        """Show it at the next redraw."""
         self._notice = STOPPING
 
 
 def finished_line(trial: FinishedTrial, progress: Progress) -> str:
-    """A finished trial in one line."""
     of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
     if trial.state == "COMPLETE":
-        figures = f"{progress.metric} {metric_text(trial.value)}, accuracy {percent(trial.accuracy)}"
+        figures = f"{progress.metric} {drawing.metric_text(trial.value)}, accuracy {drawing.percent(trial.accuracy)}"
     elif trial.state == "PRUNED":
         figures = "pruned"
     else:
-        figures = f"failed: {reason(trial.end_reason, trial.message)}"
+        figures = f"failed: {drawing.reason(trial.end_reason, trial.message)}"
     best = " (best so far)" if progress.best is not None and progress.best.number == trial.number else ""
     return (
-        f"[{of}] {MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
-        f"{counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s; {techniques(trial)}{best}"
+        f"[{of}] {drawing.MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
+        f"{drawing.counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s; {drawing.techniques(trial)}{best}"
     )

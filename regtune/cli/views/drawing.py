@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from regtune.config.trial import RegularizationConfig, format_number
 from regtune.escaping import printable
+from regtune.study.board.rows import STATES
 from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import State
 
@@ -23,14 +24,8 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 NARROW = 60
-STYLES = {
-    **{"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"},
-    "FOREIGN": "dim",
-}
-WORDS: dict[State, str] = {
-    **{"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"},
-    **{"WAITING": "waiting", "FOREIGN": "foreign"},
-}
+STYLES = dict(zip(STATES, ("green", "yellow", "red", "cyan", "dim", "dim"), strict=True))
+WORDS: dict[State, str] = {state: state.lower() for state in STATES} | {"FAIL": "failed"}
 MARKS = {"COMPLETE": "✓", "PRUNED": "–", "FAIL": "✗"}
 REASONS = {
     "max_epochs": "every epoch was trained",
@@ -108,7 +103,6 @@ def metric_text(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """An accuracy: ``97.93 %``."""
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
@@ -133,14 +127,12 @@ def mix_text(mix: str, control: str | None) -> str:
 
 
 def reason(end_reason: str | None, message: str | None = None) -> str:
-    """How and why a trial ended; the message's first line where there is one."""
     if message:
         return printable(message.splitlines()[0])
     return "still running" if end_reason is None else REASONS.get(end_reason, end_reason)
 
 
 def starting(progress: Progress) -> str:
-    """What happens before the first epoch."""
     return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
 
 
@@ -172,7 +164,6 @@ def sweep_view(
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
-    """One line, cut at the terminal's edge."""
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
@@ -182,12 +173,9 @@ def _head(progress: Progress, seconds_since: float, wide: bool) -> list[Renderab
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
     of = f"{done} of {cap}" if cap else counted(done, "trial")
-    share = (cap, done) if cap else (timeout, progress.elapsed_seconds)
-    total = share[0] or 1
-    bar.add_row(
-        ProgressBar(total, min(share[1], total), complete_style="green", finished_style="green"),
-        Text(of, "bold"),
-    )
+    total, used = (cap, done) if cap else (timeout or 1, progress.elapsed_seconds)
+    share = ProgressBar(total, min(used, total), complete_style="green", finished_style="green")
+    bar.add_row(share, Text(of, "bold"))
     counts = _line(f"{progress.complete} complete  {progress.pruned} pruned  {progress.failed} failed")
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         counts.highlight_regex(rf"\b[1-9]\d* {WORDS[state]}", STYLES[state])
@@ -211,9 +199,8 @@ def _best(progress: Progress, wide: bool) -> list[RenderableType]:
     if not wide:
         first = _line(("best ", "dim"), figures[0], "  ", figures[1], (f"  trial {best.number}", "dim"))
         return [first, _line(f"     {techniques(best)}")]
-    first = _line(
-        ("best    ", "dim"), figures[0], (f" {progress.metric}   ", "dim"), figures[1], (" accuracy", "dim")
-    )
+    named = figures[0], (f" {progress.metric}   ", "dim"), figures[1], (" accuracy", "dim")
+    first = _line(("best    ", "dim"), *named)
     return [first, _line((f"        trial {best.number}   ", "dim"), techniques(best))]
 
 
@@ -233,11 +220,9 @@ def _workers(progress: Progress, width: int, room: int) -> tuple[list[Renderable
         spark = max(10, min(18, width - 70))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.show_header = True
-        heads = ("worker", "trial", "epoch", "curve", progress.metric if width > 114 else "now")
-        for name in heads:
-            table.add_column(
-                name, justify="left" if name == "curve" else "right", no_wrap=True, header_style="dim"
-            )
+        for name in ("worker", "trial", "epoch", "curve", progress.metric if width > 114 else "now"):
+            side: JustifyMethod = "left" if name == "curve" else "right"
+            table.add_column(name, justify=side, no_wrap=True, header_style="dim")
         table.add_column("techniques", header_style="dim")
         for trial in shown:
             table.add_row(
@@ -278,12 +263,7 @@ def learning_curve(
 ) -> RenderableType:
     """Draw two curves over epochs: validation as a line, training as dots, distinct without colour.
 
-    Args:
-        train: training cross-entropy at each epoch, from 1.
-        validation: validation cross-entropy at each epoch.
-        width: of the whole drawing, in characters.
-        height: of the whole drawing, in lines.
-        kept: the epoch whose weights are kept, marked on the curve.
+    kept: the epoch whose weights are kept, from 1, marked on the curve.
     """
     from plotille import Figure
 
@@ -296,20 +276,16 @@ def learning_curve(
     figure.origin, figure.color_mode = False, "names"
     figure.x_label, figure.y_label = "epoch", "cross-entropy"
     epochs = max(map(len, (train, validation)))
-    a_tick = math.ceil(
-        max(1, epochs - 1) / (figure.width / 10 - 0.1)
-    )  # in ten columns; the last one stays free
-    figure.set_x_limits(1, 1 + a_tick * figure.width / 10)
+    ticks = figure.width / 10  # of ten columns; the last one stays free
+    a_tick = math.ceil(max(1, epochs - 1) / (ticks - 0.1))
+    figure.set_x_limits(1, 1 + a_tick * ticks)
     low, high = min(points), max(points)
     margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
     figure.set_y_limits(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
     figure.x_ticks_fkt = lambda tick, _: f"{tick:.0f}"
     figure.y_ticks_fkt = lambda tick, _: f"{tick:.3f}"
-    styles: dict[str, dict[str, Any]] = {
-        "validation": {"lc": "cyan"},
-        "training": {"lc": "magenta", "marker": "•", "interp": None},
-    }
-    for curve, style in zip(curves, styles.values(), strict=True):
+    styles: tuple[dict[str, Any], ...] = {"lc": "cyan"}, {"lc": "magenta", "marker": "•", "interp": None}
+    for curve, style in zip(curves, styles, strict=True):
         if curve:
             figure.plot(*zip(*curve, strict=True), **style)
     legend = Text.assemble(("⠤⠤ validation", "cyan"), "  ", ("• • training", "magenta"))

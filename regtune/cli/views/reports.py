@@ -22,18 +22,13 @@ if TYPE_CHECKING:
     from regtune.upkeep.doctor import Check
     from regtune.upkeep.status import DatabaseStatus, ServerStatus, Status
 
-STATE_STYLES = {
-    "current": "green",
-    "server": "green",
-    "missing": "yellow",
-    "empty": "yellow",
-    "older": "yellow",
-}
+STATE_STYLES = {"current": "green", "server": "green"} | dict.fromkeys(
+    ("missing", "empty", "older"), "yellow"
+)
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """What a sweep would do: the space, the budget, time, disk, and where it writes."""
     facts = {
         "study": f"{printable(plan.study)}, {plan.standing}",
         "data": printable(plan.data),
@@ -57,24 +52,17 @@ def plan_view(plan: Plan) -> RenderableType:
 
 
 def _size(plan: Plan) -> str:
-    what = counted(len(plan.parameters), "parameter")
-    return (
-        f"{what}, {counted(plan.size, 'configuration')}" if plan.size is not None else f"{what}, continuous"
-    )
+    points = "continuous" if plan.size is None else counted(plan.size, "configuration")
+    return f"{counted(len(plan.parameters), 'parameter')}, {points}"
 
 
 def _budget(plan: Plan) -> str:
-    parts = [] if plan.run_cap is None else [_most(plan.run_cap, plan.max_epochs)]
+    trials = "" if plan.run_cap is None else counted(plan.run_cap, "trial")
     if plan.method == "grid" and plan.size is not None:
-        tried = plan.size - plan.untried
-        parts = [f"{tried} of {plan.size} points of at most {counted(plan.max_epochs, 'epoch')}"]
-    if plan.timeout_seconds is not None:
-        parts.append(span(plan.timeout_seconds))
-    return ", ".join(parts)
-
-
-def _most(trials: int, epochs: int) -> str:
-    return f"{counted(trials, 'trial')} of at most {counted(epochs, 'epoch')}"
+        trials = f"{plan.size - plan.untried} of {plan.size} points"
+    most = trials and f"{trials} of at most {counted(plan.max_epochs, 'epoch')}"
+    time = span(plan.timeout_seconds) if plan.timeout_seconds else ""
+    return ", ".join(filter(None, (most, time)))
 
 
 def _controls(plan: Plan) -> str:
@@ -90,16 +78,12 @@ def _time(duration: Duration | None, workers: int) -> str:
         if duration.epochs_measured
         else f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
     )
-    most = (
-        f", at most {span(duration.at_most_seconds)}"
-        if duration.at_most_seconds > duration.seconds * 1.05
-        else ""
-    )
+    longer = duration.at_most_seconds > duration.seconds * 1.05
+    most = f", at most {span(duration.at_most_seconds)}" if longer else ""
     return f"about {span(duration.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
 
 
 def checks_view(checks: Sequence[Check]) -> RenderableType:
-    """What was checked, and what to fix."""
     drawn = table("", "what", "found", fold=("found",))
     for check in checks:
         text = Text(check.found)
@@ -113,7 +97,6 @@ def checks_view(checks: Sequence[Check]) -> RenderableType:
 
 
 def status_view(status: Status) -> RenderableType:
-    """The state of a folder, a line for each thing."""
     facts: dict[str, str | Text] = {"folder": status.home, "server": _server_text(status.server)}
     if status.server.page:
         facts["newest sweep"] = Text(status.server.page, style=f"link {status.server.page}")
@@ -158,13 +141,11 @@ def _database_text(database: DatabaseStatus) -> Text:
         return Text(f"on {database.place}")
     if database.size_bytes is None:
         return Text(f"{database.place}, the first sweep creates it")
-    return Text(
-        f"{database.place}, {megabytes(database.size_bytes)}, revision {database.revision}, {database.state}"
-    )
+    size = megabytes(database.size_bytes)
+    return Text(f"{database.place}, {size}, revision {database.revision}, {database.state}")
 
 
 def datasets_table(entries: Sequence[Entry]) -> RenderableType:
-    """Data sets, where they are, and what is wrong with them."""
     if not entries:
         return Text("no data set is here; try: regtune data fetch mnist")
     read = any(entry.digest or entry.problem for entry in entries)
@@ -180,7 +161,6 @@ def datasets_table(entries: Sequence[Entry]) -> RenderableType:
 
 
 def retrained_view(retrained: Retrained) -> RenderableType:
-    """The figures of a training beside the recorded ones."""
     compared = ("recorded", "") if retrained.recorded is not None else ()
     drawn = table("figure", "now", *compared, right=("now", "recorded"))
     for name, value in retrained.figures.items():
@@ -203,10 +183,8 @@ def retrained_view(retrained: Retrained) -> RenderableType:
 
 
 def databases_table(databases: Sequence[Database]) -> RenderableType:
-    """Both databases: state, revision, the revision expected here, and where."""
-    drawn = table(
-        "database", "state", "revision", "expected", "where", fold=("revision", "expected", "where")
-    )
+    fold = "revision", "expected", "where"
+    drawn = table("database", "state", *fold, fold=fold)
     for one in (database.to_json() for database in databases):
         state = Text(one["state"], style=STATE_STYLES.get(one["state"], "bold red"))
         drawn.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])

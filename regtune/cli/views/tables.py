@@ -9,23 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regtune.cli.views.drawing import (
-    STYLES,
-    WORDS,
-    configured,
-    counted,
-    learning_curve,
-    metric_text,
-    mix_text,
-    percent,
-    reason,
-    span,
-    techniques,
-)
+from regtune.cli.views import drawing
+from regtune.cli.views.drawing import STYLES, WORDS, counted, metric_text, percent, span
 from regtune.config.trial import format_number
 from regtune.escaping import printable
 
@@ -36,11 +25,7 @@ if TYPE_CHECKING:
 GAP_NOTE = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
 TECHNIQUES = "techniques"
 EFFORT = ("seconds", "epochs")
-GIVES_WAY = {
-    **dict.fromkeys(EFFORT, 60),
-    "state": 26,
-    **dict.fromkeys(("sparsity", "gap", "val_accuracy"), 18),
-}
+GIVES_WAY = {"seconds": 60, "epochs": 60, "state": 26, "sparsity": 18, "gap": 18, "val_accuracy": 18}
 """Columns that are hidden, in this order, while the techniques have less room than so many characters."""
 PLACEMENTS = {"before_activation": "before", "after_activation": "after"}
 
@@ -51,8 +36,9 @@ def table(*names: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> T
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, header_style="bold"
     )
     for name in names:
-        justify, folds = "right" if name in right else "left", name in fold
-        empty.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")  # type: ignore[arg-type]
+        side: JustifyMethod = "right" if name in right else "left"
+        folds = name in fold
+        empty.add_column(name, justify=side, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
     return empty
 
 
@@ -93,18 +79,13 @@ def board_table(board: Board, width: int) -> RenderableType:
             taken = _width(shown, heads, texts) - whole + min(room, whole)
             if taken > width and name not in must:
                 shown = [other for other in shown if other != name]
-    words = {
-        "state",
-        "control",
-        TECHNIQUES,
-        *(n for n in names if any(isinstance(r.parameter(n), str) for r in board.rows)),
-    }
+    words = {name for name in names if any(isinstance(row.parameter(name), str) for row in board.rows)}
+    words |= {"state", "control", TECHNIQUES}
     drawn = table()
     for name in shown:
         one = name != TECHNIQUES  # Rich narrows the others only where nothing else helps
-        drawn.add_column(
-            heads[name], justify="left" if name in words else "right", no_wrap=one, overflow="ellipsis"
-        )
+        side: JustifyMethod = "left" if name in words else "right"
+        drawn.add_column(heads[name], justify=side, no_wrap=one, overflow="ellipsis")
     for row, cells in zip(board.rows, texts, strict=True):
         styles = {"state": STYLES[row.state]}
         drawn.add_row(
@@ -119,19 +100,15 @@ def board_table(board: Board, width: int) -> RenderableType:
     return Group(drawn, *(Text(note, style="dim") for note in notes))
 
 
+FORMS = {
+    **{"val_accuracy": ".4f", "gap": "+.4f", "sparsity": ".1%"},
+    **{"l2_norm": ".2f", "epochs": "d", "seconds": ".1f"},
+}
+
+
 def _board_texts(row: Row, metric: str, names: Sequence[str]) -> dict[str, str]:
     cells = row.cells(metric, names)
-    forms = {
-        "val_accuracy": ".4f",
-        "gap": "+.4f",
-        "sparsity": ".1%",
-        "l2_norm": ".2f",
-        "epochs": "d",
-        "seconds": ".1f",
-    }
-    figures = {
-        name: "–" if cells[name] is None else format(cells[name], form) for name, form in forms.items()
-    }
+    figures = {name: "–" if cells[name] is None else format(cells[name], FORMS[name]) for name in FORMS}
     return {
         **figures,
         "rank": str(row.rank or ""),
@@ -139,7 +116,7 @@ def _board_texts(row: Row, metric: str, names: Sequence[str]) -> dict[str, str]:
         "state": WORDS[row.state],
         metric: metric_text(cells[metric]) if metric not in figures else figures[metric],
         "control": printable(row.control or "").replace("_", " "),
-        TECHNIQUES: techniques(row),
+        TECHNIQUES: drawing.techniques(row),
         **{name: parameter_text(cells[name]) for name in names},
     }
 
@@ -156,14 +133,12 @@ def _folded(name: str) -> str:
 
 
 def parameter_text(value: Any) -> str:
-    """A parameter's value, to three significant digits."""
     if value is None:
         return "–"
     return format_number(value) if isinstance(value, float) else printable(str(value))
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
-    """All studies, the last active first."""
     rows = []
     for summary in summaries:
         info, best, cap = summary.info, summary.best, summary.info.budget.get("run_cap")
@@ -199,9 +174,7 @@ def study_view(top: Board, width: int) -> RenderableType:
         "data": _data_text(info),
         "method": str(info.spec.get("method", "")),
         "metric": f"{info.metric} ({info.goal})",
-        "budget": ", ".join(
-            [*([counted(cap, "trial")] if cap else []), *([span(timeout)] if timeout else [])]
-        ),
+        "budget": ", ".join(filter(None, (cap and counted(cap, "trial"), timeout and span(timeout)))),
         "trials": ", ".join(states) or "none yet",
         "started": when(info.started),
         "last active": when(info.last_active),
@@ -217,24 +190,18 @@ def study_view(top: Board, width: int) -> RenderableType:
 
 
 def best_text(best: Row, metric: str) -> Text:
-    """The best trial in two lines."""
     control = " (a control)" if best.control else ""
     return Text.assemble(
         ("best  ", "dim"),
-        (f"trial {best.number}: {configured(best)}{control}\n", "bold"),
+        (f"trial {best.number}: {drawing.configured(best)}{control}\n", "bold"),
         (f"      {metric_text(best.value)}", "bold green"),
         f" {metric}, {percent(best.accuracy)} accuracy",
     )
 
 
 def space_table(parameters: Sequence[Searched]) -> Table:
-    """The search space: a line for each parameter."""
-    names = [
-        "parameter",
-        "kind",
-        "values",
-        *(["only when"] if any(one.condition for one in parameters) else []),
-    ]
+    names = ["parameter", "kind", "values"]
+    names += ["only when"] if any(one.condition for one in parameters) else []
     drawn = table(*names, fold=names[1:])
     for one in parameters:
         drawn.add_row(*(one.name, one.kind, exponents(one.range), exponents(one.condition))[: len(names)])
@@ -276,39 +243,30 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     pace = f" ({row.seconds / row.epochs:.2f} s an epoch)" if row.epochs else ""
     epochs = f"{record.epochs} of at most {record.config.training.max_epochs}, {row.seconds:.1f} s{pace}"
     facts = {
-        "techniques": mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),
+        "techniques": drawing.mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),
         **{name: parameter_text(value) for name, value in record.parameters.items()},
         "seed": str(record.config.seed),
         "uid": printable(record.uid),
         "epochs": "" if waits else epochs,
         "ended": "waiting: it restarts when the study resumes"
         if waits
-        else reason(record.end_reason, record.message),
+        else drawing.reason(record.end_reason, record.message),
         "attempt": f"{record.attempt}, a retry of trial {record.retry_of}" if record.attempt > 1 else "",
     }
     parts: list[RenderableType] = [title, Text(), facts_table(facts)]
     kept = None if waits else record.kept
     if kept:
         figures = table("", "cross-entropy", "accuracy", right=("cross-entropy", "accuracy"))
+        figures.add_row("training", metric_text(kept.train_cross_entropy), percent(kept.train_accuracy))
         validation = kept.figures["val_cross_entropy"], kept.figures["val_accuracy"]
-        trained = kept.train_cross_entropy, kept.train_accuracy
-        for name, (loss, accuracy) in {"training": trained, "validation": validation}.items():
-            figures.add_row(name, metric_text(loss), percent(accuracy))
+        figures.add_row("validation", metric_text(validation[0]), percent(validation[1]))
         figures.add_row("gap", f"{kept.generalization_gap:+.4f}", "")
-        parts += [
-            Text(),
-            Text(f"kept weights: epoch {kept.epoch}", style="dim"),
-            figures,
-            Text(GAP_NOTE, style="dim"),
-        ]
+        parts += [Text(), Text(f"kept weights: epoch {kept.epoch}", style="dim"), figures]
+        parts += [Text(GAP_NOTE, style="dim")]
     if record.epochs and not waits:
-        curve = learning_curve(
-            record.history["cross_entropy"],
-            record.history["val_cross_entropy"],
-            width=min(width, 88),
-            height=height,
-            kept=kept.epoch if kept else None,
-        )
+        losses = record.history["cross_entropy"], record.history["val_cross_entropy"]
+        marked = kept.epoch if kept else None
+        curve = drawing.learning_curve(*losses, width=min(width, 88), height=height, kept=marked)
         parts += [Text(), Text("cross-entropy by epoch, without the penalty", style="dim"), curve]
     return Group(*parts)
 
@@ -331,13 +289,11 @@ def comparison_text(comparison: Comparison) -> Text:
 
 
 def when(moment: datetime | None) -> str:
-    """A moment in local time."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M") if moment else "–"
 
 
 def _data_text(info: StudyInfo) -> str:
     name = info.data.get("name") or info.spec.get("dataset", "")
-    sizes = [
-        f"{info.data[key]:,} {key}" for key in ("train", "validation") if isinstance(info.data.get(key), int)
-    ]
-    return ", ".join((printable(str(name)), *sizes))
+    sizes = {key: info.data.get(key) for key in ("train", "validation")}
+    shown = (f"{size:,} {key}" for key, size in sizes.items() if isinstance(size, int))
+    return ", ".join((printable(str(name)), *shown))

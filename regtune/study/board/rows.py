@@ -12,6 +12,9 @@ from regtune.config.trial import RegularizationConfig, TrialConfig, higher_is_be
 from regtune.study.progress import FinishedTrial
 from regtune.study.record import State, TrialRecord, Value
 
+STATES: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
+"""States in the order of a board."""
+
 
 @dataclass(frozen=True)
 class Column:

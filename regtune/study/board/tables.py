@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import ColumnElement, Connection, Engine, Float, Integer, String, Subquery, Text, func, select
@@ -24,7 +24,7 @@ from regtune.errors import StorageError, StudyNotFound
 from regtune.escaping import printable
 from regtune.storage import explain, not_json, place
 from regtune.storage.schema import STUDIES
-from regtune.study.board.rows import Row, StudyInfo
+from regtune.study.board.rows import STATES, Row, StudyInfo
 from regtune.study.record import (
     BUDGET,
     DATA,
@@ -57,8 +57,6 @@ _PARAMETERS = _table("trial_params", trial_id=Integer)
 
 REVISIONS = frozenset({"v3.2.0.a"})
 """Revisions of Optuna's tables that are as this module reads them."""
-STATES: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
-"""States in the order of a board."""
 ENDED: tuple[State, ...] = STATES[:3]
 _BATCH = 500
 _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
@@ -145,7 +143,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     if STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not created by regtune')
     uid = str(attributes[STUDY_UID])
-    counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
+    counts: dict[State, int] = dict.fromkeys(STATES, 0)
     foreign = _foreign(connection, study_id, uid)
     trials = _trials_of(study_id, foreign).c
     moments = (
@@ -313,7 +311,6 @@ def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) 
 
 
 def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
-    """Read the numbers of the controls, and of what was queued to retry one."""
     chosen = (
         select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.value_json)
         .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
@@ -324,7 +321,6 @@ def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
 
 
 def studies_of_regtune(connection: Connection) -> list[str]:
-    """Read the names of regtune's studies."""
     own = (_STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_STUDY_ATTRIBUTES.c.key == STUDY_UID)
     return list(connection.scalars(select(_STUDIES.c.study_name).join(_STUDY_ATTRIBUTES, own)))
 
@@ -343,19 +339,16 @@ def read_uids(connection: Connection) -> set[str]:
 
 
 def read_first_start(connection: Connection) -> datetime | None:
-    """Read when the first trial of the whole database began."""
     return _utc(connection.scalar(select(func.min(_TRIALS.c.datetime_start))))
 
 
 def read_numbers_of(connection: Connection, info: StudyInfo, states: Sequence[State]) -> list[int]:
-    """Read the numbers of the trials in these states, in order."""
     trials = _trials_of(info.id, info.foreign).c
     chosen = select(trials.number).where(trials.state.in_(states)).order_by(trials.number)
     return list(connection.scalars(chosen))
 
 
 def count_epochs(connection: Connection, info: StudyInfo) -> int:
-    """Count the epochs that all trials of the study have trained."""
     trials = _trials_of(info.id, info.foreign)
     ours = (_STEPS.c.trial_id == trials.c.trial_id) & (trials.c.state != "FOREIGN")
     return connection.scalar(select(func.count()).select_from(_STEPS.join(trials, ours))) or 0
