@@ -99,7 +99,7 @@ class StudyTrials:
     def _look(self) -> set[int]:
         """Read what is new and how open trials stand; returns those that are new or have ended."""
         with reading(self._engine) as connection:
-            self._attributes = read_attributes(connection, self._info)
+            self._attributes = read_attributes(connection, self._info.id)
             trials = read_standings(connection, self._info, self._last, self._open.values())
         changed = {trial.number for trial in trials if self._take(trial)}
         keep = self._info.budget.get("keep_models")

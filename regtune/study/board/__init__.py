@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -44,8 +45,8 @@ def list_studies(engine: Engine) -> list[StudySummary]:
 
 def read_study(engine: Engine, study: str) -> StudyInfo:
     """Read what a study was started with, and its counts. Raises StudyNotFound, StorageError."""
-    with tables.reading(engine) as connection:
-        return tables.read_info(connection, study)
+    with _reading(engine, study) as (_, info):
+        return info
 
 
 def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None = None) -> Board:
@@ -65,12 +66,9 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
         StudyNotFound: for an unknown study.
         StorageError: for a database that cannot be read.
     """
-    with tables.reading(engine) as connection:
-        info = tables.read_info(connection, study)
+    with _reading(engine, study) as (connection, info):
         by = None if sort == "rank" else order_of(info, sort)
-        rows = tables.with_records(
-            connection, info, tables.read_heads(connection, info, limit=None if by else limit)
-        )
+        rows = _rows(connection, info, limit=None if by else limit)
         chosen = _sorted(rows, info, by, limit) if by else list(rows)
         names = _parameters(connection, info, chosen, tables.read_controls(connection, info))
     if by and by.name not in (shown := [column.name for column in columns(info, names)]):
@@ -80,64 +78,61 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
 
 def read_top(engine: Engine, study: str, count: int) -> Board:
     """Read the best `count` trials and every control, by rank. Raises StudyNotFound, StorageError."""
-    with tables.reading(engine) as connection:
-        info = tables.read_info(connection, study)
+    with _reading(engine, study) as (connection, info):
         controls = tables.read_controls(connection, info)
         best = tables.read_heads(connection, info, states=["COMPLETE"], limit=count)
         numbers = controls.union(head.number for head in best)
-        rows = list(
-            tables.with_records(connection, info, tables.read_heads(connection, info, numbers=numbers))
-        )
+        rows = list(_rows(connection, info, numbers=numbers))
         return Board(info, top_and_controls(rows, count), _parameters(connection, info, rows, controls))
 
 
 def read_ended(engine: Engine, study: str) -> set[int]:
     """Read the numbers of the trials that have ended. Raises StudyNotFound, StorageError."""
-    with tables.reading(engine) as connection:
-        return set(tables.read_numbers_of(connection, tables.read_info(connection, study), tables.ENDED))
+    with _reading(engine, study) as (connection, info):
+        return set(tables.read_numbers_of(connection, info, tables.ENDED))
 
 
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
     """Read the rows of these trials, by number. Raises StudyNotFound, StorageError."""
-    with tables.reading(engine) as connection:
-        info = tables.read_info(connection, study)
-        rows = tables.with_records(connection, info, tables.read_heads(connection, info, numbers=numbers))
-        return sorted(rows, key=lambda row: row.number)
+    with _reading(engine, study) as (connection, info):
+        return sorted(_rows(connection, info, numbers=numbers), key=lambda row: row.number)
 
 
 def read_trial(engine: Engine, study: str, number: int) -> Row:
     """One trial. Raises StudyNotFound, StorageError."""
     rows = read_rows(engine, study, {number})
     if not rows:
-        raise StudyNotFound(
-            f'study "{printable(study)}" has no trial {number}; try: regtune board {shell_word(study)}'
-        )
+        raise _lacking(study, f"trial {number}")
     return rows[0]
 
 
 def read_best(engine: Engine, study: str) -> Row:
     """Read the complete trial with the best value. Raises StudyNotFound when none is complete."""
-    with tables.reading(engine) as connection:
-        best = _best(connection, tables.read_info(connection, study))
+    with _reading(engine, study) as (connection, info):
+        best = _best(connection, info)
     if best is None:
-        raise StudyNotFound(
-            f'study "{printable(study)}" has no complete trial yet; try: regtune board {shell_word(study)}'
-        )
+        raise _lacking(study, "complete trial yet")
     return best
+
+
+def _lacking(study: str, what: str) -> StudyNotFound:
+    board = f"regtune board {shell_word(study)}"
+    return StudyNotFound(f'study "{printable(study)}" has no {what}; try: {board}')
 
 
 def read_progress(engine: Engine, study: str) -> Progress:
     """Read how far a sweep is, from the database alone; `remaining_seconds` is estimated from its pace."""
-    with tables.reading(engine) as connection:
-        info = tables.read_info(connection, study)
+    with _reading(engine, study) as (connection, info):
         best = _best(connection, info)
-        running = list(
-            tables.with_records(connection, info, tables.read_heads(connection, info, states=["RUNNING"]))
-        )
+        running = sorted(_rows(connection, info, states=["RUNNING"]), key=lambda row: row.number)
         spans = tables.read_spans(connection, info)
         epochs = tables.count_epochs(connection, info)
     elapsed = covered(spans)
     run_cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
+    pace = elapsed / info.finished if info.finished else None
+    remaining = remaining_seconds(
+        run_cap=run_cap, timeout=timeout, finished=info.finished, spent=elapsed, pace=pace
+    )
     return Progress(
         study=info.name,
         metric=info.metric,
@@ -149,19 +144,11 @@ def read_progress(engine: Engine, study: str) -> Progress:
         failed=info.counts["FAIL"],
         waiting=info.counts["WAITING"],
         elapsed_seconds=elapsed,
-        remaining_seconds=remaining_seconds(
-            run_cap=run_cap,
-            timeout=timeout,
-            finished=info.finished,
-            spent=elapsed,
-            pace=elapsed / info.finished if info.finished else None,
-        )
-        if running
-        else None,
+        remaining_seconds=remaining if running else None,
         trial_epochs=epochs,
         beside=info.beside,
         best=finished_trial(best) if best else None,
-        running=tuple(_running(row, info.metric) for row in sorted(running, key=lambda row: row.number)),
+        running=tuple(_running(row, info.metric) for row in running),
     )
 
 
@@ -181,20 +168,27 @@ def end_without_pauses(created_ms: int | None, spans: Sequence[tuple[datetime, d
     return None if created_ms is None else created_ms + round(1000 * covered(spans))
 
 
+@contextmanager
+def _reading(engine: Engine, study: str) -> Iterator[tuple[Connection, StudyInfo]]:
+    with tables.reading(engine) as connection:
+        yield connection, tables.read_info(connection, study)
+
+
+def _rows(connection: Connection, info: StudyInfo, **which: Any) -> Iterator[Row]:
+    return tables.with_records(connection, info, tables.read_heads(connection, info, **which))
+
+
 def _best(connection: Connection, info: StudyInfo) -> Row | None:
-    heads = tables.read_heads(connection, info, states=["COMPLETE"], limit=1)
-    return next(tables.with_records(connection, info, heads), None)
+    return next(_rows(connection, info, states=["COMPLETE"], limit=1), None)
 
 
 def _parameters(
     connection: Connection, info: StudyInfo, rows: Sequence[Row], controls: Collection[int]
 ) -> tuple[str, ...]:
     """Names of the searched parameters, also where `rows` are only controls: the first other trial has them all."""
-    others = (
-        number for number in tables.read_numbers_of(connection, info, tables.ENDED) if number not in controls
-    )
-    heads = tables.read_heads(connection, info, numbers=list(islice(others, 1)))
-    return parameter_names([*rows, *tables.with_records(connection, info, heads)])
+    ended = tables.read_numbers_of(connection, info, tables.ENDED)
+    first = [*islice((number for number in ended if number not in controls), 1)]
+    return parameter_names([*rows, *_rows(connection, info, numbers=first)])
 
 
 def _sorted(rows: Iterable[Row], info: StudyInfo, by: Column, limit: int | None) -> list[Row]:

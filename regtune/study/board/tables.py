@@ -79,17 +79,16 @@ class Standing:
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a connection for reading. Raises StorageError for whatever the database refuses."""
     if STUDIES.migrations.head not in REVISIONS:
-        raise StorageError(
-            f"Optuna's tables are of revision {STUDIES.migrations.head}; regtune reads {', '.join(REVISIONS)}; "
-            "install the Optuna version that regtune names"
-        )
+        differ = f"are of revision {STUDIES.migrations.head}; regtune reads {', '.join(REVISIONS)}"
+        raise StorageError(f"Optuna's tables {differ}; install the Optuna version that regtune names")
+    where = place(engine.url.render_as_string())
     try:
         with engine.connect() as connection:
             yield connection
     except SQLAlchemyError as error:
-        raise StorageError(explain(error, place(engine.url.render_as_string()))) from None
+        raise StorageError(explain(error, where)) from None
     except json.JSONDecodeError as error:
-        raise StorageError(not_json(error, place(engine.url.render_as_string()))) from None
+        raise StorageError(not_json(error, where)) from None
 
 
 def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]:
@@ -99,11 +98,8 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
     """
     trials, attributes = _TRIALS.c, _TRIAL_ATTRIBUTES.c
     state = sql.cast(trials.state, String)
-    begins = (
-        sql.literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}')
-        + sql.cast(trials.number, String)
-        + sql.literal('"')
-    )
+    study = sql.literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}')
+    begins = study + sql.cast(trials.number, String) + sql.literal('"')
     own = sql.exists().where(
         attributes.trial_id == trials.trial_id,
         attributes.key == RECORD,
@@ -116,9 +112,8 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
 
 def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
     """A study's trials with their states, FOREIGN for those that regtune has not trained."""
-    state = sql.case(
-        (_among(_TRIALS.c.trial_id, foreign), "FOREIGN"), else_=sql.cast(_TRIALS.c.state, String)
-    )
+    is_foreign = _among(_TRIALS.c.trial_id, foreign)
+    state = sql.case((is_foreign, "FOREIGN"), else_=sql.cast(_TRIALS.c.state, String))
     times = _TRIALS.c.datetime_start, _TRIALS.c.datetime_complete
     chosen = select(_TRIALS.c.trial_id, _TRIALS.c.number, *times, state.label("state"))
     return chosen.where(_TRIALS.c.study_id == study_id).subquery()
@@ -135,30 +130,21 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     study_id = connection.scalar(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study))
     if study_id is None:
         raise StudyNotFound(_unknown(connection, study))
-    stored = select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(
-        _STUDY_ATTRIBUTES.c.study_id == study_id,
-        _STUDY_ATTRIBUTES.c.key.in_((STUDY_UID, SPEC, BUDGET, DATA, FILE, VERSIONS)),
-    )
-    attributes: dict[str, Any] = {key: json.loads(text) for key, text in connection.execute(stored)}
+    attributes = read_attributes(connection, study_id)
     if STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not created by regtune')
     uid = str(attributes[STUDY_UID])
     counts: dict[State, int] = dict.fromkeys(STATES, 0)
     foreign = _foreign(connection, study_id, uid)
     trials = _trials_of(study_id, foreign).c
-    moments = (
-        func.min(trials.datetime_start),
-        func.max(trials.datetime_start),
-        func.max(trials.datetime_complete),
-    )
+    begun, ended = trials.datetime_start, trials.datetime_complete
+    moments = func.min(begun), func.max(begun), func.max(ended)
     by_state = select(trials.state, func.count(), *moments).group_by(trials.state)
-    starts, lasts = list[datetime](), list[datetime]()
-    for state, count, *times in connection.execute(by_state):
+    times = list[datetime]()
+    for state, count, *stored in connection.execute(by_state):
         counts[state] = count
         if state != "FOREIGN":
-            first, *last = (_utc(moment) for moment in times)
-            starts += [first] if first else []
-            lasts += [moment for moment in last if moment]
+            times += filter(None, map(_utc, stored))
     spec, beside = _mapping(attributes.get(SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
         searched = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
@@ -176,8 +162,8 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
         versions=_mapping(attributes.get(VERSIONS)),
         file=str(attributes.get(FILE, "")),
         counts=counts,
-        started=min(starts, default=None),
-        last_active=max(lasts, default=None),
+        started=min(times, default=None),
+        last_active=max(times, default=None),
     )
 
 
@@ -192,13 +178,12 @@ def _unknown(connection: Connection, study: str) -> str:
     return f"{missing}; try: regtune studies" if names else f"{missing}: there are no studies here yet"
 
 
-def read_attributes(connection: Connection, info: StudyInfo) -> dict[str, Any]:
+def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
     """All attributes of a study, requests aside."""
-    attributes = _STUDY_ATTRIBUTES
-    chosen = select(attributes.c.key, attributes.c.value_json).where(
-        attributes.c.study_id == info.id, attributes.c.key.not_like(f"{REQUEST}%")
-    )
-    return {key: json.loads(text) for key, text in connection.execute(chosen)}
+    stored = _STUDY_ATTRIBUTES.c
+    chosen = select(stored.key, stored.value_json).where(stored.study_id == study_id)
+    rows = connection.execute(chosen.where(stored.key.not_like(f"{REQUEST}%")))
+    return {key: json.loads(text) for key, text in rows}
 
 
 def read_standings(
@@ -282,6 +267,14 @@ def read_heads(
     ]
 
 
+def _attributes(info: StudyInfo, *keys: str) -> sql.Select[int, str, str]:
+    attributes = _TRIAL_ATTRIBUTES.c
+    chosen = select(_TRIALS.c.number, attributes.key, attributes.value_json)
+    of_trial = attributes.trial_id == _TRIALS.c.trial_id
+    ours = _TRIALS.c.study_id == info.id
+    return chosen.join(_TRIAL_ATTRIBUTES, of_trial).where(ours, attributes.key.in_(keys))
+
+
 def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) -> Iterator[Row]:
     """Yield the rows with their records, in batches; of a running trial, that of the attempt under way.
 
@@ -290,17 +283,9 @@ def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) 
     for start in range(0, len(heads), _BATCH):
         batch = heads[start : start + _BATCH]
         states = {head.number: head.state for head in batch}
-        chosen = (
-            select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.key, _TRIAL_ATTRIBUTES.c.value_json)
-            .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-            .where(
-                _TRIALS.c.study_id == info.id,
-                _TRIAL_ATTRIBUTES.c.key.in_((RECORD, REFUSED)),
-                _TRIALS.c.number.in_(states),
-            )
-        )
+        stored = _attributes(info, RECORD, REFUSED).where(_TRIALS.c.number.in_(states))
         known: dict[int, dict[str, Any]] = {}
-        for number, key, text in connection.execute(chosen):
+        for number, key, text in connection.execute(stored):
             state, value = states[number], json.loads(text)
             if key == REFUSED and state == "FOREIGN":
                 known[number] = {"refused": str(value)}
@@ -311,12 +296,8 @@ def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) 
 
 
 def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
-    chosen = (
-        select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.value_json)
-        .join(_TRIAL_ATTRIBUTES, _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-        .where(_TRIALS.c.study_id == info.id, _TRIAL_ATTRIBUTES.c.key == ORIGIN)
-    )
-    origins = ((number, _mapping(json.loads(text))) for number, text in connection.execute(chosen))
+    stored = connection.execute(_attributes(info, ORIGIN))
+    origins = ((number, _mapping(json.loads(text))) for number, _, text in stored)
     return {number for number, origin in origins if origin.get("kind") == "control" or origin.get("control")}
 
 
