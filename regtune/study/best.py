@@ -22,7 +22,6 @@ from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, StorageError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study.board import read_best, read_study, read_trial
-from regtune.study.board.rows import Row, StudyInfo
 
 
 class Provenance(Frozen):
@@ -70,11 +69,8 @@ class Best:
 
     def to_yaml(self) -> str:
         """The text of `best.yaml`. Numbers are written so that they are read back exactly."""
-        text = self.config.to_yaml()
-        if self.provenance is None:
-            return text
-        block = {PROVENANCE: self.provenance.model_dump(mode="json")}
-        return text + text_of(block, flow=False)
+        block = self.provenance and {PROVENANCE: self.provenance.model_dump(mode="json")}
+        return self.config.to_yaml() + (text_of(block, flow=False) if block else "")
 
     def is_in(self, path: Path) -> bool:
         """Whether the file at `path` holds this, whenever it was written."""
@@ -106,25 +102,8 @@ def fingerprint(config: TrialConfig) -> str:
 
 
 def best_of(engine: Engine, study: str) -> Best:
-    """The best complete trial of a study. Raises StudyNotFound when there is none."""
-    return describe(read_study(engine, study), read_best(engine, study))
-
-
-def changes(best: Best, engine: Engine) -> list[str]:
-    """What was changed since the configuration was recorded, one line a key; empty where its trial is unknown."""
-    if best.provenance is None:
-        return []
-    try:
-        record = read_trial(engine, best.provenance.study, best.provenance.trial).record
-    except (StudyNotFound, StorageError):
-        return []
-    if record is None or record.uid != best.provenance.trial_uid:
-        return []
-    return list(differences_of(record.config.to_dict(), best.config.to_dict()))
-
-
-def describe(info: StudyInfo, row: Row) -> Best:
-    """A complete trial as `best.yaml`. Raises StorageError when its record lacks the kept figures."""
+    """The best complete trial of a study. Raises StudyNotFound without one, StorageError without kept figures."""
+    info, row = read_study(engine, study), read_best(engine, study)
     record = row.record
     if record is None or record.kept is None or row.value is None:
         raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
@@ -146,6 +125,19 @@ def describe(info: StudyInfo, row: Row) -> Best:
     return Best(record.config, provenance)
 
 
+def changes(best: Best, engine: Engine) -> list[str]:
+    """What was changed since the configuration was recorded, one line a key; empty where its trial is unknown."""
+    if best.provenance is None:
+        return []
+    try:
+        record = read_trial(engine, best.provenance.study, best.provenance.trial).record
+    except (StudyNotFound, StorageError):
+        return []
+    if record is None or record.uid != best.provenance.trial_uid:
+        return []
+    return list(differences_of(record.config.to_dict(), best.config.to_dict()))
+
+
 def load_best(path: Path) -> Best:
     """Read `best.yaml`, or a bare configuration. Raises ConfigError with one line for each mistake."""
     remedy = f"; try: regtune best STUDY -o {shell_word(str(path))}"
@@ -158,17 +150,13 @@ def parse_best(text: str, source: str = "best.yaml") -> Best:
 
 
 def _best(source: Source, path: str) -> Best:
-    if "parameters" in source.values:
-        raise ConfigError([f"{source.label}: this is a sweep file; try: regtune sweep {shell_word(path)}"])
-    rest = {key: value for key, value in source.values.items() if key != PROVENANCE}
-    return Best(TrialConfig.from_dict(rest, source), _provenance(source))
-
-
-def _provenance(source: Source) -> Provenance | None:
-    values = source.values.get(PROVENANCE)
-    if values is None:
-        return None
+    values, label = source.values, source.label
+    if "parameters" in values:
+        raise ConfigError([f"{label}: this is a sweep file; try: regtune sweep {shell_word(path)}"])
+    config = TrialConfig.from_dict({key: values[key] for key in values if key != PROVENANCE}, source)
+    if values.get(PROVENANCE) is None:
+        return Best(config, None)
     try:
-        return Provenance.model_validate(values)
+        return Best(config, Provenance.model_validate(values[PROVENANCE]))
     except ValidationError as error:
         raise ConfigError(source.lines(explain(error, Keys(Provenance, {}), (PROVENANCE,)))) from None
