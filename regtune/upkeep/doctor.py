@@ -29,7 +29,6 @@ from regtune.training.runtime import OF_OTHERS, environment_of_worker
 from regtune.upkeep.status import DatabaseStatus, Status, look
 
 State = Literal["ok", "note", "mend"]
-PYTHONS = ((3, 11), (3, 13))
 PACKAGES = ("tensorflow", "keras", "optuna", "mlflow", "sqlalchemy", "numpy", "pydantic", "typer", "rich")
 KERAS_DEFAULTS = {
     "floatx": "float32",
@@ -78,10 +77,9 @@ def examine(settings: Settings) -> list[Check]:
 
 def _python() -> Check:
     here = platform.python_version()
-    low, high = PYTHONS
-    if low <= sys.version_info[:2] <= high:
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("python", "ok", f"{here}, {platform.system()} {platform.machine()}")
-    return Check("python", "mend", here, f"install Python {low[0]}.{low[1]} to {high[0]}.{high[1]}")
+    return Check("python", "mend", here, "install Python 3.11 to 3.13")
 
 
 def _packages() -> list[Check]:
@@ -92,9 +90,9 @@ def _packages() -> list[Check]:
     checks = [Check("packages", "ok", ", ".join(present))]
     if missing:
         checks.append(Check("packages", "mend", f"missing: {', '.join(missing)}", "pip install regtune"))
-    if importlib.util.find_spec("torch"):
-        return [*checks, Check("method gp", "ok", "can be used")]
-    return [*checks, Check("method gp", "note", "needs torch: pip install regtune[gp]")]
+    torch = importlib.util.find_spec("torch")
+    needs = "needs torch: pip install regtune[gp]"
+    return [*checks, Check("method gp", "ok" if torch else "note", "can be used" if torch else needs)]
 
 
 def _version(package: str) -> str:

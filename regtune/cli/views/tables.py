@@ -139,20 +139,15 @@ def parameter_text(value: Any) -> str:
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
+    shown = ["study", "trials", "best", "accuracy", "last active"]
+    heads = dict(zip(shown, shown, strict=True))
     rows = []
     for summary in summaries:
         info, best, cap = summary.info, summary.best, summary.info.budget.get("run_cap")
-        rows.append(
-            {
-                "study": printable(info.name),
-                "trials": f"{info.finished}/{cap}" if cap else str(info.finished),
-                "best": metric_text(best.value) if best else "–",
-                "accuracy": percent(best.accuracy) if best else "–",
-                "last active": when(info.last_active),
-            }
-        )
-    shown = ["study", "trials", "best", "accuracy", "last active"]
-    heads = dict(zip(shown, shown, strict=True))
+        trials = f"{info.finished}/{cap}" if cap else str(info.finished)
+        figures = (metric_text(best.value), percent(best.accuracy)) if best else ("–", "–")
+        cells = printable(info.name), trials, *figures, when(info.last_active)
+        rows.append(dict(zip(heads, cells, strict=True)))
     for name in ("last active", "accuracy", "best"):
         if _width(shown, heads, rows) > width:
             shown.remove(name)

@@ -177,14 +177,7 @@ class Row:
         }
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "state": self.state,
-            "rank": self.rank,
-            "value": self.value,
-            "refused": self.refused,
-            "record": self.record.to_json() if self.record else None,
-        }
+        return {**vars(self), "record": self.record.to_json() if self.record else None}
 
 
 @dataclass(frozen=True)
