@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, cast
 
 from optuna.exceptions import UpdateFinishedTrialError
 
@@ -19,6 +19,7 @@ from regtune.storage.troubles import away
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
+_Result = TypeVar("_Result")
 
 
 class Patience:
@@ -45,7 +46,7 @@ class Patience:
     def stop(self) -> None:
         self._stop.set()
 
-    def through(self, call: Callable[[], Any]) -> Any:
+    def through(self, call: Callable[[], _Result]) -> _Result:
         """Return `call()`, called again while the server is away. Raises what `call` raises for any other reason."""
         if self._waiting:  # in a call that is made again
             return call()
@@ -60,7 +61,7 @@ class Patience:
         finally:
             self._waiting = False
 
-    def _again(self, call: Callable[[], Any]) -> Any:
+    def _again(self, call: Callable[[], _Result]) -> _Result:
         since = time.strftime("%H:%M:%S")
         self.outages += 1
         self._note(f"{self._place} is away since {since}; the sweep is waiting for it")
@@ -72,7 +73,7 @@ class Patience:
                 self.check()
                 result = call()
             except UpdateFinishedTrialError:  # the call that was cut off had done it
-                result = True
+                result = cast("_Result", True)
             except Exception as error:
                 if not away(error) or stopped:
                     raise

@@ -129,7 +129,7 @@ class Study:
             return cls._start(storage, spec, data, patience)
 
         with understood(where):
-            study: Study = patience.through(opened)
+            study = patience.through(opened)
         study.aside = aside
         return study
 

@@ -43,7 +43,7 @@ class TrialCache(StudyInMemory):
         self._uid = uid
         self._ids: dict[int, int] = {}
         super().__init__(database, study_id)
-        for trial in self._call(lambda: database.get_all_trials(study_id, deepcopy=False)):
+        for trial in self.patience.through(lambda: database.get_all_trials(study_id, deepcopy=False)):
             self.keep(self._own(trial))
 
     def keep(self, trial: FrozenTrial) -> None:
@@ -108,7 +108,7 @@ class TrialCache(StudyInMemory):
             number = created() if self.patience.outages != outages else None
             return self.backend.create_new_trial(study_id, template) if number is None else self._id(number)
 
-        trial_id = self._call(create)
+        trial_id = self.patience.through(create)
         if known.number == len(self._trials) and self._id(known.number) == trial_id:
             self.keep(known)
             return known.number
@@ -153,22 +153,18 @@ class TrialCache(StudyInMemory):
 
     # -- the database
 
-    def _call(self, call: Callable[[], _Result]) -> _Result:
-        result: _Result = self.patience.through(call)
-        return result
-
     def _write(self, write: Callable[[int], _Result], number: int) -> _Result:
         trial_id = self._id(number)
-        return self._call(lambda: write(trial_id))
+        return self.patience.through(lambda: write(trial_id))
 
     def _read(self, number: int) -> None:
         trial_id = self._id(number)
-        self.keep(self._own(self._call(lambda: self.backend.get_trial(trial_id))))
+        self.keep(self._own(self.patience.through(lambda: self.backend.get_trial(trial_id))))
 
     def _id(self, number: int) -> int:
         """The database's id of a trial. Raises KeyError."""
         if number not in self._ids:
-            trial_id = self._call(lambda: self._find(number))
+            trial_id = self.patience.through(lambda: self._find(number))
             if trial_id is None:
                 raise KeyError(number)
             self._ids[number] = trial_id
