@@ -26,7 +26,7 @@ from report import machine, options, write  # noqa: E402
 from regtune.config.trial import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
 from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.settings import load_settings  # noqa: E402
-from regtune.training import train  # noqa: E402
+from regtune.training.loop import train  # noqa: E402
 
 TECHNIQUES: Mapping[str, dict[str, Any]] = {
     "plain": {},

@@ -13,7 +13,7 @@ import psutil  # noqa: E402
 from regtune.config.trial import RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
 from regtune.data.datasets import load_data  # noqa: E402
 from regtune.settings import load_settings  # noqa: E402
-from regtune.training import train  # noqa: E402
+from regtune.training.loop import train  # noqa: E402
 
 config = TrialConfig(regularization=RegularizationConfig(dropout=0.2), early_stopping=None)
 data = load_data(config.data, load_settings().data_dir)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from regtune.config.trial import TrialConfig
     from regtune.data.datasets import load_data
     from regtune.sweep import run_sweep
-    from regtune.training import TrialResult, train
+    from regtune.training.loop import train
     from regtune.training.model import build_model
+    from regtune.training.result import TrialResult
 
 __version__ = "0.1.0"
 
@@ -33,11 +34,11 @@ __all__ = [
 _HOMES = {
     "SweepSpec": "regtune.config.sweepfile",
     "TrialConfig": "regtune.config.trial",
-    "TrialResult": "regtune.training",
+    "TrialResult": "regtune.training.result",
     "build_model": "regtune.training.model",
     "load_data": "regtune.data.datasets",
     "run_sweep": "regtune.sweep",
-    "train": "regtune.training",
+    "train": "regtune.training.loop",
 }
 
 

@@ -26,9 +26,9 @@ import tensorflow as tf  # noqa: E402
 
 from regtune.config.trial import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig  # noqa: E402
 from regtune.data.datasets import Data, load_data  # noqa: E402
-from regtune.training import train  # noqa: E402
 from regtune.training.epoch import EpochModel, Resident, batch_order, make_optimizer  # noqa: E402
 from regtune.training.fused import FusedModel  # noqa: E402
+from regtune.training.loop import train  # noqa: E402
 from regtune.training.model import Seeds, build_model  # noqa: E402
 
 BATCHNORM = ("none", "before_activation", "after_activation")

@@ -25,7 +25,7 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
 
     runtime.configure()
     with runtime.without_unused():
-        from regtune.training import train
+        from regtune.training.loop import train
 
     coordinator.send(WorkerReady(worker, os.getpid()))
     while True:

@@ -99,7 +99,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._batch_size = config.training.batch_size
         self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
-        self._epochs = _numbers(10**9)
+        self._epochs = tf.data.Dataset.range(10**9).with_options(_without_autotuning())
         optimizer = make_optimizer(config)
         loss = keras.losses.SparseCategoricalCrossentropy()
         self.compile(optimizer=optimizer, loss=loss, jit_compile=False)
@@ -156,9 +156,9 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         features, classes = self.input_shape[-1], self.output_shape[-1]
 
         def make() -> keras.Sequential:
-            found = build_model(config, features, classes)
-            found.set_weights(weights)
-            return found
+            network = build_model(config, features, classes)
+            network.set_weights(weights)
+            return network
 
         return make
 
@@ -214,14 +214,11 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         return over_batches(x.shape[0], self._batch_size, batch)
 
 
-def _numbers(count: int) -> Any:
-    """The numbers from 0, without autotuning.
-
-    Autotuning's thread polls the pipeline at ever longer intervals, and the end of `fit` would wait for the next poll.
-    """
+def _without_autotuning() -> Any:
+    """Its thread polls the pipeline at ever longer intervals, and the end of `fit` would wait for the next poll."""
     options = tf.data.Options()
     options.autotune.enabled = False
-    return tf.data.Dataset.range(count).with_options(options)
+    return options
 
 
 def batch_order(seed: Any, epoch: Any, count: int) -> Any:
@@ -253,8 +250,7 @@ def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
 def over_batches(count: int, size: int, batch: Any) -> Figures:
     """Means over `count` images of what `batch(begin, count)` sums, added up batch by batch as Keras does.
 
-    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded
-    reciprocal.
+    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded reciprocal.
     """
     size = min(size, count)
     full = count // size

@@ -1,9 +1,7 @@
 """The fused model: the same training in fewer passes, for `training: {fused: true}`.
 
-Each step is Keras' step to within rounding, but not bit for bit: one pass of TensorFlow's own kernel applies
-the optimizer, the penalty's gradient is written down instead of derived, and validation goes through larger
-batches. Networks trained either way part from each other as they would after any rounding; what they reach is
-the same.
+Each step is Keras' step to within rounding: one pass of TensorFlow's own kernel applies the optimizer, the penalty's
+gradient is written down instead of derived, and validation goes through larger batches.
 """
 
 from __future__ import annotations
@@ -37,9 +35,7 @@ class FusedModel(EpochModel):
         count = float(x.shape[0])
         with tf.GradientTape() as tape:
             logits = self._logits(x, training=True)
-            cross_entropy = tf.reduce_sum(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-            )
+            cross_entropy = _cross_entropy(logits, y)
             mean = cross_entropy / count
         variables = self.trainable_weights
         gradients = tape.gradient(mean, variables)
@@ -55,8 +51,7 @@ class FusedModel(EpochModel):
         def batch(begin: Any, count: int) -> Sums:
             labels = y[begin : begin + count]
             logits = self._logits(x[begin : begin + count], training=False)
-            each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            cross_entropy = tf.reduce_sum(each)
+            cross_entropy = _cross_entropy(logits, labels)
             return cross_entropy, cross_entropy, _correct(logits, labels)
 
         _, cross_entropy, accuracy = over_batches(x.shape[0], EVALUATION_BATCH, batch)
@@ -99,9 +94,8 @@ def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[An
         step = tf.cast(optimizer.iterations + 1, tf.float32)
         powers = tf.pow(optimizer.beta_1, step), tf.pow(optimizer.beta_2, step)
         first_moments, second_moments = (_states(optimizer, name) for name in ("momentum", "velocity"))
-        for variable, gradient, first, second in zip(
-            variables, gradients, first_moments, second_moments, strict=True
-        ):
+        moments = zip(variables, gradients, first_moments, second_moments, strict=True)
+        for variable, gradient, first, second in moments:
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
                 m=first.value.handle,
@@ -135,6 +129,10 @@ def _sgd(optimizer: Any, place: int, variable: Any, gradient: Any, rate: Any) ->
     )
 
 
+def _cross_entropy(logits: Any, y: Any) -> Any:
+    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+
+
 def _correct(logits: Any, y: Any) -> Any:
-    found = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    return tf.reduce_sum(tf.cast(tf.equal(found, y), tf.float32))
+    answers = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.reduce_sum(tf.cast(tf.equal(answers, y), tf.float32))

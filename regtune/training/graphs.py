@@ -8,11 +8,8 @@ rate and seeds are values.
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections import OrderedDict
 from typing import Any
-
-import numpy as np
 
 from regtune.config.trial import TrialConfig
 from regtune.data.datasets import Data
@@ -25,20 +22,20 @@ MAX_DATA = 2
 
 
 class Graphs:
-    """A bounded cache of graphs, and of the data of two data sets, each once for all its graphs."""
+    """A bounded cache of graphs, and of two data sets, each once for all its graphs."""
 
     def __init__(self, max_graphs: int = MAX_GRAPHS) -> None:
         self._max_graphs = max_graphs
         self._models: OrderedDict[tuple[Any, ...], EpochModel] = OrderedDict()
-        self._residents: OrderedDict[str, Resident] = OrderedDict()
+        self._residents: list[Resident] = []
 
     def __len__(self) -> int:
         return len(self._models)
 
     def get(self, config: TrialConfig, data: Data) -> EpochModel:
         """The model of a configuration's structure over `data`; the caller starts it."""
-        contents, resident = self._resident(data)
-        key = (contents, *structure(config))
+        resident = self._resident(data)
+        key = (resident, *structure(config))
         if key not in self._models:
             kind = FusedModel if config.training.fused else EpochModel
             self._models[key] = kind(config, resident)
@@ -48,21 +45,15 @@ class Graphs:
             gc.collect()
         return self._models[key]
 
-    def _resident(self, data: Data) -> tuple[str, Resident]:
-        for contents, resident in self._residents.items():
-            if resident.data is data:
-                self._residents.move_to_end(contents)
-                return contents, resident
-        contents = _contents(data)
-        if contents not in self._residents:
-            self._residents[contents] = Resident(data)
-        self._residents[contents].data = data
-        self._residents.move_to_end(contents)
+    def _resident(self, data: Data) -> Resident:
+        """The tensors of this `data` object, which becomes the latest used."""
+        resident = next((known for known in self._residents if known.data is data), None) or Resident(data)
+        self._residents = [*(known for known in self._residents if known is not resident), resident]
         while len(self._residents) > MAX_DATA:
-            gone, _ = self._residents.popitem(last=False)
-            for key in [key for key in self._models if key[0] == gone]:
+            dropped = self._residents.pop(0)
+            for key in [key for key in self._models if key[0] is dropped]:
                 del self._models[key]
-        return contents, self._residents[contents]
+        return resident
 
 
 def structure(config: TrialConfig) -> tuple[Any, ...]:
@@ -75,11 +66,3 @@ def structure(config: TrialConfig) -> tuple[Any, ...]:
     momentum = training.momentum if training.optimizer == "sgd" else 0.0
     optimizer = (training.optimizer, momentum > 0 if training.fused else momentum)
     return (config.model, present, optimizer, training.batch_size, training.fused)
-
-
-def _contents(data: Data) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (data.x_train, data.y_train, data.x_val, data.y_val):
-        digest.update(str((array.shape, array.dtype)).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return f"{data.classes}-{digest.hexdigest()}"

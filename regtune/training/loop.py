@@ -67,9 +67,7 @@ def train(
         >>> result.end, len(result.history["val_cross_entropy"])
         ('max_epochs', 2)
     """
-    gc.collect(
-        1
-    )  # networks are cycles: the last trial's would stay until a full collection, which takes 0.3 s
+    gc.collect(1)  # networks are cycles; a full collection, which would come too late, takes 0.3 s
     config = TrialConfig.of(config)
     if data is None:
         data = load_data_cached(config.data, load_settings().data_dir)
@@ -77,25 +75,19 @@ def train(
     model.start(config)
     reporter = _Reporter(on_epoch)
     stopping = _early_stopping(config)
+    epochs, given = config.training.max_epochs, keras.tree.flatten(callbacks or ())
     model.fit(
         model.epochs(),
-        epochs=config.training.max_epochs,
+        epochs=epochs,
         steps_per_epoch=1,
         shuffle=False,
         verbose=0,
-        callbacks=[
-            *stopping,
-            _TerminateOnNonFinite(reporter),
-            *keras.tree.flatten(callbacks or ()),
-            reporter,
-        ],
+        callbacks=[*stopping, _TerminateOnNonFinite(reporter), *given, reporter],
     )
-    whole = reporter.epochs == config.training.max_epochs
+    whole = reporter.epochs == epochs
     if not whole and not model.stop_training:
-        raise WorkerError(
-            f"training ended after epoch {reporter.epochs} of {config.training.max_epochs}, and neither early stopping "
-            "nor a callback has asked for it"
-        )
+        ended = f"training ended after epoch {reporter.epochs} of {epochs}"
+        raise WorkerError(f"{ended}, and neither early stopping nor a callback has asked for it")
     end = reporter.end or ("max_epochs" if whole else "early_stopping")
     kept_epoch = stopping[0].best_epoch + 1 if stopping else reporter.epochs
     return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch)

@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 Verdict = Literal["continue", "prune", "stop"]
-"""What follows an epoch: the next one, an end because the trial is not promising, or an end because somebody
-said so."""
+"""What follows an epoch: the next one, an end of an unpromising trial, or an end that was asked for."""
 OnEpoch = Callable[[int, Mapping[str, float], float], Verdict]
 """`on_epoch(epoch, figures, seconds)`: epoch counts from 1, figures are the six METRICS."""
 

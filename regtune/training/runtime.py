@@ -37,9 +37,8 @@ def configure() -> None:
     """
     wrong = [name for name, value in ARITHMETIC.items() if os.environ.get(name) != value]
     if wrong and "tensorflow" in sys.modules:
-        raise WorkerError(
-            f"TensorFlow was imported before it was configured ({', '.join(wrong)}); configure first"
-        )
+        early = "TensorFlow was imported before it was configured"
+        raise WorkerError(f"{early} ({', '.join(wrong)}); configure first")
     os.environ.update(ARITHMETIC)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
