@@ -22,7 +22,7 @@ def _names(incomplete: str) -> list[str]:
 def list_(as_json: options.Json = False) -> None:
     """List the data sets and where they are."""
     from regtune.cli.views.reports import datasets_table
-    from regtune.data.inventory import list_datasets
+    from regtune.data.datasets import list_datasets
 
     datasets = list_datasets(terminal.settings_of(None).data_dir)
     terminal.present(datasets, datasets_table, as_json)
@@ -52,7 +52,7 @@ def verify(
 ) -> None:
     """Check the shapes, labels and digests of data sets."""
     from regtune.cli.views.reports import datasets_table
-    from regtune.data.inventory import verify_datasets
+    from regtune.data.datasets import verify_datasets
 
     datasets = verify_datasets(terminal.settings_of(None).data_dir, name)
     terminal.present(datasets, datasets_table, as_json)

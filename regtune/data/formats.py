@@ -26,7 +26,7 @@ from regtune.escaping import printable
 
 Array = npt.NDArray[np.generic]
 
-NAMES = ("x_train", "y_train", "x_test", "y_test")
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES: Mapping[str, str] = {
     "x_train": "train-images-idx3-ubyte.gz",
     "y_train": "train-labels-idx1-ubyte.gz",
@@ -87,16 +87,16 @@ def _members(path: Path, present: Sequence[str]) -> dict[str, str]:
     A data set may lack its test part. Raises DataError for what else is missing.
     """
     members = {}
-    for name in NAMES:
+    for name in ARRAYS:
         alike = [member for member in present if member.lower() == f"{name}.npy"]
         if f"{name}.npy" in alike or len(alike) == 1:
             members[name] = f"{name}.npy" if f"{name}.npy" in alike else alike[0]
-    missing = [name for name in NAMES if name not in members]
+    missing = [name for name in ARRAYS if name not in members]
     if missing and missing != list(NO_TEST_PART):
         others = ", ".join(sorted(set(present) - set(members.values()))[:6])
         held = f"; it has {others}: save those under these names, with np.savez" if others else ""
         raise DataError(
-            f"{printable(str(path))}: expected the arrays {', '.join(NAMES)}; missing: {', '.join(missing)}"
+            f"{printable(str(path))}: expected the arrays {', '.join(ARRAYS)}; missing: {', '.join(missing)}"
             f"{printable(held)[:MAX_REASON]}"
         )
     return members
@@ -106,7 +106,7 @@ def _npz_part(path: Path, what: str, archive: zipfile.ZipFile, member: str) -> P
     name = member.removesuffix(".npy")
     with archive.open(member) as file:
         dtype, shape = _npy_header(file)
-        note = "" if name in NAMES else "named in other letters"
+        note = "" if name in ARRAYS else "named in other letters"
         part = Part(dtype, shape, lambda: _npz_values(path, what, member), note)
         if dtype.hasobject:
             remedy = f"{name} = np.stack(list({name}))"

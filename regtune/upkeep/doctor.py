@@ -16,8 +16,7 @@ from typing import Literal
 import psutil
 
 from regtune import __version__
-from regtune.data.datasets import expanded
-from regtune.data.inventory import list_datasets
+from regtune.data.datasets import expanded, list_datasets
 from regtune.errors import SettingsError
 from regtune.escaping import printable
 from regtune.executors.local import default_workers

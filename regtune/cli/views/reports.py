@@ -14,7 +14,7 @@ from regtune.errors import COMMAND
 from regtune.escaping import printable
 
 if TYPE_CHECKING:
-    from regtune.data.inventory import Entry
+    from regtune.data.datasets import Entry
     from regtune.server.databases import Database
     from regtune.sweep.plan import Duration, Plan
     from regtune.sweep.retrain import Retrained
