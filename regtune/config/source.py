@@ -148,9 +148,8 @@ def read(path: Path, form: Form, remedy: str = "") -> Source:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise form.error(
-            [f"{label}:{line}: expected UTF-8 text, found the byte 0x{raw[error.start]:02x}"]
-        ) from None
+        found = f"found the byte 0x{raw[error.start]:02x}"
+        raise form.error([f"{label}:{line}: expected UTF-8 text, {found}"]) from None
     return parse_mapping(text, label, form)
 
 
@@ -177,7 +176,8 @@ def parse(text: str, label: str, form: Form = SWEEP) -> Source:
         if node is not None:
             source.values = _Reader(source).value(node, ())
     except _TooMuch as error:
-        raise refusal(f"{error}; expected {form.name}", error.problem_mark) from None
+        what, mark = error.args
+        raise refusal(f"{what}; expected {form.name}", mark) from None
     except yaml.MarkedYAMLError as error:
         told = error.context if error.problem in (None, "second occurrence") else error.problem
         hint = "; indent with spaces, not tabs" if "'\\t'" in str(told) else ""
@@ -188,20 +188,15 @@ def parse(text: str, label: str, form: Form = SWEEP) -> Source:
     return source
 
 
-class _TooMuch(yaml.MarkedYAMLError):
-    """More than a person writes."""
-
-    def __str__(self) -> str:
-        return str(self.problem)
+class _TooMuch(Exception):
+    """More than a person writes: of what, and the mark of the place."""
 
 
 def _limit(nodes: int, depth: int, mark: yaml.Mark) -> None:
     if nodes > MAX_NODES:
-        raise _TooMuch(
-            problem=f"more than {MAX_NODES} values, aliases counted where they are used", problem_mark=mark
-        )
+        raise _TooMuch(f"more than {MAX_NODES} values, aliases counted where they are used", mark)
     if depth > MAX_DEPTH:
-        raise _TooMuch(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
+        raise _TooMuch(f"nested deeper than {MAX_DEPTH} levels", mark)
 
 
 class _Loader(yaml.SafeLoader):
@@ -280,15 +275,10 @@ class _Reader:
         if node.tag in _SCALAR_TAGS:
             try:
                 value = yaml.constructor.SafeConstructor().construct_object(node)
-            except (
-                ValueError,
-                LookupError,
-                OverflowError,
-            ):  # PyYAML's ways to say that a text has another kind
+            except (ValueError, LookupError, OverflowError):  # PyYAML's, where a text has another kind
                 kind = node.tag.removeprefix(_STANDARD_TAG)
-                self._problem(
-                    where, node, f"expected a value of the YAML tag {kind!r}, found {describe(text)}"
-                )
+                expected = f"expected a value of the YAML tag {kind!r}"
+                self._problem(where, node, f"{expected}, found {describe(text)}")
                 return 0
         elif node.tag == _PLAIN and node.style is None:
             value = _plain(text)

@@ -282,7 +282,7 @@ def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
                 f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
                 f"remove {where} and try: regtune data fetch {name}"
             )
-    return Arrays(name, source, *arrays, digests, _grouped(where, notes))
+    return Arrays(name, source, x_train, y_train, x_test, y_test, digests, _grouped(where, notes))
 
 
 def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -89,8 +89,9 @@ def _members(path: Path, present: Sequence[str]) -> dict[str, str]:
     members = {}
     for name in ARRAYS:
         alike = [member for member in present if member.lower() == f"{name}.npy"]
-        if f"{name}.npy" in alike or len(alike) == 1:
-            members[name] = f"{name}.npy" if f"{name}.npy" in alike else alike[0]
+        exact = [member for member in alike if member == f"{name}.npy"]
+        if exact or len(alike) == 1:
+            members[name] = (exact or alike)[0]
     missing = [name for name in ARRAYS if name not in members]
     if missing and missing != list(NO_TEST_PART):
         others = ", ".join(sorted(set(present) - set(members.values()))[:6])

@@ -51,14 +51,13 @@ def _layers(spec: SweepSpec) -> Iterator[Problem]:
     depths = depths_of(spec)
     counts = " or ".join(map(str, sorted(depths)))
     for name, parameter in spec.parameters.items():
-        where = ("parameters", name)
-        if TARGETS[name].block == "early_stopping" and spec.early_stopping is None:
+        where, target = ("parameters", name), TARGETS[name]
+        if target.block == "early_stopping" and spec.early_stopping is None:
             remedy = "give early_stopping, or remove it"
             yield where, f"early_stopping is null, so this would never act; {remedy}"
         elif isinstance(parameter, Constant):
-            length = (
-                len(parameter.value) if TARGETS[name].layered and isinstance(parameter.value, tuple) else 1
-            )
+            value = parameter.value
+            length = len(value) if target.layered and isinstance(value, tuple) else 1
             if length != 1 and depths != {length}:
                 what = f"expected one value, or {counts} (one a hidden layer), found {length}"
                 yield (*where, "value"), what
@@ -69,12 +68,7 @@ def _layers(spec: SweepSpec) -> Iterator[Problem]:
 
 def depths_of(spec: SweepSpec) -> set[int]:
     """Every number of hidden layers a trial can have."""
-    hidden = spec.parameters.get("hidden")
-    return (
-        {len(widths) for widths in hidden.values}
-        if isinstance(hidden, Categorical)
-        else {len(spec.fixed("hidden"))}
-    )
+    return {len(widths) for widths in _possible(spec, "hidden")}
 
 
 def _conditions(spec: SweepSpec) -> Iterator[Problem]:
@@ -155,21 +149,14 @@ def _method(spec: SweepSpec) -> Iterator[Problem]:
                 yield (*where, key), f"method {spec.method} {reason}; {_ANY}"
     kinds = {type(parameter) for parameter in spec.searched.values()}
     if spec.method == "cmaes" and kinds == {Categorical}:
-        yield (
-            ("method",),
-            f"cmaes searches numbers, and every parameter here is a list of values; {_ANY}, or grid",
-        )
+        reason = "cmaes searches numbers, and every parameter here is a list of values"
+        yield ("method",), f"{reason}; {_ANY}, or grid"
 
 
 def warnings(spec: SweepSpec) -> list[str]:
     """One line for each thing that is legal and probably not meant."""
-    return [
-        *_penalty(spec),
-        *_wasted(spec),
-        *_method_warnings(spec),
-        *_pruner_warnings(spec),
-        *_controls(spec),
-    ]
+    every = (_penalty, _wasted, _method_warnings, _pruner_warnings, _controls)
+    return [warning for check in every for warning in check(spec)]
 
 
 def _penalty(spec: SweepSpec) -> Iterator[str]:
@@ -177,11 +164,9 @@ def _penalty(spec: SweepSpec) -> Iterator[str]:
     monitors = _possible(spec, "monitor") if spec.early_stopping else set()
     for key, metrics in (("metric.name", {spec.metric.name}), ("early_stopping.monitor", monitors)):
         for metric in sorted(metrics & {"loss", "val_loss"}) if penalties else ():
+            reason = f"contains the penalty of {' and '.join(penalties)}, which is searched"
             better = metric.replace("loss", "cross_entropy")
-            yield (
-                f"{key}: {metric} contains the penalty of {' and '.join(penalties)}, which is searched, so it cannot "
-                f"compare strengths; use {better}"
-            )
+            yield f"{key}: {metric} {reason}, so it cannot compare strengths; use {better}"
 
 
 def _possible(spec: SweepSpec, name: str) -> set[Any]:
@@ -238,15 +223,11 @@ def most_epochs(spec: SweepSpec) -> int:
 
 def control_count(spec: SweepSpec) -> int:
     """How many controls run first: without early stopping, `none` and `early_stopping` are the same one."""
-    if not spec.controls:
-        return 0
-    return 6 if spec.early_stopping is None else 7
+    return (6 if spec.early_stopping is None else 7) if spec.controls else 0
 
 
 def _controls(spec: SweepSpec) -> Iterator[str]:
     count = control_count(spec)
     if spec.method != "grid" and spec.run_cap is not None and count and spec.run_cap <= count:
-        yield (
-            f"run_cap: {spec.run_cap} leaves nothing for the search, because {count} controls run first; "
-            f"raise it above {count}, or set controls: false"
-        )
+        nothing = f"{spec.run_cap} leaves nothing for the search, because {count} controls run first"
+        yield f"run_cap: {nothing}; raise it above {count}, or set controls: false"

@@ -22,7 +22,7 @@ from regtune.config.sweepfile import checks
 from regtune.config.sweepfile.forms import TAGS, Parameters, SweepKeys
 from regtune.config.sweepfile.groups import MetricSpec, PrunerSpec, SplitSpec
 from regtune.config.sweepfile.parameters import Constant, Range
-from regtune.config.sweepfile.targets import TARGETS
+from regtune.config.sweepfile.targets import TARGETS, whole
 from regtune.config.trial import MAX_SEED, EarlyStoppingConfig, Frozen, ModelConfig, TrainingConfig
 from regtune.errors import SpecError
 from regtune.escaping import shell_word
@@ -106,9 +106,8 @@ class SweepSpec(Frozen):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not re.match(NAME, name):
-            raise ValueError(
-                f"expected up to 100 letters, digits, spaces or . _ + = @ -, found {describe(name)}"
-            )
+            expected = "expected up to 100 letters, digits, spaces or . _ + = @ -"
+            raise ValueError(f"{expected}, found {describe(name)}")
         return name
 
     @model_validator(mode="after")
@@ -207,17 +206,11 @@ class SweepSpec(Frozen):
     @property
     def searched(self) -> dict[str, Any]:
         """The searched parameters, without those that have a fixed value."""
-        return {
-            name: parameter
-            for name, parameter in self.parameters.items()
-            if not isinstance(parameter, Constant)
-        }
+        parameters = self.parameters.items()
+        return {name: parameter for name, parameter in parameters if not isinstance(parameter, Constant)}
 
     def fixed(self, name: str) -> Any:
-        """Return the value of a key that is not searched.
-
-        It is the key's constant, else its value in `model`, `training` or `early_stopping`; any other technique is off.
-        """
+        """Return the value of a key that is not searched: its constant, else that of its block; a technique is off."""
         parameter = self.parameters.get(name)
         if isinstance(parameter, Constant):
             return parameter.value
@@ -265,12 +258,9 @@ class SweepSpec(Frozen):
         return hash(self.digest)
 
 
+_HOMES: Mapping[str, str] = {name: target.block for name, target in TARGETS.items()}
 KEYS = SweepKeys(
-    SweepSpec,
-    {
-        name: "parameters" if target.block == "regularization" else target.block
-        for name, target in TARGETS.items()
-    },
+    SweepSpec, {name: home.replace("regularization", "parameters") for name, home in _HOMES.items()}
 )
 
 
@@ -281,9 +271,8 @@ def _ignore(values: dict[str, Any]) -> list[str]:
         inner = values.get(group) if group else values
         if isinstance(inner, Mapping):
             ignored += [f"{group}.{key}" if group else key for key in keys if key in inner]
-            rest = {key: value for key, value in inner.items() if key not in keys}
             if group:
-                values[group] = rest
+                values[group] = {key: value for key, value in inner.items() if key not in keys}
     for key in IGNORED[""]:
         values.pop(key, None)
     use = "them" if len(ignored) > 1 else "it"
@@ -296,10 +285,8 @@ def _translate(values: dict[str, Any]) -> None:
         values["method"] = "tpe"
     pruner = values.get("early_terminate")
     if isinstance(pruner, Mapping):  # W&B takes 3.0 for eta
-        whole = {
-            key: int(value) for key, value in pruner.items() if type(value) is float and value.is_integer()
-        }
-        values["early_terminate"] = None if pruner.get("type") == "none" else {**pruner, **whole}
+        numbers = {key: whole(value) for key, value in pruner.items()}
+        values["early_terminate"] = None if pruner.get("type") == "none" else numbers
     for key in ("description", "name", "dataset"):
         if type(values.get(key)) in (int, float):
             values[key] = str(values[key])  # `name: 2024` is a name
@@ -311,12 +298,8 @@ def _exponents(given: Mapping[str, Any], spec: SweepSpec) -> Iterator[str]:
     """What W&B's log_uniform searches, where its bounds look like values."""
     for name, parameter in spec.parameters.items():
         bounds = given[name]
-        if not isinstance(parameter, Range) or bounds.get("distribution") not in (
-            "log_uniform",
-            "q_log_uniform",
-        ):
-            continue
-        if parameter.max / parameter.min <= 2:
+        exponents = bounds.get("distribution") in ("log_uniform", "q_log_uniform")
+        if exponents and isinstance(parameter, Range) and parameter.max / parameter.min <= 2:
             yield (
                 f"parameters.{name}: {bounds['distribution']} takes exponents of e, so this searches "
                 f"{parameter.min:.4g} to {parameter.max:.4g}; for {bounds['min']} to {bounds['max']} themselves use "
@@ -335,21 +318,15 @@ def _validated(values: dict[str, Any], context: Any) -> tuple[SweepSpec | None, 
             between_keys = error.errors()[0]["loc"] == ()
         else:
             return (None if problems else spec), problems
-        problems += [
-            problem for problem in wrong if not _follows(problem[0], {where for where, _ in problems})
-        ]
+        known = {where for where, _ in problems}
+        problems += [problem for problem in wrong if not _follows(problem[0], known)]
         if between_keys:
             break
         removed = {where[:2] if where[0] == "parameters" else where[:1] for where, _ in wrong if where}
-        parameters = values["parameters"]
-        if isinstance(parameters, Mapping) and ("parameters",) not in removed:
-            parameters = {
-                name: given for name, given in parameters.items() if ("parameters", name) not in removed
-            }
-        else:
-            parameters = {}
+        parameters = values["parameters"] if isinstance(values["parameters"], Mapping) else {}
         kept = {key: value for key, value in values.items() if (key,) not in removed}
-        values = {**kept, "parameters": parameters}
+        rest = {name: given for name, given in parameters.items() if ("parameters", name) not in removed}
+        values = {**kept, "parameters": {} if ("parameters",) in removed else rest}
     return None, problems
 
 
