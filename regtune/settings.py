@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -72,15 +71,15 @@ class Settings(BaseSettings):
     @property
     def storage_url(self) -> str:
         """SQLAlchemy URL of Optuna's database: as set, else what this folder has chosen, else a SQLite file in it."""
-        return self.storage or self._chosen("studies") or sqlite_url(self.home.resolve() / "studies.db")
+        return self.storage or self._chosen("studies")
 
     @property
     def mlflow_uri(self) -> str:
         """URI of the MLflow store or server, chosen likewise."""
-        return self.tracking_uri or self._chosen("mlflow") or sqlite_url(self.home.resolve() / "mlflow.db")
+        return self.tracking_uri or self._chosen("mlflow")
 
     def _chosen(self, database: str) -> str:
-        return str(read_choice(self.home).get(database, ""))
+        return read_choice(self.home).get(database) or sqlite_url(self.home.resolve() / f"{database}.db")
 
     @property
     def artifacts(self) -> Path:
@@ -96,9 +95,8 @@ def sqlite_url(path: Path) -> str:
     try:
         return f"sqlite:///{quote(str(path), safe=' +/')}"  # as SQLAlchemy itself renders it
     except UnicodeEncodeError:
-        raise SettingsError(
-            f"{printable(str(path))}: its name is not UTF-8 text; rename it, or choose another folder with REGTUNE_HOME"
-        ) from None
+        remedy = "rename it, or choose another folder with REGTUNE_HOME"
+        raise SettingsError(f"{printable(str(path))}: its name is not UTF-8 text; {remedy}") from None
 
 
 OWN_ROLE, OWN_DATABASES = "regtune", ("studies", "mlflow")
@@ -148,11 +146,12 @@ def is_own_postgres(url: str) -> bool:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    with suppress(ArgumentError, ValueError):  # whoever opens it says what is wrong with it
+    try:
         parsed = make_url(url)
-        local = str(parsed.query.get("host", "")).startswith("/")
-        return local and parsed.username == OWN_ROLE and parsed.database in OWN_DATABASES
-    return False
+    except (ArgumentError, ValueError):  # whoever opens it says what is wrong with it
+        return False
+    local = str(parsed.query.get("host", "")).startswith("/")
+    return local and parsed.username == OWN_ROLE and parsed.database in OWN_DATABASES
 
 
 def _at(home: Path, url: str) -> str:
@@ -177,11 +176,8 @@ def write_choice(home: Path, urls: Mapping[str, str]) -> None:
 
 def load_settings(**flags: Any) -> Settings:
     """Load the settings, with `flags` (None means not given) on top. Raises SettingsError with one line a mistake."""
-    given = {
-        str(Settings.model_fields[key].validation_alias): value
-        for key, value in flags.items()
-        if value is not None
-    }
+    names = {key: str(field.validation_alias) for key, field in Settings.model_fields.items()}
+    given = {names[key]: value for key, value in flags.items() if value is not None}
     try:
         return Settings(**given)
     except UnicodeDecodeError as error:

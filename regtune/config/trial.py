@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -191,13 +192,13 @@ class TrialConfig(Frozen):
     def mix(self) -> str:
         """The techniques in use: ``dropout 0.2 + L2 1e-4 + batch norm before``, or ``none``."""
         techniques = self.regularization
-        parts = [
-            _mixed("dropout", map(format_number, techniques.dropout)),
-            _mixed("L1", map(format_number, techniques.l1)),
-            _mixed("L2", map(format_number, techniques.l2)),
-            _mixed("batch norm", (_PLACES[placement] for placement in techniques.batchnorm)),
-        ]
-        return " + ".join(part for part in parts if part) or "none"
+        layers = {
+            "dropout": map(format_number, techniques.dropout),
+            "L1": map(format_number, techniques.l1),
+            "L2": map(format_number, techniques.l2),
+            "batch norm": (placement.partition("_")[0] for placement in techniques.batchnorm),
+        }
+        return " + ".join(filter(None, starmap(_mixed, layers.items()))) or "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, as YAML and JSON have them."""
@@ -266,12 +267,9 @@ KEYS = Keys(
 """The keys that a configuration may have."""
 
 
-_PLACES: Mapping[BatchNorm, str] = {"none": "no", "before_activation": "before", "after_activation": "after"}
-
-
 def _mixed(name: str, layers: Iterable[str]) -> str:
     """``dropout 0.2``, ``dropout 0.2/0`` for layers that differ, nothing where all are off."""
-    shown = tuple(layers)
+    shown = ["no" if value == "none" else value for value in layers]
     if set(shown) <= {"0", "no"}:
         return ""
     return f"{name} {shown[0] if len(set(shown)) == 1 else '/'.join(shown)}"

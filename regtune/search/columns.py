@@ -61,6 +61,11 @@ class Column:
             return None
         return (self.off, *self.points) if self.optional and self.off not in self.points else self.points
 
+    @property
+    def count(self) -> int | None:
+        """The number of `choices`."""
+        return None if self.choices is None else len(self.choices)
+
     @cached_property
     def distribution(self) -> BaseDistribution:
         """What Optuna samples while it is on. A log range with steps is sampled without them and rounded by `show`."""

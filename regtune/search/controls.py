@@ -29,8 +29,7 @@ STRENGTHS: Mapping[str, RegularizationConfig] = {
 class Control:
     """A configuration that runs first, so that the board answers "better than what?".
 
-    parameters: the assignment that gives exactly this configuration; None where the space does not contain
-    it.
+    parameters: the assignment that gives exactly this configuration; None where the space does not contain it.
     """
 
     name: str
@@ -41,10 +40,9 @@ class Control:
 def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
     """The unregularized network, early stopping alone, and each technique alone at a fixed strength.
 
-    `none` goes without early stopping too and keeps its last epoch's weights; every other has the sweep's
-    early stopping. Searched keys of model and training have their base values. The seed is 0: the coordinator
-    sets it. Controls that come to the same configuration are listed once. A spec with `controls: false` has
-    none.
+    `none` goes without early stopping too and keeps its last epoch's weights; every other has the sweep's early
+    stopping. Searched keys of model and training have their base values. The seed is 0: the coordinator sets it.
+    Controls that come to the same configuration are listed once.
     """
     if not spec.controls:
         return []
@@ -57,9 +55,8 @@ def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
     listed: list[Control] = []
     for name, regularization in STRENGTHS.items():
         stopping = None if name == "none" else blocks.get("early_stopping")
-        config = TrialConfig(
-            **blocks | {"early_stopping": stopping, "regularization": regularization}, data=data
-        )
+        own = {"early_stopping": stopping, "regularization": regularization}
+        config = TrialConfig(**blocks | own, data=data)
         if all(config != other.config for other in listed):
             listed.append(Control(name, config, assignment(space, config)))
     return listed

@@ -3,8 +3,7 @@
 A study holds trials beside the search: controls, which have no parameters, and what another program has put there.
 Optuna's samplers would take them for evidence, lose their search space over them, or fail.
 
-TPE's time grows with the trials it is shown, and an ask in a study of 10,000 would take a fifth of a second. It is
-shown a part of a long `History`; benchmarks/bench_history.py measures what that costs.
+TPE's time grows with the trials it is shown; benchmarks/bench_history.py measures what a part of them costs.
 """
 
 from __future__ import annotations

@@ -39,10 +39,7 @@ class StudyInMemory(BaseStorage):
     def keep(self, trial: FrozenTrial) -> None:
         """Add a trial, whose number is its id, or replace the one of its number."""
         self._trials[trial.number] = trial
-        if trial.state.is_finished():
-            self._open.discard(trial.number)
-        else:
-            self._open.add(trial.number)
+        (self._open.discard if trial.state.is_finished() else self._open.add)(trial.number)
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         """Call the backend."""
@@ -107,10 +104,10 @@ class StudyInMemory(BaseStorage):
         numbers: Iterable[int] = self._trials
         if states is not None and not any(state in states for state in TrialState if state.is_finished()):
             numbers = sorted(self._open)
-        found = [self._trials[number] for number in numbers]
+        trials = [self._trials[number] for number in numbers]
         if states is not None:
-            found = [trial for trial in found if trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+            trials = [trial for trial in trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
         """Return a copy that may be changed."""

@@ -78,13 +78,7 @@ class Space:
     def rows(self) -> tuple[Searched, ...]:
         """The space as a table."""
         return tuple(
-            Searched(
-                name=column.name,
-                kind=column.kind,
-                range=column.takes,
-                condition=column.conditions,
-                count=None if column.choices is None else len(column.choices),
-            )
+            Searched(column.name, column.kind, column.takes, column.conditions, column.count)
             for column in self.columns
         )
 
@@ -124,8 +118,7 @@ class Space:
             elif name not in switches:
                 problems.append(self._unknown(name))
         fixed |= self._fixed(self._with_conditions(given), problems)
-        if problems:
-            raise ParameterError("\n".join(problems))
+        _refuse(problems)
         return fixed
 
     def _fixed(self, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -156,8 +149,7 @@ class Space:
             self.fix(given)
         except ParameterError as error:
             problems += str(error).splitlines()
-        if problems:
-            raise ParameterError("\n".join(problems))
+        _refuse(problems)
         assignment = self._with_conditions(given)
         return {name: assignment[name] for name in self.names if name in assignment}
 
@@ -174,7 +166,7 @@ class Space:
     @cached_property
     def size(self) -> int | None:
         """How many distinct assignments there are; None when a column is continuous."""
-        if any(column.choices is None for column in self.columns):
+        if any(column.count is None for column in self.columns):
             return None
         asked_about = {other for column in self.columns for other in column.when}
 
@@ -225,10 +217,7 @@ class Space:
     def _complete(self, parameters: Mapping[str, Value]) -> None:
         problems = [self._unknown(name) for name in parameters if name not in self._by_name]
         missing = [name for name in self.names if name not in parameters]
-        if not problems and missing:
-            problems = [f"missing: {', '.join(missing)}"]
-        if problems:
-            raise ParameterError("\n".join(problems))
+        _refuse(problems or ([f"missing: {', '.join(missing)}"] if missing else []))
 
     def _unknown(self, name: str) -> str:
         layers = [known for known in self.names if known.startswith(f"{name}.")]
@@ -280,7 +269,11 @@ class Space:
             value = shown(tuple(value))
         if source.problems or value is None or isinstance(value, list | dict):
             raise ParameterError(expected)
-        if column.target.kind in ("word", "layers"):
-            return str(value)
-        converted: Value = column.target.convert(value)
+        textual = column.target.kind in ("word", "layers")
+        converted: Value = str(value) if textual else column.target.convert(value)
         return converted
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise ParameterError("\n".join(problems))

@@ -82,14 +82,12 @@ def _forms(target: Target) -> Any:
         is_list = Discriminator(lambda given: "<layers>" if isinstance(given, tuple) else "<one>")
         one = Annotated[Annotated[value, Tag("<one>")] | layers, is_list]
     constant = create_model(f"{target.name} constant", __base__=Constant, value=(one, ...))
-    values = create_model(
-        f"{target.name} values", __base__=Categorical, values=(_TUPLE[value, ...], several), **extras
-    )
+    fields = {"values": (_TUPLE[value, ...], several), **extras}
+    values = create_model(f"{target.name} values", __base__=Categorical, **fields)
+    listed = Annotated[values, AfterValidator(_as(Categorical)), AfterValidator(_constant_of_one)]
     forms = [
         Annotated[constant, AfterValidator(_as(Constant)), Tag("<constant>")],
-        Annotated[
-            values, AfterValidator(_as(Categorical)), AfterValidator(_constant_of_one), Tag("<values>")
-        ],
+        Annotated[listed, Tag("<values>")],
     ]
     expected = f"values, such as {_example(target)}, or value"
     if target.kind in ("real", "whole"):
@@ -101,14 +99,15 @@ def _forms(target: Target) -> Any:
 
 
 def _ranges(target: Target, extras: Mapping[str, Any]) -> list[Any]:
-    canonical: Any = Literal[_distributions(target)[:-1]]
-    given: Any = Literal[_distributions(target)]
+    known = _distributions(target)
+    canonical: Any = Literal[known[:-1]]
+    given: Any = Literal[known]
     step: Any = Annotated[int, BeforeValidator(whole)] if target.kind == "whole" else float
     distribution = Annotated[canonical, BeforeValidator(lambda name: name, json_schema_input_type=given)]
     values = create_model(
         f"{target.name} range",
         __base__=Range,
-        distribution=(distribution, _distributions(target)[0]),
+        distribution=(distribution, known[0]),
         min=(target.values, ...),
         max=(target.values, ...),
         q=(Annotated[step, Field(gt=0)] | None, None),
@@ -139,11 +138,8 @@ def _named(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     if name not in known:
         what = f"expected one of {', '.join(known)}, found {describe(name)}"
         if isinstance(name, str):
-            what = (
-                f"{name}: {_UNBOUNDED[name]}"
-                if name in _UNBOUNDED
-                else what + suggestion(name, (*known, *_OTHERS))
-            )
+            what += suggestion(name, (*known, *_OTHERS))
+            what = f"{name}: {_UNBOUNDED[name]}" if name in _UNBOUNDED else what
         raise refused((("distribution",), what))
     name = name.removeprefix("inv_")
     if values.get("q") is not None and not name.startswith("q_"):

@@ -77,9 +77,8 @@ class PrunerSpec(Frozen):
             if self.type == "successive_halving" and self.max_iter is not None:
                 raise ValueError("max_iter needs s here; or give min_iter, the first rung")
         elif self.max_iter is None or self.min_iter is not None:
-            raise ValueError(
-                "s counts rungs back from max_iter: expected max_iter with s, or min_iter without s"
-            )
+            meaning = "s counts rungs back from max_iter"
+            raise ValueError(f"{meaning}: expected max_iter with s, or min_iter without s")
         elif self.first_epoch * self.ratio**self.s > self.max_iter:
             least = self.ratio**self.s
             raise ValueError(f"expected max_iter to be at least eta ** s = {least}, found {self.max_iter}")

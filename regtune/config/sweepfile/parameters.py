@@ -95,24 +95,22 @@ class Range(Searched):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        low, high = self.min, self.max
-        if self.log and low <= 0:
+        low, high = format_number(self.min), format_number(self.max)
+        if self.log and self.min <= 0:
             expected = f"expected more than 0 for {self.distribution}"
-            raise refused((("min",), f"{expected}, found {describe(low)}; optional: true adds 0"))
-        if low >= high:
-            hint = "; for one value use value" if low == high else ""
-            raise refused(
-                (("max",), f"expected more than min ({format_number(low)}), found {describe(high)}{hint}")
-            )
+            raise refused((("min",), f"{expected}, found {describe(self.min)}; optional: true adds 0"))
+        if self.min >= self.max:
+            hint = "; for one value use value" if self.min == self.max else ""
+            raise refused((("max",), f"expected more than min ({low}), found {describe(self.max)}{hint}"))
         if self.steps is not None:
-            count = self.steps[1] - self.steps[0] + 1
-            if count > MAX_POINTS:
+            first, last = self.steps
+            if last - first >= MAX_POINTS:
                 what = f"expected at most {MAX_POINTS} multiples between min and max, found more"
                 raise refused((("q",), what))
-            if count < 2:
-                ends = f"{format_number(low)} and {format_number(high)}"
-                raise refused((("q",), f"expected at least two multiples of {self.step} between {ends}"))
-            self._refuse_zero_twice([0] if self.steps[0] <= 0 <= self.steps[1] else [])
+            if first >= last:
+                what = f"expected at least two multiples of {self.step} between {low} and {high}"
+                raise refused((("q",), what))
+            self._refuse_zero_twice([0] if first <= 0 <= last else [])
         return self
 
     @property
@@ -149,9 +147,7 @@ class Range(Searched):
     @cached_property
     def points(self) -> tuple[float | int, ...] | None:
         """Every value in ascending order; None where it is continuous."""
-        if self.steps is None:
-            return None
-        return tuple(map(self.multiple, range(self.steps[0], self.steps[1] + 1)))
+        return self.steps and tuple(map(self.multiple, range(self.steps[0], self.steps[1] + 1)))
 
 
 Parameter = Constant | Categorical | Range
