@@ -17,7 +17,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from docs.generate import stale, verbs
-from regtune.config.sweepfile import SweepSpec, json_schema
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.schema import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

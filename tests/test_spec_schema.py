@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from specs import SWEEPS, specs
 
 from regtune.config.source import SWEEP, parse, read
-from regtune.config.sweepfile import SweepSpec, json_schema
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.schema import json_schema
 from regtune.config.sweepfile.specification import IGNORED
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())

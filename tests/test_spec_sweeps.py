@@ -8,7 +8,8 @@ import optuna
 import pytest
 from specs import SWEEPS
 
-from regtune.config.sweepfile import Constant, SweepSpec
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.parameters import Constant
 from regtune.config.trial import DataConfig
 from regtune.search import Space
 

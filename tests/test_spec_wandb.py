@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from specs import spec_of
 
-from regtune.config.sweepfile import Constant, PrunerSpec, Range, SweepSpec
+from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.groups import PrunerSpec
+from regtune.config.sweepfile.parameters import Constant, Range
 from regtune.errors import SpecError
 
 WANDB = """\

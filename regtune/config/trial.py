@@ -26,6 +26,7 @@ Activation = Literal["relu", "elu", "gelu", "leaky_relu", "selu", "sigmoid", "si
 Optimizer = Literal["adam", "adamw", "sgd"]
 Metric = Literal["loss", "accuracy", "cross_entropy", "val_loss", "val_accuracy", "val_cross_entropy"]
 
+DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """The figures of one epoch, in the order in which they are shown everywhere."""
 

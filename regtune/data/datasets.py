@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regtune.config.trial import DataConfig, TrialConfig
+from regtune.config.trial import DATASETS, DataConfig, TrialConfig
 from regtune.data.conversions import Images, Labels, check_forms, digest_of, read_images, read_labels
 from regtune.data.formats import ARRAYS, Part, idx_parts, npz_parts
 from regtune.errors import DataError
@@ -29,7 +29,6 @@ Indices = npt.NDArray[np.int64]
 
 KERAS_CACHE = Path("~/.keras/datasets")
 NO_TEST = "none, so there is no test part"
-NAMES = ("mnist", "mnist-5k", "fashion-mnist")
 
 DIGESTS: Mapping[str, Mapping[str, str]] = {
     "mnist": {
@@ -190,14 +189,14 @@ def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
     path = locate(name, data_dir)
     if path is None:
         places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
-        remedy = f"try: regtune data fetch {name}" if name in NAMES else "give the path of a .npz file"
+        remedy = f"try: regtune data fetch {name}" if name in DATASETS else "give the path of a .npz file"
         raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
-    return _checked(name, str(path), (idx_parts if name in NAMES and path.is_dir() else npz_parts)(path))
+    return _checked(name, str(path), (idx_parts if name in DATASETS and path.is_dir() else npz_parts)(path))
 
 
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     """Where `name` is looked for, in this order."""
-    if name not in NAMES:
+    if name not in DATASETS:
         return (expanded(Path(name)),)
     folders = [expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
     places = [folder / f"{name}.npz" for folder in folders]
@@ -216,8 +215,10 @@ def expanded(path: Path) -> Path:
 
 def locate(name: str, data_dir: Path | None) -> Path | None:
     """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
-    if name not in NAMES and not name.lower().endswith(".npz"):
-        raise DataError(f'dataset "{printable(name)}": expected {", ".join(NAMES)} or a path to a .npz file')
+    if name not in DATASETS and not name.lower().endswith(".npz"):
+        raise DataError(
+            f'dataset "{printable(name)}": expected {", ".join(DATASETS)} or a path to a .npz file'
+        )
     try:
         return next((place for place in places_of(name, data_dir) if place.exists()), None)
     except OSError as error:
@@ -228,7 +229,7 @@ def fetch(name: str) -> Path:
     """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
     if name == "mnist-5k":
         raise DataError("mnist-5k is part of the installation: nothing to fetch")
-    if name not in NAMES:
+    if name not in DATASETS:
         raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
     os.environ |= {"KERAS_HOME": str(expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
     try:
@@ -313,12 +314,12 @@ class Entry:
 
 def list_datasets(data_dir: Path | None) -> list[Entry]:
     """The data sets that have a name, and where they lie; nothing is read."""
-    return [Entry(name, _where(name, data_dir)) for name in NAMES]
+    return [Entry(name, _where(name, data_dir)) for name in DATASETS]
 
 
 def verify_datasets(data_dir: Path | None, name: str | None = None) -> list[Entry]:
     """Read `name`, or every data set that is here, in full. Raises DataError for a name that means nothing."""
-    here = [(each, _where(each, data_dir)) for each in ([name] if name else NAMES)]
+    here = [(each, _where(each, data_dir)) for each in ([name] if name else DATASETS)]
     return [_verified(each, where, data_dir) for each, where in here if where or name]
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from regtune.config.sweepfile import TARGETS, Categorical, Range, SweepSpec, Target
+from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import shown_value
+from regtune.config.sweepfile.parameters import Categorical, Range
+from regtune.config.sweepfile.targets import TARGETS, Target
 from regtune.config.trial import format_number
 
 Value = float | int | str | bool

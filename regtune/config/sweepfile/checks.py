@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from regtune.config.mistakes import Problem, describe, suggestion
 from regtune.config.sweepfile.parameters import Categorical, Constant, Range
 from regtune.config.sweepfile.targets import TARGETS
+from regtune.config.trial import DATASETS
 
 if TYPE_CHECKING:
     from regtune.config.sweepfile.specification import SweepSpec
 
-DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
 _ANY = "use tpe or random"
 _FLAT_ONLY: Mapping[str, str] = {
     "cmaes": "searches one fixed space of numbers",
