@@ -22,7 +22,6 @@ from regtune.tracking.runs import Run
 from regtune.tracking.views import view_tag
 
 TAG_LENGTH = 5000
-SHORT_DIGEST = 12
 
 
 class Point(NamedTuple):
@@ -60,22 +59,33 @@ class Contents:
 def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRecord) -> Contents:
     """What a trial's run says, its parent's id aside."""
     status = names.status(state, record.end_reason)
-    ended = None
+    ended, again = None, facts.retrained
     if status != names.RUNNING:
         last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
         ended = record.ended_ms or last
-        if (
-            ended and record.started_ms and record.again_ms and ended >= record.again_ms
-        ):  # no pause, no lost attempt
-            ended -= record.again_ms - record.started_ms
-    tags = {names.STUDY_TAG: facts.uid, **trial_tags(number, state, record)}
-    if facts.retrained is not None:
-        tags[names.KIND] = names.RETRAINING
-        del tags[names.NUMBER]
+        if ended and record.started_ms and record.again_ms and ended >= record.again_ms:
+            ended -= record.again_ms - record.started_ms  # pauses and lost attempts
+    tags = {
+        names.STUDY_TAG: facts.uid,
+        names.KIND: names.TRIAL if again is None else names.RETRAINING,
+        names.TRIAL_UID: record.uid,
+        names.NUMBER: str(number) if again is None else None,
+        names.STATE: state,
+        names.MIX: record.config.mix,
+        names.SEED: str(record.config.seed),
+        names.CONFIG_DIGEST: record.config.digest,
+        names.ATTEMPT: str(record.attempt),
+        names.END_REASON: record.end_reason,
+        names.CONTROL: record.control,
+        names.REQUESTED: "true" if record.requested else None,
+        names.RETRY_OF: None if record.retry_of is None else str(record.retry_of),
+        names.WORKER: None if record.worker is None else str(record.worker),
+        names.MESSAGE: record.message[:TAG_LENGTH] if record.message else None,
+    }
     return Contents(
-        name=run_name(number, record, facts.retrained),
+        name=run_name(number, record, again),
         started_ms=record.started_ms,
-        tags=tags,
+        tags={name: value for name, value in tags.items() if value is not None},
         note=trial_note(facts, number),
         params=_text(params(facts, record)),
         points=points_of(facts, record),
@@ -110,7 +120,15 @@ def study_contents(
 ) -> Contents:
     """What a study's own run says. best: the run of its best trial, `winner`. at_ms: when it ended, pauses left out."""
     file = facts.sweep_file
-    tags = {**study_tags(facts), names.STATE: state}
+    tags = {
+        names.KIND: names.STUDY,
+        names.STUDY_TAG: facts.uid,
+        names.DATA: facts.data.digest,
+        names.METRIC: facts.metric,
+        names.GOAL: facts.goal,
+        **{f"{names.VERSION}{library}": version for library, version in facts.versions.items()},
+        names.STATE: state,
+    }
     tags |= {names.CONFIG_DIGEST: hashlib.sha256(file.encode()).hexdigest()} if file else {}
     points: dict[str, list[Point]] = {}
     if best is not None:
@@ -146,16 +164,10 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     There is one per epoch, and at the trial's end a single one at step 0: of the weights that it keeps, or, for a
     pruned trial, of its best epoch. Points that are not finite are left out.
     """
-    points: dict[str, list[Point]] = {
-        name: [
-            Point(epoch, float(value), at_ms)
-            for epoch, (value, at_ms) in enumerate(
-                zip(record.history.get(name, ()), record.epoch_ended_ms, strict=False), start=1
-            )
-            if math.isfinite(value)
-        ]
-        for name in names.EPOCH_METRICS
-    }
+    points: dict[str, list[Point]] = {}
+    for name in names.EPOCH_METRICS:
+        curve = zip(record.history.get(name, ()), record.epoch_ended_ms, strict=False)
+        points[name] = [Point(at, float(y), ms) for at, (y, ms) in enumerate(curve, 1) if math.isfinite(y)]
     wanted = dict.fromkeys(("val_cross_entropy", "val_accuracy", facts.metric))
     single: dict[str, float] = {}
     if record.kept is not None:
@@ -177,41 +189,6 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     return points
 
 
-def trial_tags(number: int, state: State, record: TrialRecord) -> dict[str, str]:
-    """What sets a trial's run apart, and how it stands."""
-    tags = {
-        names.KIND: names.TRIAL,
-        names.TRIAL_UID: record.uid,
-        names.NUMBER: str(number),
-        names.STATE: state,
-        names.MIX: record.config.mix,
-        names.SEED: str(record.config.seed),
-        names.CONFIG_DIGEST: record.config.digest,
-        names.ATTEMPT: str(record.attempt),
-    }
-    optional = {
-        names.END_REASON: record.end_reason,
-        names.CONTROL: record.control,
-        names.REQUESTED: "true" if record.requested else None,
-        names.RETRY_OF: record.retry_of,
-        names.WORKER: record.worker,
-        names.MESSAGE: record.message[:TAG_LENGTH] if record.message else None,
-    }
-    return tags | {name: str(value) for name, value in optional.items() if value is not None}
-
-
-def study_tags(facts: StudyFacts) -> dict[str, str]:
-    """What a parent says from its beginning, its state aside."""
-    return {
-        names.KIND: names.STUDY,
-        names.STUDY_TAG: facts.uid,
-        names.DATA: facts.data.digest,
-        names.METRIC: facts.metric,
-        names.GOAL: facts.goal,
-        **{f"{names.VERSION}{library}": version for library, version in facts.versions.items()},
-    }
-
-
 def experiment_tags(facts: StudyFacts) -> dict[str, str]:
     """By what an experiment is found again, and how MLflow's page shows it."""
     return {
@@ -223,43 +200,26 @@ def experiment_tags(facts: StudyFacts) -> dict[str, str]:
     }
 
 
-def source_tags(facts: StudyFacts) -> dict[str, str]:
-    """What MLflow shows as a run's source."""
-    verb = "sweep" if facts.retrained is None else "train"
-    return {names.SOURCE_NAME: f"regtune {verb} ({facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
-
-
 def dataset_inputs(facts: StudyFacts) -> list[Any]:
-    """Both parts of the data as MLflow's inputs of a run (mlflow.entities.DatasetInput)."""
-    data = facts.data
-    return [
-        _input(facts, part, count)
-        for part, count in (("training", data.train), ("validation", data.validation))
-    ]
-
-
-def _input(facts: StudyFacts, part: str, count: int) -> Any:
-    """One part of the data as MLflow's input.
+    """Return both parts of the data as `mlflow.entities.DatasetInput`.
 
     MLflow keeps 36 characters of a digest, so the whole is a tag and in the source.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    data = facts.data
-    where = {
-        "name": data.name,
-        "source": data.source,
-        "sha256": data.digest,
-        "split_seed": data.split_seed,
-        "part": part,
-    }
-    shape = {"images": count, "features": data.features, "classes": data.classes}
-    dataset = Dataset(
-        name=f"{data.name} {part}",
-        digest=data.digest[:SHORT_DIGEST],
-        source_type="regtune",
-        source=json.dumps(where),
-        schema=json.dumps({"images": f"({count}, {data.features}) float32", "labels": f"({count},) int32"}),
-        profile=json.dumps(shape),
-    )
-    return DatasetInput(dataset, [InputTag(names.DATA_CONTEXT, part), InputTag(names.DATA, data.digest)])
+    data, inputs = facts.data, []
+    where = {"name": data.name, "source": data.source, "sha256": data.digest, "split_seed": data.split_seed}
+    for part, count in (("training", data.train), ("validation", data.validation)):
+        schema = {"images": f"({count}, {data.features}) float32", "labels": f"({count},) int32"}
+        shape = {"images": count, "features": data.features, "classes": data.classes}
+        dataset = Dataset(
+            name=f"{data.name} {part}",
+            digest=data.digest[:12],
+            source_type="regtune",
+            source=json.dumps({**where, "part": part}),
+            schema=json.dumps(schema),
+            profile=json.dumps(shape),
+        )
+        tags = [InputTag(names.DATA_CONTEXT, part), InputTag(names.DATA, data.digest)]
+        inputs.append(DatasetInput(dataset, tags))
+    return inputs

@@ -27,7 +27,6 @@ from regtune.tracking.contents import (
     Contents,
     dataset_inputs,
     experiment_tags,
-    source_tags,
     study_contents,
     trial_contents,
 )
@@ -249,7 +248,9 @@ class Projection:
 
     def _create(self, wanted: Contents, more: Mapping[str, str] | None = None) -> Run:
         notes = {names.NOTE: wanted.note, names.NOTE_DIGEST: digest(wanted.note)}
-        tags = {**(more or {}), **wanted.tags, **notes, **source_tags(self._facts)}
+        verb = "sweep" if self._facts.retrained is None else "train"
+        source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
+        tags = {**(more or {}), **wanted.tags, **notes, **source}
         made = self._client.create_run(self._experiment_id, wanted.started_ms, tags, wanted.name)
         self.writes += 1
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
