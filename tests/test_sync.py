@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_status_says_what_sync_finds(settings: Settings) -> None:
     assert len(found) == 3
     assert look(settings).behind == found
     said = json.loads(regtune("status", "--json").stdout)["behind"]
-    assert said == {study: lacks.to_json() for study, lacks in found.items()}
+    assert said == {study: asdict(lacks) for study, lacks in found.items()}
 
 
 def test_a_database_that_was_deleted_outright_comes_back_whole(settings: Settings) -> None:

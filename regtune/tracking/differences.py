@@ -16,16 +16,11 @@ from regtune.tracking.notes import experiment_note
 from regtune.tracking.runs import Experiment, Reader, Run
 
 
-def trial_folder(artifacts: Path, uid: str) -> Path:
-    """Where a trial's own artifacts lie."""
-    return artifacts / "trials" / uid
-
-
 @dataclass(frozen=True)
 class Lack:
     """What a run lacks. points: with their metric's name, oldest first. config: whether its configuration is missing.
 
-    artifacts: files to be brought. surplus: files to be removed. ended_ms: Unix milliseconds.
+    artifacts: files to be brought, with their SHA-256. surplus: files to be removed. ended_ms: Unix milliseconds.
     """
 
     points: Sequence[tuple[str, Point]] = ()
@@ -33,7 +28,7 @@ class Lack:
     tags: Mapping[str, str] = field(default_factory=dict)
     inputs: bool = False
     config: bool = False
-    artifacts: Sequence[str] = ()
+    artifacts: Mapping[Path, str] = field(default_factory=dict)
     surplus: Sequence[str] = ()
     status: str | None = None
     ended_ms: int | None = None
@@ -67,38 +62,34 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
     A file of another digest is not brought. A file that is not here cannot be brought and is not missed: the
     trial's folder may lie on another machine. Nor is any of a run that keeps its files outside the project.
     """
-    tagged = {
-        name.removeprefix(names.ARTIFACT): digest
-        for name, digest in run.tags.items()
-        if name.startswith(names.ARTIFACT)
-    }
+    files = {name: sha256 for name, sha256 in run.tags.items() if name.startswith(names.ARTIFACT)}
+    tagged = {name.removeprefix(names.ARTIFACT): sha256 for name, sha256 in files.items()}
     reached = inside(run.artifact_uri, folder)
-    present = {name: digest for name, digest in tagged.items() if not _lost(run, name, folder)}
+    present = {name: sha256 for name, sha256 in tagged.items() if not _lost(run, name, folder)}
     artifacts = wanted.artifacts
-    run_uid = wanted.tags.get(names.TRIAL_UID, "")
-    brought, surplus, message = [], [], {}
+    brought, surplus, message = {}, [], {}
     if artifacts is not None and reached:
-        for name, digest in artifacts.items():
-            found = _digest_of(trial_folder(folder, run_uid) / name) if present.get(name) != digest else None
-            if found == digest:
-                brought.append(name)
-            elif found is not None:
-                message[names.MESSAGE] = (
-                    f"{name} has digest {found}, its record says {digest}: not shown here"
-                )
+        for name, sha256 in artifacts.items():
+            file = folder / "trials" / wanted.tags[names.TRIAL_UID] / name
+            if present.get(name) == sha256 or not file.is_file():
+                continue
+            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            if found == sha256:
+                brought[file] = sha256
+            else:
+                said = f"{name} has digest {found}, its record says {sha256}: not shown here"
+                message[names.MESSAGE] = said
         surplus = [name for name in tagged if name != wanted.config_name and name not in artifacts]
     tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
     tags |= note(run.tags, wanted.note)
-    same_end = wanted.ended_ms is None or run.end_ms == wanted.ended_ms
-    done = run.status == wanted.status and same_end
+    done = run.status == wanted.status and wanted.ended_ms in (None, run.end_ms)
+    stale = wanted.config_name not in present or names.CONFIG_DIGEST in tags
     return Lack(
         points=_points(run, wanted.points, reader),
         params={name: value for name, value in wanted.params.items() if name not in run.params},
         tags=tags,
         inputs=not run.inputs,
-        config=reached
-        and wanted.config is not None
-        and (wanted.config_name not in present or names.CONFIG_DIGEST in tags),
+        config=reached and wanted.config is not None and stale,
         artifacts=brought,
         surplus=surplus,
         status=None if done else wanted.status,
@@ -130,9 +121,7 @@ def experiment_lacks(facts: StudyFacts, found: Experiment) -> dict[str, str]:
 def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
     """The tags of a description, unless it is there, or a person has written another since."""
     current = tags.get(names.NOTE, "")
-    if current == text:
-        return {}
-    if current and digest(current) != tags.get(names.NOTE_DIGEST):
+    if current == text or (current and digest(current) != tags.get(names.NOTE_DIGEST)):
         return {}
     return {names.NOTE: text, names.NOTE_DIGEST: digest(text)}
 
@@ -140,10 +129,6 @@ def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
 def digest(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest_of(file: Path) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _points(run: Run, wanted: Mapping[str, Sequence[Point]], reader: Reader) -> list[tuple[str, Point]]:

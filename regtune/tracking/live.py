@@ -18,7 +18,7 @@ from regtune.errors import StorageError, StudyNotFound
 from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.storage.mlflow import sqlite_path
-from regtune.tracking.store import project
+from regtune.tracking.store import project, refusal
 from regtune.tracking.trials import StudyTrials
 
 PACE_SECONDS = 2.0
@@ -58,8 +58,8 @@ def main(link: Connection, settings: Settings, study: str, aside: str | None, aw
     closing = False
     while True:
         pause = follower.round()
-        if follower.report != told:
-            told = follower.report
+        if (report := follower.report) != told:
+            told = report
             link.send(told)
         if closing:
             if follower.finished:
@@ -112,15 +112,10 @@ class Follower:
         try:
             self._look()
             self._write()
-        except (
-            StorageError,
-            StudyNotFound,
-        ):  # the study's database; others may have synchronized it meanwhile
+        except (StorageError, StudyNotFound):  # others may have synchronized it meanwhile
             self._forget()
             return PACE_SECONDS
-        except (
-            Exception
-        ) as error:  # MLflow and its stores raise many kinds; each means that it is not written
+        except Exception as error:  # MLflow and its stores raise many kinds: nothing was written
             self._disconnect()
             return self._failed(error)
         self._failures, self._pause, self._refusal = 0, FIRST_PAUSE_SECONDS, ""
@@ -138,7 +133,7 @@ class Follower:
         self._failures += 1
         if self._failures == 1:
             self._since = time.time()
-        self._refusal = _refusal(error)
+        self._refusal = refusal(error)
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         return pause
 
@@ -210,7 +205,7 @@ class Follower:
 
 
 def _bring(settings: Settings, name: str) -> Iterator[None]:
-    """Write whatever MLflow lacks of a study that was set aside: its runs say its new name."""
+    """Write what MLflow lacks of a study that was set aside."""
     engine = open_engine(settings.storage_url)
     try:
         trials = StudyTrials(engine, name, at_rest=True)
@@ -222,16 +217,7 @@ def _bring(settings: Settings, name: str) -> Iterator[None]:
     except (StudyNotFound, StorageError):  # another program's, or what cannot be read any more
         return
     except Exception as error:
-        if not _refusal(error):
+        if not refusal(error):
             raise
     finally:
         engine.dispose()
-
-
-def _refusal(error: Exception) -> str:
-    """Why MLflow understood a request and will not do it, empty for any other error."""
-    if not any(kind.__name__ == "MlflowException" for kind in type(error).__mro__):
-        return ""
-    from regtune.tracking.projection import reason_of, refused
-
-    return reason_of(error) if refused(error) else ""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from regtune.tracking.contents import (
     study_contents,
     trial_contents,
 )
-from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, trial_folder
+from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
 from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader
+from regtune.tracking.store import refusal
 from regtune.tracking.trials import Trials
 
 AT_ONCE = 25
@@ -65,7 +67,8 @@ class Projection:
         self._place = place or (None if server else (artifacts / "runs").as_uri())
         direct = database or (None if server else client.tracking_uri)
         self._reader: Reader = SqlReader(tracking_engine(direct)) if direct else ClientReader(client)
-        self._experiment_id = ""
+        self.experiment_id = ""
+        """MLflow's id of the experiment; empty before anything was read."""
         self._parent: Run | None = None
         self._open: dict[str, Run] = {}
         self._known: set[str] | None = None
@@ -81,16 +84,11 @@ class Projection:
         found = self._parent.artifact_uri if self._parent is not None else ""
         return "" if inside(found or "mlflow-artifacts:/", self._artifacts) else found
 
-    @property
-    def experiment_id(self) -> str:
-        """MLflow's id of the experiment; empty before anything was read."""
-        return self._experiment_id
-
     def open(self) -> None:
         """Find or make the experiment and the parent."""
         if self._parent is None:
             self._open, self._known = {}, None
-            self._experiment_id = self._experiment()
+            self.experiment_id = self._experiment()
             self._parent = self._retrained() or self._open_parent()
 
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
@@ -101,30 +99,23 @@ class Projection:
         if record.started_ms is None:
             return False
         before = self.writes
-        try:
-            self.open()
+        with self._opened():
             run = self._find(record.uid)
             if run is None or not run.deleted:
                 self._write_trial(run, number, state, record)
-        except Exception:
-            self._forget()
-            raise
         if number in self.refusals:
-            self._forget()
+            self._parent = None
         return self.writes > before
 
     def catch_up(self, trials: Trials) -> Iterator[tuple[int, int]]:
-        """Write whatever MLflow lacks of `trials`, step by step.
+        """Write whatever MLflow lacks of `trials`, read once, page by page.
 
         Yields after each step how many trials were compared and how many of them had to be written.
-
-        What MLflow has is read once, page by page, beside the trials it belongs to.
         """
-        try:
-            self.open()
+        with self._opened():
             kept: dict[str, Run] = {}
             done = changed = 0
-            for page in self._reader.trials(self._experiment_id, self._facts.uid):
+            for page in self._reader.trials(self.experiment_id, self._facts.uid):
                 before = self.writes
                 runs = [run for run in page if self._first(run, kept)]
                 changed += self.writes - before
@@ -136,16 +127,14 @@ class Projection:
                     kept[run.tags[names.TRIAL_UID]] = replace(run, tags={}, params={}, last={})
                 done += len(numbers)
                 yield done, changed
-            missing = {number: uid for uid, number in trials.numbers.items() if uid not in kept}
-            for batch in _batches(list(missing)):
-                for found in trials.read([n for n in batch if missing[n] not in self._made]):
+            missing = [(number, uid) for uid, number in trials.numbers.items() if uid not in kept]
+            for start in range(0, len(missing), AT_ONCE):
+                batch = missing[start : start + AT_ONCE]
+                for found in trials.read([number for number, uid in batch if uid not in self._made]):
                     changed += self._write_trial(None, *found)
                 done += len(batch)
                 yield done, changed
             self._known = kept.keys() | self._made
-        except Exception:
-            self._forget()
-            raise
 
     def study(self, state: ParentState, winner: int | None, at_ms: int | None = None) -> bool:
         """Make the parent say how the study stands, and which trial, by its number, is the best so far.
@@ -154,18 +143,15 @@ class Projection:
         Returns whether anything had to be written. A retraining leaves the study that it belongs to alone.
         """
         before = self.writes
-        try:
-            self.open()
-            assert self._parent is not None
-            if self._parent.tags[names.STUDY_TAG] != self._facts.uid:
+        with self._opened() as parent:
+            if parent.tags[names.STUDY_TAG] != self._facts.uid:
                 return False
-            wanted = study_contents(self._facts, state, winner, self._winner(winner), at_ms)
-            if wanted.ended_ms is None and state not in (names.RUNNING, self._parent.status):
+            best = None if winner is None else self._find(f"{self._facts.uid}-{winner}")
+            best = None if best is None or best.deleted else best
+            wanted = study_contents(self._facts, state, winner, best, at_ms)
+            if wanted.ended_ms is None and state not in (names.RUNNING, parent.status):
                 wanted = replace(wanted, ended_ms=int(time.time() * 1000))
-            self._write(self._parent, self._lack(self._parent, wanted), wanted)
-        except Exception:
-            self._forget()
-            raise
+            self._write(parent, wanted)
         return self.writes > before
 
     # -- finding
@@ -190,18 +176,16 @@ class Projection:
     def _retrained(self) -> Run | None:
         """The run of the study that a retraining belongs to, where MLflow has it."""
         again = self._facts.retrained
-        found = self._reader.parents(self._experiment_id, again.uid) if again and again.uid else []
+        found = self._reader.parents(self.experiment_id, again.uid) if again and again.uid else []
         return next((run for run in found if not run.deleted), None)
 
     def _open_parent(self) -> Run:
-        found = self._reader.parents(self._experiment_id, self._facts.uid)
+        found = self._reader.parents(self.experiment_id, self._facts.uid)
         if not found:
             return self._create(study_contents(self._facts, "RUNNING", None, None))
         first, *others = found
         for other in others:  # made by a request whose answer was lost
-            if not other.deleted:
-                self._client.delete_run(other.run_id)
-                self.writes += 1
+            self._delete(other)
         if first.deleted:
             self._client.restore_run(first.run_id)
             self.writes += 1
@@ -215,9 +199,14 @@ class Projection:
         if self._known is not None and uid not in self._known and uid not in self._made:
             return None
         kept: dict[str, Run] = {}
-        for run in self._reader.trial(self._experiment_id, uid):
+        for run in self._reader.trial(self.experiment_id, uid):
             self._first(run, kept)
         return kept.get(uid)
+
+    def _delete(self, run: Run) -> None:
+        if not run.deleted:
+            self._client.delete_run(run.run_id)
+            self.writes += 1
 
     def _first(self, run: Run, kept: dict[str, Run]) -> bool:
         """Return whether a run is the one of its trial.
@@ -233,16 +222,9 @@ class Projection:
         if run.deleted:
             return False
         first, second = sorted((run, other), key=lambda found: found.age)
-        self._client.delete_run(second.run_id)
-        self.writes += 1
+        self._delete(second)
         kept[uid] = first
         return first is run
-
-    def _winner(self, number: int | None) -> Run | None:
-        if number is None:
-            return None
-        found = self._find(f"{self._facts.uid}-{number}")
-        return None if found is None or found.deleted else found
 
     # -- making and writing
 
@@ -251,7 +233,7 @@ class Projection:
         verb = "sweep" if self._facts.retrained is None else "train"
         source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
         tags = {**(more or {}), **wanted.tags, **notes, **source}
-        made = self._client.create_run(self._experiment_id, wanted.started_ms, tags, wanted.name)
+        made = self._client.create_run(self.experiment_id, wanted.started_ms, tags, wanted.name)
         self.writes += 1
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
 
@@ -267,11 +249,11 @@ class Projection:
             if run is None:
                 run = self._create(wanted, {names.PARENT: self._parent.run_id})
                 self._made.add(record.uid)
-            self._write(run, self._lack(run, wanted), wanted)
+            self._write(run, wanted)
         except MlflowException as error:
-            if not refused(error):
+            if not (reason := refusal(error)):
                 raise
-            self.refusals[number] = reason_of(error)
+            self.refusals[number] = reason
             return False
         if wanted.status == names.RUNNING:
             self._open[record.uid] = run
@@ -279,13 +261,11 @@ class Projection:
             self._open.pop(record.uid, None)
         return self.writes > before
 
-    def _lack(self, run: Run, wanted: Contents) -> Lack:
-        return lacking(run, wanted, self._reader, self._artifacts)
-
-    def _write(self, run: Run, lack: Lack, wanted: Contents) -> None:
+    def _write(self, run: Run, wanted: Contents) -> None:
         """Write what is missing: files first, then all that goes in one call, the state last."""
+        lack = lacking(run, wanted, self._reader, self._artifacts)
         tags = dict(lack.tags)
-        if lack.config or lack.artifacts or lack.surplus:
+        if lack.config or lack.artifacts or lack.surplus:  # of a run inside the project's artifacts
             tags |= self._files(run, lack, wanted)
         if lack.batch or tags:
             self._client.log_batch(
@@ -311,12 +291,7 @@ class Projection:
             run.status, run.end_ms = lack.status, lack.ended_ms or run.end_ms
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
-        """Bring files and remove them; returns the tags that say which are there now.
-
-        What lies outside the project's artifacts is left alone.
-        """
-        if not inside(run.artifact_uri, self._artifacts):
-            return {}
+        """Bring files and remove them; returns the tags that say which are there now."""
         repository = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
         tags = {}
         if lack.config and wanted.config is not None:
@@ -327,10 +302,9 @@ class Projection:
                 repository.log_artifact(str(file))
             tags[names.ARTIFACT + wanted.config_name] = digest(text)
             self.writes += 1
-        for name in lack.artifacts:
-            folder_ = trial_folder(self._artifacts, wanted.tags[names.TRIAL_UID])
-            repository.log_artifact(str(folder_ / name))
-            tags[names.ARTIFACT + name] = (wanted.artifacts or {})[name]
+        for path, sha256 in lack.artifacts.items():
+            repository.log_artifact(str(path))
+            tags[names.ARTIFACT + path.name] = sha256
             self.writes += 1
         for name in lack.surplus:
             remove(run.artifact_uri, self._client.tracking_uri, name)
@@ -339,27 +313,13 @@ class Projection:
             self.writes += 1
         return tags
 
-    def _forget(self) -> None:
-        """After an error nothing that was remembered is sure: the next call reads it again."""
-        self._parent = None
-
-
-def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE))
-
-
-def refused(error: Exception) -> bool:
-    """Whether MLflow understood a request and will not do it, so that trying again soon cannot help."""
-    return isinstance(error, MlflowException) and error.error_code in (
-        "INVALID_PARAMETER_VALUE",
-        "PERMISSION_DENIED",
-        "BAD_REQUEST",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "INVALID_STATE",
-    )
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what an exception says."""
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    @contextmanager
+    def _opened(self) -> Iterator[Run]:
+        """Find or make experiment and parent; after an error nothing that was remembered is sure: read it again."""
+        try:
+            self.open()
+            assert self._parent is not None
+            yield self._parent
+        except Exception:
+            self._parent = None
+            raise

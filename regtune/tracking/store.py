@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import Timeout
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,9 +29,18 @@ from regtune.storage.mlflow import (
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.runs import ClientReader, Reader, SqlReader
 
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "PERMISSION_DENIED",
+    "BAD_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+)
+"""Error codes of MLflow."""
 
-@dataclass(frozen=True)
-class Target:
+
+class Target(NamedTuple):
     """Where runs go.
 
     uri: of a tracking server or a database. place: URI of the artifact folder that a new experiment gets; None leaves
@@ -78,10 +86,8 @@ def project(settings: Settings, facts: StudyFacts) -> Any:
     client, target = open_client(settings)
     from regtune.tracking.projection import Projection
 
-    database = settings.mlflow_uri
-    return Projection(
-        client, facts, settings.artifacts, target.place, None if is_server(database) else database
-    )
+    database = None if is_server(settings.mlflow_uri) else settings.mlflow_uri
+    return Projection(client, facts, settings.artifacts, target.place, database)
 
 
 def open_reader(settings: Settings) -> Reader | None:
@@ -126,5 +132,13 @@ def understood(settings: Settings) -> Iterator[None]:
         where = place_of(settings.mlflow_uri)
         if isinstance(error, SQLAlchemyError | sqlite3.Error) and not is_server(settings.mlflow_uri):
             raise TrackingError(explain(error, where)) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrackingError(f"MLflow at {where}: {reason}") from error
+        raise TrackingError(f"MLflow at {where}: {_first_line(error)}") from error
+
+
+def refusal(error: Exception) -> str:
+    """Why MLflow understood a request and will not do it, so that trying again cannot help; empty for other errors."""
+    return _first_line(error)[:120] if getattr(error, "error_code", None) in REFUSALS else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

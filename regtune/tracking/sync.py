@@ -7,8 +7,9 @@ sweep holds it, so that nothing is written twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
@@ -42,14 +43,14 @@ class Missing:
     absent: int = 0
     wrong: int = 0
     own: bool = False
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: Mapping[str, int] = field(default_factory=dict)
     place: str | None = None
 
     def __bool__(self) -> bool:
         return bool(self.absent or self.wrong or self.own or self.place)
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{kind} of {count}" for kind, count in self.kinds.most_common())
+        kinds = ", ".join(f"{kind} of {count}" for kind, count in Counter(self.kinds).most_common())
         said = {
             f"{_trials(self.absent)} without a run": self.absent,
             f"{_trials(self.wrong)} whose run lacks something ({kinds})": self.wrong,
@@ -57,10 +58,6 @@ class Missing:
             f"the place of its artifacts, which is {self.place} no longer": self.place,
         }
         return "; ".join(words for words, true in said.items() if true)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**asdict(replace(self, kinds=Counter())), "kinds": dict(self.kinds)}
 
 
 class Caught(NamedTuple):
@@ -96,7 +93,7 @@ class Synced:
             "study": self.study,
             "trials": self.trials,
             "running": self.running or None,
-            "lacks": self.lacks.to_json() if self.lacks is not None else None,
+            "lacks": asdict(self.lacks) if self.lacks is not None else None,
             "wrote": self.wrote._asdict() if self.wrote is not None else None,
             "problem": self.problem or None,
         }
@@ -128,10 +125,9 @@ def sync(
 def _one(settings: Settings, engine: Engine, name: str, check: bool, tell: Tell) -> Synced:
     StudyTrials(engine, name, at_rest=True)  # a name that is none is said first
     try:
-        if check:
-            who = holder(settings, name)
-            return Synced(name, running=str(who)) if who else _bring(settings, engine, name, check, tell)
-        with hold(settings, name, take_over=False):
+        if check and (who := holder(settings, name)):
+            return Synced(name, running=str(who))
+        with nullcontext() if check else hold(settings, name, take_over=False):
             return _bring(settings, engine, name, check, tell)
     except StudyBusy:
         return Synced(name, running=str(holder(settings, name) or "another process"))
@@ -163,7 +159,7 @@ def catch_up(
     ended_ms: int | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Caught:
-    """Write everything of a study that MLflow lacks; from nothing, if it has nothing.
+    """Write everything of a study that MLflow lacks, and return what had to be made or changed.
 
     Args:
         settings: where the store and the artifacts are.
@@ -174,27 +170,22 @@ def catch_up(
         ended_ms: when it ended, in Unix milliseconds.
         tell: told how many trials have been seen to.
 
-    Returns:
-        What had to be made or changed.
-
     Raises:
         TrackingError: the store cannot be used, or refuses a trial.
     """
     with understood(settings):
-        projection = project(settings, facts)
-        before, changed = projection.writes, 0
+        projection, changed = project(settings, facts), 0
         projection.open()
-        own = projection.writes > before
-        for done, changed_ in projection.catch_up(trials):
-            changed = changed_
+        own = projection.writes > 0
+        for done, written in projection.catch_up(trials):
+            changed = written
             tell(done)
         if state is not None:
             own |= projection.study(state, winner, ended_ms)
         if projection.refusals:
             number, reason = next(iter(projection.refusals.items()))
-            raise TrackingError(
-                f"MLflow refuses {_trials(len(projection.refusals))}; #{number:03d}: {reason}"
-            )
+            count = _trials(len(projection.refusals))
+            raise TrackingError(f"MLflow refuses {count}; #{number:03d}: {reason}")
         return Caught(changed, own)
 
 
@@ -238,7 +229,7 @@ def missing(settings: Settings, trials: StudyTrials, tell: Callable[[int], None]
         if not own:
             own_run = study_contents(facts, trials.state, trials.winner, best, trials.ended_ms)
             own = bool(lacking(parents[0], own_run, reader, settings.artifacts))
-        return Missing(absent, wrong, own, kinds, place)
+        return Missing(absent, wrong, own, dict(kinds), place)
 
 
 def _trials(count: int) -> str:

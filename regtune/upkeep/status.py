@@ -81,8 +81,7 @@ class Status:
     free_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        behind = {study: lacks.to_json() for study, lacks in (self.behind or {}).items()}
-        return asdict(replace(self, behind=None)) | {"behind": None if self.behind is None else behind}
+        return asdict(self)
 
 
 def look(settings: Settings, compare: bool = True) -> Status:
