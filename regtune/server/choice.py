@@ -66,11 +66,10 @@ def urls_of(home: Path, wanted: str) -> dict[str, str]:
         return Embedded(home).urls
     if wanted == "sqlite":
         return {name: sqlite_url(home.resolve() / f"{name}.db") for name in OWN_DATABASES}
-    scheme, _, rest = wanted.partition("://")
-    authority, _, path = rest.partition("?")[0].partition("/")
-    query = rest.partition("?")[2]
-    whole = f"{scheme}://{authority}/{path or DEFAULT_NAME}" + (f"?{query}" if query else "")
-    url = parse_url(whole, "--postgres")
+    address, mark, query = wanted.partition("?")
+    scheme, _, rest = address.partition("://")
+    authority, _, path = rest.partition("/")
+    url = parse_url(f"{scheme}://{authority}/{path or DEFAULT_NAME}{mark}{query}", "--postgres")
     if url.get_backend_name() != "postgresql":
         raise InputError(f"--postgres: expected postgresql+psycopg://USER@HOST/NAME, found {redact(wanted)}")
     return {name: url.set(database=f"{url.database}_{name}").render_as_string() for name in OWN_DATABASES}
@@ -81,9 +80,8 @@ def _require_unset(settings: Settings) -> None:
     for variable, field in VARIABLES.items():
         if value := getattr(settings, field):
             where = "the environment" if os.environ.get(variable) else ".env"
-            raise InputError(
-                f"{variable} in {where} names {place(value)}, which comes before a folder's choice; unset it"
-            )
+            named = f"{variable} in {where} names {place(value)}"
+            raise InputError(f"{named}, which comes before a folder's choice; unset it")
 
 
 def _create(urls: dict[str, str]) -> None:

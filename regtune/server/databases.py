@@ -50,13 +50,9 @@ class Database:
 
 def check_databases(settings: Settings) -> list[Database]:
     """Return how both stand; change nothing. Raises StorageError, TrackingError, SettingsError."""
-    if full_url(settings.storage_url) == store_url(
-        settings.mlflow_uri
-    ):  # each would take the other's revision
-        raise SettingsError(
-            f"OPTUNA_STORAGE and MLFLOW_TRACKING_URI both name {place(settings.storage_url)}; give each a database of "
-            f"its own"
-        )
+    if full_url(settings.storage_url) == store_url(settings.mlflow_uri):  # revisions would clash
+        both = f"OPTUNA_STORAGE and MLFLOW_TRACKING_URI both name {place(settings.storage_url)}"
+        raise SettingsError(f"{both}; give each a database of its own")
     studies, tracking = studies_schema(settings.storage_url), tracking_schema(settings.mlflow_uri)
     where = tracking.where if tracking else settings.mlflow_uri
     return [Database("studies", studies.where, studies), Database("mlflow", where, tracking)]
@@ -90,10 +86,8 @@ def upgrade_databases(settings: Settings) -> list[Database]:
     older = {one.name for one in before if one.schema and one.schema.state == "older"}
     _refuse([one for one in before if not one.current and one.name not in older])
     if older and (sweeps := running_sweeps(settings.storage_url)):
-        raise StorageError(
-            f"a sweep is run by {' and by '.join(map(str, sweeps))}; the tables cannot be upgraded under it: "
-            f"stop it first with Ctrl-C"
-        )
+        who = " and by ".join(map(str, sweeps))
+        raise StorageError(f"a sweep is run by {who}; stop it first with Ctrl-C, then upgrade the tables")
     if "studies" in older:
         upgrade_studies(settings.storage_url)
     if "mlflow" in older:

@@ -142,11 +142,10 @@ def start(
         while not answers(address(host, port), 2):
             if stop is not None and stop.is_set():
                 raise KeyboardInterrupt
-            if process.poll() is not None:
-                raise TrackingError(f"the MLflow server could not start: {_last_line(log, begin)}")
-            if time.monotonic() > deadline:
-                said = _last_line(log, begin)
-                raise TrackingError(f"the MLflow server did not answer within {START_SECONDS:.0f} s: {said}")
+            ended = process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                what = "could not start" if ended else f"did not answer within {START_SECONDS:.0f} s"
+                raise TrackingError(f"the MLflow server {what}: {_last_line(log, begin)}")
             time.sleep(0.1)
     except BaseException:
         end(group_members(process.pid), STOP_SECONDS)
@@ -221,21 +220,22 @@ def notices(host: str, url: str, accounts: bool) -> list[str]:
 def check_port(host: str, port: int, verb: str = "ui") -> None:
     """Raise TrackingError for a port that cannot be listened at, naming who has it, and one that is free for `verb`."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        _bind(host, port)
     except (socket.gaierror, UnicodeError):  # no name of a machine at all
         raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise TrackingError(
-                f"{host}:{port} cannot be bound ({error.strerror}); try another --port"
-            ) from None
-        raise TrackingError(
-            f"port {port} is taken by {_listener(port)}; stop it, "
-            f"or try: regtune {verb} --port {_free_port(host, port)}"
-        ) from None
+        said = f"{host}:{port} cannot be bound ({error.strerror}); try another --port"
+        if error.errno == errno.EADDRINUSE:
+            free = _free_port(host, port)
+            said = f"port {port} is taken by {_listener(port)}; stop it, or try: regtune {verb} --port {free}"
+        raise TrackingError(said) from None
+
+
+def _bind(host: str, port: int) -> None:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def _listener(port: int) -> str:
@@ -249,11 +249,9 @@ def _listener(port: int) -> str:
 
 
 def _free_port(host: str, port: int) -> int:
-    family, kind, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     for candidate in range(port + 1, min(port + 50, 65536)):
-        with socket.socket(family, kind) as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, candidate))
+        with suppress(OSError):
+            _bind(host, candidate)
             return candidate
     return port + 1
 

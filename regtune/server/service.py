@@ -47,7 +47,6 @@ MARK = "REGTUNE_SERVICE"
 """In the environment of the server's processes: their folder."""
 LOCK_SECONDS = 2 * START_SECONDS
 """How long a second `up` waits for a first."""
-HEALTH_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """How long one that runs may take to answer, on a machine that has much to do."""
 
@@ -63,10 +62,6 @@ class Service:
     store: str
     pid: int
     since: str
-
-    def answers(self, seconds: float = HEALTH_SECONDS) -> bool:
-        """Return whether it answers now."""
-        return answers(self.url, seconds)
 
 
 def usual_port(settings: Settings) -> int:
@@ -86,12 +81,7 @@ def running(settings: Settings) -> Service | None:
         process = psutil.Process(service.pid)
         ours = _is_anothers(process, path) or _is_ours(process, _mark(settings.home))
         return service if ours else None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        psutil.Error,
-    ):  # none, or not ours to read: nothing is known of a server
+    except (OSError, ValueError, TypeError, psutil.Error):  # none, or not ours to read
         return None
 
 
@@ -234,7 +224,7 @@ def _require_answer(settings: Settings, known: Service, tell: Callable[[str], No
     """Start its PostgreSQL again if that has ended, and tell where it answers. Raises TrackingError, StorageError."""
     if is_own_postgres(known.store) and Embedded(settings.home).start():
         tell("PostgreSQL had stopped; it is running again")
-    if not known.answers(ANSWER_SECONDS):
+    if not answers(known.url, ANSWER_SECONDS):
         raise TrackingError(
             f"the server of this folder, process {known.pid} at {known.url}, does not answer within "
             f"{ANSWER_SECONDS:.0f} s; restart it with: regtune down, then: regtune up"

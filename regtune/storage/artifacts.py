@@ -36,9 +36,7 @@ def inside(uri: str, artifacts: Path) -> bool:
 
 def local_path(uri: str) -> Path | None:
     """The path of a place on this machine, as MLflow reads it; None for one that a server or a service keeps."""
-    if urlsplit(uri).scheme not in ("", "file"):
-        return None
-    return _local(uri)
+    return _local(uri) if urlsplit(uri).scheme in ("", "file") else None
 
 
 def remove(uri: str, tracking_uri: str, name: str = "") -> None:
@@ -77,7 +75,7 @@ def rebase(engine: Engine, uri: str, artifacts: Path) -> None:
             return
     with schema_lock(engine, artifacts.parent), engine.begin() as connection:
         for old in former(connection, artifacts):
-            relocate(connection, old, artifacts.as_uri())
+            _relocate(connection, old, artifacts.as_uri())
 
 
 def former(connection: Connection, artifacts: Path) -> list[str]:
@@ -86,19 +84,19 @@ def former(connection: Connection, artifacts: Path) -> list[str]:
     Another folder is taken for one of them when the store was made there (MLflow's own first experiment says so), or
     when artifacts of its runs lie here. Otherwise it is another project's, which writes to this store, too.
     """
-    found: dict[str, list[tuple[int, Path]]] = {}
-    for experiment, location in connection.execute(
-        text("SELECT experiment_id, artifact_location FROM experiments ORDER BY experiment_id")
-    ):
+    found: list[str] = []
+    experiments = text("SELECT experiment_id, artifact_location FROM experiments ORDER BY experiment_id")
+    for experiment, location in connection.execute(experiments).all():
         matched = _BASE.fullmatch(location or "")
-        if matched and matched[1] != artifacts.as_uri():
-            here = artifacts / "runs" / (matched[2] or "/").removeprefix("/")
-            found.setdefault(matched[1], []).append((experiment, here))
-    return [
-        base
-        for base, experiments in found.items()
-        if any(number == 0 or _has_runs(connection, number, here) for number, here in experiments)
-    ]
+        if matched is None or matched[1] in (artifacts.as_uri(), *found):
+            continue
+        folder = artifacts / "runs" / (matched[2] or "/").removeprefix("/")
+        runs = connection.scalars(
+            text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment"), {"experiment": experiment}
+        ).all()
+        if experiment == 0 or any((folder / run).is_dir() for run in runs):
+            found.append(matched[1])
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,11 @@ class Stray:
     former: bool
 
     def __str__(self) -> str:
-        said = f"{self.experiments} experiment{'' if self.experiments == 1 else 's'} in {self.folder}"
-        if self.former:
-            return f"{said}, where this folder lay before"
-        return f"{said}, outside this folder: regtune writes and deletes nothing there"
+        where = "outside this folder: regtune writes and deletes nothing there"
+        where = "where this folder lay before" if self.former else where
+        return (
+            f"{self.experiments} experiment{'' if self.experiments == 1 else 's'} in {self.folder}, {where}"
+        )
 
 
 def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
@@ -134,38 +133,26 @@ def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
     return [Stray(str(folder), count, folder in earlier) for folder, count in sorted(found.items())]
 
 
-def relocate(connection: Connection, old: str, new: str) -> None:
+def _relocate(connection: Connection, old: str, new: str) -> None:
     """Have every text in MLflow's database that begins with the URI or the path `old` begin with `new`.
 
     MLflow keeps where artifacts lie in several tables: of experiments, runs, logged and registered models.
     """
-    if old == new:
-        return
     pairs = [(old, new), (unquote(urlsplit(old).path), unquote(urlsplit(new).path))]
     inspector = sqlalchemy.inspect(connection)
     for name in inspector.get_table_names():
         for column in inspector.get_columns(name):
             kind = column["type"]
-            if not isinstance(kind, sqlalchemy.String) or isinstance(kind, sqlalchemy.Enum):
-                continue
-            if column.get("computed"):
+            is_text = isinstance(kind, sqlalchemy.String) and not isinstance(kind, sqlalchemy.Enum)
+            if not is_text or column.get("computed"):
                 continue
             table = sqlalchemy.table(name, sqlalchemy.column(column["name"]))
             (cell,) = table.columns
             for before, after in pairs:
                 begins = sqlalchemy.func.substr(cell, 1, len(before) + 1) == f"{before}/"
                 rest = sqlalchemy.func.substr(cell, len(before) + 1)
-                changed = sqlalchemy.literal(after).concat(rest)
-                connection.execute(
-                    table.update().where((cell == before) | begins).values({column["name"]: changed})
-                )
-
-
-def _has_runs(connection: Connection, experiment: int, folder: Path) -> bool:
-    runs = connection.scalars(
-        text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment"), {"experiment": experiment}
-    )
-    return any((folder / run).is_dir() for run in runs.all())
+                changed = {cell: sqlalchemy.literal(after).concat(rest)}
+                connection.execute(table.update().where((cell == before) | begins).values(changed))
 
 
 def _local(uri: str) -> Path:

@@ -70,7 +70,5 @@ def _refusal(error: urllib.error.HTTPError) -> str:
         said = ""
     if error.code == 401 or '"error_code"' in said:
         return ""
-    plain = (
-        " ".join(said.split())[:LONGEST_REASON] if error.headers.get_content_type() == "text/plain" else ""
-    )
+    plain = error.headers.get_content_type() == "text/plain" and " ".join(said.split())[:LONGEST_REASON]
     return f"does not answer as MLflow does (HTTP {error.code}{f': {plain}' if plain else ''})"

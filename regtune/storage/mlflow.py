@@ -87,9 +87,8 @@ def check_uri(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme not in ("http", "https") and not scheme.startswith(("sqlite", "postgresql")):
         found = f"{scheme}:" if scheme else "a path"
-        raise TrackingError(
-            f"{VARIABLE}: expected sqlite:///PATH, postgresql://... or http://..., found {found}"
-        )
+        expected = "sqlite:///PATH, postgresql://... or http://..."
+        raise TrackingError(f"{VARIABLE}: expected {expected}, found {found}")
 
 
 def is_server(uri: str) -> bool:
@@ -105,9 +104,7 @@ def check_server(uri: str) -> None:
 
 def store_url(uri: str) -> str:
     """A store's URI as MLflow takes it: a file's path in full, the driver named. Raises SettingsError."""
-    if is_server(uri):
-        return uri
-    return full_url(uri, VARIABLE)
+    return uri if is_server(uri) else full_url(uri, VARIABLE)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -161,7 +158,7 @@ def connect(uri: str, artifacts: Path) -> Any:
     prepare(uri, artifacts)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=store_url(uri), registry_uri=store_url(uri))
+    return MlflowClient(store_url(uri), store_url(uri))
 
 
 def prepare(uri: str, artifacts: Path) -> None:
@@ -234,18 +231,13 @@ def _settle(uri: str, artifacts: Path) -> None:
     try:
         with understood(place(uri)):
             rebase(engine, uri, artifacts)
-            if _has_default_experiment(engine):
-                return
+            with engine.connect() as connection:
+                if connection.scalar(text("SELECT 1 FROM experiments WHERE experiment_id = 0")) is not None:
+                    return
             with schema_lock(engine, path.parent if path else artifacts):
-                if not _has_default_experiment(engine):
-                    open_sql(uri, artifacts)
+                open_sql(uri, artifacts)
     finally:
         engine.dispose()
-
-
-def _has_default_experiment(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        return connection.scalar(text("SELECT 1 FROM experiments WHERE experiment_id = 0")) is not None
 
 
 def open_sql(uri: str, artifacts: Path) -> Any:

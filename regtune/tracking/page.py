@@ -54,7 +54,7 @@ def serve_ui(
         started = "" if service is None or url == uri else ", which regtune up has started"
         tell(f"MLflow: {url}{f' {wrong}' if wrong else started}")
         if not wrong:
-            _open_newest(url, open_browser, tell)
+            _browse(tell_newest(url, tell) or url, open_browser)
         return
     accounts = wants_accounts(host, auth)
     port = port or usual_port(settings)
@@ -68,14 +68,11 @@ def serve_ui(
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
     try:
-        with (
-            suppress(KeyboardInterrupt),
-            Server(settings, port, host, stop, accounts) as server,
-        ):
+        with suppress(KeyboardInterrupt), Server(settings, port, host, stop, accounts) as server:
             tell(f"MLflow: {server.url}  (Ctrl-C stops it)")
             for line in notices(host, server.url, accounts):
                 tell(line)
-            _open_newest(server.url, open_browser, tell)
+            _browse(tell_newest(server.url, tell) or server.url, open_browser)
             while server.running and not stop.wait(0.5):
                 pass
             if not stop.is_set():
@@ -83,10 +80,6 @@ def serve_ui(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _open_newest(url: str, open_browser: bool, tell: Callable[[str], None]) -> None:
-    _browse(tell_newest(url, tell) or url, open_browser)
 
 
 def tell_newest(url: str, tell: Callable[[str], None]) -> str | None:
@@ -113,7 +106,6 @@ def trials_page(url: str, sweep: str | None = None, seconds: float = PAGE_SECOND
 
 def _browse(url: str, wanted: bool) -> None:
     """Open a window, where there are windows: a text browser would take the terminal."""
-    if wanted and (
-        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    windows = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if wanted and windows:
         webbrowser.open(url)

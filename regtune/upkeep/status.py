@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from regtune.errors import RegtuneError
 from regtune.server.databases import running_sweeps
+from regtune.server.process import answers
 from regtune.server.service import processes, running
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, redact, studies_engine, understood
@@ -116,7 +117,7 @@ def _server(settings: Settings) -> ServerStatus:
         url, problem = settings.tracking_uri, trouble(settings.tracking_uri)
         status = ServerStatus("silent" if problem else "running", url, foreign=True, problem=problem)
     elif service := running(settings):
-        url, problem = service.url, "" if service.answers() else "does not answer"
+        url, problem = service.url, "" if answers(service.url, SECONDS) else "does not answer"
         state = "silent" if problem else "running"
         status = ServerStatus(state, url, since=service.since, auth=service.auth, problem=problem)
     else:
