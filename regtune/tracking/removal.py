@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,9 @@ from regtune.settings import Settings
 from regtune.storage.artifacts import inside, local_path, remove
 from regtune.storage.mlflow import erase_experiment, erase_run, is_server, open_sql, prepare
 from regtune.tracking import names
-from regtune.tracking.runs import SqlReader
+from regtune.tracking.runs import SqlReader, search
 from regtune.tracking.store import open_client, open_reader, understood
 
-PAGE = 1000
 _TRACKED = """
     SELECT tags.value, runs.run_uuid, runs.start_time, runs.artifact_uri, named.value
     FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
@@ -81,7 +80,10 @@ def delete_study(settings: Settings, uid: str) -> int:
     """
     with understood(settings):
         client, _ = open_client(settings)
-        runs = list(_runs(client, f"tags.`{names.STUDY_TAG}` = '{uid}'"))
+        from mlflow.entities import ViewType
+
+        experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
+        runs = [run for page in search(client, experiments, {names.STUDY_TAG: uid}) for run in page]
         store = None if is_server(settings.mlflow_uri) else open_sql(settings.mlflow_uri, settings.artifacts)
         for run in runs:
             if inside(run.info.artifact_uri, settings.artifacts):
@@ -93,20 +95,6 @@ def delete_study(settings: Settings, uid: str) -> int:
         for experiment_id in {run.info.experiment_id for run in runs}:
             _delete_empty(client, store, experiment_id)
         return len(runs)
-
-
-def _runs(client: Any, wanted: str) -> Iterator[Any]:
-    """Runs of every experiment, deleted ones too."""
-    from mlflow.entities import ViewType
-
-    experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
-    token = None
-    while True:
-        page = client.search_runs(experiments, wanted, ViewType.ALL, PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _delete_empty(client: Any, store: Any, experiment_id: str) -> None:

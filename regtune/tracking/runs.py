@@ -5,7 +5,8 @@ The client makes a dozen objects of every run, which takes ten times as long as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine, bindparam, text
 from regtune.tracking import names
 
 PAGE = 500
+_TAG = "SELECT 1 FROM tags k WHERE k.run_uuid = t.run_uuid"
 _RUNS = (
     "SELECT r.run_uuid, r.artifact_uri, r.status, r.start_time, r.end_time, r.lifecycle_stage "
     "FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid "
@@ -52,78 +54,89 @@ class Experiment:
     tags: Mapping[str, str]
 
 
-class SqlReader:
+class Reader(ABC):
+    """Reads what MLflow has of a study."""
+
+    @abstractmethod
+    def experiment(self, sweep: str) -> Experiment | None:
+        """The experiment of a sweep: found by its tag, whatever it is called now, else by its name."""
+
+    @abstractmethod
+    def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
+        """Step and value of every point of a metric."""
+
+    @abstractmethod
+    def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
+        """Every run with these tags, deleted ones too, in an order that writing does not change."""
+
+    def parents(self, experiment_id: str, uid: str) -> list[Run]:
+        """The study's own runs, deleted ones too; the first comes first."""
+        return self._sorted(experiment_id, {names.STUDY_TAG: uid, names.KIND: names.STUDY})
+
+    def trial(self, experiment_id: str, uid: str) -> list[Run]:
+        """The runs of the trial `uid`, deleted ones too; the first comes first."""
+        return self._sorted(experiment_id, {names.TRIAL_UID: uid})
+
+    def trials(self, experiment_id: str, uid: str) -> Iterator[list[Run]]:
+        """Every run of the study's trials by pages, deleted ones too."""
+        for page in self.pages(experiment_id, {names.STUDY_TAG: uid}):
+            yield [run for run in page if names.TRIAL_UID in run.tags]
+
+    def _sorted(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+        return sorted(
+            (run for page in self.pages(experiment_id, tags) for run in page), key=lambda run: run.age
+        )
+
+
+class SqlReader(Reader):
     """Reads MLflow's tables (`mlflow/store/tracking/dbmodels/models.py`); raises what the database raises."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def experiment(self, sweep: str) -> Experiment | None:
-        """The experiment of a sweep: found by its tag, whatever it is called now, else by its name."""
         tagged = (
             "SELECT e.experiment_id, e.name, e.lifecycle_stage FROM experiments e JOIN experiment_tags t "
             "ON t.experiment_id = e.experiment_id WHERE t.key = :key AND t.value = :sweep ORDER BY 1 LIMIT 1"
         )
         named = "SELECT experiment_id, name, lifecycle_stage FROM experiments WHERE name = :sweep"
         with self.engine.connect() as connection:
-            given = {"key": names.SWEEP, "sweep": sweep}
-            found = connection.execute(text(tagged), given).first()
+            found = connection.execute(text(tagged), {"key": names.SWEEP, "sweep": sweep}).first()
             found = found or connection.execute(text(named), {"sweep": sweep}).first()
             if found is None:
                 return None
-            rows = connection.execute(
-                text("SELECT key, value FROM experiment_tags WHERE experiment_id = :id"), {"id": found[0]}
-            )
+            tags = text("SELECT key, value FROM experiment_tags WHERE experiment_id = :id")
+            rows = connection.execute(tags, {"id": found[0]})
             return Experiment(str(found[0]), found[1], found[2] == "deleted", dict(map(tuple, rows)))
 
-    def parents(self, experiment_id: str, uid: str) -> list[Run]:
-        """The study's own runs, deleted ones too; the first comes first."""
-        kind = "EXISTS (SELECT 1 FROM tags k WHERE k.run_uuid = t.run_uuid AND k.key = :kind AND k.value = :study)"
-        given = {"kind": names.KIND, "study": names.STUDY}
-        return sorted(self._page(experiment_id, names.STUDY_TAG, uid, kind, given), key=lambda run: run.age)
-
-    def trials(self, experiment_id: str, uid: str) -> Iterator[list[Run]]:
-        """Every run of the study's trials by pages, deleted ones too, in an order that writing does not change."""
-        last = ""
-        while page := self._page(experiment_id, names.STUDY_TAG, uid, "t.run_uuid > :last", {"last": last}):
-            yield [run for run in page if names.TRIAL_UID in run.tags]
-            last = page[-1].run_id
-
-    def trial(self, experiment_id: str, uid: str) -> list[Run]:
-        """The runs of the trial `uid`, deleted ones too; the first comes first."""
-        return sorted(self._page(experiment_id, names.TRIAL_UID, uid), key=lambda run: run.age)
-
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
-        """Step and value of every point of a metric."""
-        query = "SELECT step, value FROM metrics WHERE run_uuid = :run_id AND key = :metric"
+        query = text("SELECT step, value FROM metrics WHERE run_uuid = :run_id AND key = :metric")
         with self.engine.connect() as connection:
-            rows = connection.execute(text(query), {"run_id": run_id, "metric": metric})
-            return {(step, value) for step, value in rows}
+            return {(step, y) for step, y in connection.execute(query, {"run_id": run_id, "metric": metric})}
 
-    def _page(
-        self,
-        experiment_id: str,
-        key: str,
-        value: str,
-        also: str = "1 = 1",
-        given: Mapping[str, str] | None = None,
-    ) -> list[Run]:
-        query = f"{_RUNS} AND {also} ORDER BY t.run_uuid LIMIT :page"
-        asked = {"key": key, "value": value, "experiment": int(experiment_id), "page": PAGE, **(given or {})}
-        with self.engine.connect() as connection:
-            rows = connection.execute(text(query), asked)
-            runs = {
-                run_id: Run(run_id, uri, status, start, end, stage == "deleted")
-                for run_id, uri, status, start, end, stage in rows
-            }
-            if runs:
+    def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
+        (key, value), *others = tags.items()
+        given = {"key": key, "value": value, "experiment": int(experiment_id), "page": PAGE}
+        query, last = _RUNS, ""
+        for at, (other, its) in enumerate(others):
+            query += f" AND EXISTS ({_TAG} AND k.key = :key{at} AND k.value = :value{at})"
+            given |= {f"key{at}": other, f"value{at}": its}
+        query += " AND t.run_uuid > :last ORDER BY t.run_uuid LIMIT :page"
+        while True:
+            with self.engine.connect() as connection:
+                rows = connection.execute(text(query), {**given, "last": last})
+                runs = {
+                    run_id: Run(run_id, uri, status, start, end, stage == "deleted")
+                    for run_id, uri, status, start, end, stage in rows
+                }
+                if not runs:
+                    return
                 _fill(connection, runs)
-        return list(runs.values())
+            yield list(runs.values())
+            last = max(runs)
 
 
 def _fill(connection: Connection, runs: dict[str, Run]) -> None:
-    """Read what the runs have."""
-
     def rows(query: str) -> Any:
         wanted = text(query).bindparams(bindparam("ids", expanding=True))
         return connection.execute(wanted, {"ids": list(runs)})
@@ -140,7 +153,7 @@ def _fill(connection: Connection, runs: dict[str, Run]) -> None:
         runs[run_id].inputs = True
 
 
-class ClientReader:
+class ClientReader(Reader):
     """Reads a tracking server, as `SqlReader` reads a database. client: a MlflowClient on it."""
 
     def __init__(self, client: Any) -> None:
@@ -158,41 +171,29 @@ class ClientReader:
             return None
         return Experiment(found.experiment_id, found.name, found.lifecycle_stage == "deleted", found.tags)
 
-    def parents(self, experiment_id: str, uid: str) -> list[Run]:
-        wanted = f"{_is(names.STUDY_TAG, uid)} AND {_is(names.KIND, names.STUDY)}"
-        return [run for page in self._pages(experiment_id, wanted) for run in page]
-
-    def trials(self, experiment_id: str, uid: str) -> Iterator[list[Run]]:
-        for page in self._pages(experiment_id, _is(names.STUDY_TAG, uid)):
-            yield [run for run in page if names.TRIAL_UID in run.tags]
-
-    def trial(self, experiment_id: str, uid: str) -> list[Run]:
-        return [run for page in self._pages(experiment_id, _is(names.TRIAL_UID, uid)) for run in page]
-
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         return {(point.step, point.value) for point in self._client.get_metric_history(run_id, metric)}
 
-    def _pages(self, experiment_id: str, wanted: str) -> Iterator[list[Run]]:
-        from mlflow.entities import ViewType
-
-        order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
-        while True:
-            page = self._client.search_runs([experiment_id], wanted, ViewType.ALL, PAGE, order, token)
+    def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
+        for page in search(self._client, [experiment_id], tags):
             yield [_run(found) for found in page]
-            token = page.token
-            if not token:
-                return
 
 
-Reader = SqlReader | ClientReader
+def search(client: Any, experiments: Sequence[str], tags: Mapping[str, str]) -> Iterator[Sequence[Any]]:
+    """Every run (`mlflow.entities.Run`) with these tags by pages, deleted ones too, oldest first."""
+    from mlflow.entities import ViewType
 
-
-def _is(tag: str, value: str) -> str:
-    return f"tags.`{tag}` = '{value}'"
+    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
+    while True:
+        page = client.search_runs(experiments, wanted, ViewType.ALL, PAGE, order, token)
+        yield page
+        token = page.token
+        if not token:
+            return
 
 
 def _run(found: Any) -> Run:
-    """A run from the client's `mlflow.entities.Run`."""
     info, data = found.info, found.data
     return Run(
         run_id=info.run_id,
