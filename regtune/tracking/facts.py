@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from regtune.config.source import text_of
-from regtune.config.trial import TrialConfig
 from regtune.study.board.rows import parameter_of
 from regtune.study.record import (
     BUDGET,
@@ -28,6 +27,7 @@ from regtune.study.record import (
 if TYPE_CHECKING:
     from regtune.search import Space
 
+_NO_EARLY_STOPPING = {"early_stopping": "off"}
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
 
@@ -144,31 +144,20 @@ def _settings(space: Space) -> dict[str, Value]:
 def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
     """The params of a trial's run: its whole configuration, flat.
 
-    Every searched parameter is among them, off being 0; a control's are read from its configuration.
+    Every searched parameter is among them, off being 0; a control's are read from its configuration. The data's keys
+    are `data.name` and so on; what differs between the layers is `dropout.1`, `dropout.2`.
     """
-    shown = _flat(record.config) | dict(record.parameters)
+    config = record.config
+    blocks = (config.model, config.training, config.early_stopping)
+    shown: dict[str, Value] = {key: value for block in blocks if block for key, value in block}
+    shown["hidden"] = "-".join(map(str, config.model.hidden))
+    for key, values in config.regularization:
+        layers = {f"{key}.{at}": value for at, value in enumerate(values, start=1)}
+        shown |= {key: values[0]} if len(set(values)) == 1 else layers
+    shown |= {} if config.early_stopping else _NO_EARLY_STOPPING
+    shown |= {f"data.{key}": value for key, value in config.data if value is not None}
+    shown |= {"seed": config.seed, **record.parameters}
     for name in facts.parameters:
-        if name not in shown and (value := parameter_of(record.config, name)) is not None:
+        if name not in shown and (value := parameter_of(config, name)) is not None:
             shown[name] = value
     return shown
-
-
-def _flat(config: TrialConfig) -> dict[str, Value]:
-    """Every key of a configuration under its own name.
-
-    The data's keys are `data.name` and so on; what differs between the layers is `dropout.1`, `dropout.2`.
-    """
-    blocks = (config.model, config.training, config.early_stopping)
-    found: dict[str, Value] = {key: value for block in blocks if block for key, value in block}
-    found["hidden"] = "-".join(map(str, config.model.hidden))
-    for key, values in config.regularization:
-        same = len(set(values)) == 1
-        found |= (
-            {key: values[0]} if same else {f"{key}.{at}": value for at, value in enumerate(values, start=1)}
-        )
-    found |= {} if config.early_stopping else _NO_EARLY_STOPPING
-    found |= {f"data.{key}": value for key, value in config.data if value is not None}
-    return found | {"seed": config.seed}
-
-
-_NO_EARLY_STOPPING = {"early_stopping": "off"}

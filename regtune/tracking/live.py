@@ -81,7 +81,6 @@ class Follower:
         self._failures = int(away)
         self._since = time.time()
         self._refusal = ""
-        self._pause = FIRST_PAUSE_SECONDS
         self._retry_at = 0.0
         self._closing = False
         self._engine: Engine | None = None
@@ -110,15 +109,21 @@ class Follower:
         """Write what can be written; of what MLflow lacks from before one step. Returns the seconds to the next."""
         began = time.process_time()
         try:
-            self._look()
-            self._write()
+            if self._trials is None:
+                self._engine = self._engine or open_engine(self._settings.storage_url)
+                self._trials = StudyTrials(self._engine, self._study, at_rest=False)
+            else:
+                self._pending |= self._trials.look()
+            self._write(self._trials)
         except (StorageError, StudyNotFound):  # others may have synchronized it meanwhile
             self._forget()
             return PACE_SECONDS
         except Exception as error:  # MLflow and its stores raise many kinds: nothing was written
             self._disconnect()
-            return self._failed(error)
-        self._failures, self._pause, self._refusal = 0, FIRST_PAUSE_SECONDS, ""
+            self._since = self._since if self._failures else time.time()
+            self._failures, self._refusal = self._failures + 1, refusal(error)
+            return min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 9), LONGEST_PAUSE_SECONDS)
+        self._failures, self._refusal = 0, ""
         if self._behind or self._closing:
             return 0.0
         share = (time.process_time() - began) / (SHARE * (os.cpu_count() or 1))
@@ -129,24 +134,7 @@ class Follower:
             self._pending |= self._projection.refusals.keys()
         self._projection, self._steps, self._own = None, None, None
 
-    def _failed(self, error: Exception) -> float:
-        self._failures += 1
-        if self._failures == 1:
-            self._since = time.time()
-        self._refusal = refusal(error)
-        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        return pause
-
-    def _look(self) -> None:
-        if self._trials is None:
-            self._engine = self._engine or open_engine(self._settings.storage_url)
-            self._trials = StudyTrials(self._engine, self._study, at_rest=False)
-        else:
-            self._pending |= self._trials.look()
-
-    def _write(self) -> None:
-        trials = self._trials
-        assert trials is not None
+    def _write(self, trials: StudyTrials) -> None:
         database = sqlite_path(self._settings.mlflow_uri)
         if database is not None and not database.exists():  # SQLite would go on writing into the deleted file
             self._disconnect()
@@ -182,7 +170,6 @@ class Follower:
 
     @property
     def report(self) -> Report:
-        """How far MLflow is."""
         refusals = {} if self._projection is None else self._projection.refusals
         waiting = len(self._pending | refusals.keys())
         if self._behind and self._trials is not None:

@@ -54,18 +54,12 @@ def study_note(
     lines = []
     if winner is not None and figures:
         wanted = dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP))
-        said = ", ".join(
-            f"{name.removeprefix('best/')} {_figure(name, figures[name])}"
-            for name in wanted
-            if name in figures
-        )
+        given = {name.removeprefix("best/"): figures[name] for name in wanted if name in figures}
+        said = ", ".join(f"{name} {_figure(name, value)}" for name, value in given.items())
         label = "Best trial" if state == "FINISHED" else "Best so far"
         label = f"{label}: #{winner:03d}" if again is None else "Trained:"
-        lines += [
-            f"**{label} {markdown(tags.get(names.MIX, ''))}** with {said}. "
-            "The metrics of this page are that trial's.",
-            "",
-        ]
+        mix = markdown(tags.get(names.MIX, ""))
+        lines += [f"**{label} {mix}** with {said}. The metrics of this page are that trial's.", ""]
     lines += [
         _what_it_is(facts, state) if again is None else f"{_origin(again)} Its run is nested under this one.",
         "",
@@ -74,15 +68,13 @@ def study_note(
     ]
     if again is None:
         word = shell_word(facts.name)
-        lines += [
-            "",
-            f"In a terminal: {code(f'regtune board {word}')}, {code(f'regtune best {word} -o best.yaml')}.",
-        ]
+        best = code(f"regtune best {word} -o best.yaml")
+        lines += ["", f"In a terminal: {code(f'regtune board {word}')}, {best}."]
     return "\n".join(lines)
 
 
 def _what_it_is(facts: StudyFacts, state: ParentState) -> str:
-    verb = {
+    said = {
         "RUNNING": "is running",
         "FINISHED": "has ended",
         "KILLED": "was interrupted",
@@ -90,7 +82,7 @@ def _what_it_is(facts: StudyFacts, state: ParentState) -> str:
     }
     size = "small" if facts.goal == "minimize" else "large"
     return (
-        f"The study **{markdown(printable(facts.name))}** {verb[state]}. Its trials are the runs nested under this "
+        f"The study **{markdown(printable(facts.name))}** {said[state]}. Its trials are the runs nested under this "
         f"one; `{facts.method}` proposes them, and `{facts.metric}` is to be as {size} as possible."
     )
 

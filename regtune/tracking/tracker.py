@@ -76,22 +76,20 @@ class Tracker:
             self._closing = True
             self._tell()
         if timeout_seconds is None:
-            while (
-                not (self._heard or self._over)
-                and (left := self._began + START_SECONDS - time.monotonic()) > 0
-            ):
+            first_word = self._began + START_SECONDS
+            while not (self._heard or self._over) and (left := first_word - time.monotonic()) > 0:
                 self._listen(left)
             timeout_seconds = DRAIN_SECONDS
         deadline = time.monotonic() + timeout_seconds
         while not self._over and (left := deadline - time.monotonic()) > 0:
             self._listen(left)
-        unfinished = not self._over
-        if unfinished:
+        behind = self._report.waiting + self._report.own
+        if not self._over:
             self._over = True
             self._child.kill()
             self._child.wait()
-        behind = self._report.waiting + self._report.own
-        return max(1, behind) if unfinished else behind
+            behind = max(1, behind)
+        return behind
 
     def _start(self) -> Child:
         environment = without_secrets(os.environ, but=(*OF_TRACKING, STORAGE_PASSWORD)) | ONE_THREAD
@@ -115,9 +113,8 @@ class Tracker:
             self._restarts = RESTARTS
         if report.away != self._report.away:
             waiting = f"; {_wait(report.waiting)} to be written" if report.waiting else ", and up to date"
-            self._news.append(
-                f"MLflow at {self._where} {GOES_ON}" if report.away else f"MLflow is back{waiting}"
-            )
+            back = f"MLflow is back{waiting}"
+            self._news.append(f"MLflow at {self._where} {GOES_ON}" if report.away else back)
         if report.outside and not self._report.outside:
             self._news.append(
                 f"MLflow keeps this sweep's files in {report.outside}, outside {self._artifacts}; "

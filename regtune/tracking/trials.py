@@ -55,7 +55,6 @@ class OneTrial:
         self.numbers = {record.uid: 0}
 
     def read(self, numbers: Collection[int]) -> Iterator[Trial]:
-        """See `Trials`."""
         return (self._trial for _ in numbers)
 
 
@@ -107,13 +106,11 @@ class StudyTrials:
         return changed
 
     def _take(self, trial: Standing) -> bool:
-        number = trial.number
+        number, ended = trial.number, trial.state not in OPEN
         self._last = max(self._last, trial.trial_id)
-        ended = trial.state not in OPEN
+        self._open[number] = trial.trial_id
         if ended:
-            self._open.pop(number, None)
-        else:
-            self._open[number] = trial.trial_id
+            del self._open[number]
         if not trial.own:
             return False
         new = number not in self._ids
@@ -129,7 +126,12 @@ class StudyTrials:
     @cached_property
     def facts(self) -> StudyFacts:
         """What MLflow is told of the study; imports Optuna. Raises StorageError."""
-        return _facts(self._name, self._attributes)
+        try:
+            return StudyFacts.of(self._name, self._attributes)
+        except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+            why = str(error) if isinstance(error, SpecError) else repr(error)
+            said = f"its attributes cannot be read ({why}); was it written by another version?"
+            raise StorageError(f"{printable(self._name)}: {said}") from None
 
     @property
     def begun(self) -> bool:
@@ -162,18 +164,16 @@ class StudyTrials:
         return len(self.numbers)
 
     def read(self, numbers: Collection[int]) -> Iterator[Trial]:
-        """See `Trials`."""
         ids = [self._ids[number] for number in sorted(numbers) if number in self._ids]
         for start in range(0, len(ids), BATCH):
             with reading(self._engine) as connection:
                 found = read_records(connection, ids[start : start + BATCH])
             for number, state, text in found:
                 record = TrialRecord.from_json(text, f"{printable(self._name)}: trial {number}")
+                interrupted = state == "RUNNING" and self._at_rest
                 if record.started_ms is not None:
-                    yield number, self._shown(state, record), self._kept(number, record)
-
-    def _shown(self, state: State, record: TrialRecord) -> State:
-        return (record.end_state or "WAITING") if state == "RUNNING" and self._at_rest else state
+                    shown = (record.end_state or "WAITING") if interrupted else state
+                    yield number, shown, self._kept(number, record)
 
     def _kept(self, number: int, record: TrialRecord) -> TrialRecord:
         """The record without artifacts where the trial is no longer among those that keep theirs.
@@ -182,13 +182,3 @@ class StudyTrials:
         """
         dropped = self._models is not None and number not in self._models and number not in self._open
         return replace(record, artifacts={}) if dropped and record.artifacts else record
-
-
-def _facts(name: str, attributes: Mapping[str, Any]) -> StudyFacts:
-    try:
-        return StudyFacts.of(name, attributes)
-    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
-        why = str(error) if isinstance(error, SpecError) else repr(error)
-        raise StorageError(
-            f"{printable(name)}: its attributes cannot be read ({why}); was it written by another version?"
-        ) from None
