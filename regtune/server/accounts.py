@@ -28,9 +28,7 @@ REQUEST_SECONDS = 10
 DEFAULT_PERMISSION = "READ"
 """What an account may do with experiments and models that nobody has given it rights on."""
 PASSWORD_CACHE_SECONDS = 60
-"""How long a password that was right need not be hashed again; by itself MLflow hashes it for every request, which
-takes longer than most answers. The server is one process, so an account that changes is out of its cache at once.
-"""
+"""How long a password that was right is not hashed again; the server is one process and sees changes at once."""
 
 
 def is_loopback(host: str) -> bool:
@@ -76,16 +74,14 @@ def accounts_environment(settings: Settings) -> dict[str, str]:
 def administrators_password() -> str:
     """Return the password of the administrator's new account. Raises SettingsError without a valid one."""
     password = secret(ADMIN_PASSWORD)
+    least = f"at least {SHORTEST_PASSWORD} characters"
     if not password:
         raise SettingsError(
             f"accounts need a password for the first one, the administrator's; there is no default: give it as "
-            f"{ADMIN_PASSWORD}, or in a file (mode 0600) that {ADMIN_PASSWORD}_FILE names; at least "
-            f"{SHORTEST_PASSWORD} characters"
+            f"{ADMIN_PASSWORD}, or in a file (mode 0600) that {ADMIN_PASSWORD}_FILE names; {least}"
         )
     if len(password) < SHORTEST_PASSWORD:
-        raise SettingsError(
-            f"{ADMIN_PASSWORD}: expected at least {SHORTEST_PASSWORD} characters, found {len(password)}"
-        )
+        raise SettingsError(f"{ADMIN_PASSWORD}: expected {least}, found {len(password)}")
     return password
 
 
@@ -94,9 +90,8 @@ def password_notice(url: str) -> str:
 
     MLflow uses the one given to make the account, and never again.
     """
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/api/2.0/mlflow/users/current", headers=basic(administrator(), administrators_password())
-    )
+    headers = basic(administrator(), administrators_password())
+    request = urllib.request.Request(f"{url}/api/2.0/mlflow/users/current", headers=headers)  # noqa: S310
     try:
         urllib.request.urlopen(request, timeout=REQUEST_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as error:
@@ -111,7 +106,6 @@ def password_notice(url: str) -> str:
 
 
 def administrator() -> str:
-    """Return the name of the administrator's account."""
     return secret(ADMIN_USERNAME) or "admin"
 
 

@@ -27,11 +27,9 @@ class Database:
 
     @property
     def current(self) -> bool:
-        """Whether it can be used, as far as is known here."""
         return self.schema is None or self.schema.state == "current"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
         schema = self.schema
         return {
             "database": self.name,

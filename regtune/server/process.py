@@ -86,12 +86,10 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Its first process, and its process group."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended by itself."""
         return self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -176,8 +174,7 @@ def address(host: str, port: int) -> str:
 def server_environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of the MLflow server on this folder's store; `more` is added.
 
-    Secrets that it does not need are not in it; the password of a PostgreSQL store is, as libpq's. Of the variables
-    that servers read only those PASSED_ON are.
+    Of secrets only the password of a PostgreSQL store is in it; of the variables that servers read those PASSED_ON.
     """
     uri = settings.mlflow_uri
     inherited = without_secrets(os.environ).items()
@@ -194,7 +191,6 @@ def server_environment(settings: Settings, more: Mapping[str, str] | None = None
 
 
 def _libpq() -> dict[str, str]:
-    """The password of a PostgreSQL store as libpq reads it."""
     password = (None if secret(TRACKING_USERNAME) else secret(TRACKING_PASSWORD)) or secret(DATABASE_PASSWORD)
     if password:
         return {DATABASE_PASSWORD: password}

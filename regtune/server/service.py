@@ -66,11 +66,10 @@ class Service:
 
 def usual_port(settings: Settings) -> int:
     """Return the port of this folder's pages when nobody names one: that of the last `up`, else 5000."""
-    try:
+    with suppress(OSError, ValueError):
         port = int((settings.home / PORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return DEFAULT_PORT
-    return port if 0 < port < 2**16 else DEFAULT_PORT
+        return port if 0 < port < 2**16 else DEFAULT_PORT
+    return DEFAULT_PORT
 
 
 def running(settings: Settings) -> Service | None:
@@ -111,9 +110,8 @@ def up(
         StorageError: the database cannot be used.
     """
     if is_server(settings.tracking_uri):
-        raise InputError(
-            f"MLFLOW_TRACKING_URI names a server already, {settings.tracking_uri}; unset it to run one of this folder"
-        )
+        named = f"MLFLOW_TRACKING_URI names a server already, {settings.tracking_uri}"
+        raise InputError(f"{named}; unset it to run one of this folder")
     home = settings.home.resolve()
     with lock(home, "service", LOCK_SECONDS):
         known = running(settings)
@@ -151,10 +149,8 @@ def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
     with lock(home, "service", LOCK_SECONDS):
         known = running(settings)
         if known is not None and _is_anothers(process := psutil.Process(known.pid), home / FILE):
-            raise TrackingError(
-                f"the server of this folder, {known.url}, is that of the account {process.username()}, which alone can "
-                f"end it: regtune down"
-            )
+            whose = f"the server of this folder, {known.url}, is that of the account {process.username()}"
+            raise TrackingError(f"{whose}, which alone can end it: regtune down")
         parts = processes(home)
         end(parts, STOP_SECONDS)
         (home / FILE).unlink(missing_ok=True)
@@ -203,16 +199,15 @@ def _require_same(
     auth: bool | None,
 ) -> None:
     """Raise TrackingError for a server that runs otherwise than asked for."""
-    options = []
-    if databases is not None and urls_of(settings.home, databases)["mlflow"] != known.store:
-        named = databases in ("sqlite", "postgres")
-        options.append(f"--{databases}" if named else f"--postgres {databases}")
-    if port not in (None, known.port):
-        options.append(f"--port {port}")
-    if host not in (None, known.host):
-        options.append(f"--host {host}")
-    if auth not in (None, known.auth):
-        options.append("--auth" if auth else "--no-auth")
+    store = known.store if databases is None else urls_of(settings.home, databases)["mlflow"]
+    database = f"--{databases}" if databases in ("sqlite", "postgres") else f"--postgres {databases}"
+    asked = {
+        database: store != known.store,
+        f"--port {port}": port not in (None, known.port),
+        f"--host {host}": host not in (None, known.host),
+        "--auth" if auth else "--no-auth": auth not in (None, known.auth),
+    }
+    options = [option for option, other in asked.items() if other]
     if options or known.store != settings.mlflow_uri:
         raise TrackingError(
             f"the server of this folder runs with other options, at {known.url} on {place(known.store)} since "

@@ -88,13 +88,10 @@ class Synced:
         return not self.problem and not self.lacks
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            "study": self.study,
-            "trials": self.trials,
+        wrote = self.wrote and self.wrote._asdict()
+        return asdict(self) | {
+            "wrote": wrote,
             "running": self.running or None,
-            "lacks": asdict(self.lacks) if self.lacks is not None else None,
-            "wrote": self.wrote._asdict() if self.wrote is not None else None,
             "problem": self.problem or None,
         }
 
