@@ -34,7 +34,7 @@ class Lack:
     ended_ms: int | None = None
 
     def __bool__(self) -> bool:
-        return self.batch or self.inputs or self.config or bool(self.artifacts or self.surplus or self.status)
+        return bool(self.kinds)
 
     @property
     def kinds(self) -> list[str]:
@@ -50,11 +50,6 @@ class Lack:
         }
         return [kind for kind, lack in found.items() if lack]
 
-    @property
-    def batch(self) -> bool:
-        """Whether there is something that goes in one call."""
-        return bool(self.points or self.params or self.tags)
-
 
 def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
     """What `run` lacks of `wanted`. folder: regtune's artifact folder.
@@ -67,7 +62,8 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
     reached = inside(run.artifact_uri, folder)
     present = {name: sha256 for name, sha256 in tagged.items() if not _lost(run, name, folder)}
     artifacts = wanted.artifacts
-    brought, surplus, message = {}, [], {}
+    brought, surplus = {}, []
+    wanted_tags = dict(wanted.tags)
     if artifacts is not None and reached:
         for name, sha256 in artifacts.items():
             file = folder / "trials" / wanted.tags[names.TRIAL_UID] / name
@@ -78,10 +74,9 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
                 brought[file] = sha256
             else:
                 said = f"{name} has digest {found}, its record says {sha256}: not shown here"
-                message[names.MESSAGE] = said
+                wanted_tags[names.MESSAGE] = said
         surplus = [name for name in tagged if name != wanted.config_name and name not in artifacts]
-    tags = {name: value for name, value in {**wanted.tags, **message}.items() if run.tags.get(name) != value}
-    tags |= note(run.tags, wanted.note)
+    tags = _differing(wanted_tags, run.tags) | note(run.tags, wanted.note)
     done = run.status == wanted.status and wanted.ended_ms in (None, run.end_ms)
     stale = wanted.config_name not in present or names.CONFIG_DIGEST in tags
     return Lack(
@@ -113,9 +108,11 @@ def experiment_lacks(facts: StudyFacts, found: Experiment) -> dict[str, str]:
     """
     if facts.name != facts.sweep:
         return {}
-    wanted = experiment_tags(facts)
-    tags = {name: value for name, value in wanted.items() if found.tags.get(name) != value}
-    return tags | note(found.tags, experiment_note(facts))
+    return _differing(experiment_tags(facts), found.tags) | note(found.tags, experiment_note(facts))
+
+
+def _differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if found.get(name) != value}
 
 
 def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
@@ -127,7 +124,6 @@ def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ from regtune.tracking.contents import (
     study_contents,
     trial_contents,
 )
-from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking
+from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, note
 from regtune.tracking.facts import ParentState, StudyFacts
 from regtune.tracking.notes import experiment_note
 from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader
@@ -161,8 +161,7 @@ class Projection:
         found = self._reader.experiment(facts.sweep)
         tags = experiment_tags(facts)
         if found is None:
-            text = experiment_note(facts)
-            tags |= {names.NOTE: text, names.NOTE_DIGEST: digest(text)}
+            tags |= note({}, experiment_note(facts))
             self.writes += 1
             return str(self._client.create_experiment(facts.sweep, artifact_location=self._place, tags=tags))
         if found.deleted:
@@ -229,10 +228,9 @@ class Projection:
     # -- making and writing
 
     def _create(self, wanted: Contents, more: Mapping[str, str] | None = None) -> Run:
-        notes = {names.NOTE: wanted.note, names.NOTE_DIGEST: digest(wanted.note)}
         verb = "sweep" if self._facts.retrained is None else "train"
         source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
-        tags = {**(more or {}), **wanted.tags, **notes, **source}
+        tags = {**(more or {}), **wanted.tags, **note({}, wanted.note), **source}
         made = self._client.create_run(self.experiment_id, wanted.started_ms, tags, wanted.name)
         self.writes += 1
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
@@ -267,7 +265,7 @@ class Projection:
         tags = dict(lack.tags)
         if lack.config or lack.artifacts or lack.surplus:  # of a run inside the project's artifacts
             tags |= self._files(run, lack, wanted)
-        if lack.batch or tags:
+        if lack.points or lack.params or tags:
             self._client.log_batch(
                 run.run_id,
                 [Metric(name, point.value, point.at_ms, point.step) for name, point in lack.points],
