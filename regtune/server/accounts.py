@@ -48,10 +48,8 @@ def wants_accounts(host: str, wanted: bool | None) -> bool:
     if is_loopback(host):
         return bool(wanted)
     if wanted is False:
-        raise InputError(
-            f"--no-auth with --host {host}: other machines can connect to this address, and could read and "
-            "delete every run; remove --no-auth"
-        )
+        risk = "other machines can connect to this address, and could read and delete every run"
+        raise InputError(f"--no-auth with --host {host}: {risk}; remove --no-auth")
     return True
 
 

@@ -196,7 +196,7 @@ def experiment_tags(facts: StudyFacts) -> dict[str, str]:
         names.EXPERIMENT_KIND: "custom_model_development",
         names.PRIMARY_METRIC: names.best(facts.metric),
         names.PRIMARY_METRIC_GREATER: str(facts.goal == "maximize"),
-        **dict([view_tag(facts)]),
+        **view_tag(facts),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from regtune.tracking import names
 from regtune.tracking.facts import StudyFacts
@@ -17,24 +17,20 @@ from regtune.tracking.facts import StudyFacts
 KEY = "regtune-best-first"
 TITLE = "Trials, best first"
 CHARTS, CURVES, BEST, WEIGHTS = "regtune-parameters", "regtune-curves", "regtune-best", "regtune-weights"
-PARALLEL_TITLE = "Parameters to accuracy"
 NARROW, WIDE, NAME = 88, 165, 290
 """Widths of the table's columns in pixels: a parameter, a figure, the run's name; chosen for a page of 1440."""
 
 
-def view_tag(facts: StudyFacts) -> tuple[str, str]:
-    """Name and value of the experiment's tag that holds the view. The same for the same facts."""
+def view_tag(facts: StudyFacts) -> dict[str, str]:
+    """The experiment's tag that holds the view. The same for the same facts."""
     at = facts.created_ms or 0
     envelope = {"name": TITLE, "createdAt": at, "updatedAt": at, "state": json.dumps(_state(facts))}
-    return f"mlflow.sharedViewState.{KEY}", json.dumps(envelope)
+    return {f"mlflow.sharedViewState.{KEY}": json.dumps(envelope)}
 
 
-def runs_path(experiment_id: str, charts: bool = False) -> str:
+def runs_path(experiment_id: str) -> str:
     """Where on an MLflow server the view is, to be appended to its address."""
-    asked = {"viewStateShareKey": KEY, "workflowType": "machine_learning"}
-    if charts:
-        asked["compareRunsMode"] = "CHART"
-    return f"/#/experiments/{quote(experiment_id)}/runs?{urlencode(asked)}"
+    return f"/#/experiments/{quote(experiment_id)}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
 
 
 def _state(facts: StudyFacts) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
         "compareRunSections": [
-            {**_SECTION, "uuid": CHARTS, "name": PARALLEL_TITLE, "columns": 1, "cardHeight": 420},
+            {**_SECTION, "uuid": CHARTS, "name": "Parameters to accuracy", "columns": 1, "cardHeight": 420},
             {**_SECTION, "uuid": CURVES, "name": "Model metrics"},
             {**_SECTION, "uuid": BEST, "name": "best"},
             {**_SECTION, "uuid": WEIGHTS, "name": "weights"},
