@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Self
 
 import psutil
@@ -62,6 +63,7 @@ runs commands on this machine for whoever reaches the page from it; that one has
 """
 
 
+@dataclass
 class Server:
     """An MLflow server as a context: it answers inside the block, and no process of it is left after it.
 
@@ -69,20 +71,15 @@ class Server:
     taken, naming by what, or when the server does not start.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        port: int = DEFAULT_PORT,
-        host: str = DEFAULT_HOST,
-        stop: threading.Event | None = None,
-        auth: bool = False,
-    ) -> None:
-        self._settings = settings
-        self._auth = auth
-        self._host = host
-        self._port = port
-        self._stop = stop
-        self.url = address(host, port)
+    settings: Settings
+    port: int = DEFAULT_PORT
+    host: str = DEFAULT_HOST
+    stop: threading.Event | None = None
+    auth: bool = False
+
+    @property
+    def url(self) -> str:
+        return address(self.host, self.port)
 
     @property
     def pid(self) -> int:
@@ -93,10 +90,10 @@ class Server:
         return self._process.poll() is None
 
     def __enter__(self) -> Self:
-        check_port(self._host, self._port)
-        accounts = accounts_environment(self._settings) if self._auth else {}
+        check_port(self.host, self.port)
+        accounts = accounts_environment(self.settings) if self.auth else {}
         self._log = tempfile.TemporaryFile()
-        self._process = start(self._settings, self._host, self._port, self._log, accounts, self._stop)
+        self._process = start(self.settings, self.host, self.port, self._log, accounts, self.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
