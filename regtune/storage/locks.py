@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,6 @@ class AdvisoryHold:
     def close(self) -> None:
         self._closed = True
         self._drop()
-        self._engine.dispose()
 
     def end_earlier(self, session: str) -> None:
         """End the connections on which the holder before wrote, so that nothing comes late on one of them.
@@ -225,17 +224,13 @@ def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator
 
     take_over: end the connections of the holder before.
     """
-    try:
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
         held = AdvisoryHold(engine, name)
-    except BaseException:
-        engine.dispose()
-        raise
-    try:
+        stack.callback(held.close)
         if take_over:
             held.end_earlier(session_name(name))
         yield held
-    finally:
-        held.close()
 
 
 def advisory_holder(engine: Engine, name: str) -> Holder | None:
