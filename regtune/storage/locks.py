@@ -66,7 +66,7 @@ class Taken(Exception):
 
 
 def lock_path(folder: Path, name: str) -> Path:
-    """Return the lock file for `name`: readable, and different for different names, whatever characters they have."""
+    """Return the lock file for `name`: readable, and another for each name."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:40].strip(".-") or "study"
     return folder / "locks" / f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.lock"
 
@@ -220,10 +220,7 @@ class AdvisoryHold:
 
 @contextmanager
 def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator[AdvisoryHold]:
-    """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken.
-
-    take_over: end the connections of the holder before.
-    """
+    """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken."""
     with ExitStack() as stack:
         stack.callback(engine.dispose)
         held = AdvisoryHold(engine, name)

@@ -92,17 +92,10 @@ class Study:
         fresh: bool = False,
         patience: Patience | None = None,
     ) -> Study:
-        """Start the study of this spec and data, or resume it.
+        """Start the study of this spec and data, or resume it. Raises SpecChanged, StorageError.
 
-        Args:
-            settings: Where the studies' database is.
-            spec: The sweep.
-            data: What is stored of the data set, its digest among it.
-            fresh: Set an earlier study of the same name aside, under another name, and start anew.
-            patience: How to wait while a PostgreSQL server is away; by default not at all.
-
-        Raises:
-            SpecChanged, StorageError.
+        data: what is stored of the data set, its digest among it. fresh: set an earlier study of the same name aside,
+        under another name, and start anew. patience: waits while a PostgreSQL server is away; by default nothing does.
         """
         where = place(settings.storage_url)
         if patience is None:
@@ -235,10 +228,7 @@ class Study:
         self.optuna.enqueue_trial(dict(parameters), user_attrs={ORIGIN: origin.to_json()})
 
     def ask(self, sampler: BaseSampler, shown: Iterable[FrozenTrial]) -> Draft:
-        """Return a draft of the first trial that waits, else of a new one; `start` writes it.
-
-        shown: the trials that the sampler sees.
-        """
+        """Return a draft of the first trial that waits, else of a new one. shown: the trials that the sampler sees."""
         return Draft(self._storage, shown, sampler)
 
     def start(self, trial: FrozenTrial, record: TrialRecord) -> bool:

@@ -29,13 +29,8 @@ class TrialCache(StudyInMemory):
     """The trials of one study in memory, each write passed on to the database.
 
     What another program has trained is a failed trial of which nothing is known (`board` calls it FOREIGN), so that it
-    counts for nothing. Records of ended trials are packed: there may be a hundred thousand of them.
-
-    Args:
-        database: Optuna's storage; each call of its public methods goes through `patience`.
-        study_id: of the study in `database`.
-        uid: of the study; a record with another was copied.
-        patience: waits while the database is away.
+    counts for nothing. Records of ended trials are packed: there may be a hundred thousand of them. Each call of the
+    database's public methods goes through `patience`. uid: of the study; a record with another was copied.
     """
 
     def __init__(self, database: BaseStorage, study_id: int, uid: str, patience: Patience) -> None:
