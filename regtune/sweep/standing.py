@@ -7,15 +7,16 @@ in a study of ten trials and of ten thousand.
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config.trial import higher_is_better
 from regtune.search import Space
+from regtune.study.board import covered
 from regtune.study.progress import FinishedTrial
 from regtune.study.record import ORIGIN, RECORD, State, Value
 from regtune.study.study import Study, record_of
@@ -142,13 +143,8 @@ class Standing:
 def spent_seconds(trials: Sequence[FrozenTrial]) -> float:
     """For how long at least one of `trials` was in an epoch: the length of the union of their epochs."""
     spans = []
-    for trial in trials:
-        record = record_of(trial)
-        if record is not None:
-            ends = [ended / 1000 for ended in record.epoch_ended_ms]
-            spans += [(end - length, end) for end, length in zip(ends, record.epoch_seconds, strict=True)]
-    total, until = 0.0, -math.inf
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
+    for record in filter(None, map(record_of, trials)):
+        ends = [datetime.fromtimestamp(ended / 1000, UTC) for ended in record.epoch_ended_ms]
+        lengths = [timedelta(seconds=seconds) for seconds in record.epoch_seconds]
+        spans += [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    return covered(spans)
