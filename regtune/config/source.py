@@ -93,12 +93,12 @@ class Source:
         key, equals, text = assignment.partition("=")
         where: Where = tuple(key.strip().split("."))
         if not equals or not all(part and str(part).isprintable() for part in where):
-            self._refuse((label,), label, "expected key=value, for example training.max_epochs=5")
+            self.refuse((label,), label, "expected key=value, for example training.max_epochs=5")
             return
         try:
             given = parse(text, label)
         except SpecError as error:
-            self._refuse(where, label, error.problems[0].removeprefix(f"{label}:1: "))
+            self.refuse(where, label, error.problems[0].removeprefix(f"{label}:1: "))
             return
         group = self.values
         for depth, part in enumerate(where[:-1], 1):
@@ -107,7 +107,7 @@ class Source:
                 self.places[where[:depth]] = label
             group = group[part]
             if not isinstance(group, dict):
-                self._refuse(where, label, f"{'.'.join(map(str, where[:depth]))} is not a group of keys")
+                self.refuse(where, label, f"{'.'.join(map(str, where[:depth]))} is not a group of keys")
                 return
         self.places = {at: place for at, place in self.places.items() if at[: len(where)] != where}
         self.places[where] = label
@@ -115,7 +115,8 @@ class Source:
         self.problems += [((*where, *at), what) for at, what in given.problems]
         group[where[-1]] = given.values
 
-    def _refuse(self, where: Where, place: str, what: str) -> None:
+    def refuse(self, where: Where, place: str, what: str) -> None:
+        """Note a mistake."""
         self.places[where] = place
         self.problems.append((where, what))
 
@@ -309,8 +310,7 @@ class _Reader:
         return f"{self.source.label}:{node.start_mark.line + 1}"
 
     def _problem(self, where: Where, node: yaml.Node, what: str) -> None:
-        self.source.places[where] = self._place(node)
-        self.source.problems.append((where, what))
+        self.source.refuse(where, self._place(node), what)
 
 
 def _plain(text: str) -> Any:

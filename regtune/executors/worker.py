@@ -24,7 +24,7 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
     from regtune.training import runtime
 
     runtime.configure()
-    with runtime.without_unused():
+    with runtime.without_matplotlib():
         from regtune.training.loop import train
 
     coordinator.send(WorkerReady(worker, os.getpid()))

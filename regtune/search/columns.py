@@ -120,17 +120,12 @@ class Column:
     @property
     def takes(self) -> str:
         """What it can be, for people: ``1e-7 to 0.001, log, or 0 (off)``."""
-        return f"{self.range}{', or 0 (off)' if self.optional else ''}"
-
-    @property
-    def range(self) -> str:
-        """What it can be while it is on, for people: ``1e-7 to 0.001, log``."""
-        parameter = self.parameter
+        parameter, off = self.parameter, ", or 0 (off)" if self.optional else ""
         if isinstance(parameter, Categorical):
-            return ", ".join(shown_value(value) for value in parameter.values)
+            return ", ".join(map(shown_value, parameter.values)) + off
         ends = f"{format_number(parameter.min)} to {format_number(parameter.max)}"
         step = f", multiples of {format_number(parameter.q)}" if parameter.q and parameter.q != 1 else ""
-        return f"{ends}{step}{', log' if parameter.log else ''}"
+        return f"{ends}{step}{', log' if parameter.log else ''}{off}"
 
     @property
     def kind(self) -> str:
@@ -142,10 +137,8 @@ class Column:
     @property
     def conditions(self) -> str:
         """When it applies, for people: ``batchnorm is none``; empty for always."""
-        return " and ".join(
-            f"{other} is {' or '.join(shown_value(value) for value in values)}"
-            for other, values in self.when.items()
-        )
+        met = ((other, " or ".join(map(shown_value, values))) for other, values in self.when.items())
+        return " and ".join(f"{other} is {values}" for other, values in met)
 
 
 def columns_of(spec: SweepSpec, name: str, depth: int) -> Iterator[Column]:
@@ -156,9 +149,8 @@ def columns_of(spec: SweepSpec, name: str, depth: int) -> Iterator[Column]:
         for other, values in parameter.when.items():
             target = TARGETS[other.partition(".")[0]]
             same_layer = layer is not None and other in spec.searched and spec.searched[other].per_layer
-            when[f"{other}.{layer}" if same_layer else other] = tuple(
-                shown(target.convert(value)) for value in values
-            )
+            asked = f"{other}.{layer}" if same_layer else other
+            when[asked] = tuple(shown(target.convert(value)) for value in values)
         label = name if layer is None else f"{name}.{layer}"
         yield Column(label, TARGETS[name], layer, parameter, shown(spec.fixed(name)), when)
 

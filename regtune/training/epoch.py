@@ -89,7 +89,10 @@ class VariablePenalty:
 
 
 class EpochModel(keras.Sequential):  # type: ignore[misc]
-    """The network of a structure over resident data: `start` it with a configuration, `fit` it on `epochs()`."""
+    """The network of a structure over resident data: `start` it with a configuration, `fit` it on `epochs`.
+
+    epochs: their numbers from 0, one for each step of `fit`.
+    """
 
     def __init__(self, config: TrialConfig, resident: Resident) -> None:
         data = resident.data
@@ -99,7 +102,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._batch_size = config.training.batch_size
         self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
-        self._epochs = tf.data.Dataset.range(10**9).with_options(_without_autotuning())
+        self.epochs = tf.data.Dataset.range(10**9).with_options(_without_autotuning())
         optimizer = make_optimizer(config)
         loss = keras.losses.SparseCategoricalCrossentropy()
         self.compile(optimizer=optimizer, loss=loss, jit_compile=False)
@@ -115,10 +118,6 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
     def metrics(self) -> list[Any]:
         """None: the graph computes its own figures."""
         return []
-
-    def epochs(self) -> Any:
-        """What to give to `fit`, with `steps_per_epoch=1`: the epochs' numbers from 0."""
-        return self._epochs
 
     def start(self, config: TrialConfig) -> None:
         """Take a configuration's initial weights, amounts and seeds; forget everything of the one before."""

@@ -77,7 +77,7 @@ def train(
     stopping = _early_stopping(config)
     epochs, given = config.training.max_epochs, keras.tree.flatten(callbacks or ())
     model.fit(
-        model.epochs(),
+        model.epochs,
         epochs=epochs,
         steps_per_epoch=1,
         shuffle=False,

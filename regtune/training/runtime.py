@@ -25,9 +25,6 @@ oneDNN: it is slower for layers this small, and sums in another order."""
 OF_OTHERS = ("KERAS_", "TF_", "XLA_", "AUTOGRAPH_")
 """How the names of variables begin that Keras and TensorFlow read."""
 
-UNUSED = ("matplotlib",)
-"""What Keras imports where it is installed, as MLflow has it, and training never uses."""
-
 
 def configure() -> None:
     """Set what TensorFlow reads when it starts; imports nothing. Call it before anything imports TensorFlow.
@@ -55,15 +52,16 @@ def environment_of_worker(given: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def without_unused() -> Iterator[None]:
-    """Within the block nothing of UNUSED is found, unless it is imported already; afterwards it is as before.
+def without_matplotlib() -> Iterator[None]:
+    """Hide within the block what Keras would import beside it and training never uses, unless it is imported already.
 
     For a process that does nothing but train: what is imported in the block goes without it to its end.
     """
-    hidden = [name for name in UNUSED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not to be found" to `import`
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # "not to be found" to `import`
     try:
         yield
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        del sys.modules["matplotlib"]
