@@ -83,9 +83,6 @@ def lock(folder: Path, name: str, wait_seconds: float) -> Iterator[None]:
         raise StorageError(f"{path}: held by another process for more than {wait_seconds:.0f} s") from None
 
 
-# -- on one machine: a file
-
-
 @contextmanager
 def hold_file(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, with this process' name beside it. Raises Taken."""
@@ -124,9 +121,6 @@ def _read_holder(path: Path) -> Holder:
         return Holder(**json.loads(path.with_suffix(".json").read_text()))
     except (OSError, ValueError, TypeError):
         return Holder(0, "this machine", "a moment ago")
-
-
-# -- in PostgreSQL: an advisory lock of a connection of its own
 
 
 def session_name(name: str) -> str:

@@ -208,8 +208,6 @@ class Study:
         """Require that this process still owns the study, waiting for its database if it is away. Raises StudyBusy."""
         self._patience.through(self._patience.check)
 
-    # -- trials
-
     def read_queue(self) -> None:
         """Read what other programs have queued through Optuna's own API."""
         self._storage.read_new()
@@ -259,8 +257,6 @@ class Study:
     def requeue(self, number: int) -> None:
         """Put a running trial back into the queue, under its own number."""
         self._storage.set_trial_state_values(number, TrialState.WAITING)
-
-    # -- requests
 
     def requests(self) -> list[Request]:
         """Return what other terminals have asked for and nobody has taken up, oldest first."""

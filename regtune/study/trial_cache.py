@@ -84,8 +84,6 @@ class TrialCache(StudyInMemory):
                 self.set_trial_user_attr(number, key, value)
         return self.set_trial_state_values(number, TrialState.RUNNING)
 
-    # -- writes
-
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         template = template_trial or create_trial(state=TrialState.RUNNING)
         known = numbered(template, len(self._trials))
@@ -145,8 +143,6 @@ class TrialCache(StudyInMemory):
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._write(lambda id_: self.backend.set_trial_system_attr(id_, key, value), trial_id)
         super().set_trial_system_attr(trial_id, key, value)
-
-    # -- the database
 
     def _write(self, write: Callable[[int], _Result], number: int) -> _Result:
         trial_id = self._id(number)

@@ -127,8 +127,6 @@ class Coordinator:
         for message in self._tracker.news():
             self._observer.note(message)
 
-    # -- starting trials
-
     def _may_start(self) -> bool:
         return not self._stop.is_set() and not self._draining and self._budget_left()
 
@@ -167,8 +165,6 @@ class Coordinator:
         )
         self._loop.submit(task, record)
         return True
-
-    # -- events
 
     def _epoch_ended(self, running: Running, figures: Mapping[str, float]) -> Verdict:
         """Report an epoch to Optuna and decide on it. One that repeats itself is known already, up to the last."""
@@ -262,8 +258,6 @@ class Coordinator:
             return False
         self._requests_read = -math.inf
         return True
-
-    # -- what is known, and the end
 
     def progress(self) -> Progress:
         tally, running = self._standing.tally, self._loop.running.values()
