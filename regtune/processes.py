@@ -33,8 +33,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 """Libraries differ in how they write an address of IPv6."""
 
 _LOG_BYTES = 4096
-_ROOT = Path(__file__).parents[1]
-"""Where this regtune lies."""
+_ROOT = Path(__file__).parents[1]  # where this regtune lies
 
 
 class Child:

@@ -30,8 +30,7 @@ from regtune.storage.urls import place
 SILENT_SECONDS = 25
 NOTICED_SECONDS = SILENT_SECONDS + 10
 """Until a server has noticed that a client has vanished: it looks at its next probe."""
-LOOK_SECONDS = 1.0
-"""`file_holder` takes a file's lock for a moment; that is no reason to refuse another."""
+LOOK_SECONDS = 1.0  # `file_holder` takes a file's lock for a moment; that is no reason to refuse another
 KEEPALIVE = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
     f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"

@@ -37,8 +37,7 @@ from regtune.storage.engines import engine_options
 from regtune.storage.urls import POSTGRES
 
 ACCOUNT = "pgserver"
-START_SECONDS = 60.0
-"""Recovery after a kill takes a moment."""
+START_SECONDS = 60.0  # recovery after a kill takes a moment
 STOP_SECONDS = 20.0
 ORPHAN_SECONDS = 2.0
 LONGEST_LOG = 10 * 2**20

@@ -28,8 +28,7 @@ from regtune.study.study import require_same
 SECONDS_AN_EPOCH = 0.85
 """Guess where nothing was measured: 48,000 images, 784-128-64-10, batches of 32, on one core of an AVX2 machine."""
 GUESS_IMAGES, GUESS_WEIGHTS, GUESS_BATCH = 48_000, 109_386, 32
-START_SECONDS = 8.0
-"""Starting workers: importing TensorFlow."""
+START_SECONDS = 8.0  # starting workers: importing TensorFlow
 STUDIES_READ, TRIALS_READ = 5, 40
 FEATURES, CLASSES = 784, 10
 IMAGES = {"mnist": 48_000, "fashion-mnist": 48_000, "mnist-5k": 3_200}

@@ -28,8 +28,7 @@ from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
 from regtune.study.study import Study, derive_seed, now_ms, record_of
 from regtune.sweep.standing import Standing
 
-ATTEMPTS = 2
-"""A trial whose worker died is tried once more."""
+ATTEMPTS = 2  # a trial whose worker died is tried once more
 
 
 class Proposals:

@@ -28,10 +28,8 @@ from regtune.sweep.outcome import SweepOutcome
 from regtune.sweep.standing import Standing
 from regtune.tracking import Tracker
 
-EARLIER_BEST = 5
-"""How many configurations of an earlier study are enqueued."""
-MOST_CONTROLS = 7
-"""Controls may be among the best, and have nothing to enqueue."""
+EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
+MOST_CONTROLS = 7  # controls may be among the best, and have nothing to enqueue
 BREAK_OFF_SECONDS = 2.0
 
 

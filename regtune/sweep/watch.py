@@ -15,8 +15,7 @@ from regtune.study.ownership import holder
 from regtune.study.progress import Observer
 from regtune.study.study import load
 
-ANSWER_SECONDS = 5.0
-"""How long the coordinator of a running study is waited for; it looks once a second."""
+ANSWER_SECONDS = 5.0  # how long the coordinator of a running study is waited for; it looks once a second
 
 
 def follow(
