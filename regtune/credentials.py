@@ -142,7 +142,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _check_mode(path: Path, status: os.stat_result, variable: str) -> None:
-    """Raises SettingsError for a file that others may read, as ssh and libpq refuse it."""
     if status.st_mode & 0o077 and MOUNTED.resolve() not in path.resolve().parents:
         raise SettingsError(
             f"{variable}: {path} holds a secret and others may read it (mode {status.st_mode & 0o777:04o}); "

@@ -122,7 +122,6 @@ class Keys:
         self.homes = homes
 
     def at(self, where: Where) -> Sequence[str]:
-        """The keys of the group at `where`."""
         model = self.model
         for part in where:
             annotation = model.model_fields[str(part)].annotation

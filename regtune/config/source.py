@@ -212,7 +212,6 @@ class _Loader(yaml.SafeLoader):
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next node, with all that is in it."""
         self.nodes += 1
         _limit(self.nodes, self.depth, self.get_mark())
         self.depth += 1

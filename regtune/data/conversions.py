@@ -69,7 +69,6 @@ RELABELLED = (
 
 
 def _reshaped(name: str, images: Part) -> str:
-    """What to try for images in colour or of another size."""
     if images.dtype.kind not in "uifb" or 0 in images.shape:
         return ""
     axes = _axes(images)

@@ -57,12 +57,10 @@ class Part:
 
     @classmethod
     def of(cls, values: Array) -> Part:
-        """Values that are in memory already."""
         return cls(values.dtype, values.shape, lambda: values)
 
     @property
     def size_bytes(self) -> int:
-        """How much memory the values take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -36,7 +36,6 @@ class Column:
 
     @property
     def optional(self) -> bool:
-        """Whether it may be off."""
         return self.parameter.optional
 
     @property
@@ -65,7 +64,6 @@ class Column:
 
     @property
     def count(self) -> int | None:
-        """The number of `choices`."""
         return None if self.choices is None else len(self.choices)
 
     @cached_property
@@ -101,7 +99,6 @@ class Column:
         return value
 
     def active(self, assignment: Mapping[str, Value]) -> bool:
-        """Whether its condition is met."""
         return all(assignment[other] in values for other, values in self.when.items())
 
     def contains(self, value: Value) -> bool:
@@ -114,7 +111,6 @@ class Column:
         return any(value == point and isinstance(value, bool) == isinstance(point, bool) for point in points)
 
     def is_off(self, value: Value) -> bool:
-        """Whether `value` says that it is off."""
         return self.optional and value == self.off and not isinstance(value, bool)
 
     @property

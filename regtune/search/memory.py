@@ -42,7 +42,6 @@ class StudyInMemory(BaseStorage):
         (self._open.discard if trial.state.is_finished() else self._open.add)(trial.number)
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
-        """Call the backend."""
         return call()
 
     # -- trials
@@ -110,7 +109,6 @@ class StudyInMemory(BaseStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
-        """Return a copy that may be changed."""
         trial = self.get_trial(trial_id)
         self.check_trial_is_updatable(trial_id, trial.state)
         return copy.copy(trial)

@@ -77,7 +77,6 @@ class Space:
 
     @property
     def rows(self) -> tuple[Searched, ...]:
-        """The space as a table."""
         return tuple(
             Searched(column.name, column.kind, column.takes, column.conditions, column.count)
             for column in self.columns
@@ -240,7 +239,6 @@ class Space:
         return complete
 
     def _given(self, assignments: Sequence[str]) -> tuple[dict[str, Value], list[str]]:
-        """Values by name, and a line for each mistake."""
         given: dict[str, Value] = {}
         problems: list[str] = []
         for text in assignments:

@@ -57,7 +57,6 @@ class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
         self.seed_generator.state.assign([seed, 0])
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drop and scale while training, pass on otherwise."""
         if not training:
             return inputs
         seed = tf.cast(tf.math.floormod(self.seed_generator.next(), tf.int32.max - 1), tf.int32)
@@ -195,7 +194,6 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         return order[begin : begin + count]
 
     def train_batch(self, x: Any, y: Any) -> Sums:
-        """One step of the optimizer on a batch."""
         with tf.GradientTape() as tape:
             probabilities = self(x, training=True)
             loss = self.compute_loss(x=x, y=y, y_pred=probabilities)

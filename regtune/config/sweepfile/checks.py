@@ -114,7 +114,6 @@ def _layer_refusal(spec: SweepSpec, name: str, other: str, layer: str) -> str | 
 
 
 def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -> Iterator[str]:
-    """Why those of `values` that `name` cannot have are none of its."""
     words = dict.fromkeys(map(shown_value, parameter.values)) if isinstance(parameter, Categorical) else {}
     for value in values:
         converted = TARGETS[name].convert(value)

@@ -65,7 +65,6 @@ _TUPLE: Any = tuple
 
 
 def _as(kind: type[Frozen]) -> Callable[[Frozen], Frozen]:
-    """A validated parameter, whatever key it is for."""
     return lambda parsed: kind.model_construct(**dict(parsed))
 
 
@@ -201,7 +200,6 @@ class SweepKeys(Keys):
     """The keys of a sweep file, those of its parameters included."""
 
     def at(self, where: Where) -> Sequence[str]:
-        """The keys of the group at `where`."""
         if where[:1] != ("parameters",):
             return super().at(where)
         return tuple(TARGETS) if len(where) == 1 else _ALL_KEYS

@@ -91,7 +91,6 @@ class PrunerSpec(Frozen):
 
     @property
     def first_epoch(self) -> int:
-        """The first epoch at which a trial can be ended."""
         if self.s is not None and self.max_iter is not None:
             return max(1, self.max_iter // int(self.ratio**self.s))
         return 1 if self.min_iter is None else self.min_iter

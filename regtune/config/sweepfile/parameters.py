@@ -115,7 +115,6 @@ class Range(Searched):
 
     @property
     def log(self) -> bool:
-        """Whether magnitudes are searched, not differences."""
         return "log" in self.distribution
 
     @property
@@ -139,7 +138,6 @@ class Range(Searched):
         return int(product) if isinstance(self.step, int) else float(product)
 
     def has(self, value: float) -> bool:
-        """Whether it can be `value`."""
         if not self.min <= value <= self.max:
             return False
         return self.step is None or self.multiple(round(value / self.step)) == value

@@ -265,7 +265,6 @@ KEYS = SweepKeys(
 
 
 def _ignore(values: dict[str, Any]) -> list[str]:
-    """Remove what means nothing here; one line that names it."""
     ignored = []
     for group, keys in IGNORED.items():
         inner = values.get(group) if group else values
@@ -295,7 +294,6 @@ def _translate(values: dict[str, Any]) -> None:
 
 
 def _exponents(given: Mapping[str, Any], spec: SweepSpec) -> Iterator[str]:
-    """What W&B's log_uniform searches, where its bounds look like values."""
     for name, parameter in spec.parameters.items():
         bounds = given[name]
         exponents = bounds.get("distribution") in ("log_uniform", "q_log_uniform")

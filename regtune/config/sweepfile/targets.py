@@ -43,7 +43,6 @@ class Target:
 
     @property
     def layered(self) -> bool:
-        """Whether it has one value a hidden layer."""
         return self.block == "regularization"
 
     @cached_property
