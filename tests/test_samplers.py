@@ -21,8 +21,7 @@ from regtune.errors import SpecError
 from regtune.search import Space
 from regtune.search.history import History
 from regtune.search.memory import Draft, StudyInMemory
-from regtune.search.pruners import make_pruner
-from regtune.search.samplers import make_sampler
+from regtune.search.samplers import make_pruner, make_sampler
 
 FLAT = {
     "dropout": {"min": 0.0, "max": 0.6},

@@ -23,7 +23,7 @@ from regtune.errors import COMMAND, StudyBusy, TooManyFailures
 from regtune.executors import Executor, Task
 from regtune.executors.worker import MODEL_FILE
 from regtune.search import Space
-from regtune.search.pruners import make_pruner
+from regtune.search.samplers import make_pruner
 from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
 from regtune.study.record import TrialRecord, Value, trial_uid
 from regtune.study.study import Study, now_ms, record_of
