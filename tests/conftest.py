@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "REGTUNE_WORKERS",
         "REGTUNE_DATA_DIR",
     )
-    for name in (*settings, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
+    for name in (*settings, "COLUMNS", "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    urllib.request.install_opener(None)  # the one that is kept has the proxies of the test that opened first
     COMMAND.set(AGAIN)
 
 

@@ -32,7 +32,7 @@ def regtune(*arguments: str) -> str:
 @pytest.fixture
 def before(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
     with tarfile.open(FOLDER) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     return lambda: json.loads(regtune("board", "before", "--json"))
 
 
