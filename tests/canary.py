@@ -38,7 +38,6 @@ class Canaries:
         return f"{self._cores[name]}-p@s:s/w?r#d%20&é"
 
     def found(self, data: bytes | str) -> set[str]:
-        """Names of those that are in `data`."""
         if isinstance(data, str):
             data = data.encode(errors="surrogatepass")
         return {name for needle, name in self._needles.items() if needle in data}
@@ -80,9 +79,8 @@ def contents(data: bytes, path: Path | None = None) -> Iterator[bytes]:
                 yield name.encode()
                 yield from contents(archive.read(name))
     elif data.startswith(SQLITE) and path is not None:
-        with closing(
-            sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=ro", uri=True)
-        ) as connection:
+        place = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(place, uri=True)) as connection:
             connection.text_factory = lambda raw: raw.decode(errors="replace")
             for statement in connection.iterdump():
                 yield statement.encode()
@@ -106,7 +104,6 @@ class Watch:
 
     @property
     def seen(self) -> int:
-        """Processes that were looked at."""
         return len(self._looks)
 
     def __enter__(self) -> Self:
@@ -118,7 +115,6 @@ class Watch:
         self._thread.join()
 
     def look(self) -> None:
-        """Look once."""
         for pid in psutil.pids():
             self._looks[pid] = self._looks.get(pid, 0) + 1
             if self._looks[pid] > LOOKS:

@@ -26,21 +26,18 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of `make proofs`."""
     parser.addoption(
         "--proofs", type=Path, metavar="FILE", help="write what passed, of which commit, to FILE"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record the outcomes, in the process that has all of them."""
     path = config.getoption("--proofs")
     if path is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Record(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the LONGEST first; within a file the order stays."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -28,7 +28,6 @@ DATA_FOLDERS = [
 
 
 def full_mnist() -> Path:
-    """The folder that holds mnist.npz."""
     for folder in DATA_FOLDERS:
         if (folder / "mnist.npz").exists():
             return folder
@@ -36,7 +35,6 @@ def full_mnist() -> Path:
 
 
 def chromium() -> str:
-    """The path of a Chromium."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     return found or missing("Chromium is not installed")
 

@@ -66,22 +66,18 @@ class Place:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_new_study(self) -> Place:
-        """The same folder and stores, for another study."""
         return replace(self, name=f"study-{next(_numbers)}")
 
     @property
     def home(self) -> Path:
-        """Where its databases and artifacts lie."""
         return Path(self.environment["REGTUNE_HOME"])
 
     @property
     def settings(self) -> Settings:
-        """The settings that its commands have."""
         given = {name: self.environment.get(name, "") for name in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")}
         return Settings(REGTUNE_HOME=self.home, **{name: value for name, value in given.items() if value})
 
     def variables(self) -> dict[str, str]:
-        """The environment of a command."""
         return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400", MARK: self.mark, **self.environment}
 
     def run(self, *arguments: str, code: int = 0) -> str:
@@ -101,11 +97,9 @@ class Place:
         return ended.stderr if code else ended.stdout
 
     def json(self, *arguments: str) -> Any:
-        """What a verb prints with --json."""
         return json.loads(self.run(*arguments, "--json"))
 
     def up(self, *arguments: str) -> None:
-        """Start the MLflow server unless it runs."""
         assert self.port is not None
         self.run("up", "--port", str(self.port), *arguments)
 
@@ -119,9 +113,7 @@ class Place:
     def sweep(self, workers: int = 1, **changes: Any) -> Iterator[Sweep]:
         """Start `regtune sweep` with `changes` of SWEEP; the block's end kills it if it still runs."""
         command = self.command(workers, **changes)
-        with tempfile.NamedTemporaryFile(
-            prefix="sweep", suffix=".log"
-        ) as log:  # the folder's disk may be full
+        with tempfile.NamedTemporaryFile(prefix="sweep", suffix=".log") as log:  # its own disk may be full
             process = subprocess.Popen(
                 command,
                 env=self.variables(),
@@ -151,36 +143,29 @@ class Place:
         return [process for process in running if process.pid not in servers]
 
     def study(self) -> optuna.Study:
-        """The study, read by Optuna itself."""
         storage = optuna.storages.RDBStorage(full_url(self.settings.storage_url))
         return optuna.load_study(study_name=self.name, storage=storage)
 
     def client(self) -> MlflowClient:
-        """MLflow's own client of its database or server."""
         return MlflowClient(f"http://127.0.0.1:{self.port}" if self.port else self.settings.mlflow_uri)
 
 
 @dataclass
 class Sweep:
-    """A running `regtune sweep`."""
-
     place: Place
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
     def said(self) -> str:
-        """All that it has printed so far."""
         return self.log.read_text(errors="replace")
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes, the oldest first."""
         return self._children("regtune.executors.worker")
 
     @property
     def writer(self) -> psutil.Process:
-        """The process that writes into MLflow."""
         return self._children("regtune.tracking.live")[0]
 
     def _children(self, module: str) -> list[psutil.Process]:
@@ -192,7 +177,6 @@ class Sweep:
         return sorted(children, key=lambda process: process.create_time())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the coordinator."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
@@ -210,8 +194,6 @@ class Sweep:
         return self.said
 
     def until(self, true: Callable[[], bool], what: str, pause: float = 0.05) -> None:
-        """Wait until `true()` while the sweep runs."""
-
         def seen() -> bool:
             assert self.process.poll() is None, f"ended before {what}"
             return true()
@@ -219,16 +201,13 @@ class Sweep:
         until(seen, 400, pause, what)
 
     def until_epochs(self, count: int) -> None:
-        """Wait until so many epochs are recorded."""
         self.until(lambda: self.epochs >= count, f"{count} epochs")
 
     def until_finished(self, count: int) -> None:
-        """Wait until so many trials have ended."""
         ends = "trials.state IN ('COMPLETE', 'PRUNED', 'FAIL')"
         self.until(lambda: self._count("trials", ends) >= count, f"{count} trials")
 
     def until_running(self) -> None:
-        """Wait until a worker trains."""
         running = "trials.state = 'RUNNING'"
         self.until(lambda: self._count("trials", running) > 0 and bool(self.workers), "a running trial")
 
@@ -237,7 +216,6 @@ class Sweep:
         self.until(self._in_mlflow, "a run in MLflow")
 
     def until_said(self, words: str) -> None:
-        """Wait until it has printed `words`."""
         self.until(lambda: words in self.said, repr(words))
 
     def _in_mlflow(self) -> bool:
@@ -253,7 +231,6 @@ class Sweep:
 
     @property
     def epochs(self) -> int:
-        """Epochs that are recorded."""
         return self._count("trial_intermediate_values JOIN trials USING (trial_id)")
 
     def _count(self, table: str, condition: str = "TRUE") -> int:

@@ -39,7 +39,6 @@ class Record:
             self._figures[report.nodeid] = dict(report.user_properties)
 
     def pytest_sessionfinish(self) -> None:
-        """Write the file."""
         by_file: dict[str, Counter[str]] = {}
         for test, outcome in self._outcomes.items():
             by_file.setdefault(test.partition("::")[0], Counter())[outcome] += 1
@@ -58,7 +57,6 @@ class Record:
 
 
 def processor() -> str:
-    """This machine's processor: name, family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

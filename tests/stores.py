@@ -33,11 +33,9 @@ class Postgres:
     system_user: str | None
 
     def url(self, database: str) -> str:
-        """The URL of one of its databases."""
         return f"postgresql+psycopg://postgres@/{database}?host={self.socket}"
 
     def run(self, statement: str, database: str = "postgres") -> None:
-        """Run one statement outside a transaction."""
         engine = sqlalchemy.create_engine(self.url(database), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text(statement))
@@ -63,14 +61,12 @@ class Postgres:
         )
 
     def end_connections(self) -> None:
-        """End every client's connection but one's own."""
         self.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
 
     def ensure_running(self) -> None:
-        """Start it unless it runs."""
         try:
             self.run("SELECT 1")
         except sqlalchemy.exc.OperationalError:
@@ -79,7 +75,6 @@ class Postgres:
             self.control("start")
 
     def program(self, name: str) -> str:
-        """The path of `pg_dump`, `psql` and so on."""
         return str(self.programs / name)
 
 
@@ -123,9 +118,7 @@ def postgres(folder: Path | None = None) -> Iterator[Postgres]:
         try:
             found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
             made = Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
-            made.run(
-                "ALTER SYSTEM SET fsync = off"
-            )  # no test cuts the power; making a database takes a sixth
+            made.run("ALTER SYSTEM SET fsync = off")  # no test cuts the power
             made.run("SELECT pg_reload_conf()")
             yield made
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shlex
@@ -17,6 +16,8 @@ from typing import Any
 
 from parts import missing
 from stores import free_port
+
+from regtune.credentials import basic
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "regtune:tested"
@@ -74,7 +75,6 @@ class Team:
         self.secrets = {file.name: file.read_text(encoding="utf-8") for file in secrets}
 
     def docker(self, *words: str, check: bool = True, seconds: float = 300) -> str:
-        """Run `docker`. Returns what it wrote, errors included."""
         return self._run(["docker", *words], check, seconds)
 
     def compose(self, *words: str, check: bool = True, seconds: float = 300, version: int = 0) -> str:
@@ -106,11 +106,9 @@ class Team:
             self.docker("rmi", *known, check=False)  # another test may be using it
 
     def regtune(self, *words: str, check: bool = True) -> str:
-        """Run regtune in a worker of its own, where everything is up."""
         return self.compose("run", "--rm", "--no-deps", "-T", "worker", *words, check=check)
 
     def start(self, name: str, *words: str) -> str:
-        """Start regtune in a worker in the background. Returns its container's name."""
         container = f"{self.project}-{name}"
         self.compose("run", "--detach", "--name", container, "worker", *words)
         return container
@@ -129,16 +127,13 @@ class Team:
         return self._run(["bash", "-euc", lines], check=True, seconds=300)
 
     def containers(self) -> list[str]:
-        """All containers of this installation, those that have ended among them."""
         label = f"label=com.docker.compose.project={self.project}"
         return self.docker("ps", "--all", "--quiet", "--filter", label).split()
 
     def container(self, service: str) -> str:
-        """The container of `service`."""
         return self.compose("ps", "--all", "--quiet", service).split()[0]
 
     def inspected(self, container: str) -> dict[str, Any]:
-        """What the engine says of a container."""
         return dict(json.loads(self.docker("inspect", container))[0])
 
     def state(self, container: str) -> str:
@@ -147,12 +142,7 @@ class Team:
         detail = state.get("Health", {}).get("Status") if state["Running"] else state["ExitCode"]
         return f"{state['Status']} ({detail})"
 
-    def wait(self, container: str, seconds: float = 900) -> int:
-        """Wait for a container's end. Returns its exit code."""
-        return int(self.docker("wait", container, seconds=seconds).split()[-1])
-
     def logs(self, container: str) -> str:
-        """What a container has written."""
         return self.docker("logs", container)
 
     def ask(
@@ -162,21 +152,15 @@ class Team:
         *,
         account: tuple[str, str] | None = None,
         host: str | None = None,
-        method: str | None = None,
     ) -> tuple[int, Any]:
         """Ask the server for `path`, as nobody without `account`. Returns the status and the answer's JSON.
 
         body: posted as JSON where there is one. account: name and password. host: name the server by this.
         """
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        if account is not None:
-            credentials = base64.b64encode(":".join(account).encode()).decode()
-            request.add_header("Authorization", f"Basic {credentials}")
-        if host is not None:
-            request.add_header("Host", host)
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **(basic(*account) if account else {})}
+        headers |= {"Host": host} if host else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
@@ -185,22 +169,18 @@ class Team:
 
     @property
     def admin(self) -> tuple[str, str]:
-        """The administrator's account."""
         return "admin", self.secrets["tracking_admin_password"]
 
     @property
     def sweeper(self) -> tuple[str, str]:
-        """The account that sweeps write with."""
         return "sweep", self.secrets["tracking_sweep_password"]
 
     def as_admin(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The server's answer to its administrator."""
         status, answer = self.ask(path, body, account=self.admin)
         assert status == 200, (path, status)
         return answer
 
     def runs(self, sweep: str) -> list[dict[str, Any]]:
-        """MLflow's runs of a sweep's trials."""
         found = self.as_admin("/api/2.0/mlflow/experiments/search", {"max_results": 1000})
         ids = [known["experiment_id"] for known in found.get("experiments", []) if known["name"] == sweep]
         if not ids:
@@ -209,7 +189,6 @@ class Team:
         return list(self.as_admin("/api/2.0/mlflow/runs/search", asked).get("runs", []))
 
     def remove(self) -> None:
-        """Remove everything of this installation."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
         for container in self.containers():
             self.docker("rm", "--force", "--volumes", container, check=False)

@@ -30,7 +30,6 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb in pipes."""
     return subprocess.run(
         [sys.executable, "-c", START, *arguments],
         capture_output=True,
@@ -39,6 +38,14 @@ def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess
         env=environment(**changes),
         check=False,
     )
+
+
+def imported(code: str) -> set[str]:
+    """Names of the modules that a fresh Python has when it has run `code`."""
+    code += "\nimport sys; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    return {*found.stdout.split()}
 
 
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: str, **changes: str) -> tuple[int, str, str]:
@@ -92,22 +99,18 @@ class Terminal:
         raise AssertionError(f"{wanted.pattern!r} never came; the terminal shows:\n{self.everything}")
 
     def finish(self) -> int:
-        """Read to the end; returns the exit code."""
         while self.read(60):
             continue
         self.process.close()
-        return int(
-            self.process.exitstatus if self.process.exitstatus is not None else -self.process.signalstatus
-        )
+        code = self.process.exitstatus
+        return int(code if code is not None else -self.process.signalstatus)
 
     @property
     def text(self) -> str:
-        """What the screen shows now."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
     @property
     def everything(self) -> str:
-        """What has scrolled away, and the screen."""
         gone = [
             "".join(line[i].data for i in range(self.columns)).rstrip() for line in self.screen.history.top
         ]

@@ -102,7 +102,6 @@ def made() -> Iterator[tuple[Path, Said]]:
 
 @pytest.fixture
 def folder(made: tuple[Path, Said], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same folder, the current one."""
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setenv("HOME", str(made[0]))
     monkeypatch.chdir(made[0])

@@ -66,7 +66,6 @@ def settings(original: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Path:
-    """A copy of the backup."""
     return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
@@ -134,7 +133,7 @@ def typed(*words: str) -> Result:
 # -- there and back
 
 
-def test_a_backup_restored_elsewhere_has_the_same_board_runs_files_and_models(
+def test_a_restored_backup_has_the_same_board_runs_files_and_models(
     original: Settings, tmp_path: Path
 ) -> None:
     made = typed("backup", "copy", "--home", str(original.home))
@@ -143,9 +142,8 @@ def test_a_backup_restored_elsewhere_has_the_same_board_runs_files_and_models(
     assert typed("restore", "copy", "--home", "a new home").exit_code == 0
     new = Settings(REGTUNE_HOME=tmp_path / "a new home")
     copied = everything(tmp_path / "copy")
-    assert {path: copied[path] for path in everything(new.home)} == everything(
-        new.home
-    )  # nothing is rewritten
+    restored = everything(new.home)
+    assert {path: copied[path] for path in restored} == restored  # nothing is rewritten
     assert runs(new, tmp_path) == runs(original, tmp_path)
     assert board(new.storage_url) == board(original.storage_url)
     client = connect(new.mlflow_uri, new.artifacts)
@@ -161,9 +159,7 @@ def test_a_backup_restored_elsewhere_has_the_same_board_runs_files_and_models(
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_what_was_there_is_set_aside_whole_after_a_yes(
-    settings: Settings, copy: Path, original: Settings
-) -> None:
+def test_what_was_there_is_set_aside_after_a_yes(settings: Settings, copy: Path, original: Settings) -> None:
     optuna.delete_study(study_name=STUDY, storage=settings.storage_url)
     (settings.artifacts / "trials" / "0-1" / "model.keras").write_bytes(b"another")
     asked = typed("restore", "copy", "--home", "home")
@@ -237,9 +233,7 @@ for number in range(first, first + 100_000):
 """As the coordinator does it: a trial's file, then the trial, then its run."""
 
 
-def test_a_backup_under_a_writer_is_whole_and_no_run_is_ahead_of_its_study(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_under_a_writer_no_run_is_ahead_of_its_study(settings: Settings, tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(settings.home)])
     sizes = []
     try:
@@ -283,9 +277,7 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(settings: Settin
     assert entry.sha256 == hashlib.sha256(WEIGHTS + b"more").hexdigest()
 
 
-def test_what_is_not_in_a_backup_is_named_but_for_half_written_files(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_what_is_left_out_is_named_but_for_half_written_files(settings: Settings, tmp_path: Path) -> None:
     connect(settings.mlflow_uri, settings.artifacts)  # re-based on this folder
     secret = tmp_path / "secret"
     secret.write_text("canary")
@@ -366,7 +358,6 @@ def test_an_empty_folder_has_nothing_to_back_up(tmp_path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Change one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -379,8 +370,6 @@ def to_link(path: Path) -> None:
 
 
 def in_manifest(before: str, after: str) -> Callable[[Path], None]:
-    """Replace a piece of the manifest's text."""
-
     def change(path: Path) -> None:
         text = path.read_text()
         assert before in text
@@ -407,9 +396,7 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
 ]
 
 
-def test_what_is_damaged_or_forged_is_refused_and_nothing_is_replaced(
-    settings: Settings, made: Path, tmp_path: Path
-) -> None:
+def test_what_is_damaged_or_forged_replaces_nothing(settings: Settings, made: Path, tmp_path: Path) -> None:
     before = everything(settings.home)
     for number, (name, damage, reason) in enumerate(DAMAGES):
         copy = Path(shutil.copytree(made, tmp_path / f"copy {number}"))

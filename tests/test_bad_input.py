@@ -28,6 +28,7 @@ from regtune.data.datasets import load_data
 from regtune.errors import InputError
 from regtune.study.best import load_best
 
+Capture = pytest.CaptureFixture[str]
 SECONDS, MEGABYTES = 2.0, 500
 ORDINARY_SECONDS = 1.0
 """Of the processor, for a good file."""
@@ -102,10 +103,7 @@ def test_a_data_set_is_refused(bad: Malformed, tmp_path: Path) -> None:
     refused(bad, lambda name: load_data(DataConfig(name=name), tmp_path))
 
 
-UNSPLIT = Malformed("a split that leaves none to train on", lambda: "0.9998", "leaves none of 4,000 images")
-
-
-def by_verb(bad: Malformed, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def by_verb(bad: Malformed, capsys: Capture, *words: str) -> str:
     """Run a verb that refuses a file; what it wrote before it did."""
     before = contents(Path())
     code, output, errors = run_here(capsys, *words)
@@ -116,36 +114,20 @@ def by_verb(bad: Malformed, capsys: pytest.CaptureFixture[str], *words: str) -> 
 
 
 @each(SWEEPS, "a key without meaning", "10 MB of brackets", "a name that a shell runs")
-def test_verbs_refuse_a_sweep_file_before_anything_starts(
-    bad: Malformed, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbs_refuse_a_sweep_file_before_anything_starts(bad: Malformed, capsys: Capture) -> None:
     file = bad.make()
     assert by_verb(bad, capsys, "plan", file) == ""
     assert by_verb(bad, capsys, "sweep", file, "--quiet") == ""
 
 
 @each(DATASETS, "pickled images")
-def test_verbs_refuse_a_data_set_before_anything_starts(
-    bad: Malformed, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbs_refuse_a_data_set_before_anything_starts(bad: Malformed, capsys: Capture) -> None:
     name = bad.make()
     Path("small.yaml").write_text(SMALL)
     Path("best.yaml").write_text(f"data: {{name: {name}}}\n")
     assert by_verb(bad, capsys, "sweep", "small.yaml", "--set", f"dataset={name}", "--quiet") == ""
     assert by_verb(bad, capsys, "train", "best.yaml", "--quiet") == ""
 
-
-def test_a_split_that_leaves_none_to_train_on_is_refused_before_anything_starts(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    Path("small.yaml").write_text(f"dataset: mnist-5k\nsplit: {{validation: 0.9998}}\n{SMALL}")
-    Path("best.yaml").write_text("data: {name: mnist-5k, validation: 0.9998}\n")
-    assert by_verb(UNSPLIT, capsys, "sweep", "small.yaml", "--quiet") == ""
-    assert by_verb(UNSPLIT, capsys, "train", "best.yaml", "--quiet") == ""
-    assert by_verb(UNSPLIT, capsys, "plan", "small.yaml").splitlines()[0] == "study         small, new"
-
-
-# -- as processes
 
 WAIT = """\
 import json, os, sys

@@ -119,7 +119,6 @@ def test_the_letters_of_yaml_in_any_order_are_read_or_refused(text: str) -> None
 
 
 def places(found: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a tree of groups and lists."""
     inner: list[tuple[Any, ...]] = []
     for key, value in (
         found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()

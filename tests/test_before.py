@@ -7,14 +7,13 @@ a study of 24 trials whose sweep was killed while trial 19 ran, a queued configu
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import terminals
 
 FOLDER = Path(__file__).parent / "before" / "folder.tar.xz"
 INTERRUPTED, BUDGET = 19, 24
@@ -22,9 +21,7 @@ QUEUED = {"dropout": 0.25, "l1": 0.0, "batchnorm": "none"}
 
 
 def regtune(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "regtune", *arguments], capture_output=True, text=True, check=False
-    )
+    done = terminals.regtune(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -34,13 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 expect.set_options(timeout=180_000)
 
 ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
+    *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-first-run"),
 ]
 TRIALS = 24
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
@@ -64,7 +59,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def _page_over(home: Path, trials: int) -> Iterator[Server]:
-    """The page over a study of so many trials, as `regtune ui` shows it."""
     settings = Settings(REGTUNE_HOME=home)
     spec = SweepSpec.load(QUICK, overrides=[f"run_cap={trials}"])
     big_study.make_study(settings, spec, trials, unfinished=False)
@@ -75,7 +69,6 @@ def _page_over(home: Path, trials: int) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The page over a study of 24 trials."""
     with _page_over(tmp_path_factory.mktemp("home"), TRIALS) as server:
         yield server
 
@@ -90,9 +83,8 @@ def _trials(server: Server) -> list[Run]:
     client = MlflowClient(server.url)
     (experiment,) = [entry for entry in client.search_experiments() if names.SWEEP in entry.tags]
     order = ["metrics.`best/val_cross_entropy` ASC"]
-    return list(
-        client.search_runs([experiment.experiment_id], f"tags.`{names.KIND}` = 'trial'", order_by=order)
-    )
+    of_trials = f"tags.`{names.KIND}` = 'trial'"
+    return list(client.search_runs([experiment.experiment_id], of_trials, order_by=order))
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +140,13 @@ def test_the_table_shows_trials_best_first_with_parameters_and_figures(
     page.screenshot(path=pictures / "mlflow-runs.png")
 
 
-def test_the_charts_draw_every_trial_from_its_parameters_to_its_accuracy(
-    page: Page, experiment: str, pictures: Path
-) -> None:
+def test_charts_draw_trials_from_parameters_to_accuracy(page: Page, experiment: str, pictures: Path) -> None:
     page.goto(f"{experiment}&compareRunsMode=CHART")
     plot = page.locator("svg .parcoords, .js-plotly-plot").first
     expect(plot).to_be_visible()
     for name in (*COLUMNS, "best/val_accuracy"):
-        expect(
-            page.locator(".axis-title, .parcoords text").get_by_text(name, exact=True).first
-        ).to_be_visible()
+        axis = page.locator(".axis-title, .parcoords text").get_by_text(name, exact=True).first
+        expect(axis).to_be_visible()
     page.wait_for_timeout(SETTLING_MS)
     page.screenshot(path=pictures / "mlflow-charts.png")
 
@@ -176,9 +165,7 @@ def test_a_run_shows_its_curves(
     page.screenshot(path=pictures / "mlflow-curves.png")
 
 
-def test_selected_trials_are_compared_in_parallel_coordinates(
-    page: Page, experiment: str, pictures: Path
-) -> None:
+def test_trials_are_compared_in_parallel_coordinates(page: Page, experiment: str, pictures: Path) -> None:
     for row in range(8):
         page.locator(".ag-pinned-left-cols-container .ag-row").nth(row).get_by_role("checkbox").check()
     page.get_by_role("button", name="Compare").click()
@@ -194,9 +181,7 @@ def test_selected_trials_are_compared_in_parallel_coordinates(
     page.screenshot(path=pictures / "mlflow-compare.png")
 
 
-def test_the_study_says_in_words_who_won(
-    page: Page, experiment: str, trials: list[Run], server: Server
-) -> None:
+def test_the_study_says_who_won(page: Page, experiment: str, trials: list[Run], server: Server) -> None:
     parent = trials[0].data.tags[names.PARENT]
     page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
     winner = re.compile(rf"Best (trial|so far): {re.escape(trials[0].info.run_name)}")
@@ -205,9 +190,7 @@ def test_the_study_says_in_words_who_won(
 
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
-def test_two_thousand_trials_open_best_first_and_are_drawn(
-    page: Page, tmp_path: Path, pictures: Path
-) -> None:
+def test_two_thousand_trials_open_and_are_drawn(page: Page, tmp_path: Path, pictures: Path) -> None:
     with _page_over(tmp_path, 2000) as server:
         best = _trials(server)
         address = trials_page(server.url)

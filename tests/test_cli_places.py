@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from unittest.mock import patch
@@ -28,8 +29,11 @@ from regtune.study.study import Study
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 NAME = "mnist-regularization"
 HOME = Path("mlruns")
+TYPOS = ("mnist-regularisation", "mnist-regularizatio", "MNIST-regularization", "mnist_regularization")
 SWEEP = """\
 name: quick
 dataset: mnist-5k
@@ -39,16 +43,19 @@ training: {max_epochs: 1}
 parameters: {dropout: {values: [0, 0.1]}}
 """
 READING = {
-    "board": ("board", NAME),
-    "show": ("show", NAME),
-    "show a trial": ("show", NAME, "0"),
-    "show a failed trial": ("show", NAME, "7"),
-    "studies": ("studies",),
-    "status": ("status",),
-    "plan": ("plan", "quick.yaml"),
-    "data list": ("data", "list"),
-    "doctor": ("doctor",),
-    "db check": ("db", "check"),
+    verb: tuple(verb.replace("STUDY", NAME).split())
+    for verb in (
+        *(
+            "board STUDY",
+            "show STUDY",
+            "show STUDY 0",
+            "show STUDY 7",
+            "studies",
+            "status",
+            "plan quick.yaml",
+        ),
+        *("data list", "doctor", "db check"),
+    )
 }
 
 
@@ -71,20 +78,10 @@ def study(made: Path) -> None:
 # -- studies that are not there
 
 
-def test_a_study_that_is_nearly_there_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
-    typos = cycle(
-        ("mnist-regularisation", "mnist-regularizatio", "MNIST-regularization", "mnist_regularization")
-    )
-    for verb in (
-        "board",
-        "show",
-        "watch",
-        "watch --json",
-        "stop",
-        "best --json",
-        "delete --yes",
-        "sync --check",
-    ):
+def test_a_study_that_is_nearly_there_is_suggested(capsys: Capture) -> None:
+    typos = cycle(TYPOS)
+    verbs = "board; show; watch; watch --json; stop; best --json; delete --yes; sync --check"
+    for verb in verbs.split("; "):
         (name, *flags), typed = verb.split(), next(typos)
         expected = f'error: no study "{typed}"; did you mean "{NAME}"?\n'
         assert run_here(capsys, name, typed, *flags) == (2, "", expected), verb
@@ -97,7 +94,7 @@ def test_a_study_that_is_nearly_there_is_suggested(capsys: pytest.CaptureFixture
 
 
 def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("regtune.sweep.watch.ANSWER_SECONDS", 120.0)
     ready, done = threading.Event(), threading.Event()
@@ -117,9 +114,8 @@ def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
     coordinator.start()
     try:
         assert ready.wait(60)
-        assert (
-            run_here(capsys, "enqueue", "quick", "dropout=0.1")[2] == "Queued dropout=0.1; trial 0 runs it.\n"
-        )
+        said = run_here(capsys, "enqueue", "quick", "dropout=0.1")[2]
+        assert said == "Queued dropout=0.1; trial 0 runs it.\n"
     finally:
         done.set()
         coordinator.join()
@@ -129,111 +125,85 @@ def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
 
 # -- flags at odds, and values that are none
 
-AT_ODDS = [
-    ("board", NAME, "--csv", "--json"),
-    ("best", NAME, "--json", "--output", "best.json"),
-    ("up", "--sqlite", "--postgres"),
-    ("up", "postgresql+psycopg://me@db/mlflow"),
-    ("up", "postgresql+psycopg://me:secret@db/mlflow", "--postgres"),
-    ("up", "--no-auth", "--host", "0.0.0.0"),
-    ("up", "--host", "0.0.0.0"),
-    ("ui", "--no-auth", "--host", "0.0.0.0", "--no-browser"),
-    ("delete", NAME),
-    ("board", NAME, "--sort", "nothing"),
-    ("board", NAME, "--sort", "-"),
-    ("sweep", "quick.yaml", "--set", "=5"),
-    ("sweep", "quick.yaml", "--set", ""),
-    ("sweep", "quick.yaml", "--set", "run_cap=[1"),
-    ("sweep", "quick.yaml", "--name", "../elsewhere"),
-    ("sweep", "quick.yaml", "--name", "--fresh"),
-    ("sweep", "quick.yaml", "--from", ""),
-    ("show", NAME, "999"),
-    ("enqueue", "spaced", "dropout"),
-    ("enqueue", "spaced", "dropout=much"),
-    ("enqueue", "spaced", "dropuot=0.1"),
-    ("enqueue", "spaced", "dropout=0.9"),
-    ("enqueue", "spaced", "dropout=[[[["),
-    ("up", "--host", f"{'h' * 300}.example"),
-    ("data", "fetch", "cifar10", "--quiet"),
-]
-REFUSED_BY_THE_PARSER = [
-    *((), ("bord",), ("data", "remove"), ("board",), ("enqueue", NAME), ("sweep", "quick.yaml", "more.yaml")),
-    *(
-        ("show", NAME, "first"),
-        ("show", NAME, "-1"),
-        ("board", NAME, "--limit", "0"),
-        ("board", NAME, "--limit"),
-    ),
-    *(
-        ("sweep", "quick.yaml", "--workers", "257"),
-        ("sweep", "quick.yaml", "--worker", "2"),
-        ("ui", "--port", "0"),
-    ),
-    *(
-        ("sweep", "quick.yaml", "--json"),
-        ("plan", "quick.yaml", "--fresh"),
-        ("--version=1",),
-        ("studies", "--csv"),
-    ),
-]
+AT_ODDS = f"""
+board {NAME} --csv --json; best {NAME} --json --output best.json; up --sqlite --postgres;
+up postgresql+psycopg://me@db/mlflow; up postgresql+psycopg://me:secret@db/mlflow --postgres;
+up --no-auth --host 0.0.0.0; up --host 0.0.0.0; ui --no-auth --host 0.0.0.0 --no-browser;
+delete {NAME} => add --yes; board {NAME} --sort nothing => --sort nothing: expected one of rank; board {NAME} --sort -;
+sweep quick.yaml --set =5; sweep quick.yaml --set ''; sweep quick.yaml --set run_cap=[1; sweep quick.yaml --from '';
+sweep quick.yaml --name ../elsewhere; sweep quick.yaml --name --fresh; show {NAME} 999 => has no trial 999;
+enqueue spaced dropout; enqueue spaced dropout=much; enqueue spaced dropuot=0.1; enqueue spaced dropout=0.9;
+enqueue spaced dropout=[[[[; up --host {"h" * 300}.example; plan . => found a folder;
+train absent.yaml => absent.yaml: no such file; sweep absent.yaml --quiet => absent.yaml;
+data verify cifar => expected mnist, mnist-5k, fashion-mnist or a path; data fetch cifar10 --quiet;
+data fetch mnist-5k --quiet => nothing to fetch
+"""
+REFUSED_BY_THE_PARSER = f"""
+; bord => No such command; data remove; board => Missing argument; enqueue {NAME}; sweep quick.yaml more.yaml;
+show {NAME} first; show {NAME} -1; board {NAME} --limit 0; board {NAME} --limit; sweep quick.yaml --workers 257;
+sweep quick.yaml --worker 2; ui --port 0; sweep quick.yaml --json; plan quick.yaml --fresh; --version=1; studies --csv
+"""
 
 
-def test_what_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in AT_ODDS:
+def commands(text: str) -> Iterator[tuple[list[str], str]]:
+    """The words of each command, and what is said of it."""
+    for entry in text.split(";"):
+        command, _, said = entry.strip().partition(" => ")
+        yield shlex.split(command), said
+
+
+def test_what_cannot_be_is_one_line(capsys: Capture) -> None:
+    for arguments, said in commands(AT_ODDS):
         code, output, errors = run_here(capsys, *arguments)
         assert (code, output) == (2, ""), arguments
         (line,) = errors.splitlines()
         assert line.startswith("error: ")
+        assert said in line
         assert len(line) < 400
         assert "secret" not in line
         assert sorted(path.name for path in Path().iterdir()) == ["mlruns", "quick.yaml"]
 
 
-def test_what_cannot_be_parsed_is_said_in_a_box(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in REFUSED_BY_THE_PARSER:
+def test_what_cannot_be_parsed_is_said_in_a_box(capsys: Capture) -> None:
+    for arguments, said in commands(REFUSED_BY_THE_PARSER):
         code, output, errors = run_here(capsys, *arguments)
         assert code == 2, arguments
         assert "Usage: " in output + errors or "─ Error ─" in errors
+        assert said in errors
         assert "Traceback" not in errors
         assert len(errors.splitlines()) <= 6
 
 
-def test_an_address_that_no_machine_has_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_that_no_machine_has_is_one_line(capsys: Capture) -> None:
     for host in ("no such host", "h" * 300, b"a\xff".decode("utf-8", "surrogateescape"), "::x"):
         code, output, errors = run_here(capsys, "ui", "--no-browser", "--host", host)
         assert (code, output, len(errors.splitlines())) == (1, "", 1)
         assert "not an address of this machine; try 127.0.0.1" in errors
 
 
-def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: Capture) -> None:
     word = b"a\xff".decode("utf-8", "surrogateescape")
-    for arguments in (
+    for command in (
         *(
-            ["board", word],
-            ["delete", word, "--yes"],
-            ["train", word],
-            ["plan", word],
-            ["board", NAME, "--sort", word],
+            "board W",
+            "delete W --yes",
+            "train W",
+            "plan W",
+            f"board {NAME} --sort W",
+            "up W",
+            "data verify W",
         ),
-        *(
-            ["sweep", "quick.yaml", "--from", word],
-            ["sweep", "quick.yaml", "--set", f"{word}=1"],
-            ["up", word],
-        ),
-        *(
-            ["sweep", "quick.yaml", "--set", f"dataset={word}"],
-            ["enqueue", "spaced", f"dropout={word}"],
-            [word],
-        ),
-        *(["data", "verify", word], ["db", "restore", word], ["sweep", "quick.yaml", "--name", word]),
+        *("sweep quick.yaml --from W", "sweep quick.yaml --set W=1", "sweep quick.yaml --set dataset=W"),
+        *("sweep quick.yaml --name W", "enqueue spaced dropout=W", "db restore W", "W"),
     ):
+        arguments = command.replace("W", word).split()
         code, _, errors = run_here(capsys, *arguments)
         assert code in (1, 2)
         assert "Traceback" not in errors
         assert "a\\xff" in errors or "a\\udcff" in errors, arguments
 
 
-def test_a_variable_without_meaning_is_named_or_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_variable_without_meaning_is_named_or_ignored(capsys: Capture) -> None:
     for name, values in {
         "REGTUNE_WORKERS": ("many", "0", "1e9"),
         "OPTUNA_STORAGE": ("nowhere", "redis://x", "postgresql+psycopg://me:secret@db/x", "sqlite:///a\n.db"),
@@ -256,7 +226,7 @@ def test_a_variable_without_meaning_is_named_or_ignored(capsys: pytest.CaptureFi
         assert run_here(capsys, "studies", **{name: value})[::2] == (0, ""), (name, value)
 
 
-def test_a_malformed_env_file_is_named_or_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_env_file_is_named_or_ignored(capsys: Capture) -> None:
     for content in (
         *(b"REGTUNE_WORKERS=caf\xe9\n", b"\xff\xfeR\0", b"REGTUNE_WORKERS=many\n", b"\0"),
         *(b"=\n=x\nREGTUNE_WORKERS", b"x" * 10_000_000),
@@ -275,7 +245,7 @@ def test_a_byte_order_mark_in_an_env_file_hides_nothing_whatever_reads_it() -> N
     assert load_settings().workers == 3
 
 
-def test_a_folder_whose_choice_of_databases_is_damaged_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_whose_choice_of_databases_is_damaged_says_so(capsys: Capture) -> None:
     for content in (
         *(b"", b"[" * 100_000, b"{}", b'{"studies": 5, "mlflow": null}', b"\xff", bytes(10_000_000)),
         b'{"studies": "sqlite:///a\\n", "mlflow": "x"}',
@@ -304,11 +274,11 @@ def test_a_reader_that_leaves_early_hears_nothing_more(tmp_path: Path) -> None:
     study = studies.create(tmp_path / "studies.db", "long")
     for number in range(300):
         studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=2), TrialState.COMPLETE)
-    for arguments, reader in (
-        ("board long --json", "head -n 1"),
-        ("board long --csv", "true"),
-        ("--help", "true"),
-    ):
+    for arguments, reader in {
+        "board long --json": "head -n 1",
+        "board long --csv": "true",
+        "--help": "true",
+    }.items():
         found = in_a_shell(f"regtune {arguments} | {reader}", REGTUNE_HOME=str(tmp_path))
         assert (len(found.stdout.splitlines()), found.stderr) == (int(reader != "true"), ""), arguments
 
@@ -330,7 +300,7 @@ def test_a_full_disk_is_said_and_a_closed_output_is_none() -> None:
 
 
 @pytest.mark.slow
-def test_a_verb_that_reads_fits_forty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_that_reads_fits_forty_columns(capsys: Capture) -> None:
     for arguments in READING.values():
         code, output, errors = run_here(capsys, *arguments, COLUMNS="40")
         assert code in (0, 1), errors
@@ -339,13 +309,8 @@ def test_a_verb_that_reads_fits_forty_columns(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_errors_and_help_fit_a_narrow_terminal() -> None:
-    for columns, arguments in (
-        (40, ("board", "nope")),
-        (20, ("board",)),
-        (40, ("sweep", "--help")),
-        (20, ("--help",)),
-    ):
-        terminal = Terminal(arguments, columns=columns)
+    for columns, arguments in ((40, "board nope"), (20, "board"), (40, "sweep --help"), (20, "--help")):
+        terminal = Terminal(arguments.split(), columns=columns)
         assert terminal.finish() in (0, 2)
         assert "Traceback" not in terminal.everything
         assert terminal.everything.strip()
@@ -356,7 +321,7 @@ def test_errors_and_help_fit_a_narrow_terminal() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_what_an_encoding_lacks_is_spelled(capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+def test_what_an_encoding_lacks_is_spelled(capsys: Capture, encoding: str) -> None:
     for arguments in (*READING.values(), ("--help",), ("best", NAME)):
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
         with patch.object(sys, "stdout", streams[0]), patch.object(sys, "stderr", streams[1]):
@@ -385,7 +350,6 @@ NOBODY = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobod
 
 
 def at_home(*arguments: str, home: str | None, start: str = START) -> subprocess.CompletedProcess[str]:
-    """Run a verb with another HOME, or with none."""
     changed = {key: value for key, value in environment().items() if key not in ("HOME", "REGTUNE_DATA_DIR")}
     if home is not None:
         changed["HOME"] = home
@@ -394,9 +358,7 @@ def at_home(*arguments: str, home: str | None, start: str = START) -> subprocess
 
 
 @pytest.mark.slow
-def test_a_verb_that_reads_needs_neither_a_home_nor_an_account(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_verb_that_reads_needs_neither_a_home_nor_an_account(capsys: Capture, monkeypatch: Patch) -> None:
     """In a container a process may be a number that no one knows."""
 
     def reads(verbs: Sequence[tuple[str, ...]]) -> None:
@@ -408,7 +370,7 @@ def test_a_verb_that_reads_needs_neither_a_home_nor_an_account(
 
     for home in ("/nowhere/at/all", "", "relative"):
         monkeypatch.setenv("HOME", home)
-        reads([READING["plan"], READING["data list"], READING["doctor"]])
+        reads([READING["plan quick.yaml"], READING["data list"], READING["doctor"]])
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     reads([*READING.values(), ("data", "verify", "mnist-5k")])
@@ -442,9 +404,7 @@ def test_a_sweep_runs_with_a_home_that_is_read_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_read_only_is_said_and_can_be_read(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_folder_that_is_read_only_is_said_and_can_be_read(capsys: Capture, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     with file_system(folder, "size=64m"):
@@ -453,11 +413,7 @@ def test_a_folder_that_is_read_only_is_said_and_can_be_read(
         for arguments in (("board", NAME), ("show", NAME), ("studies",), ("best", NAME)):
             code, _, errors = run_here(capsys, *arguments, "--home", str(folder))
             assert (code, "error" in errors) == (0, False), errors
-        for arguments in (
-            ("sweep", "quick.yaml"),
-            ("delete", NAME, "--yes"),
-            ("enqueue", "spaced", "dropout=0.1"),
-        ):
-            code, _, errors = run_here(capsys, *arguments, "--home", str(folder))
+        for arguments in ("sweep quick.yaml", f"delete {NAME} --yes", "enqueue spaced dropout=0.1"):
+            code, _, errors = run_here(capsys, *arguments.split(), "--home", str(folder))
             assert code == 1, arguments
             assert errors.splitlines()[-1].startswith("error: "), errors

@@ -46,7 +46,6 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both sweep files; the tests of this module share what is swept there."""
     path = tmp_path_factory.mktemp("swept")
     (path / "tiny.yaml").write_text(TINY)
     (path / "long.yaml").write_text(LONG)
@@ -60,13 +59,12 @@ def swept(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def home(swept: subprocess.CompletedProcess[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the sweep, as the current one."""
     assert swept.returncode == 0, swept.stderr
     monkeypatch.chdir(folder)
     return folder / "mlruns"
 
 
-def test_in_a_pipe_each_finished_trial_is_a_line_and_the_board_is_the_result(
+def test_in_a_pipe_each_trial_is_a_line_and_the_board_the_result(
     swept: subprocess.CompletedProcess[str],
 ) -> None:
     assert swept.returncode == 0, swept.stderr
@@ -78,9 +76,7 @@ def test_in_a_pipe_each_finished_trial_is_a_line_and_the_board_is_the_result(
     assert "\x1b" not in swept.stdout + swept.stderr
 
 
-def test_a_dry_run_is_the_plan_and_another_file_of_the_same_name_is_refused(
-    home: Path, capsys: Capture
-) -> None:
+def test_a_dry_run_is_the_plan_and_another_file_of_that_name_is_refused(home: Path, capsys: Capture) -> None:
     dry = run_here(capsys, "sweep", "tiny.yaml", "--set", "run_cap=5", "--dry-run")
     assert dry == run_here(capsys, "plan", "tiny.yaml", "--set", "run_cap=5")
     assert "resumes; finished trials: 4" in dry[1]
@@ -100,9 +96,7 @@ def test_a_study_that_has_used_its_budget_has_nothing_left_and_quiet_prints_the_
     assert (code, "dropout=0.3" in errors, "--set run_cap=5" in errors) == (0, True, True)
 
 
-def test_the_best_trains_again_bit_for_bit_and_other_data_is_refused(
-    home: Path, capsys: Capture, tmp_path: Path
-) -> None:
+def test_the_best_trains_again_and_other_data_is_refused(home: Path, capsys: Capture, tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
     assert run_here(capsys, "best", "tiny", "-o", str(best))[0] == 0
     code, output, errors = run_here(capsys, "train", str(best), "--json")
@@ -175,9 +169,7 @@ def test_delete_asks_first_and_gc_removes_what_was_forgotten(home: Path, capsys:
     assert not [path for path in (settings.artifacts / "trials").iterdir() if path.name.startswith(uid)]
 
 
-def test_gc_leaves_stores_alone_that_other_folders_may_share(
-    tmp_path: Path, home: Path, capsys: Capture
-) -> None:
+def test_gc_leaves_stores_alone_that_others_may_share(tmp_path: Path, home: Path, capsys: Capture) -> None:
     left = home / "artifacts" / "trials" / "gone-0"
     left.mkdir(parents=True)
     assert not find_garbage(load_settings(storage=f"sqlite:///{tmp_path}/studies.db"))
@@ -192,9 +184,7 @@ def test_gc_leaves_stores_alone_that_other_folders_may_share(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 100])
-def test_ctrl_c_stops_at_the_epoch_s_end_and_the_same_line_goes_on(
-    folder: Path, tmp_path: Path, columns: int
-) -> None:
+def test_ctrl_c_ends_the_epoch_and_the_same_line_goes_on(folder: Path, tmp_path: Path, columns: int) -> None:
     arguments = ["sweep", str(folder / "long.yaml"), "--workers", "2", "--home", str(tmp_path / "mlruns")]
     terminal = Terminal(arguments, columns=columns)
     text = terminal.until(ENDED, 180)

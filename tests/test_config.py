@@ -77,17 +77,9 @@ def test_configurations_have_one_digest_exactly_when_they_are_equal(one, other):
     assert (one.digest == other.digest) == (one == other)
 
 
-@pytest.mark.parametrize(
-    "regularization",
-    [
-        RegularizationConfig(dropout=0),
-        RegularizationConfig(dropout=-0.0),
-        RegularizationConfig(dropout=[0.0]),
-        RegularizationConfig(dropout=(0, 0.0), l1=0),
-    ],
-)
-def test_ways_to_write_the_same_configuration_have_one_digest(regularization):
-    assert TrialConfig(regularization=regularization).digest == TrialConfig().digest
+def test_ways_to_write_the_same_configuration_have_one_digest():
+    for rates in ({"dropout": 0}, {"dropout": -0.0}, {"dropout": [0.0]}, {"dropout": (0, 0.0), "l1": 0}):
+        assert TrialConfig(regularization=RegularizationConfig(**rates)).digest == TrialConfig().digest
 
 
 def test_one_value_stands_for_every_layer():
@@ -98,11 +90,6 @@ def test_one_value_stands_for_every_layer():
     assert config.regularization.dropout == (0.2, 0.2, 0.2)
     assert config.regularization.l2 == (0.1, 0.2, 0.3)
     assert config.regularization.batchnorm == ("none", "none", "none")
-
-
-def test_a_wrong_number_of_layers_is_named_with_the_right_one():
-    with pytest.raises(ConfigError, match=r"best\.yaml: regularization\.l1: expected 1 or 2 values"):
-        TrialConfig.from_dict({"regularization": {"l1": [0.1, 0.2, 0.3]}}, "best.yaml")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +109,7 @@ def test_a_wrong_number_of_layers_is_named_with_the_right_one():
         ({"regularization": {"dropout": float("nan")}}, "regularization.dropout.0: expected a finite number"),
         ({"regularization": {"dropout": "0.2"}}, 'regularization.dropout.0: expected a number, found "0.2"'),
         ({"regularization": {"l1": 10**400}}, "regularization.l1.0: "),
+        ({"regularization": {"l1": [0.1, 0.2, 0.3]}}, "regularization.l1: expected 1 or 2 values"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate: expected more than 0.0, found 0"),
         ({"training": {"momentum": 1.0}}, "training.momentum: expected less than 1.0, found 1.0"),
         ({"training": {"optimiser": "adam"}}, 'training.optimiser: unknown key; did you mean "optimizer"?'),
@@ -154,53 +142,28 @@ def test_every_mistake_of_a_configuration_is_named():
     ]
 
 
-@pytest.mark.parametrize("text", ["a: b: c", "\x00", "[" * 5000, "- 1", ""])
-def test_a_text_that_is_no_configuration_is_one_readable_error(text):
-    with pytest.raises(ConfigError) as refused:
-        TrialConfig.from_yaml(text, "best.yaml")
-    assert str(refused.value).startswith("best.yaml:")
-    assert len(str(refused.value).splitlines()) == 1
-
-
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValidationError):
         TrialConfig().training.batch_size = 64
 
 
-@pytest.mark.parametrize(
-    ("regularization", "mix"),
-    [
+def test_a_mix_is_said_in_the_words_of_the_field():
+    all_three = {"dropout": 0.123456, "l2": 2.3456e-6, "batchnorm": "after_activation"}
+    for regularization, mix in (
         ({}, "none"),
         ({"dropout": 0.2}, "dropout 0.2"),
         ({"dropout": [0.2, 0.0]}, "dropout 0.2/0"),
         ({"l1": 1e-5, "l2": 0.0001}, "L1 1e-5 + L2 1e-4"),
         ({"batchnorm": "before_activation"}, "batch norm before"),
         ({"batchnorm": ["none", "after_activation"]}, "batch norm no/after"),
-        (
-            {"dropout": 0.123456, "l2": 2.3456e-6, "batchnorm": "after_activation"},
-            "dropout 0.123 + L2 2.35e-6 + batch norm after",
-        ),
-    ],
-)
-def test_a_mix_is_said_in_the_words_of_the_field(regularization, mix):
-    assert TrialConfig(regularization=RegularizationConfig(**regularization)).mix == mix
+        (all_three, "dropout 0.123 + L2 2.35e-6 + batch norm after"),
+    ):
+        assert TrialConfig(regularization=RegularizationConfig(**regularization)).mix == mix
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.2, "0.2"),
-        (1e-4, "1e-4"),
-        (2.35e-6, "2.35e-6"),
-        (0, "0"),
-        (2048, "2048"),
-        (1234.5, "1234"),
-        (1e7, "1e7"),
-        (1e-3, "0.001"),
-    ],
-)
-def test_numbers_are_short_for_people(value, text):
-    assert format_number(value) == text
+def test_numbers_are_short_for_people():
+    values = (0.2, 1e-4, 2.35e-6, 0, 2048, 1234.5, 1e7, 1e-3)
+    assert " ".join(map(format_number, values)) == "0.2 1e-4 2.35e-6 0 2048 1234 1e7 0.001"
 
 
 @given(st.floats(-1e300, 1e300))

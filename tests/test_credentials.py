@@ -15,12 +15,12 @@ from regtune.errors import SettingsError
 from regtune.settings import CHOICE, Settings, load_settings
 from regtune.storage import parse_url
 
+Patch = pytest.MonkeyPatch
 CANARY = "c4nary-51a9"
 NAME = STORAGE_PASSWORD
 
 
 def private(path: Path, text: str | bytes = f"{CANARY}\n", mode: int = 0o600) -> Path:
-    """A file with this content and mode."""
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(mode)
     return path
@@ -34,9 +34,7 @@ def refusal(name: str = NAME) -> str:
     return str(caught.value)
 
 
-def test_a_secret_comes_from_the_environment_a_file_or_dotenv(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_secret_comes_from_the_environment_a_file_or_dotenv(tmp_path: Path, monkeypatch: Patch) -> None:
     for name in SECRETS:
         assert secret(name) is None
     private(tmp_path / ".env", "".join(f"export {name}='of dotenv'\n" for name in SECRETS))
@@ -53,63 +51,43 @@ def test_a_secret_comes_from_the_environment_a_file_or_dotenv(
     assert secret(NAME) == "of a file"
 
 
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        (f"export {NAME} = {CANARY}  # mine", CANARY),
-        (f'{NAME}="two words # and a $HOME"', "two words # and a $HOME"),
-        (f"{NAME}='it is \\'so\\''", "it is 'so'"),
-        (f"\ufeff{NAME}=größer", "größer"),
-        (f"{NAME}=", None),
-        (NAME, None),
-    ],
-)
-def test_dotenv_is_read_as_it_is_written(line: str, value: str | None, tmp_path: Path) -> None:
-    private(tmp_path / ".env", f"{line}\n# settings\nOTHER=1\n")
-    assert secret(NAME) == value
+def test_dotenv_is_read_as_it_is_written(tmp_path: Path) -> None:
+    for line, value in {
+        f"export {NAME} = {CANARY}  # mine": CANARY,
+        f'{NAME}="two words # and a $HOME"': "two words # and a $HOME",
+        f"{NAME}='it is \\'so\\''": "it is 'so'",
+        f"\ufeff{NAME}=größer": "größer",
+        f"{NAME}=": None,
+        NAME: None,
+    }.items():
+        private(tmp_path / ".env", f"{line}\n# settings\nOTHER=1\n")
+        assert secret(NAME) == value
 
 
-@pytest.mark.parametrize(
-    ("content", "value"),
-    [
-        ("  spaces count  \n", "  spaces count  "),
-        (f"\ufeff{CANARY}\r\n\r\n", CANARY),
-        ("a=b#c'd\"e$f\\g", "a=b#c'd\"e$f\\g"),
-    ],
-)
-def test_a_file_holds_the_secret_and_a_line_end(
-    content: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"{NAME}_FILE", str(private(tmp_path / "secret", content)))
-    assert secret(NAME) == value
+def test_a_file_holds_the_secret_and_a_line_end(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "secret"))
+    for content, value in {
+        "  spaces count  \n": "  spaces count  ",
+        f"\ufeff{CANARY}\r\n\r\n": CANARY,
+        "a=b#c'd\"e$f\\g": "a=b#c'd\"e$f\\g",
+    }.items():
+        private(tmp_path / "secret", content)
+        assert secret(NAME) == value
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\n",
-        f"{CANARY}\nanother line\n".encode(),
-        f"{CANARY}\0".encode(),
-        f"{CANARY}\x1b[2J".encode(),
-        f"{CANARY}\u2028".encode(),
-        f"{CANARY}\xff".encode("latin-1"),
-        CANARY.encode() * 10_000,
-    ],
-    ids=["a line end", "two lines", "NUL", "escape", "line separator", "no UTF-8", "a long one"],
-)
-def test_what_is_no_line_of_text_is_refused(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"{NAME}_FILE", str(private(tmp_path / "secret", content)))
-    assert refusal() == f"{NAME}_FILE: {tmp_path}/secret: expected one line of text, the secret"
+def test_what_is_no_line_of_text_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "secret"))
+    behind = ("\nanother line\n", "\0", "\x1b[2J", "\u2028", CANARY * 10_000)
+    contents = (b"\n", *(f"{CANARY}{end}".encode() for end in behind), f"{CANARY}\xff".encode("latin-1"))
+    for content in contents:
+        private(tmp_path / "secret", content)
+        assert refusal() == f"{NAME}_FILE: {tmp_path}/secret: expected one line of text, the secret"
     monkeypatch.setenv(NAME, f"{CANARY}\r\nX-Header: 1")
     assert refusal() == f"{NAME}: expected one line of text, the secret"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o610, 0o601])
-def test_a_file_that_others_may_read_is_refused(
-    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_others_may_read_is_refused(mode: int, tmp_path: Path, monkeypatch: Patch) -> None:
     path = private(tmp_path / "a secret", mode=mode)
     monkeypatch.setenv(f"{NAME}_FILE", str(path))
     said = refusal()
@@ -129,7 +107,7 @@ def test_dotenv_that_others_may_read_is_refused_when_it_holds_the_secret(tmp_pat
     assert secret(TRACKING_USERNAME) == "me"
 
 
-def test_the_mode_is_that_of_what_a_link_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_is_that_of_what_a_link_leads_to(tmp_path: Path, monkeypatch: Patch) -> None:
     target = private(tmp_path / "target", mode=0o644)
     (tmp_path / "link").symlink_to(target)
     monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "link"))
@@ -138,7 +116,7 @@ def test_the_mode_is_that_of_what_a_link_leads_to(tmp_path: Path, monkeypatch: p
     assert secret(NAME) == CANARY
 
 
-def test_mounted_secrets_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mounted_secrets_may_have_any_mode(tmp_path: Path, monkeypatch: Patch) -> None:
     mounted = tmp_path / "run" / "secrets"
     (mounted / "..data").mkdir(parents=True)
     monkeypatch.setattr(credentials, "MOUNTED", mounted)
@@ -155,7 +133,7 @@ def test_mounted_secrets_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path: Path, monkeypatch: Patch) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     (tmp_path / "folder").mkdir(mode=0o700)
     why = {"pipe": "not an ordinary file", "folder": "not an ordinary file", "absent": "No such file"}
@@ -193,7 +171,7 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     def refused(call: object, kind: type[Exception] = SettingsError) -> str:
         with pytest.raises(kind) as caught:
@@ -217,24 +195,18 @@ def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
     assert why in refused(lambda: Settings().mlflow_uri)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "sqlite:///mlruns/studies.db",
-        "sqlite:////home/a@b:c/studies.db",
+def test_a_url_without_a_secret_is_taken() -> None:
+    for url in (
+        *("", "sqlite:///mlruns/studies.db", "sqlite:////home/a@b:c/studies.db"),
         "postgresql+psycopg://someone@host:5432/studies",
         "postgresql+psycopg://someone@/studies?host=/run/postgresql&sslmode=require&passfile=/home/me/.pgpass",
-        "http://127.0.0.1:5000",
-        "https://tracking.example.org/mlflow",
-    ],
-)
-def test_a_url_without_a_secret_is_taken(url: str) -> None:
-    assert not in_url(url)
-    assert Settings(OPTUNA_STORAGE=url).storage == url
+        *("http://127.0.0.1:5000", "https://tracking.example.org/mlflow"),
+    ):
+        assert not in_url(url)
+        assert Settings(OPTUNA_STORAGE=url).storage == url
 
 
-def test_settings_errors_repeat_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_errors_repeat_no_value(monkeypatch: Patch) -> None:
     monkeypatch.setenv("REGTUNE_WORKERS", CANARY)
     with pytest.raises(SettingsError) as caught:
         load_settings()
@@ -244,7 +216,7 @@ def test_settings_errors_repeat_no_value(monkeypatch: pytest.MonkeyPatch) -> Non
     assert CANARY not in "".join(traceback.format_exception(raw.value)) + repr(raw.value)
 
 
-def test_settings_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_hold_no_secret(tmp_path: Path, monkeypatch: Patch) -> None:
     private(tmp_path / ".env", "".join(f"{name}={CANARY}\n" for name in SECRETS[:3]))
     for name in SECRETS[3:]:
         monkeypatch.setenv(name, CANARY)

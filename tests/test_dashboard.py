@@ -42,7 +42,6 @@ def dashboard() -> Iterator[str]:
 
 
 def answer(url: str) -> Any:
-    """The JSON at `url`, or None while the server is not up."""
     with suppress(OSError), urllib.request.urlopen(url, timeout=60) as response:
         return json.load(response)
     return None

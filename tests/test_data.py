@@ -10,8 +10,8 @@ import pytest
 from corpus.datasets import arrays, idx_folder, saved
 from parts import full_mnist
 from sklearn.model_selection import train_test_split
+from specs import spec_of
 
-from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig, TrialConfig
 from regtune.data.datasets import DIGESTS, Arrays, load_arrays, load_data, split_of
 from regtune.errors import DataError, StorageError
@@ -46,29 +46,26 @@ def test_data_is_loaded_by_name_or_configuration_from_where_the_settings_say(
     save(tmp_path / "fashion-mnist.npz")
     monkeypatch.setenv("REGTUNE_DATA_DIR", str(tmp_path))
     config = TrialConfig(data=DataConfig(name="fashion-mnist"))
-    found = [
-        load_data(given) for given in (config, config.data, "fashion-mnist", tmp_path / "fashion-mnist.npz")
-    ]
+    ways = (config, config.data, "fashion-mnist", tmp_path / "fashion-mnist.npz")
+    found = [load_data(given) for given in ways]
     assert {data.digest for data in found} == {found[0].digest}
     assert found[0].source == str(tmp_path / "fashion-mnist.npz")
-    with pytest.raises(DataError, match="expected mnist, mnist-5k, fashion-mnist or a path"):
+    with pytest.raises(
+        DataError, match='dataset "mnistt": expected mnist, mnist-5k, fashion-mnist or a path'
+    ):
         load_data("mnistt")
 
 
 def test_the_split_is_scikit_learns() -> None:
     found = load_arrays("mnist-5k")
     data = load_data(DataConfig(name="mnist-5k", validation=0.2, split_seed=42))
-    x_train, x_val, y_train, y_val = train_test_split(
-        found.x_train / np.float32(255), found.y_train, test_size=0.2, random_state=42
-    )
-    np.testing.assert_array_equal(data.x_train, x_train)
-    np.testing.assert_array_equal(data.x_val, x_val)
-    np.testing.assert_array_equal(data.y_train, y_train)
-    np.testing.assert_array_equal(data.y_val, y_val)
+    images = found.x_train / np.float32(255)
+    parts = train_test_split(images, found.y_train, test_size=0.2, random_state=42)
+    for ours, theirs in zip((data.x_train, data.x_val, data.y_train, data.y_val), parts, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def labelled(*labels: int) -> Arrays:
-    """A data set whose images do not matter."""
     y = np.array(labels, np.int32)
     x = np.zeros((len(y), 784), np.uint8)
     return Arrays("made", "made", x, y, x[:1], y[:1], {})
@@ -76,9 +73,7 @@ def labelled(*labels: int) -> Arrays:
 
 @pytest.mark.parametrize("count", [2, 3, 7, 4000])
 @pytest.mark.parametrize("validation", [0.0001, 0.2, 1 / 3, 0.5, 0.9, 0.99975, 0.9998])
-def test_a_split_is_refused_where_scikit_learn_refuses_it_and_else_is_the_same(
-    count: int, validation: float
-) -> None:
+def test_a_split_is_scikit_learns_or_is_refused_as_there(count: int, validation: float) -> None:
     found = labelled(*(number % 2 for number in range(count)))
     for seed in (0, 42):
         config = DataConfig(name="made", validation=validation, split_seed=seed)
@@ -104,8 +99,6 @@ def test_a_class_that_one_part_of_the_split_lacks_is_said() -> None:
 
 
 class Notes:
-    """An observer that keeps what it is told."""
-
     def __init__(self) -> None:
         self.told: list[str] = []
 
@@ -118,9 +111,7 @@ class Notes:
 def test_plan_sweep_and_train_say_how_the_data_was_read_and_what_the_split_lacks(tmp_path: Path) -> None:
     labels = np.array([*[0] * 20, *[1] * 19, 2])
     name = save(tmp_path / "own.npz", y_train=labels[:, None], y_test=labels[:20])
-    spec = SweepSpec.from_dict(
-        {"dataset": name, "run_cap": 1, "parameters": {"dropout": {"values": [0, 0.1]}}}
-    )
+    spec = spec_of({"dropout": {"values": [0, 0.1]}}, dataset=name, run_cap=1)
     expected = load_data(DataConfig(name=name)).notes
     assert expected[0].endswith("y_train: a column read as labels")
     assert "no image of class 2 is in the validation part" in expected[1]
@@ -143,9 +134,8 @@ def test_the_full_mnist_is_known_by_its_arrays() -> None:
 
 def test_other_data_under_mnists_name_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "mnist.npz")
-    with pytest.raises(
-        DataError, match=r"mnist: x_train has digest .* expected 741c988805d0.*regtune data fetch mnist"
-    ):
+    wanted = r"mnist: x_train has digest .* expected 741c988805d0.*regtune data fetch mnist"
+    with pytest.raises(DataError, match=wanted):
         load_arrays("mnist", tmp_path)
 
 
@@ -167,9 +157,6 @@ def test_what_is_missing_is_said_with_the_places_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regtune.data.datasets.KERAS_CACHE", tmp_path / "keras")
-    with pytest.raises(
-        DataError, match=r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
-    ):
+    wanted = r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
+    with pytest.raises(DataError, match=wanted):
         load_arrays("mnist", tmp_path)
-    with pytest.raises(DataError, match='dataset "mnits": expected mnist, mnist-5k'):
-        load_arrays("mnits", tmp_path)

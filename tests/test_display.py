@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
+import pyte
 import pytest
 import studies
 from hypothesis import given
@@ -44,9 +45,7 @@ FINISHED = FinishedTrial(
     end_reason="early_stopping",
 )
 PRUNED = replace(FINISHED, number=18, state="PRUNED", value=None, end_reason="pruned", epochs=4)
-FAILED = replace(
-    FINISHED, number=19, state="FAIL", value=None, end_reason="non_finite", message="loss is NaN"
-)
+FAILED = replace(PRUNED, number=19, state="FAIL", end_reason="non_finite", message="loss is NaN", epochs=14)
 
 
 def running(number: int, epochs: int = 7, **changes: object) -> RunningTrial:
@@ -129,9 +128,7 @@ def test_the_bar_is_full_at_the_end() -> None:
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300), st.integers(2, 60), st.booleans())
-def test_a_sparkline_is_never_wider_than_asked_and_puts_the_largest_highest(
-    values: list[float], width: int, accuracy: bool
-) -> None:
+def test_a_sparkline_has_its_width_and_order(values: list[float], width: int, accuracy: bool) -> None:
     shown = [value / 1e7 for value in values] if accuracy else values
     line = sparkline(shown, width, accuracy=accuracy)
     assert len(line) == min(len(values), width)
@@ -184,54 +181,29 @@ def test_a_learning_curve_of_few_or_odd_points_is_drawn_too(values: list[float])
     Console(width=40, file=io.StringIO()).print(learning_curve(values, values, width=40, height=8))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(7, "0:07"), (59.6, "1:00"), (750, "12:30"), (7500, "2:05:00"), (-3, "0:00")]
-)
-def test_a_clock(seconds: float, expected: str) -> None:
-    assert clock(seconds) == expected
+def test_durations_and_metrics_are_as_short_as_a_person_can_tell_them_apart() -> None:
+    clocks = {7: "0:07", 59.6: "1:00", 750: "12:30", 7500: "2:05:00", -3: "0:00"}
+    spans = {0.2: "1 s", 40: "40 s", 360: "6 min", 4800: "80 min", 7200: "2 h", 9000: "2 h 30 min"}
+    metrics = {0.07123: "0.0712", None: "–", math.inf: "inf", 1e-5: "1e-5"}
+    for shorten, texts in ((clock, clocks), (span, spans), (metric_text, metrics)):
+        assert {value: shorten(value) for value in texts} == texts
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.2, "1 s"), (40, "40 s"), (360, "6 min"), (4800, "80 min"), (7200, "2 h"), (9000, "2 h 30 min")],
-)
-def test_a_duration_in_words(seconds: float, expected: str) -> None:
-    assert span(seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(0.07123, "0.0712"), (None, "–"), (math.inf, "inf"), (1e-5, "1e-5")]
-)
-def test_a_metric_has_as_many_digits_as_a_run_can_tell_apart(value: float | None, expected: str) -> None:
-    assert metric_text(value) == expected
-
-
-@pytest.mark.parametrize(
-    ("trial", "expected"),
-    [
-        (
-            FINISHED,
-            "val_cross_entropy 0.0712, accuracy 97.92 %; 14 epochs in 13.2 s; dropout 0.31 + batch norm after",
-        ),
+def test_a_finished_trial_is_one_line() -> None:
+    said = "val_cross_entropy 0.0712, accuracy 97.92 %; 14 epochs in 13.2 s; dropout 0.31 + batch norm after"
+    late = "longer than trial_timeout, 0.2 s"
+    for trial, expected in (
+        (FINISHED, said),
         (PRUNED, "pruned; 4 epochs"),
         (FAILED, "failed: loss is NaN; 14 epochs"),
         (replace(FAILED, message=None), "failed: the loss became infinite or not a number; 14 epochs"),
-        (
-            replace(FAILED, end_reason="timeout", message="longer than trial_timeout, 0.2 s"),
-            "failed: longer than trial_timeout, 0.2 s; 14 epochs",
-        ),
-    ],
-)
-def test_a_finished_trial_is_one_line(trial: FinishedTrial, expected: str) -> None:
-    line = finished_line(trial, progress())
-    assert expected in line
-    assert "\n" not in line
-    assert line.startswith("[23/60]")
-
-
-def test_the_best_so_far_is_named_in_its_line() -> None:
-    assert finished_line(FINISHED, progress()).endswith("(best so far)")
-    assert "best" not in finished_line(PRUNED, progress())
+        (replace(FAILED, end_reason="timeout", message=late), f"failed: {late}; 14 epochs"),
+    ):
+        line = finished_line(trial, progress())
+        assert expected in line
+        assert "\n" not in line
+        assert line.startswith("[23/60]")
+        assert line.endswith("(best so far)") == ("best" in line) == (trial is FINISHED)
 
 
 def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
@@ -258,9 +230,13 @@ def test_a_terminal_that_goes_away_does_not_end_the_sweep() -> None:
         display.stopping()
 
 
-def test_a_live_display_leaves_nothing_behind() -> None:
-    import pyte
+def on_screen(text: str) -> str:
+    screen = pyte.Screen(80, 24)
+    pyte.Stream(screen).feed(text.replace("\n", "\r\n"))
+    return "".join(screen.display).strip()
 
+
+def test_a_live_display_leaves_nothing_behind() -> None:
     file = io.StringIO()
     out = Console(file=file, force_terminal=True, width=80, height=24, legacy_windows=False)
     with LiveDisplay(out) as display:
@@ -271,16 +247,12 @@ def test_a_live_display_leaves_nothing_behind() -> None:
         display.live.refresh()
     text = file.getvalue()
     assert STOPPING in text
-    screen = pyte.Screen(80, 24)
-    pyte.Stream(screen).feed(text.replace("\n", "\r\n"))
-    assert "".join(screen.display).strip() == ""
+    assert on_screen(text) == ""
 
 
 @pytest.mark.parametrize(("before", "after"), [(100, 70), (100, 40), (50, 30), (80, 120)])
 def test_a_resized_window_has_no_fragments(before: int, after: int) -> None:
     """The terminal breaks lines anew, as most do, and leaves the cursor at the end of the last."""
-    import pyte
-
     file = io.StringIO()
     out = Console(file=file, force_terminal=True, width=before, height=40, legacy_windows=False)
     screen = pyte.Screen(before, 40)
@@ -324,20 +296,15 @@ def test_the_first_seconds_say_that_workers_start() -> None:
 
 def test_every_searched_parameter_of_a_finished_trial_is_said() -> None:
     trial = replace(FINISHED, parameters={"dropout.1": 0.31, "patience": 3, "learning_rate": 0.00123})
-    assert "dropout 0.31 + batch norm after, patience 3, learning_rate 0.00123" in finished_line(
-        trial, progress()
-    )
+    said = "dropout 0.31 + batch norm after, patience 3, learning_rate 0.00123"
+    assert said in finished_line(trial, progress())
     out = Console(width=120, height=24, file=io.StringIO())
     with out.capture() as found:
         out.print(sweep_view(progress(), (trial,), width=120, height=24))
     assert "patience 3, learning_rate 0.00123" in found.get()
 
 
-def test_what_takes_seconds_is_shown_on_a_terminal_and_gone_when_it_is_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import pyte
-
+def test_what_takes_seconds_is_shown_on_a_terminal_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal in (True, False):
         file = io.StringIO()
         out = Console(file=file, force_terminal=terminal, width=80, height=24, legacy_windows=False)
@@ -345,9 +312,7 @@ def test_what_takes_seconds_is_shown_on_a_terminal_and_gone_when_it_is_done(
         with working("deleting small"):
             pass
         assert ("deleting small" in file.getvalue()) == terminal
-        screen = pyte.Screen(80, 24)
-        pyte.Stream(screen).feed(file.getvalue().replace("\n", "\r\n"))
-        assert "".join(screen.display).strip() == ""
+        assert on_screen(file.getvalue()) == ""
 
 
 def test_verbs_that_take_seconds_show_that_they_work(monkeypatch: pytest.MonkeyPatch) -> None:

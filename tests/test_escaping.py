@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import studies
 import tracking_records
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -26,16 +25,16 @@ from optuna.trial import TrialState
 from parts import chromium
 from rich.text import Text
 from terminals import Terminal
+from test_display import FAILED, progress, running
 from typer.testing import CliRunner
 
 from regtune.cli import app
 from regtune.cli.terminal import Screen, wrapped
 from regtune.cli.views.drawing import sweep_view
 from regtune.config.sweepfile import SweepSpec
-from regtune.errors import ConfigError, RegtuneError, SpecError, StorageError
+from regtune.errors import RegtuneError, SpecError, StorageError
 from regtune.escaping import code, csv_cell, markdown, printable, printable_lines, shell_word
 from regtune.settings import Settings
-from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import TrialRecord
 
 HOSTILE = {
@@ -176,21 +175,12 @@ def test_a_screen_obeys_no_text() -> None:
 @pytest.mark.parametrize("width", [40, 100])
 def test_a_live_drawing_obeys_no_text(width: int) -> None:
     for text in HOSTILE.values():
-        finished = FinishedTrial(
-            number=1, state="FAIL", value=None, accuracy=None, epochs=1, seconds=1.0, mix="none",
-            parameters={"x": text}, control=None, end_reason="error", message=text,
-        )  # fmt: skip
-        running = RunningTrial(
-            number=2, control=text, mix=text, parameters={"x": text}, worker=0, epoch=1, max_epochs=2, curve=(0.5,)
-        )  # fmt: skip
-        progress = Progress(
-            study=text, metric="val_cross_entropy", goal="minimize", run_cap=9, timeout_seconds=None, complete=0,
-            pruned=0, failed=1, waiting=0, elapsed_seconds=1.0, remaining_seconds=None, trial_epochs=1, best=None,
-            running=(running,), tracking=text,
-        )  # fmt: skip
+        trial = {"mix": text, "parameters": {"x": text}, "control": text}
+        finished = replace(FAILED, **{**trial, "mix": "none"}, message=text)
+        shown = progress(study=text, tracking=text, running=(running(2, 1, **trial),))
         out = io.StringIO()
         screen = Screen(file=out, force_terminal=True, color_system="standard", width=width, height=30)
-        screen.print(sweep_view(progress, [finished], width=width, height=30, notice=text))
+        screen.print(sweep_view(shown, [finished], width=width, height=30, notice=text))
         assert not acts(SGR.sub("", out.getvalue()))
         assert len(out.getvalue().splitlines()) <= 30
         assert not re.search("^error", out.getvalue(), re.MULTILINE)
@@ -336,16 +326,6 @@ def test_a_sweep_file_s_path_and_keys_cannot_act() -> None:
             assert "\nerror: all is lost" not in told
 
 
-def test_a_configuration_s_provenance_cannot_act(home: Path) -> None:
-    from regtune.study.best import parse_best
-
-    good = runner.invoke(app, ["best", PLAIN["spec"], "--home", str(home)]).stdout
-    values = yaml.safe_load(good)
-    values["provenance"]["metric"] = "val_x' OR '1'='1"
-    with pytest.raises(ConfigError, match="metric"):
-        parse_best(json.dumps(values))
-
-
 def test_a_uid_that_would_lead_elsewhere_is_refused() -> None:
     values = studies.record(0, {"dropout": 0.1}, epochs=1).to_json()
     assert TrialRecord.from_json(values).uid == f"{0:032x}"
@@ -377,9 +357,8 @@ def test_an_experiment_is_found_again_whatever_its_name(tmp_path: Path) -> None:
     client = connect(settings.mlflow_uri, settings.artifacts)
     for turn in range(2):
         for number, name in enumerate(NAMES):
-            facts = replace(
-                tracking_records.facts(uid=f"study-{number}"), name=name, sweep=name, description=name
-            )
+            facts = tracking_records.facts(name, f"study-{number}")
+            facts = replace(facts, description=name)
             projection = Projection(client, facts, settings.artifacts)
             projection.open()
             assert client.get_experiment(projection.experiment_id).name == name
@@ -453,8 +432,7 @@ def test_mlflow_s_page_shows_foreign_texts_as_they_are(tmp_path: Path) -> None:
         assert dialogs == []
 
         page.goto(f"{server.url}/#/experiments/{raw}/runs?workflowType=machine_learning")
-        expect(
-            page.locator('img[src*="evil.example"]').first
-        ).to_be_attached()  # so what is not escaped is found
+        picture = page.locator('img[src*="evil.example"]').first
+        expect(picture).to_be_attached()  # so what is not escaped is found
         assert [url for url in asked if "evil.example" in url]
         browser.close()

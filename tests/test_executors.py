@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
-import psutil
 import pytest
 
 from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
@@ -46,6 +45,16 @@ def collect(
     return found
 
 
+E = TypeVar("E", bound=Event)
+
+
+def last(executor: LocalExecutor, kind: type[E], verdict: str = "continue") -> E:
+    """The first event of that type, with every epoch answered until then."""
+    event = collect(executor, kind, verdict=verdict)[-1]
+    assert isinstance(event, kind)
+    return event
+
+
 @pytest.fixture(scope="module")
 def executor() -> Iterator[LocalExecutor]:
     found = LocalExecutor(1)
@@ -76,35 +85,30 @@ def test_a_task_is_trained_and_told_epoch_by_epoch_and_one_beyond_the_workers_is
 
 def test_a_model_that_is_not_among_the_best_is_not_kept(executor: LocalExecutor, tmp_path: Path) -> None:
     executor.submit(task(tmp_path, threshold=1e-9))
-    ended = collect(executor, TrialEnded)[-1]
-    assert isinstance(ended, TrialEnded)
+    ended = last(executor, TrialEnded)
     assert not ended.artifacts
     assert not (tmp_path / "a").exists()
 
 
 def test_a_verdict_ends_the_trial_after_its_epoch(executor: LocalExecutor, tmp_path: Path) -> None:
     executor.submit(task(tmp_path))
-    ended = collect(executor, TrialEnded, verdict="prune")[-1]
-    assert isinstance(ended, TrialEnded)
+    ended = last(executor, TrialEnded, verdict="prune")
     assert ended.result.end == "pruned"
     assert len(ended.result.epoch_seconds) == 1
 
 
-def test_an_error_in_a_trial_and_what_a_terminal_sends_end_no_worker(
-    executor: LocalExecutor, tmp_path: Path
-) -> None:
+def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecutor, tmp_path: Path) -> None:
     pid = executor.pids[0]
     wrong = SMALL.model_copy(update={"data": DataConfig(name="nowhere.npz")})
     executor.submit(Task("wrong", wrong, "val_cross_entropy", tmp_path))
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
+    failed = last(executor, TrialFailed)
     assert failed.reason == "error"
     assert "nowhere.npz: not found" in failed.message
     executor.submit(task(tmp_path))
     collect(executor, TrialStarted)
     for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(pid, sent)
-    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
+    last(executor, TrialEnded)
     assert executor.pids[0] == pid
 
 
@@ -115,20 +119,17 @@ def test_a_killed_worker_fails_its_task_and_is_replaced_and_a_limit_ends_the_tri
     collect(executor, TrialStarted)
     pid = executor.pids[0]
     os.kill(pid, signal.SIGKILL)
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
+    failed = last(executor, TrialFailed)
     assert (failed.reason, "SIGKILL" in failed.message) == ("worker_died", True)
     assert executor.pids[0] != pid
     executor.submit(task(tmp_path, "again"))
-    assert isinstance(collect(executor, TrialEnded)[-1], TrialEnded)
+    last(executor, TrialEnded)
     executor.submit(task(tmp_path, timeout_seconds=0.0))
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
+    failed = last(executor, TrialFailed)
     assert (failed.reason, failed.message) == ("timeout", "longer than trial_timeout, 0 s")
     long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
     executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))
-    failed = collect(executor, TrialFailed)[-1]
-    assert isinstance(failed, TrialFailed)
+    failed = last(executor, TrialFailed)
     assert failed.reason == "out_of_memory"
     assert "more than trial_memory_mb, 1" in failed.message
 
@@ -138,7 +139,7 @@ def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
 ) -> None:
     """Settings of Keras and TensorFlow, and files beside a script, which is the first folder that Python looks in."""
     executor.submit(task(tmp_path))
-    before = collect(executor, TrialEnded)[-1]
+    before = last(executor, TrialEnded)
     scripts, keras_home = tmp_path / "scripts", tmp_path / "keras"
     for folder in (scripts, keras_home, scripts / "regtune"):
         folder.mkdir()
@@ -160,11 +161,9 @@ def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
     other = LocalExecutor(1)
     try:
         other.submit(task(tmp_path, "other"))
-        after = collect(other, TrialEnded)[-1]
+        after = last(other, TrialEnded)
     finally:
         other.close()
-    assert isinstance(before, TrialEnded)
-    assert isinstance(after, TrialEnded)
     assert after.result.history == before.result.history
 
 
@@ -193,23 +192,3 @@ def test_a_worker_s_last_words_reach_the_user(
             collect(executor, WorkerReady, seconds=60)
     finally:
         executor.close()
-
-
-def test_no_worker_outlives_a_killed_coordinator() -> None:
-    script = (
-        "import time; from regtune.executors.local import LocalExecutor; e = LocalExecutor(2); "
-        "print(*e.pids.values(), flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    coordinator = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert coordinator.stdout is not None
-    pids = [int(pid) for pid in coordinator.stdout.readline().split()]
-    assert len(pids) == 2
-    time.sleep(1.5)  # past the interpreter's start, in the middle of TensorFlow's import
-    workers = [psutil.Process(pid) for pid in pids]
-    coordinator.kill()
-    coordinator.wait()
-    _, alive = psutil.wait_procs(workers, timeout=120)
-    assert not alive

@@ -55,13 +55,14 @@ NAME = "mnist-regularization"
 
 @pytest.fixture(params=NAMES)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder with that name, alone in its parent."""
     found = tmp_path / "parent" / str(request.param)
     found.mkdir(parents=True)
     return found
 
 
-def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(folder: Path) -> None:
+def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(REGTUNE_HOME=folder)
     urls = {"studies.db": settings.storage_url, "mlflow.db": settings.mlflow_uri}
     assert {f"{name}.db": url for name, url in urls_of(folder, "sqlite").items()} == urls
@@ -78,26 +79,17 @@ def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(folder: Path) -> Non
     assert Path(local_file_uri_to_path(settings.artifacts.as_uri())) == folder / "artifacts"
     assert sorted(path.name for path in folder.iterdir()) == sorted(urls)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_accounts_lie_beside_the_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "a long password")
-    written = accounts_environment(Settings(REGTUNE_HOME=folder))["MLFLOW_AUTH_CONFIG_PATH"]
     found = configparser.ConfigParser()
-    found.read(written)
+    found.read(accounts_environment(settings)["MLFLOW_AUTH_CONFIG_PATH"])
     assert database_path(found["mlflow"]["database_uri"]) == folder / "auth.db"
-
-
-def test_a_folders_own_postgresql_is_reached_through_one_socket(folder: Path) -> None:
     embedded = Embedded(folder)
     hosts = {str(parse_url(url).query["host"]) for url in embedded.urls.values()}
     assert hosts == {str(embedded.socket)}
     assert "," not in hosts.pop()  # libpq takes it for two hosts
 
 
-def test_the_lines_that_back_up_a_file_beside_postgresql_work_as_they_stand(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_lines_that_back_up_a_file_beside_postgresql_work(folder: Path, tmp_path: Path) -> None:
     settings = Settings(REGTUNE_HOME=folder, MLFLOW_TRACKING_URI="postgresql+psycopg://me@db/mlflow")
     with closing(sqlite3.connect(folder / "studies.db")) as connection, connection:
         connection.execute("CREATE TABLE here (x)")

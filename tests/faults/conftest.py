@@ -38,7 +38,6 @@ def place(request: pytest.FixtureRequest, shared_places: Callable[[str], Place])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that is marked `pairs` its stores."""
     marker = metafunc.definition.get_closest_marker("pairs")
     if marker and "place" in metafunc.fixturenames:
         first, *others = marker.args

@@ -64,7 +64,6 @@ def assert_consistent(place: Place, *, run_cap: int = 6, failed: int = 0, keep_m
 
 
 def _assert_whole(trial: FrozenTrial, record: TrialRecord, study: optuna.Study) -> None:
-    """A trial and its record say the same."""
     metric = study.user_attrs["regtune.spec"]["metric"]["name"]
     history = record.history.get(metric, ())
     assert dict(enumerate(history, start=1)) == trial.intermediate_values, f"trial {trial.number}"
@@ -83,10 +82,8 @@ def _assert_files(place: Place, best: list[TrialRecord], all_: list[TrialRecord]
     assert {uid: sha for uid, sha in models.items() if uid in ours} == {
         record.uid: record.artifacts["model.keras"] for record in best
     }
-    odd = [
-        path for path in place.home.rglob("*") if path.name.startswith(".") or path.suffix in (".new", ".tmp")
-    ]
-    assert [path for path in odd if path.is_file()] == []
+    files = [path for path in place.home.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.name.startswith(".") or path.suffix in (".new", ".tmp")]
     for path in place.home.glob("*.json"):
         json.loads(path.read_text())
 
@@ -135,7 +132,6 @@ def _best(trials: list[FrozenTrial]) -> int:
 
 
 def runs_of(client: MlflowClient, study: optuna.Study) -> list[Run]:
-    """All runs of a study, its own among them."""
     ids = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
     of_study = f"tags.`{names.STUDY_TAG}` = '{study.user_attrs['regtune.uid']}'"
     page = client.search_runs(ids, of_study, ViewType.ACTIVE_ONLY, 1000)

@@ -52,8 +52,6 @@ SHORT = {
 
 @dataclass
 class Soak:
-    """One soak on one pair of stores."""
-
     place: Place
     server: Postgres | None
     dice: random.Random
@@ -193,7 +191,6 @@ class Soak:
 
 
 def soak(pair: str, trials: int, every: float, seed: int, folder: Path) -> dict[str, Any]:
-    """One soak on one of `stores.PAIRS`."""
     with ExitStack() as stack:
         server = stack.enter_context(postgres()) if pair.startswith("postgres") else None
         place = stack.enter_context(place_on(pair, folder, server))

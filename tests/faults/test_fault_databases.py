@@ -20,7 +20,6 @@ PROOF = pytest.mark.proof
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Postgres]:
-    """A server that may be stopped."""
     with postgres() as server:
         yield server
 

@@ -57,18 +57,6 @@ def test_no_room_for_a_project_ends_the_sweep_and_loses_nothing(
 
 
 @pytest.mark.proof
-def test_no_room_for_databases_alone_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
-    artifacts = tmp_path / "mlruns" / "artifacts"
-    artifacts.mkdir(parents=True)
-    with file_system(artifacts.parent, "size=64m"):
-        artifacts.mkdir()
-        with file_system(artifacts, "size=128m"), place_on("sqlite", tmp_path, None) as place:
-            said = sweep_into_a_full_disk(place, artifacts.parent)
-            assert "the disk is full; make room" in said
-            assert_consistent(place, run_cap=24, keep_models=24)
-
-
-@pytest.mark.proof
 def test_no_room_for_postgresql_stops_or_ends_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     """Without room for a table it refuses; without room for its log it ends, and is started again with room."""
     with (

@@ -42,11 +42,9 @@ class Elsewhere:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What a command is given to so that it runs there."""
         return ("ip", "netns", "exec", self.name)
 
     def join(self) -> None:
-        """Make it."""
         _ip("netns", "add", self.name)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", self._end)
         _ip("link", "set", self._end, "netns", self.name)
@@ -61,11 +59,9 @@ class Elsewhere:
         _ip("-n", self.name, "address", "flush", "dev", self._end)
 
     def back(self) -> None:
-        """On the network, with the address it had."""
         _ip("-n", self.name, "address", "add", f"{self._theirs}/30", "dev", self._end)
 
     def remove(self) -> None:
-        """Undo `join`."""
         _ip("netns", "delete", self.name)  # the cable goes with it
 
 
@@ -75,7 +71,6 @@ def _ip(*words: str) -> None:
 
 @contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
-    """Another machine until the block ends."""
     found = Elsewhere()
     if shutil.which("ip") is None:
         missing("ip is not at hand: apt-get install iproute2")

@@ -140,7 +140,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def capricious(target: int | None) -> Iterator[Capricious]:
-    """Such a server before the one at port `target`."""
     assert target is not None
     with Capricious(target) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, daemon=True)

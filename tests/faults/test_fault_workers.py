@@ -23,7 +23,6 @@ WIDE = {**LONG, "model": {"hidden": [4096, 1024]}, "training": {"batch_size": 51
 
 
 def failures(place: Place) -> list[TrialRecord]:
-    """Records of the trials that failed."""
     records = [record_of(trial) for trial in place.study().get_trials(states=(TrialState.FAIL,))]
     return [record for record in records if record is not None]
 
@@ -36,7 +35,6 @@ def _waits(process: psutil.Process) -> bool:
 
 
 def kill_in_an_epoch(sweep: Sweep) -> None:
-    """Kill the worker in the middle of an epoch that is not the first of its trial."""
     sweep.until_epochs(sweep.epochs + 2)
     time.sleep(0.2)
     sweep.workers[0].kill()
@@ -109,12 +107,8 @@ def test_all_workers_killed_at_once_are_replaced(place: Place) -> None:
 
 
 @pytest.mark.pairs("postgres", "sqlite")
-def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_not_count(
-    place: Place,
-) -> None:
-    short = {
-        "training": {"batch_size": 16, "max_epochs": 20}
-    }  # seconds; the deadline is for the slowest machine
+def test_a_worker_that_hangs_is_ended_and_its_late_result_does_not_count(place: Place) -> None:
+    short = {"training": {"batch_size": 16, "max_epochs": 20}}  # seconds; the deadline is for slow machines
     with place.sweep(trial_timeout=30, **{**LONG, **short}) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
@@ -129,9 +123,7 @@ def test_a_worker_stopped_beyond_its_deadline_is_ended_and_its_late_result_does_
 
 
 @pytest.mark.pairs("sqlite", "postgres")
-def test_a_trial_for_which_there_is_no_memory_is_failed_with_the_reason_and_the_next_one_runs(
-    place: Place,
-) -> None:
+def test_a_trial_without_memory_is_failed_with_the_reason_and_the_next_one_runs(place: Place) -> None:
     with place.sweep(**WIDE) as sweep:
         sweep.until_epochs(1)
         (worker,) = sweep.workers
