@@ -99,9 +99,8 @@ class Team:
     def build(self) -> None:
         """Build the image of the checkout as it is; KEPT has the layers that the next build goes on from."""
         known = self.docker("images", "--quiet", "--no-trunc", KEPT).split()
-        self.docker(
-            *("build", "--network", "host", "--tag", self.image, "--tag", KEPT, str(ROOT)), seconds=1500
-        )
+        tags = ("--tag", self.image, "--tag", KEPT)
+        self.docker("build", "--network", "host", *tags, str(ROOT), seconds=1500)
         if known and known != self.docker("images", "--quiet", "--no-trunc", KEPT).split():
             self.docker("rmi", *known, check=False)  # another test may be using it
 

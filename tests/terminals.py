@@ -111,7 +111,6 @@ class Terminal:
 
     @property
     def everything(self) -> str:
-        gone = [
-            "".join(line[i].data for i in range(self.columns)).rstrip() for line in self.screen.history.top
-        ]
+        lines = self.screen.history.top
+        gone = ["".join(line[i].data for i in range(self.columns)).rstrip() for line in lines]
         return "\n".join([*gone, self.text])

@@ -121,7 +121,7 @@ def not_to_be_written(folder: Path) -> Iterator[None]:
             path.chmod(mode)
 
 
-def test_who_may_only_read_a_folder_reads_it_and_is_told_what_needs_writing(
+def test_who_may_only_read_reads_and_is_told_what_needs_writing(
     folder: Path, made: tuple[Path, Said]
 ) -> None:
     own, before = made[1], sorted((folder / "mlruns").rglob("*"))
@@ -175,9 +175,8 @@ def test_the_server_of_another_account_is_known_and_left_alone(folder: Path) -> 
     settings = Settings(REGTUNE_HOME=home)
     with subprocess.Popen(["sleep", "600"], user=64_001, cwd="/") as server, ExitStack() as stack:
         stack.callback(server.kill)
-        found = service.Service(
-            "http://127.0.0.1:9", "127.0.0.1", 9, False, "", server.pid, "2026-01-01T00:00"
-        )
+        address = ("http://127.0.0.1:9", "127.0.0.1", 9)
+        found = service.Service(*address, False, "", server.pid, "2026-01-01T00:00")
         file = home / service.FILE
         file.write_text(json.dumps(vars(found)))
         os.chown(file, 64_001, -1)

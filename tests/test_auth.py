@@ -207,9 +207,7 @@ def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_s
 
 
 @pytest.mark.slow
-def test_an_administrators_password_without_effect_is_said(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_without_effect_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", ADMINS)
     assert password_notice(server.url) == ""
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", f"another-{ADMINS}")

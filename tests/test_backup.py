@@ -133,9 +133,7 @@ def typed(*words: str) -> Result:
 # -- there and back
 
 
-def test_a_restored_backup_has_the_same_board_runs_files_and_models(
-    original: Settings, tmp_path: Path
-) -> None:
+def test_a_restored_backup_has_the_board_runs_files_and_models(original: Settings, tmp_path: Path) -> None:
     made = typed("backup", "copy", "--home", str(original.home))
     assert (made.exit_code, made.stdout) == (0, "")
     assert made.stderr.splitlines()[-1].startswith(f"{tmp_path / 'copy'}: 5 files, ")

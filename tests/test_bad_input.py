@@ -142,9 +142,8 @@ Path("measured.json").write_text(json.dumps(measured))
 def measured(*arguments: str) -> tuple[int, str, float, float]:
     """Run a verb as a process: exit code, all that it wrote, seconds of the processor and the most megabytes."""
     words = [sys.executable, "-c", WAIT, "-c", START, *arguments]
-    found = subprocess.run(
-        words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
-    )
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    found = subprocess.run(words, env=environment(), text=True, check=True, **both)
     code, seconds, most = json.loads(Path("measured.json").read_text())
     Path("measured.json").unlink()
     return code, found.stdout, seconds, most / (2**20 if sys.platform == "darwin" else 2**10)

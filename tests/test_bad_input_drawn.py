@@ -33,20 +33,11 @@ FEW = settings(
     derandomize="CI" in os.environ,  # what is drawn anew each time is for those who can look into it
 )
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=20),
-    st.sampled_from(
-        [10**40, -(2**63), 1e308, 5e-324, "1e5", "no", "0x1F", "~", "../..", "a\nb", "\x1b[2J", "mnist-5k"]
-    ),
-)
-words = st.one_of(
-    st.sampled_from([*KEYS.homes, *SweepSpec.model_fields, "value", "values", "min", "max", "when"]),
-    st.text(max_size=8),
-)
+ODD = [10**40, -(2**63), 1e308, 5e-324, "1e5", "no", "0x1F", "~", "../..", "a\nb", "\x1b[2J", "mnist-5k"]
+ordinary = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+scalars = ordinary | st.sampled_from(ODD)
+KNOWN = [*KEYS.homes, *SweepSpec.model_fields, "value", "values", "min", "max", "when"]
+words = st.sampled_from(KNOWN) | st.text(max_size=8)
 values = st.recursive(
     scalars,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(words, inner, max_size=5)),
@@ -95,11 +86,7 @@ def test_any_values_are_a_configuration_or_are_refused(found: Any, write: Callab
 
 
 @FEW
-@given(
-    st.one_of(
-        st.binary(max_size=400), st.text(max_size=400).map(lambda text: text.encode("utf-8", "replace"))
-    )
-)
+@given(st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     read_or_refused(SweepSpec.load, content)
     read_or_refused(load_best, content)
@@ -120,9 +107,8 @@ def test_the_letters_of_yaml_in_any_order_are_read_or_refused(text: str) -> None
 
 def places(found: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner: list[tuple[Any, ...]] = []
-    for key, value in (
-        found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
-    ):
+    pairs = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for key, value in pairs:
         inner += [(*where, key), *places(value, (*where, key))]
     return inner
 
@@ -160,9 +146,8 @@ def torn(draw: st.DrawFn, content: bytes) -> bytes:
     how = draw(st.sampled_from(["bytes", "twice", "without", "cut"]))
     if how == "bytes":
         at = draw(st.integers(0, len(content) - 1))
-        return (
-            content[:at] + draw(st.binary(min_size=1, max_size=8)) + content[at + draw(st.integers(0, 8)) :]
-        )
+        put, after = draw(st.binary(min_size=1, max_size=8)), at + draw(st.integers(0, 8))
+        return content[:at] + put + content[after:]
     if how == "cut":
         return content[: draw(st.integers(0, len(content) - 1))]
     lines = content.splitlines(keepends=True)
@@ -170,10 +155,9 @@ def torn(draw: st.DrawFn, content: bytes) -> bytes:
     return b"".join(lines[:at] + (lines[at : at + 1] * 2 if how == "twice" else []) + lines[at + 1 :])
 
 
-@pytest.mark.parametrize(
-    "file", [path for path in SWEEPS if path.stem in ("mnist", "per_layer")], ids=lambda path: path.stem
-)
-def test_a_sweep_of_ours_with_changes_is_read_or_refused(file: Path) -> None:
+@pytest.mark.parametrize("name", ["mnist", "per_layer"])
+def test_a_sweep_of_ours_with_changes_is_read_or_refused(name: str) -> None:
+    (file,) = (path for path in SWEEPS if path.stem == name)
     good = yaml.safe_load(file.read_text())
 
     @settings(FEW, max_examples=40)
@@ -201,16 +185,12 @@ def test_a_best_yaml_with_changes_is_read_or_refused(found: Any) -> None:
 @settings(FEW, max_examples=40)
 @given(st.data())
 def test_what_best_yaml_says_of_its_origin_comes_back_whatever_it_is(data: st.DataObject) -> None:
-    name = data.draw(
-        st.one_of(
-            st.text(min_size=1, max_size=20), st.sampled_from(["1e5", "0o17", "no", "1:30", "~", "#", "1_0"])
-        )
-    )
+    odd = st.sampled_from(["1e5", "0o17", "no", "1:30", "~", "#", "1_0"])
+    name = data.draw(st.text(min_size=1, max_size=20) | odd)
     best = configurations.BEST
     assert best.provenance is not None
-    found = type(best)(
-        best.config, best.provenance.model_copy(update={"study": name, "uid": name, "created": name})
-    )
+    origin = best.provenance.model_copy(update={"study": name, "uid": name, "created": name})
+    found = type(best)(best.config, origin)
     again = read_or_refused(load_best, found.to_yaml().encode())
     assert again == found
 

@@ -151,11 +151,10 @@ def test_charts_draw_trials_from_parameters_to_accuracy(page: Page, experiment: 
     page.screenshot(path=pictures / "mlflow-charts.png")
 
 
-def test_a_run_shows_its_curves(
-    page: Page, experiment: str, trials: list[Run], server: Server, pictures: Path
-) -> None:
+def test_a_run_shows_its_curves(page: Page, experiment: str, trials: list[Run], pictures: Path) -> None:
     best = trials[0]
-    page.goto(f"{server.url}/#/experiments/{best.info.experiment_id}/runs/{best.info.run_id}/model-metrics")
+    server, info = experiment.partition("/#")[0], best.info
+    page.goto(f"{server}/#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics")
     expect(page.get_by_role("heading", name=best.info.run_name)).to_be_visible()
     page.get_by_placeholder("Search metric charts").fill("^val_")
     for name in ("val_accuracy", "val_cross_entropy", "val_loss"):

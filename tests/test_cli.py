@@ -125,9 +125,7 @@ def test_doctor_finds_nothing_to_mend_here() -> None:
     assert wanted <= {check["name"] for check in checks}
 
 
-def test_data_is_fetched_into_the_folder_where_it_is_looked_for_and_a_broken_setting_of_keras_is_one_line(
-    tmp_path: Path,
-) -> None:
+def test_data_is_fetched_into_its_folder_and_a_broken_setting_of_keras_is_one_line(tmp_path: Path) -> None:
     Path(".keras").mkdir()
     Path(".keras/keras.json").write_text('{"floatx": "broken"}')
     given = {"HOME": str(tmp_path), "KERAS_HOME": "elsewhere", "KERAS_BACKEND": "torch"}

@@ -93,9 +93,7 @@ def test_a_study_that_is_nearly_there_is_suggested(capsys: Capture) -> None:
 # -- a configuration is queued
 
 
-def test_whoever_queues_a_configuration_is_told_which_trial_runs_it(
-    capsys: Capture, monkeypatch: Patch
-) -> None:
+def test_who_queues_a_configuration_is_told_which_trial_runs_it(capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr("regtune.sweep.watch.ANSWER_SECONDS", 120.0)
     ready, done = threading.Event(), threading.Event()
 
@@ -189,9 +187,9 @@ def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: Capture) -> No
             "delete W --yes",
             "train W",
             "plan W",
-            f"board {NAME} --sort W",
             "up W",
             "data verify W",
+            f"board {NAME} --sort W",
         ),
         *("sweep quick.yaml --from W", "sweep quick.yaml --set W=1", "sweep quick.yaml --set dataset=W"),
         *("sweep quick.yaml --name W", "enqueue spaced dropout=W", "db restore W", "W"),
@@ -208,7 +206,7 @@ def test_a_variable_without_meaning_is_named_or_ignored(capsys: Capture) -> None
         "REGTUNE_WORKERS": ("many", "0", "1e9"),
         "OPTUNA_STORAGE": ("nowhere", "redis://x", "postgresql+psycopg://me:secret@db/x", "sqlite:///a\n.db"),
         "MLFLOW_TRACKING_URI": (
-            "https://me:secret@host",
+            "https://me:secret@h",
             "http://",
             "http:///x",
             "http://h:99999",

@@ -41,9 +41,8 @@ def study(made: Path) -> None:
 
 
 def run(*arguments: str, columns: int | None = None) -> str:
-    found = CliRunner().invoke(
-        app, arguments, env={"COLUMNS": str(columns) if columns else None}, catch_exceptions=False
-    )
+    given = {"COLUMNS": str(columns) if columns else None}
+    found = CliRunner().invoke(app, arguments, env=given, catch_exceptions=False)
     assert found.exit_code == 0, found.output
     return found.stdout
 

@@ -64,9 +64,7 @@ def home(swept: subprocess.CompletedProcess[str], folder: Path, monkeypatch: pyt
     return folder / "mlruns"
 
 
-def test_in_a_pipe_each_trial_is_a_line_and_the_board_the_result(
-    swept: subprocess.CompletedProcess[str],
-) -> None:
+def test_in_a_pipe_trials_are_lines_and_the_board_the_result(swept: subprocess.CompletedProcess[str]) -> None:
     assert swept.returncode == 0, swept.stderr
     lines = [line for line in swept.stderr.splitlines() if line.startswith("[")]
     assert [line.split("]")[0] for line in lines] == ["[1/4", "[2/4", "[3/4", "[4/4"]
@@ -86,9 +84,7 @@ def test_a_dry_run_is_the_plan_and_another_file_of_that_name_is_refused(home: Pa
     assert (code, "seed: 42 → 7" in errors, "--fresh" in errors) == (2, True, True)
 
 
-def test_a_study_that_has_used_its_budget_has_nothing_left_and_quiet_prints_the_result_alone(
-    home: Path, capsys: Capture
-) -> None:
+def test_a_used_budget_leaves_nothing_and_quiet_prints_the_result_alone(home: Path, capsys: Capture) -> None:
     code, output, errors = run_here(capsys, "sweep", "tiny.yaml", "--quiet")
     assert (code, errors, "best  trial" in output) == (0, "", True)
     assert len(json.loads(run_here(capsys, "board", "tiny", "--json")[1])) == 4
@@ -204,7 +200,7 @@ def test_ctrl_c_ends_the_epoch_and_the_same_line_goes_on(folder: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_another_terminal_can_stop_a_sweep_and_a_second_ctrl_c_ends_at_once_and_loses_nothing(
+def test_another_terminal_stops_a_sweep_and_a_second_ctrl_c_loses_nothing(
     folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["sweep", str(folder / "long.yaml"), "--workers", "2", "--home", str(tmp_path / "mlruns")]

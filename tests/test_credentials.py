@@ -170,9 +170,7 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_with_a_secret_is_refused_wherever_it_is_given(
-    url: str, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_url_with_a_secret_is_refused_everywhere(url: str, tmp_path: Path, monkeypatch: Patch) -> None:
     def refused(call: object, kind: type[Exception] = SettingsError) -> str:
         with pytest.raises(kind) as caught:
             call()  # type: ignore[operator]

@@ -40,9 +40,7 @@ def test_the_embedded_digits_are_split_into_three_parts() -> None:
     assert np.bincount(found.y_train).tolist() == [400] * 10
 
 
-def test_data_is_loaded_by_name_or_configuration_from_where_the_settings_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_is_loaded_by_name_or_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "fashion-mnist.npz")
     monkeypatch.setenv("REGTUNE_DATA_DIR", str(tmp_path))
     config = TrialConfig(data=DataConfig(name="fashion-mnist"))
@@ -90,9 +88,8 @@ def test_a_split_is_scikit_learns_or_is_refused_as_there(count: int, validation:
 
 def test_a_class_that_one_part_of_the_split_lacks_is_said() -> None:
     notes = split_of(labelled(*[0] * 6, *[1] * 6, 7), DataConfig(name="made", validation=0.25)).notes
-    assert notes == (
-        "made: no image of class 7 is in the validation part; try another split.validation or split.seed",
-    )
+    lacks = "made: no image of class 7 is in the validation part; try another split.validation or split.seed"
+    assert notes == (lacks,)
     notes = split_of(labelled(0, 0, 0, 0, 1, 2, 2), DataConfig(name="made", validation=0.8)).notes
     assert notes[0].startswith("made: no image of 2 of the 3 classes is in the training part")
     assert split_of(load_arrays("mnist-5k"), DataConfig(name="mnist-5k")).notes == ()
@@ -153,9 +150,7 @@ def test_idx_files_are_read_as_npz_are(tmp_path: Path) -> None:
     assert read.digest == load_arrays(save(tmp_path / "same.npz")).digest
 
 
-def test_what_is_missing_is_said_with_the_places_and_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_said_with_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regtune.data.datasets.KERAS_CACHE", tmp_path / "keras")
     wanted = r"mnist: not found \(.*mnist\.npz or .*\); try: regtune data fetch mnist"
     with pytest.raises(DataError, match=wanted):

@@ -233,9 +233,7 @@ def test_one_database_for_both_is_refused(postgres_server: Postgres, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on_postgres", ["OPTUNA_STORAGE", "MLFLOW_TRACKING_URI"])
-def test_several_at_once_make_tables_once(
-    postgres_server: Postgres, tmp_path: Path, on_postgres: str
-) -> None:
+def test_several_at_once_make_one(postgres_server: Postgres, tmp_path: Path, on_postgres: str) -> None:
     settings = Settings(REGTUNE_HOME=tmp_path / "home", **{on_postgres: postgres_server.fresh("at_once")})
     given = environment(
         REGTUNE_HOME=str(settings.home),

@@ -80,9 +80,8 @@ def problem(whole: bool, words: list[str]) -> str | None:
         given, extra, _ = command.make_parser(context).parse_args(rest[len(name.split()) :])
     except Exception as error:
         return str(error)
-    missing = [
-        found.name for found in command.params if whole and found.required and not given.get(found.name)
-    ]
+    required = [found.name for found in command.params if whole and found.required]
+    missing = [name for name in required if not given.get(name)]
     return f"{extra} too much, {missing} missing" if extra or missing else None
 
 
@@ -141,10 +140,8 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: P
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site")))
     pages = list((tmp_path / "site").glob("*.html"))
     assert len(pages) > 10
-    loaded = re.findall(
-        r"<(?:script|link|img|iframe)[^>]+https?:[^>]*>", "".join(page.read_text() for page in pages)
-    )
-    assert not loaded
+    html = "".join(page.read_text() for page in pages)
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+https?:[^>]*>", html)
 
 
 @pytest.mark.slow
@@ -179,9 +176,8 @@ def test_a_python_that_is_too_old_is_said_with_what_to_do() -> None:
     old = Path("python3.10")
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
     old.chmod(0o755)
-    done = subprocess.run(
-        ["make", ".venv/.made", f"PYTHON={old.resolve()}"], check=False, capture_output=True, text=True
-    )
+    command = ["make", ".venv/.made", f"PYTHON={old.resolve()}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "regtune needs Python 3.11, 3.12 or 3.13" in done.stderr
     assert "python3.10 is Python 3.10.1" in done.stderr

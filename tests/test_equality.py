@@ -40,6 +40,7 @@ OPTIMIZERS = {
     "adamw": TrainingConfig(optimizer="adamw", learning_rate=0.003, weight_decay=0.01),
 }
 EPOCHS = 2
+EXACT = {"batch_size": 24, "max_epochs": EPOCHS, "fused": False}
 DROPOUT = (0.0, 0.3)
 
 
@@ -103,9 +104,7 @@ def test_two_epochs_are_bit_identical_to_stock_keras_fit(
     config = TrialConfig(
         model={"hidden": (32, 16)},
         regularization=RegularizationConfig(batchnorm=batchnorm, dropout=dropout, **PENALTIES[penalty]),
-        training=OPTIMIZERS[optimizer].model_copy(
-            update={"batch_size": 24, "max_epochs": EPOCHS, "fused": False}
-        ),
+        training=OPTIMIZERS[optimizer].model_copy(update=EXACT),
         early_stopping=None,
         seed=7,
     )
@@ -163,9 +162,7 @@ def test_each_fused_step_from_a_random_state_is_keras_step_to_within_1e_5(data: 
     exact, fused = EpochModel(config, resident), FusedModel(config, resident)
     exact.start(config)
     fused.start(config)
-    step_exact, step_fused = (
-        tf.function(model.train_batch, reduce_retracing=True) for model in (exact, fused)
-    )
+    steps = [tf.function(model.train_batch, reduce_retracing=True) for model in (exact, fused)]
     random, initial = np.random.default_rng(5), [variable.numpy() for variable in exact.trainable_weights]
     apart, moved = 0.0, 0.0
 
@@ -175,7 +172,7 @@ def test_each_fused_step_from_a_random_state_is_keras_step_to_within_1e_5(data: 
         before = exact.get_weights()
         rows = random.integers(0, len(data.x_train), 32)
         images, labels = tf.constant(data.x_train[rows]), tf.constant(data.y_train[rows])
-        np.testing.assert_allclose(step_exact(images, labels), step_fused(images, labels), rtol=1e-5)
+        np.testing.assert_allclose(*(step(images, labels) for step in steps), rtol=1e-5)
         after, ours = exact.get_weights(), fused.get_weights()
         apart = max(apart, *(float(np.abs(a - b).max()) for a, b in zip(after, ours, strict=True)))
         moved = max(moved, *(float(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)))

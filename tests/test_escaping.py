@@ -161,9 +161,8 @@ def test_text_in_a_spreadsheet_is_no_formula() -> None:
 def test_a_screen_obeys_no_text() -> None:
     for text, kind in product(TEXTS.values(), (str, Text)):
         out = io.StringIO()
-        screen = Screen(
-            file=out, force_terminal=True, color_system="standard", width=400, markup=False, emoji=False
-        )
+        plain = {"markup": False, "emoji": False}
+        screen = Screen(file=out, force_terminal=True, color_system="standard", width=400, **plain)
         screen.print(kind(text), style="red")
         with_style = out.getvalue()
         assert SGR.search(with_style)

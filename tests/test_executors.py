@@ -62,7 +62,7 @@ def executor() -> Iterator[LocalExecutor]:
     found.close()
 
 
-def test_a_task_is_trained_and_told_epoch_by_epoch_and_one_beyond_the_workers_is_refused(
+def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path))
@@ -112,7 +112,7 @@ def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecuto
     assert executor.pids[0] == pid
 
 
-def test_a_killed_worker_fails_its_task_and_is_replaced_and_a_limit_ends_the_trial(
+def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path))
@@ -172,7 +172,7 @@ def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
     [("sys.exit(7)", "exit code 7: "), ("os.abort()", "signal SIGABRT: ")],
     ids=["exit", "abort"],
 )
-def test_a_worker_s_last_words_reach_the_user(
+def test_a_worker_s_last_words_are_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, how: str
 ) -> None:
     """It hangs up before it ends, as a process does whose interpreter still clears up."""

@@ -60,9 +60,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return found
 
 
-def test_the_url_of_a_file_leads_to_it_for_whoever_reads_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_url_of_a_file_leads_to_it_for_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(REGTUNE_HOME=folder)
     urls = {"studies.db": settings.storage_url, "mlflow.db": settings.mlflow_uri}
     assert {f"{name}.db": url for name, url in urls_of(folder, "sqlite").items()} == urls

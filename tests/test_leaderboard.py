@@ -57,9 +57,7 @@ def engine(study: optuna.Study) -> Engine:
     return open_engine("sqlite:///studies.db")
 
 
-def test_complete_trials_come_first_by_value_then_pruned_failed_running_waiting(
-    engine: Engine, study: optuna.Study
-) -> None:
+def test_complete_trials_come_first_then_pruned_failed_running(engine: Engine, study: optuna.Study) -> None:
     board = read_board(engine, NAME)
     assert board.parameters == ("dropout", "batchnorm")
     rows = board.rows
@@ -76,9 +74,8 @@ def test_values_parameters_and_states_are_those_of_optuna(engine: Engine, study:
         row = rows[trial.number]
         assert row.state == trial.state.name
         assert row.value == trial.value
-        assert row.record is None or {**trial.params} == {
-            key: value for key, value in row.parameters.items() if key in trial.params
-        }
+        known = {key: value for key, value in row.parameters.items() if key in trial.params}
+        assert row.record is None or {**trial.params} == known
 
 
 def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name(engine: Engine) -> None:
@@ -146,13 +143,8 @@ def test_pauses_do_not_count_as_time_spent() -> None:
 
 
 def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: optuna.Study) -> None:
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=TrialState.COMPLETE,
-            value=0.01,
-            user_attrs={"regtune.record": {"uid": f"{study.user_attrs['regtune.uid']}-9"}},
-        )
-    )
+    attributes = {RECORD: {"uid": f"{study.user_attrs[STUDY_UID]}-9"}}
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.01, user_attrs=attributes))
     with pytest.raises(StorageError, match="trial 9: its record cannot be read"):
         read_best(engine, NAME)
 
@@ -175,12 +167,9 @@ def test_what_others_have_trained_counts_for_nothing(engine: Engine, study: optu
     assert read_ended(engine, NAME) == {*range(7)}
     rows = read_board(engine, NAME, "metric").rows
     foreign = [row for row in rows if row.state == "FOREIGN"]
-    assert (
-        foreign
-        == rows[-4:]
-        == [Row(number, "FOREIGN", None, None) for number in (9, 10, 11)]
-        + [Row(12, "FOREIGN", None, None, refused="dropout: too much")]
-    )
+    expected = [Row(number, "FOREIGN", None, None) for number in (9, 10, 11, 12)]
+    expected[-1] = replace(expected[-1], refused="dropout: too much")
+    assert foreign == rows[-4:] == expected
     assert {row.cells("val_cross_entropy", ())["epochs"] for row in foreign} == {None}
     assert {*StudyTrials(engine, NAME, at_rest=True).numbers.values()} == {*range(8)}
 
@@ -195,7 +184,7 @@ def test_the_names_of_what_is_stored_stay_whatever_modules_are_called() -> None:
     assert names == tuple(f"regtune.{name}" for name in ("record", "origin", "uid", "spec", "budget", "data"))
 
 
-def test_a_revision_of_optuna_s_tables_that_nobody_has_looked_at_is_refused(
+def test_an_unknown_revision_of_optuna_s_tables_is_refused(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert STUDIES.migrations.head in tables.REVISIONS

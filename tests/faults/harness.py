@@ -79,9 +79,8 @@ def _assert_files(place: Place, best: list[TrialRecord], all_: list[TrialRecord]
     folder = place.home / "artifacts" / "trials"
     models = {path.parent.name: _sha256(path) for path in folder.glob("*/model.keras")}
     ours = {record.uid for record in all_}
-    assert {uid: sha for uid, sha in models.items() if uid in ours} == {
-        record.uid: record.artifacts["model.keras"] for record in best
-    }
+    kept = {record.uid: record.artifacts["model.keras"] for record in best}
+    assert {uid: sha for uid, sha in models.items() if uid in ours} == kept
     files = [path for path in place.home.rglob("*") if path.is_file()]
     assert not [path for path in files if path.name.startswith(".") or path.suffix in (".new", ".tmp")]
     for path in place.home.glob("*.json"):
@@ -99,9 +98,8 @@ def _assert_mlflow(
     client = place.client()
     runs = runs_of(client, study)
     own = [run for run in runs if run.data.tags[names.KIND] == names.STUDY]
-    of_trials = {
-        run.data.tags[names.TRIAL_UID]: run for run in runs if run.data.tags[names.KIND] == names.TRIAL
-    }
+    others = [run for run in runs if run.data.tags[names.KIND] == names.TRIAL]
+    of_trials = {run.data.tags[names.TRIAL_UID]: run for run in others}
     assert len(own) == 1
     assert len(runs) == 1 + len(of_trials)
     started = [number for number, record in enumerate(records) if record.started_ms is not None]

@@ -57,7 +57,7 @@ def test_a_coordinator_killed_at_random_moments_and_resumed_ends_as_if_nothing_h
 
 @pytest.mark.pairs("sqlite", "postgres")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.proof)])
-def test_a_signal_and_a_closed_terminal_end_the_epochs_and_the_same_line_goes_on(
+def test_after_a_signal_or_a_closed_terminal_the_same_line_goes_on(
     place: Place, number: signal.Signals
 ) -> None:
     with place.sweep(**LONG) as sweep:

@@ -124,9 +124,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "verbs"), CASES)
-def test_damaged_studies_are_refused_and_nothing_is_overwritten(
-    damaged: Place, name: str, verbs: int
-) -> None:
+def test_damaged_studies_are_refused_and_left_as_they_are(damaged: Place, name: str, verbs: int) -> None:
     damage, words = DAMAGES[name]
     damage(damaged.home / "studies.db")
     before = contents(damaged.home)

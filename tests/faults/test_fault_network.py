@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -90,9 +91,7 @@ def shared(tmp_path: Path) -> Iterator[tuple[Place, Place, Elsewhere]]:
     with elsewhere() as there, postgres() as server, place_on("postgres", tmp_path, server) as here:
         _listen(server, there)
         environment = {
-            name: value.replace(
-                f"@/{_database(value)}?host={server.socket}", f"@{there.address}/{_database(value)}"
-            )
+            name: re.sub(r"@/(\w+)\?host=.*", rf"@{there.address}/\1", value)
             for name, value in here.environment.items()
         }
         assert there.address in environment["OPTUNA_STORAGE"]
@@ -104,10 +103,6 @@ def _listen(server: Postgres, there: Elsewhere) -> None:
         accounts.write(f"host all all {there.network} trust\n")
     server.control("stop", "-m", "fast")
     server.control("start", "-o", f"-h {there.address}")
-
-
-def _database(url: str) -> str:
-    return url.partition("@/")[2].partition("?")[0]
 
 
 @pytest.mark.parametrize("back", ["while it runs", pytest.param("after its end", marks=pytest.mark.proof)])

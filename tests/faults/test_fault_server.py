@@ -115,9 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if mood == "slow":
             time.sleep(SLOW_SECONDS)
-        headers = {
-            name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
-        }
+        own = ("host", "connection")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in own}
         address = f"http://127.0.0.1:{self.server.target}{self.path}"
         request = urllib.request.Request(address, body or None, headers, method=self.command)
         try:
