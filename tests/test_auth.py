@@ -28,11 +28,7 @@ from regtune.server.process import Server, notices
 from regtune.settings import Settings
 from regtune.tracking.page import serve_ui, trials_page
 
-SMALL = [
-    word
-    for setting in ("run_cap=2", "controls=false", "training.max_epochs=2")
-    for word in ("--set", setting)
-]
+SMALL = ["--set", "run_cap=2", "--set", "controls=false", "--set", "training.max_epochs=2"]
 ADMIN, ADMINS = "admin", "correct-horse-battery"
 READER, READERS = "reader", "reads-and-nothing-more"
 

@@ -17,6 +17,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from optuna.storages import RDBStorage
 from specs import spec_of
@@ -120,6 +121,10 @@ def execute(engine: sqlalchemy.Engine, *statements: str) -> None:
     engine.dispose()
 
 
+def client_of(settings: Settings) -> MlflowClient:
+    return connect(settings.mlflow_uri, settings.artifacts)
+
+
 def states(settings: Settings) -> list[str]:
     return [one.schema.state if one.schema else "server" for one in check_databases(settings)]
 
@@ -191,7 +196,7 @@ def test_init_makes_both_and_says_so_once(empty: Made, kind: str) -> None:
     assert look(engine, STUDIES, "").revision == STUDIES.migrations.head
     engine.dispose()
     assert tracking_revision(settings.mlflow_uri) == TRACKING.migrations.head
-    client = connect(settings.mlflow_uri, settings.artifacts)
+    client = client_of(settings)
     run = client.create_run(client.create_experiment("first"))
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
     assert optuna.create_study(storage=open_storage(settings)).trials == []
@@ -222,11 +227,9 @@ def test_with_a_server_only_the_studies_are_made(tmp_path: Path) -> None:
 
 def test_one_database_for_both_is_refused(postgres_server: Postgres, tmp_path: Path) -> None:
     url = postgres_server.fresh("both")
-    for pair in (
-        (url, url.replace("+psycopg", "")),
-        (f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/./a.db"),
-    ):
-        settings = Settings(REGTUNE_HOME=tmp_path, OPTUNA_STORAGE=pair[0], MLFLOW_TRACKING_URI=pair[1])
+    file = f"sqlite:///{tmp_path}/a.db"
+    for one, same in ((url, url.replace("+psycopg", "")), (file, file.replace("/a.db", "/./a.db"))):
+        settings = Settings(REGTUNE_HOME=tmp_path, OPTUNA_STORAGE=one, MLFLOW_TRACKING_URI=same)
         with pytest.raises(SettingsError, match="both name"):
             init_databases(settings)
 
@@ -273,10 +276,7 @@ def test_nobody_else_makes_tables_in_postgresql(empty: Made) -> None:
     for use in (lambda: open_storage(settings), lambda: open_engine(settings.storage_url)):
         with pytest.raises(StorageError, match=wanted):
             use()
-    for write in (
-        lambda: connect(settings.mlflow_uri, settings.artifacts),
-        lambda: check_store(settings.mlflow_uri),
-    ):
+    for write in (lambda: client_of(settings), lambda: check_store(settings.mlflow_uri)):
         with pytest.raises(TrackingError, match=wanted):
             write()
     with pytest.raises(StorageError, match=wanted):
@@ -295,7 +295,7 @@ def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(empty: Made) -> N
     assert not settings.home.exists()
     check_store(settings.mlflow_uri)
     open_storage(settings)
-    connect(settings.mlflow_uri, settings.artifacts)
+    client_of(settings)
     assert states(settings) == ["current", "current"]
 
 
@@ -305,7 +305,7 @@ def test_the_default_experiment_is_left_to_who_comes_first(current: Made) -> Non
     with engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT count(*) FROM experiments")) == 0
     engine.dispose()
-    client = connect(settings.mlflow_uri, settings.artifacts)
+    client = client_of(settings)
     assert client.get_experiment("0").artifact_location == f"{(settings.artifacts / 'runs').as_uri()}/0"
 
 
@@ -367,17 +367,14 @@ def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Made, kind: s
     make_old_mlflow(settings.mlflow_uri)
     assert states(settings) == ["current", "older"]
     wanted = rf"older MLflow \({EARLIER_MLFLOW}, here {TRACKING.migrations.head}\); try: regtune db upgrade"
-    for use in (
-        lambda: connect(settings.mlflow_uri, settings.artifacts),
-        lambda: check_store(settings.mlflow_uri),
-    ):
+    for use in (lambda: client_of(settings), lambda: check_store(settings.mlflow_uri)):
         with pytest.raises(TrackingError, match=wanted):
             use()
     with pytest.raises(StorageError, match=wanted):
         init_databases(settings)
     assert tracking_revision(settings.mlflow_uri) == EARLIER_MLFLOW
     assert [one.done for one in upgrade_databases(settings)] == ["", "upgraded"]
-    (run,) = connect(settings.mlflow_uri, settings.artifacts).search_runs(["7"])
+    (run,) = client_of(settings).search_runs(["7"])
     assert (run.info.run_name, run.data.params) == ("first", {"dropout": "0.2"})
 
 
@@ -400,7 +397,7 @@ def refused_by_all(settings: Settings, of: str, wanted: str) -> None:
     before = both(settings)
     uses: dict[str, Callable[[], Any]] = {
         "studies": lambda: open_storage(settings),
-        "mlflow": lambda: connect(settings.mlflow_uri, settings.artifacts),
+        "mlflow": lambda: client_of(settings),
     }
     for use in (uses[of], lambda: init_databases(settings), lambda: upgrade_databases(settings)):
         with pytest.raises(RegtuneError, match=wanted):
@@ -471,7 +468,7 @@ def test_each_database_gets_its_own_password_and_a_wrong_one_is_named_by_its_var
 ) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE_PASSWORD", "canary-sweeper")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-wrong")
-    for use in (lambda: init_databases(guarded), lambda: connect(guarded.mlflow_uri, guarded.artifacts)):
+    for use in (lambda: init_databases(guarded), lambda: client_of(guarded)):
         with pytest.raises(RegtuneError, match="MLFLOW_TRACKING_PASSWORD") as caught:
             use()
         assert "canary" not in str(caught.value)
@@ -480,7 +477,7 @@ def test_each_database_gets_its_own_password_and_a_wrong_one_is_named_by_its_var
     file.write_text("canary-tracker\n")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(file))
-    client = connect(guarded.mlflow_uri, guarded.artifacts)
+    client = client_of(guarded)
     assert client.search_experiments()[0].name == "Default"
     age_studies(guarded.storage_url)
     upgrade_databases(guarded)

@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 from harness import assert_consistent
 from parts import file_system
-from places import Place, place_on
+from places import place_on
 from stores import Postgres, postgres, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-LONG = {
-    "run_cap": 24,
-    "keep_models": 24,
-    "model": {"hidden": [128]},
-    "training": {"batch_size": 64, "max_epochs": 5},
-}
+LONG = {"run_cap": 24, "keep_models": 24, "model": {"hidden": [128]}}
+LONG |= {"training": {"batch_size": 64, "max_epochs": 5}}
 
 
 def fill(folder: Path, leave: int) -> Path:
@@ -33,26 +29,20 @@ def _allocate(file: Path, size: int) -> bool:
     return subprocess.run(["fallocate", "-l", str(size), str(file)], check=False).returncode == 0
 
 
-def sweep_into_a_full_disk(place: Place, disk: Path) -> str:
-    """Sweep until the disk is full; make room; sweep to the end. Returns what the first sweep said."""
-    with place.sweep(**LONG) as sweep:
-        sweep.until_epochs(2)
-        filler = fill(disk, 300_000)
-        said = sweep.ended(code=1)
-    filler.unlink()
-    with place.sweep(**LONG) as sweep:
-        sweep.ended()
-    return said
-
-
 @pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=pytest.mark.proof)])
 def test_no_room_for_a_project_ends_the_sweep_and_loses_nothing(
     pair: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     server: Postgres | None = request.getfixturevalue("postgres_server") if pair == "postgres" else None
     with file_system(tmp_path, "size=128m"), place_on(pair, tmp_path, server) as place:
-        said = sweep_into_a_full_disk(place, tmp_path)
+        with place.sweep(**LONG) as sweep:
+            sweep.until_epochs(2)
+            filler = fill(tmp_path, 300_000)
+            said = sweep.ended(code=1)
         assert "the disk is full; make room and run the same command again: nothing recorded is lost" in said
+        filler.unlink()
+        with place.sweep(**LONG) as sweep:
+            sweep.ended()
         assert_consistent(place, run_cap=24, keep_models=24)
 
 
@@ -68,9 +58,7 @@ def test_no_room_for_postgresql_stops_or_ends_the_sweep_and_loses_nothing(tmp_pa
         with place.sweep(**LONG) as sweep:
             sweep.until_epochs(2)
             filler = fill(Path(disk), 100_000)
-            until(
-                lambda: sweep.process.poll() is not None or "the sweep is waiting for it" in sweep.said, 240
-            )
+            until(lambda: sweep.process.poll() is not None or "sweep is waiting for it" in sweep.said, 240)
             filler.unlink()
             server.ensure_running()
             if sweep.process.poll() is None:
