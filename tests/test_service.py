@@ -52,11 +52,11 @@ def answers(url: str) -> bool:
 def test_a_folder_without_a_server_says_so_and_down_has_nothing_to_do(settings: Settings) -> None:
     assert service.running(settings) is None
     assert not service.down(settings)
-    status = look(settings).to_json()
-    assert status["server"]["state"] == "none"
-    assert [database["state"] for database in status["databases"]] == ["missing", "missing"]
-    assert (status["running"], status["behind"]) == ({}, {})
-    assert status["free_bytes"] > 0
+    status = look(settings)
+    assert status.server.state == "none"
+    assert [database.state for database in status.databases] == ["missing", "missing"]
+    assert (status.running, status.behind) == ({}, {})
+    assert status.free_bytes > 0
     assert not settings.home.exists()  # looking makes nothing
 
 

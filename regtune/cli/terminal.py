@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -233,8 +233,8 @@ def confirm(question: str, yes: bool) -> None:
 def _plain(value: Any) -> Any:
     if hasattr(value, "to_json"):
         value = value.to_json()
-    elif is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+    elif is_dataclass(value):
+        value = vars(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str | int | float | None):

@@ -191,10 +191,8 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
             if is_own_postgres(url):  # an older one on the PATH would not read it
                 program = shlex.quote(str(Embedded(settings.home).program(program)))
             options = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
-            dumping = f"--format=custom --file={dump} {connection}"
-            lines.append(
-                f"  {program} {dumping if backing_up else f'{options} --dbname={connection} {dump}'}"
-            )
+            restoring, dumping = f"{options} --dbname={connection} {dump}", f"--format=custom --file={dump}"
+            lines.append(f"  {program} {f'{dumping} {connection}' if backing_up else restoring}")
     home, archive = shlex.quote(str(settings.home)), shlex.quote(str(folder / "artifacts.tar"))
     lines.append(f"  tar -C {home} {f'-cf {archive} artifacts' if backing_up else f'-xf {archive}'}")
     raise InputError("\n".join(lines))
@@ -211,8 +209,7 @@ def _check_place(settings: Settings, folder: Path) -> None:
         try:
             read_manifest(folder)
         except InputError:
-            message = f"{folder}: is not empty and not an earlier backup; {another}"
-            raise InputError(message) from None
+            raise InputError(f"{folder}: is not empty and not an earlier backup; {another}") from None
 
 
 def _sources(settings: Settings) -> dict[str, Path]:

@@ -191,17 +191,19 @@ def _server(status: Status) -> Check:
 
 def _strays(status: Status) -> list[Check]:
     return [
-        Check("artifacts", "mend", str(stray), "regtune sync")
-        if stray.former
-        else Check("artifacts", "note", str(stray))
+        Check(
+            "artifacts",
+            "mend" if stray.former else "note",
+            str(stray),
+            "regtune sync" if stray.former else "",
+        )
         for stray in status.strays
     ]
 
 
 def _data(settings: Settings) -> list[Check]:
-    return [
-        Check(f"data {entry.name}", "ok", entry.where)
-        if entry.where
-        else Check(f"data {entry.name}", "note", "not here", f"regtune data fetch {entry.name}")
-        for entry in list_datasets(settings.data_dir)
-    ]
+    checks = []
+    for entry in list_datasets(settings.data_dir):
+        mend = "" if entry.where else f"regtune data fetch {entry.name}"
+        checks.append(Check(f"data {entry.name}", "note" if mend else "ok", entry.where or "not here", mend))
+    return checks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import sqlalchemy
 from sqlalchemy import Engine
@@ -80,9 +80,6 @@ class Status:
     strays: tuple[Stray, ...]
     running: dict[str, str]
     free_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def look(settings: Settings, compare: bool = True) -> Status:

@@ -235,6 +235,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
             why = f"Another program queued it; regtune refused it: {row.refused}"
         return Group(title, Text(why, style="dim"))
     waits = row.state == "WAITING"
+    ended = drawing.reason(record.end_reason, record.message)
     pace = f" ({row.seconds / row.epochs:.2f} s an epoch)" if row.epochs else ""
     epochs = f"{record.epochs} of at most {record.config.training.max_epochs}, {row.seconds:.1f} s{pace}"
     facts = {
@@ -243,9 +244,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
         "seed": str(record.config.seed),
         "uid": printable(record.uid),
         "epochs": "" if waits else epochs,
-        "ended": "waiting: it restarts when the study resumes"
-        if waits
-        else drawing.reason(record.end_reason, record.message),
+        "ended": "waiting: it restarts when the study resumes" if waits else ended,
         "attempt": f"{record.attempt}, a retry of trial {record.retry_of}" if record.attempt > 1 else "",
     }
     parts: list[RenderableType] = [title, Text(), facts_table(facts)]
