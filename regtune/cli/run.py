@@ -86,9 +86,8 @@ def sweep(
         raise typer.Exit(terminal.INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
-        terminal.say(
-            f"Stopped; {RESTARTED if outcome.interrupted else 'no trial was interrupted'}. Resume with: {again}"
-        )
+        cost = RESTARTED if outcome.interrupted else "no trial was interrupted"
+        terminal.say(f"Stopped; {cost}. Resume with: {again}")
         if outcome.interrupted:
             drain = f"regtune stop {shell_word(outcome.study)} --drain"
             terminal.say(f"To let running trials finish, next time stop with: {drain}", quiet)
@@ -237,10 +236,8 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     terminal.say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
         lacks = counted(outcome.unwritten, "run")
-        terminal.say(
-            f"MLflow is behind by {lacks}; bring it up to date with: regtune sync {shell_word(outcome.study)}",
-            quiet,
-        )
+        behind = f"MLflow is behind by {lacks}; bring it up to date with"
+        terminal.say(f"{behind}: regtune sync {shell_word(outcome.study)}", quiet)
     uri = target_of(settings).uri
     page = "regtune ui  (MLflow, best trial first)"
     if is_server(uri):  # which may be the reason why runs are unwritten

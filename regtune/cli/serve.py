@@ -49,15 +49,13 @@ def up(
     if url and not postgres:
         raise InputError(f"{url}: expected --postgres before a PostgreSQL server: --postgres {url}")
     databases = "sqlite" if sqlite else (url or "postgres") if postgres else None
-    service = start(
-        terminal.settings_of(home),
-        databases=databases,
-        port=port,
-        host=host,
-        auth=auth,
-        tell=lambda line: terminal.say(line, quiet),
-    )
-    tell_newest(service.url, lambda line: terminal.say(line, quiet))
+
+    def tell(line: str) -> None:
+        terminal.say(line, quiet)
+
+    settings = terminal.settings_of(home)
+    service = start(settings, databases=databases, port=port, host=host, auth=auth, tell=tell)
+    tell_newest(service.url, tell)
 
 
 def down(quiet: options.Quiet = False, home: options.Home = None) -> None:
