@@ -74,19 +74,13 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every ques
 Port = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=65535,
-        metavar="N",
-        help="Port to listen on.",
-        show_default="the last one used, or 5000",
+        min=1, max=65535, metavar="N", help="Port to listen on.", show_default="the last one used, or 5000"
     ),
 ]
 Address = Annotated[
     str,
     typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        help="Address to bind to; other machines than this one need an account.",
+        "--host", metavar="ADDRESS", help="Address to bind to; other machines than this one need an account."
     ),
 ]
 Auth = Annotated[

@@ -28,8 +28,7 @@ WATCH_SECONDS = 0.5
 TOP = 10
 
 WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core."),
+    int | None, typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core.")
 ]
 NameOption = Annotated[
     str | None,
@@ -164,8 +163,7 @@ def stop(
 def enqueue(
     study: options.Study,
     assignments: Annotated[
-        list[str],
-        typer.Argument(metavar="KEY=VALUE", help="Searched parameters, for example dropout=0.3."),
+        list[str], typer.Argument(metavar="KEY=VALUE", help="Searched parameters, for example dropout=0.3.")
     ],
     quiet: options.Quiet = False,
     home: options.Home = None,

@@ -17,8 +17,7 @@ PANEL = "Use"
 def best(
     study: options.Study,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write; default: print it."),
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: print it.")
     ] = None,
     as_json: options.Json = False,
     yes: options.Yes = False,
