@@ -59,8 +59,7 @@ def check_databases(settings: Settings) -> list[Database]:
 def init_databases(settings: Settings) -> list[Database]:
     """Create the tables of both, unless they exist; any number of processes may do so at once.
 
-    With a tracking server only Optuna's are created. Raises StorageError for tables that are another program's or of
-    another version, TrackingError, SettingsError.
+    Raises StorageError for tables that are another program's or of another version, TrackingError, SettingsError.
     """
     studies, mlflow = before = check_databases(settings)
     _refuse([one for one in before if one.schema and not one.schema.blank and not one.current])
@@ -75,11 +74,7 @@ def init_databases(settings: Settings) -> list[Database]:
 
 
 def upgrade_databases(settings: Settings) -> list[Database]:
-    """Migrate the tables of both to the versions installed here.
-
-    Raises StorageError for tables that are missing, newer or another program's, and while a sweep writes to the
-    studies.
-    """
+    """Migrate the tables of both to the versions installed here; refused while a sweep runs. Raises StorageError."""
     before = check_databases(settings)
     older = {one.name for one in before if one.schema and one.schema.state == "older"}
     _refuse([one for one in before if not one.current and one.name not in older])

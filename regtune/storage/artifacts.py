@@ -59,7 +59,6 @@ def remove(uri: str, tracking_uri: str, name: str = "") -> None:
 
 
 def is_own(uri: str, artifacts: Path) -> bool:
-    """Whether a store lies in the folder of these artifacts."""
     home = artifacts.parent
     if is_sqlite(uri):
         return database_path(uri).parent == home

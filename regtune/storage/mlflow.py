@@ -48,8 +48,7 @@ SILENCE = {
 def settle_environment(uri: str = "") -> None:
     """Set what MLflow reads from the environment; what a person has set stays, telemetry excepted.
 
-    uri: the store that is going to be used: its secrets are then handed to MLflow wherever they come from. Raises
-    SettingsError.
+    uri: the store to be used, whose secrets MLflow is given. Raises SettingsError.
     """
     check_patience()
     for name, value in PATIENCE.items():
@@ -92,7 +91,6 @@ def check_uri(uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store is a tracking server rather than a database of its own."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
@@ -108,21 +106,16 @@ def store_url(uri: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite store, None for any other."""
     return database_path(uri) if is_sqlite(uri) else None
 
 
 def tracking_engine(uri: str) -> Engine:
-    """An engine on MLflow's database, whatever is in it."""
     found = store_url(uri)
     return sqlalchemy.create_engine(found, **engine_options(found, secret(TRACKING_PASSWORD)))
 
 
 def tracking_schema(uri: str) -> Schema | None:
-    """How MLflow's database stands, None for a server, which keeps its own; imports no MLflow, changes nothing.
-
-    Raises TrackingError, StorageError.
-    """
+    """How MLflow's database stands, None for a server. Raises TrackingError, StorageError."""
     check_uri(uri)
     return None if is_server(uri) else migration.schema_of(uri, TRACKING, tracking_engine)
 
@@ -134,10 +127,7 @@ def tracking_revision(uri: str) -> str | None:
 
 
 def check_store(uri: str) -> None:
-    """See that runs can be written as far as the schema goes; a store that is away passes.
-
-    Raises TrackingError, SettingsError.
-    """
+    """See that the schema is right; a store that is away passes. Raises TrackingError, SettingsError."""
     check_patience()
     try:
         found = tracking_schema(uri)
@@ -150,11 +140,7 @@ def check_store(uri: str) -> None:
 
 
 def connect(uri: str, artifacts: Path) -> Any:
-    """A `MlflowClient` on the store; a SQLite database is made first where there is none.
-
-    artifacts: regtune's artifact folder, beside which the lock lies. Raises TrackingError and what MLflow and the file
-    system raise.
-    """
+    """A `MlflowClient` on the store, prepared. Raises TrackingError and what MLflow and the file system raise."""
     prepare(uri, artifacts)
     from mlflow import MlflowClient
 
@@ -162,10 +148,9 @@ def connect(uri: str, artifacts: Path) -> Any:
 
 
 def prepare(uri: str, artifacts: Path) -> None:
-    """Settle the environment and see that a database has its schema; imports MLflow only if it has to make one.
+    """Settle the environment and see that a store can be used; imports MLflow only if it has to make its tables.
 
-    A folder's own store that was moved or copied with it is re-based. Raises TrackingError: no tables in PostgreSQL,
-    tables of another version or another's, a database that is away, a server's address at which MLflow does not answer.
+    A folder's own store that was moved or copied with it is re-based. Raises TrackingError.
     """
     check_uri(uri)
     uri = store_url(uri)
@@ -188,8 +173,8 @@ def prepare(uri: str, artifacts: Path) -> None:
 def make_store(uri: str, artifacts: Path) -> bool:
     """Make MLflow's tables unless they are there; says whether it did. Raises StorageError.
 
-    A SQLite file is there as a whole or not at all. In PostgreSQL MLflow's own default experiment is left to who uses
-    the database first: its artifacts lie where that one, a server perhaps, keeps them.
+    A SQLite file is there as a whole or not at all. In PostgreSQL MLflow's default experiment is left to whoever uses
+    the database first and decides where its artifacts lie.
     """
     uri = store_url(uri)
     settle_environment(uri)
@@ -222,10 +207,7 @@ def upgrade_store(uri: str) -> None:
 
 
 def _settle(uri: str, artifacts: Path) -> None:
-    """Re-base a store whose folder was moved or copied, and create the experiment that MLflow creates at its first use.
-
-    Processes that create it at once would disturb each other.
-    """
+    """Re-base a store whose folder was moved or copied, and create MLflow's default experiment under a lock."""
     engine = tracking_engine(uri)
     path = sqlite_path(uri)
     try:
@@ -253,11 +235,7 @@ def open_sql(uri: str, artifacts: Path) -> Any:
 
 
 def _create_tables(uri: str) -> None:
-    """Make MLflow's tables and nothing else.
-
-    `SqlAlchemyStore` makes a default experiment with them, whose artifacts lie wherever the one who makes it keeps
-    them.
-    """
+    """Make MLflow's tables without the default experiment, which `SqlAlchemyStore` adds."""
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(uri)

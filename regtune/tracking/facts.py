@@ -65,12 +65,9 @@ class RetrainedFrom:
 class StudyFacts:
     """A study as MLflow shows it.
 
-    uid: the study's random identity. name: unique in its database. sweep: the sweep's name, which is that
-    of the MLflow experiment. parameters: the searched parameters, which the saved view shows. metric, goal:
-    what is optimized. versions: of Python and the libraries. created_ms: Unix milliseconds, None when
-    unknown. settings: the params of the study's own run, what is fixed and over what is searched. sweep_file: the
-    canonical sweep file, YAML. retrained: for a retraining, which belongs to the study that it is of;
-    where MLflow lacks that, and where it is of none, it is shown like a study of one trial.
+    sweep: the sweep's name, which is that of the MLflow experiment. parameters: those searched. created_ms: Unix
+    milliseconds. settings: the params of the study's own run. sweep_file: in the canonical form, YAML. retrained: for
+    a retraining, which goes with the study that it is of; where there is none, it is shown like a study of one trial.
     """
 
     uid: str

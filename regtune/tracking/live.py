@@ -34,9 +34,9 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class Report:
-    """How far MLflow is. waiting: trials whose runs are not up to date. own: whether the study's own run is behind.
+    """How far MLflow is. waiting: trials that are not up to date. own: whether the study's own run is not, either.
 
-    trouble: why, in a phrase. away: MLflow does not answer. outside: where files would go, if none is written there.
+    away: MLflow does not answer. outside: where files would go, if none is written there.
     """
 
     waiting: int = 0

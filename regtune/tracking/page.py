@@ -24,8 +24,6 @@ from regtune.tracking import names
 from regtune.tracking.views import runs_path
 
 _TELL = partial(print, flush=True)
-"""At once, also where the output is a pipe: the page is open for hours after it."""
-
 PAGE_SECONDS = 30.0
 
 

@@ -60,9 +60,7 @@ class Projection:
         place: str | None = None,
         database: str | None = None,
     ) -> None:
-        self._client = client
-        self._facts = facts
-        self._artifacts = artifacts
+        self._client, self._facts, self._artifacts = client, facts, artifacts
         server = is_server(client.tracking_uri)
         self._place = place or (None if server else (artifacts / "runs").as_uri())
         direct = database or (None if server else client.tracking_uri)
@@ -89,7 +87,7 @@ class Projection:
         if self._parent is None:
             self._open, self._known = {}, None
             self.experiment_id = self._experiment()
-            self._parent = self._retrained() or self._open_parent()
+            self._parent = self._open_parent()
 
     def trial(self, number: int, state: State, record: TrialRecord) -> bool:
         """Make the run of one trial say what its record says. Returns whether anything had to be written.
@@ -172,13 +170,13 @@ class Projection:
             self.writes += 1
         return found.experiment_id
 
-    def _retrained(self) -> Run | None:
-        """The run of the study that a retraining belongs to, where MLflow has it."""
-        again = self._facts.retrained
-        found = self._reader.parents(self.experiment_id, again.uid) if again and again.uid else []
-        return next((run for run in found if not run.deleted), None)
-
     def _open_parent(self) -> Run:
+        again = self._facts.retrained
+        others = self._reader.parents(self.experiment_id, again.uid) if again and again.uid else []
+        if whose := next(
+            (run for run in others if not run.deleted), None
+        ):  # of the study that was trained again
+            return whose
         found = self._reader.parents(self.experiment_id, self._facts.uid)
         if not found:
             return self._create(study_contents(self._facts, "RUNNING", None, None))

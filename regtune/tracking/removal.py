@@ -30,8 +30,8 @@ _TRACKED = """
 class Tracked:
     """What a database of MLflow has of a study.
 
-    sweep: its name. last: when one of its runs began last. folders: of its runs' artifacts, as far as they lie in
-    the project's. here: whether some do, and none lies elsewhere.
+    last: when one of its runs began last. folders: of its runs' artifacts, those in the project's folder. here: whether
+    there are some, and none lies elsewhere.
     """
 
     sweep: str

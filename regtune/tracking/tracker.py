@@ -31,10 +31,9 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 class Tracker:
-    """Writes a study into MLflow in the background. Nothing blocks but `close`.
+    """Writes a study into MLflow in the background. Nothing blocks but `close`. To be used by one thread.
 
-    settings: where MLflow and the study are. study: its name. aside: the name of a study that was set aside for it.
-    Whether MLflow answers at a server's address is asked once, here. To be used by one thread.
+    aside: the name of a study that was set aside for it. Whether MLflow answers at a server's address is asked once.
     """
 
     def __init__(self, settings: Settings, study: str, aside: str | None = None) -> None:
@@ -63,7 +62,6 @@ class Tracker:
 
     @property
     def pid(self) -> int:
-        """The writing process."""
         return self._child.pid
 
     def close(self, timeout_seconds: float | None = None) -> int:
