@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -89,21 +89,19 @@ class Projection:
             self.experiment_id = self._experiment()
             self._parent = self._open_parent()
 
-    def trial(self, number: int, state: State, record: TrialRecord) -> bool:
-        """Make the run of one trial say what its record says. Returns whether anything had to be written.
+    def trial(self, number: int, state: State, record: TrialRecord) -> None:
+        """Make the run of one trial say what its record says.
 
         A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted.
         """
         if record.started_ms is None:
-            return False
-        before = self.writes
+            return
         with self._opened():
             run = self._find(record.uid)
             if run is None or not run.deleted:
                 self._write_trial(run, number, state, record)
         if number in self.refusals:
             self._parent = None
-        return self.writes > before
 
     def catch_up(self, trials: Trials) -> Iterator[tuple[int, int]]:
         """Write whatever MLflow lacks of `trials`, read once, page by page.
@@ -160,14 +158,11 @@ class Projection:
         tags = experiment_tags(facts)
         if found is None:
             tags |= note({}, experiment_note(facts))
-            self.writes += 1
-            return str(self._client.create_experiment(facts.sweep, artifact_location=self._place, tags=tags))
+            return str(self._change(self._client.create_experiment, facts.sweep, self._place, tags))
         if found.deleted:
-            self._client.restore_experiment(found.experiment_id)
-            self.writes += 1
+            self._change(self._client.restore_experiment, found.experiment_id)
         for name, value in experiment_lacks(facts, found).items():
-            self._client.set_experiment_tag(found.experiment_id, name, value)
-            self.writes += 1
+            self._change(self._client.set_experiment_tag, found.experiment_id, name, value)
         return found.experiment_id
 
     def _open_parent(self) -> Run:
@@ -184,8 +179,7 @@ class Projection:
         for other in others:  # made by a request whose answer was lost
             self._delete(other)
         if first.deleted:
-            self._client.restore_run(first.run_id)
-            self.writes += 1
+            self._change(self._client.restore_run, first.run_id)
             first.deleted = False
         return first
 
@@ -202,8 +196,7 @@ class Projection:
 
     def _delete(self, run: Run) -> None:
         if not run.deleted:
-            self._client.delete_run(run.run_id)
-            self.writes += 1
+            self._change(self._client.delete_run, run.run_id)
 
     def _first(self, run: Run, kept: dict[str, Run]) -> bool:
         """Return whether a run is the one of its trial.
@@ -225,12 +218,15 @@ class Projection:
 
     # -- making and writing
 
+    def _change(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self.writes += 1
+        return call(*arguments)
+
     def _create(self, wanted: Contents, more: Mapping[str, str] | None = None) -> Run:
         verb = "sweep" if self._facts.retrained is None else "train"
         source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
         tags = {**(more or {}), **wanted.tags, **note({}, wanted.note), **source}
-        made = self._client.create_run(self.experiment_id, wanted.started_ms, tags, wanted.name)
-        self.writes += 1
+        made = self._change(self._client.create_run, self.experiment_id, wanted.started_ms, tags, wanted.name)
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
 
     def _write_trial(self, run: Run | None, number: int, state: State, record: TrialRecord) -> bool:
@@ -264,26 +260,24 @@ class Projection:
         if lack.config or lack.artifacts or lack.surplus:  # of a run inside the project's artifacts
             tags |= self._files(run, lack, wanted)
         if lack.points or lack.params or tags:
-            self._client.log_batch(
+            self._change(
+                self._client.log_batch,
                 run.run_id,
                 [Metric(name, point.value, point.at_ms, point.step) for name, point in lack.points],
                 [Param(name, value) for name, value in lack.params.items()],
                 [RunTag(name, value) for name, value in tags.items()],
             )
-            self.writes += 1
             run.tags |= tags
             run.params |= lack.params
             run.last |= {name: (point.step, point.value) for name, point in lack.points}
         if lack.inputs:
-            self._client.log_inputs(run.run_id, dataset_inputs(self._facts))
-            self.writes += 1
+            self._change(self._client.log_inputs, run.run_id, dataset_inputs(self._facts))
             run.inputs = True
         if lack.status is not None:
             if lack.ended_ms is None:
-                self._client.update_run(run.run_id, status=lack.status)
+                self._change(self._client.update_run, run.run_id, lack.status)
             else:
-                self._client.set_terminated(run.run_id, lack.status, lack.ended_ms)
-            self.writes += 1
+                self._change(self._client.set_terminated, run.run_id, lack.status, lack.ended_ms)
             run.status, run.end_ms = lack.status, lack.ended_ms or run.end_ms
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
@@ -295,18 +289,15 @@ class Projection:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / wanted.config_name
                 file.write_text(text, encoding="utf-8")
-                repository.log_artifact(str(file))
+                self._change(repository.log_artifact, str(file))
             tags[names.ARTIFACT + wanted.config_name] = digest(text)
-            self.writes += 1
         for path, sha256 in lack.artifacts.items():
-            repository.log_artifact(str(path))
+            self._change(repository.log_artifact, str(path))
             tags[names.ARTIFACT + path.name] = sha256
-            self.writes += 1
         for name in lack.surplus:
             remove(run.artifact_uri, self._client.tracking_uri, name)
-            self._client.delete_tag(run.run_id, names.ARTIFACT + name)
+            self._change(self._client.delete_tag, run.run_id, names.ARTIFACT + name)
             del run.tags[names.ARTIFACT + name]
-            self.writes += 1
         return tags
 
     @contextmanager
