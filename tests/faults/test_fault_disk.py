@@ -14,8 +14,8 @@ from places import place_on
 from stores import Postgres, postgres, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-LONG = {"run_cap": 24, "keep_models": 24, "model": {"hidden": [128]}}
-LONG |= {"training": {"batch_size": 64, "max_epochs": 5}}
+TRAINING = {"batch_size": 64, "max_epochs": 5}
+LONG = {"run_cap": 24, "keep_models": 24, "model": {"hidden": [128]}, "training": TRAINING}
 
 
 def fill(folder: Path, leave: int) -> Path:
