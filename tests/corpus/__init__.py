@@ -52,16 +52,11 @@ def beside(*lines: str) -> str:
 
 TAGS = {
     "a tag that calls os.system": f"!!python/object/apply:os.system ['touch {CANARY}']",
-    "a tag that calls subprocess": f"!!python/object/apply:subprocess.check_output [[touch, {CANARY}]]",
-    "a tag that makes a new object": f"!!python/object/new:pathlib.Path [{CANARY}]",
     "a tag that names a function": "!!python/name:os.system",
-    "a tag that is Python's tuple": "!!python/tuple [1, 2]",
-    "a tag of another language": "!!js/function 'function () {}'",
     "a tag of one's own": "!include secrets.yaml",
     "a tag by its whole address": "!<tag:evil.example,2026:run> x",
     "a tag that is a set": "!!set {1, 2}",
     "a tag that is base64": "!!binary aGVsbG8=",
-    "a tag that is a day": "!!timestamp tomorrow",
     "a number's tag on a word": "!!int five",
     "a tag without its handle": "!nowhere!x 1",
 }

@@ -13,25 +13,17 @@ from corpus import GOOD, TAGS, Malformed, beside, bomb, encodings, large, nested
 
 NOT_YAML = {
     "two colons in a line": ("a: b: c", "mapping values are not allowed"),
-    "a list that is not closed": ("parameters: [1, 2", "not YAML"),
-    "a quotation that is not closed": ('name: "half', "not YAML"),
     "an indentation with a tab": (
         "model:\n\thidden: [8]",
         "bad.yaml:2: not YAML: found character '\\t'",
     ),
-    "an indentation that goes back halfway": ("model:\n    hidden: [8]\n  activation: relu", "not YAML"),
     "two documents": ("run_cap: 1\n---\nrun_cap: 2", "bad.yaml:2: not YAML: but found another document"),
     "an alias of nothing": ("seed: *nowhere", "bad.yaml:1: not YAML: found undefined alias 'nowhere'"),
     "an anchor given twice": ("a: &x 1\nb: &x 2\nc: *x", "duplicate anchor"),
     "a terminal's escape": ("name: \x1b[2J", "unacceptable character"),
     "a directive of another YAML": ("%YAML 9.0\n---\nrun_cap: 1", "not YAML"),
-    "an escape of no letter": ('name: "\\q"', "not YAML"),
-    "an escape beyond Unicode": ('name: "\\UFFFFFFFF"', "not YAML"),
-    "a backtick at the start": ("name: `id`", "not YAML"),
     "a key of more than a thousand letters": (f"{'k' * 2000}: 1", "not YAML"),
-    "a JSON with a comma too many": ('{"run_cap": 5,, "seed": 1}', "not YAML"),
     "a TOML": ('run_cap = 5\n[parameters]\ndropout = "x"\n', "expected keys"),
-    "an XML": ("<?xml version='1.0'?><sweep/>", "expected keys"),
     "nothing": ("", "bad.yaml: the file is empty; expected keys such as parameters and run_cap"),
     "a comment only": ("# run_cap: 5\n", "empty"),
     "a word": ("hello\n", 'found "hello"'),
@@ -45,7 +37,6 @@ TOO_MUCH = {
         "more than 5000 values, aliases counted where they are used; expected a sweep file",
     ),
     "an alias of the list that it is in": ("parameters: &a [*a]", "nested deeper"),
-    "two aliases of each other": ("parameters: &a {x: &b {y: *a, z: *b}}", "nested deeper"),
     "a group merged into itself": (beside("early_terminate: &x", "  <<: *x"), "nested deeper"),
     "a list in 40 lists": (f"parameters: {nested(40)}", "nested deeper than 32"),
     "groups in 20,000 groups": ("{a: " * 20_000, "nested deeper than 32"),
@@ -53,14 +44,6 @@ TOO_MUCH = {
     "100,000 empty lists": (f"parameters: [{'[],' * 80_000}]", "more than 5000 values"),
     "20,000 keys without meaning": ("\n".join(f"key{n}: 1" for n in range(20_000)), "more than 5000 values"),
     "2,000 keys without meaning": ("\n".join(f"key{n}: 1" for n in range(2_000)), "more mistakes"),
-    "2,000 parameters without meaning": (
-        "run_cap: 5\nparameters:\n" + "\n".join(f"  drop{n}: 1" for n in range(2_000)),
-        "more mistakes",
-    ),
-    "2,000 values that are none": (
-        beside(f"parameters: {{dropout: {{values: [{', '.join(['9'] * 2_000)}]}}}}"),
-        "more mistakes",
-    ),
     "the same key 2,000 times": ("run_cap: 5\n" * 2_000, "given twice"),
     "conditions on 900 values that are none": (
         beside(
@@ -73,8 +56,6 @@ TOO_MUCH = {
 HOSTILE = {
     "a configuration": ("regularization: {dropout: [0.2, 0.2]}", "this is a configuration"),
     "a best.yaml": ("provenance: {trial: 3}", "this is a configuration"),
-    "a merge key that merges a number": ("<<: [{seed: 1}, 2]", "<<: expected a group of keys"),
-    "a list as a key": ("? [a, b]\n: 1", "expected a word as key"),
     "a key of 900 letters": (f"{'k' * 900}: 1", "unknown key"),
     "a key with ends of lines": ('"a\\nerror: all is lost\\n": 1', "unknown key"),
     "a key with a terminal's escape": ('"run\\x1b[2J": 1', "unknown key"),
@@ -97,15 +78,10 @@ HOSTILE = {
 }
 NAMES = {
     "a name above the folder": "../../etc/passwd",
-    "a name of another system's path": "..\\\\..\\\\owned",
     "a name that is a flag": "-rf",
-    "a name that is two dots": "..",
-    "a name that is a home": "~root",
     "a name that a shell runs": "$(touch canary)",
-    "a name with a semicolon": "x;touch canary",
     "a name that is SQL": "x' OR '1'='1",
     "a name that is HTML": "<script>alert(1)</script>",
-    "a name that is markup": "[red]x[/red]",
     "a name with an end of line": "a\\nb",
     "a name with a NUL": "a\\0b",
     "a name that turns the direction": "a\\u202egpj",
