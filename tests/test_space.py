@@ -33,6 +33,7 @@ MIXED = {
     "hidden": {"values": [[128, 64], [32, 16]]},
     "batch_size": {"min": 16, "max": 64, "q": 16},
 }
+Q_LOG = {"distribution": "q_log_uniform_values"}
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +62,7 @@ def test_what_is_shown_leads_back_to_what_was_sampled(spec, seed):
     assert space.roots <= params.keys() <= space.distributions.keys()
     assert space.static == (space.roots == space.distributions.keys())
     distributions = {name: space.distributions[name] for name in again}
-    optuna.create_trial(
-        params=again, distributions=distributions, value=0.0
-    )  # refuses what lies outside of them
+    optuna.create_trial(params=again, distributions=distributions, value=0.0)  # refuses what lies outside
 
 
 @settings(max_examples=40)
@@ -108,17 +107,8 @@ def test_optuna_samples_under_the_same_names_and_a_switch_beside_what_is_optiona
         ("dropout", {"min": 0.0, "max": 0.5, "q": 0.1}, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
         ("dropout", {"min": 0.05, "max": 0.35, "q": 0.1}, (0.1, 0.2, 0.3)),
         ("batch_size", {"min": 10, "max": 40, "q": 16}, (16, 32)),
-        ("batch_size", {"min": 3, "max": 6}, (3, 4, 5, 6)),
-        (
-            "batch_size",
-            {"distribution": "q_log_uniform_values", "min": 8, "max": 33, "q": 8},
-            (8, 16, 24, 32),
-        ),
-        (
-            "l1",
-            {"distribution": "q_log_uniform_values", "min": 1e-3, "max": 3.5e-3, "q": 1e-3},
-            (1e-3, 2e-3, 3e-3),
-        ),
+        ("batch_size", {**Q_LOG, "min": 8, "max": 33, "q": 8}, (8, 16, 24, 32)),
+        ("l1", {**Q_LOG, "min": 1e-3, "max": 3.5e-3, "q": 1e-3}, (1e-3, 2e-3, 3e-3)),
         ("l1", {"values": [0.1, 0.01], "optional": True}, (0.0, 0.1, 0.01)),
         ("l1", {"values": [0.01], "optional": True}, (0.0, 0.01)),
         ("patience", {"min": 2, "max": 4, "optional": True}, (0, 2, 3, 4)),
@@ -182,14 +172,10 @@ def test_per_layer_conditions_hold_for_the_same_layer():
             assert (found[f"dropout.{layer}"] > 0) == (found[f"batchnorm.{layer}"] == "none")
 
 
-def test_the_size_of_a_huge_grid_is_counted_without_walking_it():
-    parameters = {
-        name: {"min": 0.0, "max": 0.5, "q": 0.001, "per_layer": True} for name in ("dropout", "l1", "l2")
-    }
+def test_the_size_of_a_huge_grid_is_counted_without_walking_it_and_a_continuous_one_has_none():
+    layered = {"min": 0.0, "max": 0.5, "q": 0.001, "per_layer": True}
+    parameters = dict.fromkeys(("dropout", "l1", "l2"), layered)
     assert Space(spec_of(parameters, model={"hidden": [8] * 8})).size == 501**24
-
-
-def test_a_continuous_space_has_no_size_and_no_grid():
     space = Space(spec_of(MIXED))
     assert space.size is None
     with pytest.raises(SpecError, match="dropout: continuous; a grid needs values or q"):
@@ -217,11 +203,8 @@ def test_a_configuration_holds_what_is_searched_what_is_fixed_and_the_rest():
     assert config.model == ModelConfig(hidden=(8, 4), activation="tanh")
     assert (config.training.batch_size, config.training.max_epochs) == (64, 7)
     assert config.early_stopping == EarlyStoppingConfig(patience=2)
-
-
-def test_a_sweep_without_early_stopping_trains_without_it():
-    spec = spec_of({"dropout": {"values": [0.1, 0.2]}}, early_stopping=None)
-    assert Space(spec).config({"dropout": 0.1}, seed=0, data=DATA).early_stopping is None
+    without = spec_of({"dropout": {"values": [0.1, 0.2]}}, early_stopping=None)
+    assert Space(without).config({"dropout": 0.1}, seed=0, data=DATA).early_stopping is None
 
 
 COMPLETE = {"dropout": 0.1, "l1": 0.0, "l2": 0.2, "batchnorm": "none", "hidden": "32-16", "batch_size": 16}
@@ -238,7 +221,6 @@ COMPLETE = {"dropout": 0.1, "l1": 0.0, "l2": 0.2, "batchnorm": "none", "hidden":
         ),
         ({"dropout": 0.7}, "dropout: expected 0 to 0.6; found 0.7"),
         ({"dropout": float("nan")}, "dropout: expected 0 to 0.6; found nan"),
-        ({"dropout": "a"}, "dropout: expected 0 to 0.6; found a"),
         ({"dropout": True}, "dropout: expected 0 to 0.6; found True"),
         ({"l1": 0.5}, "l1: expected 1e-7 to 0.001, log, or 0 (off); found 0.5"),
         ({"l1": False}, "l1: expected 1e-7 to 0.001, log, or 0 (off); found False"),
@@ -249,10 +231,6 @@ COMPLETE = {"dropout": 0.1, "l1": 0.0, "l2": 0.2, "batchnorm": "none", "hidden":
         ),
         ({"batch_size": 17}, "batch_size: expected 16 to 64, multiples of 16; found 17"),
         ({"hidden": "64-64"}, "hidden: expected 128-64, 32-16; found 64-64"),
-        (
-            {"dropout": 9, "hidden": "1"},
-            "dropout: expected 0 to 0.6; found 9.0\nhidden: expected 128-64, 32-16; found 1",
-        ),
     ],
 )
 def test_what_lies_outside_the_space_is_refused_with_what_was_expected(changes, problem):
@@ -262,13 +240,13 @@ def test_what_lies_outside_the_space_is_refused_with_what_was_expected(changes, 
 
 
 def test_a_missing_value_is_named():
-    space = Space(spec_of(MIXED))
-    with pytest.raises(ParameterError, match="missing: hidden, batch_size"):
-        space.to_optuna({name: COMPLETE[name] for name in ("dropout", "l1", "l2", "batchnorm")})
-    with pytest.raises(ParameterError, match="missing: hidden, batch_size"):
-        space.config(
-            {name: COMPLETE[name] for name in ("dropout", "l1", "l2", "batchnorm")}, seed=0, data=DATA
-        )
+    space, given = (
+        Space(spec_of(MIXED)),
+        {name: COMPLETE[name] for name in ("dropout", "l1", "l2", "batchnorm")},
+    )
+    for read in (space.to_optuna, lambda shown: space.config(shown, seed=0, data=DATA)):
+        with pytest.raises(ParameterError, match="missing: hidden, batch_size"):
+            read(given)
 
 
 # -- enqueue key=value
@@ -277,6 +255,7 @@ def test_a_missing_value_is_named():
 def test_what_a_person_does_not_name_is_left_to_the_sampler():
     space = Space(spec_of(MIXED))
     assert space.parse(["hidden=[32, 16]", "batchnorm = none"]) == {"batchnorm": "none", "hidden": "32-16"}
+    assert space.parse(["l2=0.2"]) == {"l2": 0.2, "batchnorm": "none"}  # on which it depends
     assert space.fix(space.parse(["l1=1e-4"])) == {"l1.on": True, "l1": 1e-4}
     assert space.fix(space.parse(["l1=0", "dropout=0.3"])) == {"l1.on": False, "dropout": 0.3}
     assert space.fix({"l1.on": True}) == {"l1.on": True}
@@ -289,24 +268,14 @@ def test_what_a_person_does_not_name_is_left_to_the_sampler():
     assert len({shown["dropout"] for shown in found}) == 4
 
 
-def test_what_a_named_parameter_depends_on_is_named_with_it():
-    space = Space(spec_of(MIXED))
-    assert space.parse(["l2=0.2"]) == {"l2": 0.2, "batchnorm": "none"}
-    with pytest.raises(ParameterError, match=r"l2: applies only when batchnorm is none"):
-        space.parse(["l2=0.2", "batchnorm=before_activation"])
-
-
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["l2"], "l2: expected key=value, for example dropout=VALUE"),
         (["l2=0.2", "l2=0.3"], "l2: given twice"),
-        (
-            ["dropuot=0.2", "lr=1"],
-            'dropuot: unknown parameter; did you mean "dropout"?\nlr: unknown parameter; expected one of dropout',
-        ),
+        (["l2=0.2", "batchnorm=before_activation"], "l2: applies only when batchnorm is none"),
+        (["lr=1"], "lr: unknown parameter; expected one of dropout"),
         (["l2=.nan"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '.nan'"),
-        (["l2={a"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '{a'"),
         (["l2="], "l2: expected 0.1 to 0.5, multiples of 0.1; found ''"),
         (["l2=[1]"], "l2: expected 0.1 to 0.5, multiples of 0.1; found '[1]'"),
         (["l2=0.2", "batchnorm=nne"], "batchnorm: expected none, before_activation; found nne"),

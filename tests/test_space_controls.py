@@ -11,12 +11,12 @@ from regtune.config.trial import DataConfig, EarlyStoppingConfig, Regularization
 from regtune.search import Space, controls
 
 DATA = DataConfig(name="mnist-5k", digest="0" * 64)
+STRENGTH = {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True}
 FULL = {
-    "dropout": {"min": 0.0, "max": 0.6},
-    "l1": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True},
-    "l2": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True},
+    **{"dropout": {"min": 0.0, "max": 0.6}, "l1": STRENGTH, "l2": STRENGTH},
     "batchnorm": {"values": ["none", "before_activation", "after_activation"]},
 }
+TECHNIQUES = ["dropout", "l1", "l2", "batchnorm_before", "batchnorm_after"]
 
 
 def test_the_controls_are_no_technique_early_stopping_alone_and_each_technique_alone():
@@ -33,15 +33,7 @@ def test_the_controls_are_no_technique_early_stopping_alone_and_each_technique_a
         "batchnorm_before": (RegularizationConfig(batchnorm="before_activation").spread(2), stopping),
         "batchnorm_after": (RegularizationConfig(batchnorm="after_activation").spread(2), stopping),
     }
-    assert list(found) == [
-        "none",
-        "early_stopping",
-        "dropout",
-        "l1",
-        "l2",
-        "batchnorm_before",
-        "batchnorm_after",
-    ]
+    assert list(found) == ["none", "early_stopping", *TECHNIQUES]
     assert {config.seed for config in found.values()} == {0}
     assert {config.data.digest for config in found.values()} == {"0" * 64}
 
@@ -73,37 +65,21 @@ def test_a_fixed_technique_is_no_part_of_the_controls_but_a_fixed_optimizer_is()
     found = controls(spec, DATA)
     assert {control.config.training.optimizer for control in found} == {"sgd"}
     assert {control.config.regularization.l2 for control in found} == {(0.0, 0.0), (1e-4, 1e-4)}
-    assert {control.config.early_stopping.patience for control in found if control.config.early_stopping} == {
-        9
-    }
+    stopping = [control.config.early_stopping for control in found]
+    assert {each.patience for each in stopping if each} == {9}
     assert all(control.parameters is None for control in found)
 
 
-def test_without_early_stopping_two_controls_are_one():
+def test_without_early_stopping_two_controls_are_one_and_a_sweep_may_go_without_any():
     found = controls(spec_of({"dropout": {"values": [0, 0.2]}}, early_stopping=None), DATA)
-    assert [control.name for control in found] == [
-        "none",
-        "dropout",
-        "l1",
-        "l2",
-        "batchnorm_before",
-        "batchnorm_after",
-    ]
-    assert found[0].parameters == {"dropout": 0.0}
-    assert found[1].parameters == {"dropout": 0.2}
-
-
-def test_a_sweep_may_go_without_controls():
+    assert [control.name for control in found] == ["none", *TECHNIQUES]
+    assert [control.parameters for control in found[:2]] == [{"dropout": 0.0}, {"dropout": 0.2}]
     assert controls(spec_of(FULL, controls=False), DATA) == []
 
 
 def test_searched_layers_of_another_depth_than_the_base_are_no_obstacle():
-    spec = spec_of(
-        {
-            "hidden": {"values": [[32, 16, 8], [64, 32, 16]]},
-            "dropout": {"values": [0, 0.2], "per_layer": True},
-        }
-    )
+    layers = {"hidden": {"values": [[32, 16, 8], [64, 32, 16]]}}
+    spec = spec_of({**layers, "dropout": {"values": [0, 0.2], "per_layer": True}})
     assert [control.parameters for control in controls(spec, DATA)] == [None] * 7
 
 

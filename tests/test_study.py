@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
+from terminals import environment
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.trial import DataConfig, TrialConfig
-from regtune.errors import SettingsError, SpecChanged, StorageError, StudyBusy
+from regtune.config.trial import METRICS, DataConfig, TrialConfig
+from regtune.errors import SpecChanged, StorageError, StudyBusy
 from regtune.search import Space, controls
 from regtune.settings import load_settings
-from regtune.storage import database_path, open_engine, open_storage, redact
+from regtune.storage import database_path, open_engine, open_storage
 from regtune.study.origins import Origin
 from regtune.study.ownership import hold, holder
 from regtune.study.record import CREATED, DATA, RECORD, STUDY_UID, Kept, TrialRecord
@@ -47,29 +49,25 @@ def record(study: Study, number: int, **changes: Any) -> TrialRecord:
     )
 
 
-def test_a_database_is_made_once_however_many_open_it() -> None:
+IMPORTS = "import time; from regtune.{} import {}; from regtune.settings import load_settings; settings=load_settings()"
+
+
+def test_a_database_is_made_once_in_wal_mode_however_many_open_it() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: open_storage(load_settings()), range(4)))
-    script = (
-        "from regtune.storage import open_storage; from regtune.settings import load_settings; "
-        "open_storage(load_settings())"
-    )
-    environment = {**os.environ, "REGTUNE_HOME": "many", "PYTHONPATH": str(Path(__file__).parents[1])}
-    processes = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(3)]
+    with open_engine(load_settings().storage_url).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    script = IMPORTS.format("storage", "open_storage") + "; open_storage(settings)"
+    variables = environment(REGTUNE_HOME="many")
+    processes = [subprocess.Popen([sys.executable, "-c", script], env=variables) for _ in range(3)]
     assert [process.wait() for process in processes] == [0] * 3
 
 
-def test_a_new_database_is_in_wal_mode() -> None:
-    opened()
-    engine = open_engine(load_settings().storage_url)
-    with engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-
-
-def test_stock_optuna_opens_the_study() -> None:
-    opened()
-    found = optuna.load_study(study_name="s", storage=load_settings().storage_url)
-    assert found.direction is optuna.study.StudyDirection.MINIMIZE
+def foreign() -> bytes:
+    """A database of something else."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE experiments (id INTEGER)")
+        return connection.serialize()
 
 
 @pytest.mark.parametrize(
@@ -77,26 +75,16 @@ def test_stock_optuna_opens_the_study() -> None:
     [
         (b"not a database at all, but long enough to be taken for one" * 30, "damaged"),
         (b"SQLite format 3\0" + b"x" * 5000, "studies.db"),
+        (foreign(), "not a database of Optuna studies"),
     ],
 )
-def test_a_damaged_database_is_refused_and_left_as_it_is(content: bytes, complaint: str) -> None:
+def test_a_damaged_or_foreign_database_is_refused_and_left_as_it_is(content: bytes, complaint: str) -> None:
     path = database_path(load_settings().storage_url)
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(StorageError, match=complaint):
         opened()
     assert path.read_bytes() == content
-
-
-def test_a_foreign_database_is_refused() -> None:
-    import sqlite3
-
-    path = database_path(load_settings().storage_url)
-    path.parent.mkdir()
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE experiments (id INTEGER)")
-    with pytest.raises(StorageError, match="not a database of Optuna studies"):
-        opened()
 
 
 def test_a_study_of_somebody_else_is_refused() -> None:
@@ -159,35 +147,29 @@ def test_a_folder_that_cannot_be_written_is_said() -> None:
         opened()
 
 
-@pytest.mark.parametrize("url", ["postgresql://somebody:secret@host/db", "sqlite://", "nonsense"])
-def test_a_database_that_cannot_be_used_is_said_without_its_password(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPTUNA_STORAGE", url)
-    with pytest.raises(SettingsError) as refused:
-        opened()
-    assert "secret" not in str(refused.value)
-    assert "secret" not in redact(url)
+@contextmanager
+def held_elsewhere(name: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a study, and is killed at the block's end."""
+    hold_it = f"\nwith hold(settings, {name!r}): print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", IMPORTS.format("study.ownership", "hold") + hold_it]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(**variables))
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "held\n"
+        yield other
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_lock_names_its_holder_and_ends_with_it() -> None:
     settings = load_settings()
     settings.home.mkdir()
-    code = (
-        "from regtune.study.ownership import hold; from regtune.settings import load_settings; import time\n"
-        "with hold(load_settings(), 's'):\n    print('held', flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
-    found = holder(settings, "s")
-    assert found is not None
-    assert found.pid == other.pid
-    with pytest.raises(StudyBusy, match=f"process {other.pid} on .* since"), hold(settings, "s"):
-        pass
-    other.kill()
-    other.wait()
+    with held_elsewhere("s") as other:
+        assert (found := holder(settings, "s")) is not None
+        assert found.pid == other.pid
+        with pytest.raises(StudyBusy, match=f"process {other.pid} on .* since"), hold(settings, "s"):
+            pass
     with hold(settings, "s"):
         pass
 
@@ -201,48 +183,36 @@ def started(study: Study, **changes: Any) -> int:
     return number
 
 
-def test_an_interrupted_trial_goes_back_into_the_queue_under_its_number() -> None:
+def test_an_interrupted_trial_goes_back_into_the_queue_under_its_number_and_an_ended_one_ends() -> None:
     study = opened()
-    started(study)
-    study.settle()
-    assert [found.state for found in study.trials()] == [TrialState.WAITING]
-    (trial,) = study.trials()
-    assert study.start(trial, record(study, 0))
-    again = study.trials()[0]
-    assert (again.number, again.state, again.params) == (0, TrialState.RUNNING, {"dropout": 0.1})
-
-
-def test_a_trial_whose_end_was_recorded_is_ended() -> None:
-    study = opened()
-    for reason in ("worker_died", "pruned"):
-        number = started(study)
+    interrupted, ended, pruned, mine = (started(study) for _ in range(4))
+    for number, reason in ((ended, "worker_died"), (pruned, "pruned")):
         study.report(number, 1, 0.5)
         study.write(number, record(study, number, end_reason=reason))
-    study.settle()
-    assert [found.state for found in study.trials()] == [TrialState.FAIL, TrialState.PRUNED]
+    study.settle(held={mine})
+    assert [found.state.name for found in study.trials()] == ["WAITING", "FAIL", "PRUNED", "RUNNING"]
+    assert study.start(study.trials()[interrupted], record(study, interrupted))
+    again = study.trials()[interrupted]
+    assert (again.number, again.state, again.params) == (0, TrialState.RUNNING, {"dropout": 0.1})
 
 
 def test_what_a_process_leaves_between_two_writes_of_a_queued_trial_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed after each write in turn, the next process starts the trial as an undisturbed one does."""
-    spec, data = SweepSpec.from_dict(SPEC), DataConfig(digest="a" * 64)
+    space, found = Space(SweepSpec.from_dict(SPEC)), []
 
     class Killed(BaseException):
         pass
 
     def next_trial(study: Study) -> tuple[int, TrialRecord] | None:
-        space = Space(spec)
-        proposals = Proposals(study, space, Standing(study, space), data)
-        return proposals.next()
+        return Proposals(study, space, Standing(study, space), DataConfig(digest="a" * 64)).next()
 
-    found = []
     for survived in range(4):  # a parameter, the record, the state; then nobody kills
         shutil.rmtree("mlruns", ignore_errors=True)
         study = opened()
         study.queue(Origin("request", "one"), {})
         left = iter(range(survived))
-
         with monkeypatch.context() as patch, suppress(Killed):
             for name in ("set_trial_param", "set_trial_user_attr", "set_trial_state_values"):
                 method = getattr(RDBStorage, name)
@@ -303,9 +273,7 @@ def test_pauses_between_sweeps_and_an_attempt_that_was_cut_off_are_no_part_of_a_
 def test_a_record_comes_back_as_it_was() -> None:
     study = opened()
     number = started(study)
-    figures = dict.fromkeys(
-        ("loss", "accuracy", "cross_entropy", "val_loss", "val_accuracy", "val_cross_entropy"), 1 / 3
-    )
+    figures = dict.fromkeys(METRICS, 1 / 3)
     written = record(study, 0, started_ms=5).with_epoch(figures, 0.25, 7)
     study.write(number, written)
     assert record_of(opened().trials()[0]) == written

@@ -28,11 +28,11 @@ def arrays(count: int = 40) -> dict[str, npt.NDArray[Any]]:
     return {"x_train": images, "y_train": labels, "x_test": images[:20], "y_test": labels[:20]}
 
 
-def saved(compress: bool = False, **changes: Any) -> bytes:
+def saved(**changes: Any) -> bytes:
     """The bytes of a `.npz`; an array that is None is left out."""
     found = {name: values for name, values in {**arrays(), **changes}.items() if values is not None}
     file = io.BytesIO()
-    (np.savez_compressed if compress else np.savez)(file, **found)
+    np.savez(file, **found)
     return file.getvalue()
 
 
