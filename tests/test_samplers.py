@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
-from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile import PrunerSpec
 from regtune.errors import SpecError
 from regtune.search import Space
 from regtune.search.history import History
@@ -30,8 +30,7 @@ FLAT = {
     "batchnorm": {"values": ["none", "before_activation", "after_activation"]},
 }
 CONDITIONAL = {
-    "dropout": {"min": 0.0, "max": 0.6},
-    "l1": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True},
+    **{"dropout": FLAT["dropout"], "l1": {**FLAT["l1"], "optional": True}},
     "batchnorm": {"values": ["none", "before_activation"]},
     "l2": {"min": 0.0, "max": 0.1, "when": {"batchnorm": "none"}},
 }
@@ -40,6 +39,7 @@ Sampled = Callable[[int], BaseSampler]
 """The sampler of a trial, by its number."""
 STOCK: dict[str, Callable[[], BaseSampler]] = {
     "tpe": lambda: TPESampler(seed=SEED),
+    "tpe, conditional": lambda: TPESampler(seed=SEED, group=True),
     "random": lambda: RandomSampler(seed=SEED),
     "cmaes": lambda: CmaEsSampler(seed=SEED, warn_independent_sampling=False),
     "qmc": lambda: QMCSampler(seed=SEED, scramble=True, warn_independent_sampling=False),
@@ -114,20 +114,13 @@ def stock(sampler: BaseSampler, space: Space, count: int) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("method", list(STOCK))
-def test_with_nothing_beside_the_search_proposals_are_those_of_stock_optuna(method: str) -> None:
-    spec = spec_of(FLAT, method=method, seed=SEED)
+@pytest.mark.parametrize("kind", list(STOCK))
+def test_with_nothing_beside_the_search_proposals_are_those_of_stock_optuna(kind: str) -> None:
+    method, _, conditional = kind.partition(", ")
+    spec = spec_of(CONDITIONAL if conditional else FLAT, method=method, seed=SEED)
     space = Space(spec)
     ours = run(study_of(), space, 40, one(make_sampler(spec, space, SEED)))
-    assert ours == stock(STOCK[method](), space, 40)
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_conditional_space_is_proposed_as_stock_optuna_does() -> None:
-    spec = spec_of(CONDITIONAL)
-    space = Space(spec)
-    ours = run(study_of(), space, 40, one(make_sampler(spec, space, SEED)))
-    assert ours == stock(TPESampler(seed=SEED, group=True), space, 40)
+    assert ours == stock(STOCK[kind](), space, 40)
 
 
 def with_strangers(storage: StudyInMemory) -> StudyInMemory:
@@ -147,9 +140,7 @@ def with_strangers(storage: StudyInMemory) -> StudyInMemory:
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters"),
-    [("random", FLAT), ("qmc", FLAT), ("tpe", FLAT), ("tpe", CONDITIONAL)],
-    ids=["random", "qmc", "tpe-flat", "tpe-conditional"],
+    ("method", "parameters"), [("random", FLAT), ("qmc", FLAT), ("tpe", FLAT), ("tpe", CONDITIONAL)]
 )
 def test_controls_foreign_trials_and_failures_change_no_proposal(
     method: str, parameters: dict[str, Any]
@@ -176,7 +167,6 @@ def test_methods_that_learn_come_near_the_best_although_controls_stand_beside(me
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [("random", FLAT), ("cmaes", FLAT), ("qmc", FLAT), ("tpe", FLAT), ("tpe", CONDITIONAL)],
-    ids=["random", "cmaes", "qmc", "tpe-flat", "tpe-conditional"],
 )
 def test_a_study_taken_up_by_another_process_goes_on_as_if_it_had_not_stopped(
     method: str, parameters: dict[str, Any]
@@ -279,14 +269,11 @@ def test_no_pruner_ends_nothing() -> None:
     assert ended_at(pruner_of(), [[1.0] * 5, [9.0] * 5]) == [None, None]
 
 
-@pytest.mark.parametrize("first", [1, 3, 7])
-def test_median_ends_a_bad_trial_at_min_iter_and_not_before(first):
-    pruner = pruner_of(type="median", min_iter=first, startup_trials=2)
-    assert isinstance(pruner, MedianPruner)
-    assert ended_at(pruner, [[1.0] * 9, [1.0] * 9, [2.0] * 9, [0.5] * 9]) == [None, None, first, None]
-
-
-def test_median_waits_for_its_startup_trials():
+def test_median_ends_a_bad_trial_at_min_iter_and_not_before_its_startup_trials() -> None:
+    for first in (1, 3, 7):
+        pruner = pruner_of(type="median", min_iter=first, startup_trials=2)
+        assert isinstance(pruner, MedianPruner)
+        assert ended_at(pruner, [[1.0] * 9, [1.0] * 9, [2.0] * 9, [0.5] * 9]) == [None, None, first, None]
     assert ended_at(pruner_of(type="median"), [[1.0] * 3] * 5 + [[2.0] * 3]) == [None] * 5 + [1]
     assert ended_at(pruner_of(type="median", startup_trials=1), [[1.0] * 3, [2.0] * 3]) == [None, 1]
 
@@ -302,42 +289,31 @@ def test_successive_halving_lets_the_best_third_pass_each_rung_of_min_iter_times
 
 
 @pytest.mark.parametrize(
-    ("given", "first", "brackets"),
+    ("given", "rungs"),
     [
-        ({"min_iter": 1}, 1, 4),
-        ({"min_iter": 2}, 2, 3),
-        ({"min_iter": 3, "eta": 2}, 3, 4),
-        ({"max_iter": 27, "s": 2}, 3, 3),
-        ({"min_iter": 1, "max_iter": 9}, 1, 3),
+        ({"min_iter": 1}, (1, 3, 9, 27)),
+        ({"min_iter": 2}, (2, 6, 18)),
+        ({"min_iter": 3, "eta": 2}, (3, 6, 12, 24)),
+        ({"max_iter": 27, "s": 2}, (3, 9, 27)),
+        ({"min_iter": 1, "max_iter": 9}, (1, 3, 9)),
     ],
 )
-def test_hyperband_has_a_bracket_for_each_rung_from_min_iter_to_the_last_epoch(
-    given: dict[str, Any], first: int, brackets: int
+def test_hyperband_has_a_bracket_for_each_rung_that_wandb_documents(
+    given: dict[str, Any], rungs: tuple[int, ...]
 ) -> None:
     """Ever worse trials end at the first rung of their bracket."""
     pruner = pruner_of(type="hyperband", **given)
     assert isinstance(pruner, HyperbandPruner)
     ends = ended_at(pruner, [[float(number)] * 28 for number in range(150)])
-    rungs = {first * given.get("eta", 3) ** bracket for bracket in range(brackets)}
-    assert set(ends) - {None} == rungs
-    spec = spec_of({"dropout": {"values": [0, 0.2]}}, early_terminate={"type": "hyperband", **given})
-    assert spec.early_terminate is not None
-    assert len(spec.early_terminate.brackets(27)) == brackets
+    assert set(ends) - {None} == set(rungs)
+    assert PrunerSpec(type="hyperband", **given).brackets(27) == rungs
 
 
-def test_a_first_epoch_beyond_the_last_gives_hyperband_one_bracket() -> None:
+def test_hyperband_has_one_bracket_beyond_the_last_epoch_and_takes_the_most_that_is_searched() -> None:
     ends = ended_at(pruner_of(type="hyperband", min_iter=99), [[float(number)] * 27 for number in range(40)])
     assert set(ends) == {None, 27}
-
-
-def test_a_searched_number_of_epochs_gives_the_pruner_its_most() -> None:
-    spec = SweepSpec.from_dict(
-        {
-            "run_cap": 99,
-            "early_terminate": {"type": "hyperband", "min_iter": 1},
-            "parameters": {"max_epochs": {"values": [5, 81]}},
-        }
-    )
+    hyperband = {"type": "hyperband", "min_iter": 1}
+    spec = spec_of({"max_epochs": {"values": [5, 81]}}, early_terminate=hyperband)
     ends = ended_at(make_pruner(spec), [[float(number)] * 81 for number in range(300)])
     assert set(ends) - {None} == {1, 3, 9, 27, 81}
 

@@ -22,7 +22,6 @@ from specs import spec_of, specs
 import regtune
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import control_count
-from regtune.config.sweepfile.groups import PrunerSpec
 from regtune.config.sweepfile.parameters import Categorical, Constant, Range
 from regtune.config.sweepfile.specification import BUDGET_KEYS
 from regtune.config.sweepfile.targets import TARGETS
@@ -38,6 +37,8 @@ from regtune.search import controls
 
 SWITCH = {"l2": {"values": [0, 0.1]}}
 RATE = {"dropout": {"min": 0, "max": 0.5}}
+NORM = ("none", "after_activation")
+Q: dict[str, Any] = {"distribution": "q_uniform"}
 
 
 def load(text: str, *overrides: str, name: str = "sweep.yaml") -> SweepSpec:
@@ -77,17 +78,9 @@ def test_every_key_of_a_configuration_can_be_searched():
     ("name", "given", "read"),
     [
         ("dropout", {"min": 0, "max": 0.5}, Range(distribution="uniform", min=0.0, max=0.5)),
-        (
-            "dropout",
-            {"min": 0, "max": 0.5, "q": 0.1},
-            Range(distribution="q_uniform", min=0.0, max=0.5, q=0.1),
-        ),
+        ("dropout", {"min": 0, "max": 0.5, "q": 0.1}, Range(**Q, min=0.0, max=0.5, q=0.1)),
         ("batch_size", {"min": 16, "max": 64}, Range(distribution="int_uniform", min=16, max=64)),
-        (
-            "batch_size",
-            {"min": 16.0, "max": 64, "q": 8},
-            Range(distribution="q_uniform", min=16, max=64, q=8),
-        ),
+        ("batch_size", {"min": 16.0, "max": 64, "q": 8}, Range(**Q, min=16, max=64, q=8)),
         ("dropout", {"value": 0}, Constant(value=0.0)),
         ("dropout", {"value": [0.1, 0.2]}, Constant(value=(0.1, 0.2))),
         ("dropout", {"values": [0.3]}, Constant(value=0.3)),
@@ -95,11 +88,7 @@ def test_every_key_of_a_configuration_can_be_searched():
         ("hidden", {"values": [[32, 16], [8]]}, Categorical(values=((32, 16), (8,)))),
         ("fused", {"values": [True, False]}, Categorical(values=(True, False))),
         ("max_epochs", {"values": [5, 10], "distribution": "categorical"}, Categorical(values=(5, 10))),
-        (
-            "batchnorm",
-            {"values": ["none", "after_activation"]},
-            Categorical(values=("none", "after_activation")),
-        ),
+        ("batchnorm", {"values": list(NORM)}, Categorical(values=NORM)),
         ("l1", {"values": [1], "optional": True}, Categorical(values=(1.0,), optional=True)),
         ("l1", {"values": [1, 2], "when": {"l2": 0}}, Categorical(values=(1.0, 2.0), when={"l2": (0,)})),
     ],
@@ -148,20 +137,6 @@ def test_a_spec_cannot_be_changed_and_cannot_be_made_wrong():
         load(GOOD).run_cap = 5
     with pytest.raises(ValidationError, match="nothing is searched"):
         SweepSpec(run_cap=5)
-
-
-@pytest.mark.parametrize(
-    ("given", "first", "brackets"),
-    [
-        ({"type": "hyperband", "min_iter": 3}, 3, (3, 9, 27)),
-        ({"type": "hyperband", "min_iter": 3, "eta": 2}, 3, (3, 6, 12, 24)),
-        ({"type": "hyperband", "max_iter": 27, "s": 2}, 3, (3, 9, 27)),
-        ({"type": "hyperband", "min_iter": 1, "max_iter": 9}, 1, (1, 3, 9)),
-    ],
-)
-def test_the_rungs_of_hyperband_stand_where_wandb_documents_them(given, first, brackets):
-    pruner = PrunerSpec(**given)
-    assert (pruner.first_epoch, pruner.brackets(30)) == (first, brackets)
 
 
 # -- mistakes
@@ -225,9 +200,8 @@ def test_a_condition_names_a_value_that_another_searched_parameter_can_have(when
         "fused": {"values": [True, False]},
         "patience": {"min": 1, "max": 4, "optional": True},
     }
-    assert set(spec_of({**others, "l2": {"min": 0, "max": 0.5, "when": when}}).searched["l2"].when) == set(
-        when
-    )
+    spec = spec_of({**others, "l2": {"min": 0, "max": 0.5, "when": when}})
+    assert set(spec.searched["l2"].when) == set(when)
 
 
 def test_a_condition_on_a_per_layer_parameter_names_the_layer_or_is_per_layer_itself():
@@ -309,7 +283,7 @@ def test_a_wrong_value_from_the_command_line_is_reported_as_such(override, probl
         ),
         (
             {"method": "cmaes"},
-            {"batchnorm": {"values": ["none", "after_activation"]}, **RATE},
+            {"batchnorm": {"values": list(NORM)}, **RATE},
             "method: cmaes searches numbers only and draws batchnorm at random; use tpe or random",
         ),
         (
@@ -346,10 +320,9 @@ def test_what_is_legal_and_hardly_meant_is_warned_of(keys, parameters, warning):
     assert spec_of(parameters, **keys).warnings == ((warning,) if warning else ())
 
 
-@pytest.mark.parametrize("stopping", [{"patience": 3}, None])
-def test_the_number_of_controls_that_warnings_speak_of_is_the_number_that_run(stopping):
-    spec = spec_of(RATE, early_stopping=stopping)
-    assert control_count(spec) == len(controls(spec, DataConfig()))
+def test_the_number_of_controls_that_warnings_speak_of_is_the_number_that_run():
+    for spec in (spec_of(RATE, early_stopping=stopping) for stopping in ({"patience": 3}, None)):
+        assert control_count(spec) == len(controls(spec, DataConfig()))
 
 
 # -- a study that is resumed
@@ -369,12 +342,8 @@ def test_what_may_be_raised_is_no_part_of_the_identity():
 
 
 def test_differences_say_what_was_and_what_is():
-    changes = (
-        "method=random",
-        "parameters.l2.values=[0, 0.2]",
-        "parameters.l1={value: 1}",
-        "early_stopping=null",
-    )
+    searched = ("parameters.l2.values=[0, 0.2]", "parameters.l1={value: 1}")
+    changes = ("method=random", *searched, "early_stopping=null")
     stopping = '{"monitor": "val_cross_entropy", "patience": 4, "min_delta": 0.0}'
     assert load(GOOD, *changes).differences(load(GOOD).identity()) == [
         "method: tpe → random",

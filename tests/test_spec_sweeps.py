@@ -11,23 +11,25 @@ from specs import SWEEPS
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.parameters import Constant
 from regtune.config.trial import DataConfig
-from regtune.search import Space
-
-EACH = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+from regtune.search import Space, controls
 
 
-@EACH
-def test_a_sweep_begins_with_the_question_it_answers(path: Path):
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_begins_with_its_question_has_room_beside_its_controls_and_proposes_configurations(
+    path: Path,
+):
     first = path.read_text(encoding="utf-8").split("\n\n", 1)[0]
     assert all(line.startswith("# ") for line in first.splitlines())
     assert "?" in first
-
-
-@EACH
-def test_a_grid_has_room_for_each_of_its_configurations(path: Path):
     spec = SweepSpec.load(path)
+    space, data = Space(spec), DataConfig(name=spec.dataset)
+    assert spec.warnings == ()
+    assert spec.run_cap is not None
+    assert sum(bool(one.parameters) or spec.method != "grid" for one in controls(spec, data)) < spec.run_cap
     if spec.method == "grid":
-        assert spec.run_cap == Space(spec).size
+        assert spec.run_cap == space.size
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    assert len({space.config(space.suggest(study.ask()), seed=0, data=data) for _ in range(9)}) > 1
 
 
 def test_the_notebook_is_repeated_with_dropout_and_without():
@@ -39,17 +41,6 @@ def test_the_notebook_is_repeated_with_dropout_and_without():
     assert (spec.split.validation, spec.split.seed) == (0.2, 42)
     assert (spec.early_stopping, spec.controls, spec.dataset) == (None, False, "mnist")
     assert not any(isinstance(found, Constant) for found in spec.parameters.values())
-
-
-@EACH
-def test_each_sweep_proposes_configurations(path: Path):
-    spec = SweepSpec.load(path)
-    space = Space(spec)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    configs = {
-        space.config(space.suggest(study.ask()), seed=0, data=DataConfig(name=spec.dataset)) for _ in range(9)
-    }
-    assert len(configs) > 1
 
 
 @pytest.mark.slow

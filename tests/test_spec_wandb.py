@@ -59,34 +59,22 @@ def test_a_sweep_yaml_of_wandb_reads_as_it_is():
     path = Path("sweep.yaml")
     path.write_text(WANDB)
     spec = SweepSpec.load(path)
-    assert (spec.name, spec.dataset, spec.method, spec.description) == (
-        "sweep",
-        "mnist",
-        "tpe",
-        "the classic",
-    )
+    said = (spec.name, spec.dataset, spec.method, spec.description)
+    assert said == ("sweep", "mnist", "tpe", "the classic")
     assert (spec.metric.name, spec.metric.goal, spec.run_cap) == ("val_loss", "minimize", 50)
     assert spec.parameters["learning_rate"] == Range(distribution="log_uniform_values", min=1e-4, max=0.1)
     assert spec.parameters["batch_size"] == Range(distribution="q_log_uniform_values", min=32, max=256, q=8)
     assert spec.parameters["max_epochs"] == Constant(value=10)
     assert spec.fixed("max_epochs") == 10
     assert spec.early_terminate == PrunerSpec(type="hyperband", min_iter=3)
-
-
-def test_what_means_nothing_here_is_named_in_one_line():
-    path = Path("sweep.yaml")
-    path.write_text(WANDB)
-    assert SweepSpec.load(path).warnings == (
+    assert spec.warnings == (
         "ignored: program, command, project, entity, metric.target, early_terminate.strict (regtune does not use them)",
     )
 
 
 def test_without_a_goal_an_accuracy_is_maximized():
-    assert (
-        spec_of({"dropout": {"min": 0, "max": 0.5}}, metric={"name": "val_accuracy"}).metric.goal
-        == "maximize"
-    )
-    assert spec_of({"dropout": {"min": 0, "max": 0.5}}, metric={"name": "val_loss"}).metric.goal == "minimize"
+    for name, goal in (("val_accuracy", "maximize"), ("val_loss", "minimize")):
+        assert spec_of({"dropout": {"min": 0, "max": 0.5}}, metric={"name": name}).metric.goal == goal
 
 
 @pytest.mark.parametrize(
@@ -101,23 +89,20 @@ def test_without_a_goal_an_accuracy_is_maximized():
 def test_distributions_that_say_the_same_are_read_as_one(name, low, high, more, read):
     found = spec_of({"l1": {"distribution": name, "min": low, "max": high, **more}}).parameters["l1"]
     assert isinstance(found, Range)
-    assert (found.min, found.max, found.distribution) == (
-        pytest.approx(read[0]),
-        pytest.approx(read[1]),
-        read[2],
-    )
+    assert (found.min, found.max) == pytest.approx(read[:2])
+    assert found.distribution == read[2]
 
 
-def test_exponents_of_e_for_a_whole_number_are_rounded_inwards():
-    given = {"distribution": "q_log_uniform", "min": math.log(16), "max": math.log(300.5), "q": 4}
+@pytest.mark.parametrize(
+    ("given", "high", "step"),
+    [
+        ({"distribution": "q_log_uniform", "min": math.log(16), "max": math.log(300.5), "q": 4}, 300, 4),
+        ({"distribution": "log_uniform_values", "min": 16, "max": 256}, 256, 1),
+    ],
+)
+def test_logs_of_whole_numbers_are_rounded_inwards_and_need_no_q(given, high, step):
     found = spec_of({"batch_size": given}).parameters["batch_size"]
-    assert found == Range(distribution="q_log_uniform_values", min=16, max=300, q=4)
-
-
-def test_a_log_range_of_whole_numbers_needs_no_q():
-    given = {"distribution": "log_uniform_values", "min": 16, "max": 256}
-    found = spec_of({"batch_size": given}).parameters["batch_size"]
-    assert found == Range(distribution="q_log_uniform_values", min=16, max=256, q=1)
+    assert found == Range(distribution="q_log_uniform_values", min=16, max=high, q=step)
 
 
 def test_values_given_to_log_uniform_as_if_it_took_values_are_warned_of():
