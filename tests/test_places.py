@@ -71,7 +71,7 @@ def test_a_copy_writes_and_deletes_in_itself_alone(made: Path, copy: Path) -> No
     assert files(made) == before
 
 
-def test_a_moved_folder_has_its_artifacts_and_says_so(copy: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_has_its_artifacts(copy: Path, tmp_path: Path) -> None:
     home = copy.rename(tmp_path / "mlruns")
     write(Settings(REGTUNE_HOME=home), 0, 1)
     assert not copy.exists()

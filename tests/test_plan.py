@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import studies
 from optuna.trial import TrialState, create_trial
@@ -20,19 +21,19 @@ from regtune.settings import load_settings
 from regtune.study.record import DATA
 from regtune.sweep.plan import make_plan
 
-SPEC = {
-    "name": "planned",
-    "dataset": "mnist-5k",
-    "run_cap": 20,
-    "parameters": {
-        "dropout": {"min": 0.0, "max": 0.6},
-        "batchnorm": {"values": ["none", "before_activation"]},
-    },
-}
+SEARCHED = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": ["none", "before_activation"]}}
+SPEC = {"name": "planned", "dataset": "mnist-5k", "run_cap": 20, "parameters": SEARCHED}
 
 
 def spec(**changes: object) -> SweepSpec:
     return SweepSpec.from_dict({**SPEC, **changes})
+
+
+def begun(name: str = "mnist-5k", **changes: object) -> optuna.Study:
+    """The study `planned` in its database, on this data set."""
+    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec(**changes).identity())
+    study.set_user_attr(DATA, {"name": name, "digest": load_arrays(name).digest})
+    return study
 
 
 def test_planning_imports_neither_tensorflow_nor_mlflow() -> None:
@@ -41,10 +42,7 @@ def test_planning_imports_neither_tensorflow_nor_mlflow() -> None:
         f"from regtune.config.sweepfile import SweepSpec; make_plan(SweepSpec.from_dict({SPEC!r}), load_settings()); "
         "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
-    )
-    assert found.stdout.strip() == "[]", found.stderr
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment()).strip() == b"[]"
 
 
 def test_without_measurements_the_time_is_a_guess_bounded_by_the_timeout_and_nothing_is_written(
@@ -74,15 +72,14 @@ def test_epochs_measured_in_this_folder_are_taken() -> None:
 
 
 def test_a_grid_is_counted_and_runs_no_more_than_there_is() -> None:
-    grid = {"dropout": {"values": [0.1, 0.2, 0.3]}, "batchnorm": {"values": ["none", "before_activation"]}}
+    grid = {**SEARCHED, "dropout": {"values": [0.1, 0.2, 0.3]}}
     plan = make_plan(spec(method="grid", parameters=grid, run_cap=1000), load_settings(workers=1))
     assert plan.size == 6
     assert plan.duration is not None
     assert plan.beside == len(plan.controls) - 1  # dropout 0.2 is a point of the grid
     trials = 6 + plan.beside
-    assert plan.duration.at_most_seconds == pytest.approx(
-        8 + trials * plan.max_epochs * plan.duration.epoch_seconds
-    )
+    most = 8 + trials * plan.max_epochs * plan.duration.epoch_seconds
+    assert plan.duration.at_most_seconds == pytest.approx(most)
 
 
 def test_what_a_budget_has_no_room_for_is_said_and_controls_come_beside_a_grid() -> None:
@@ -93,16 +90,14 @@ def test_what_a_budget_has_no_room_for_is_said_and_controls_come_beside_a_grid()
     assert make_plan(spec(run_cap=4, controls=False), load_settings()).controls == ()
     beside = [name for name in plan.controls if name not in ("early_stopping", "dropout")]
     assert (len(plan.controls), plan.beside, plan.controls_fit) == (len(beside) + 2, len(beside), True)
-    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec(**grid).identity())
-    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
+    study = begun(**grid)
     for number, parameters in enumerate([{}, {"dropout": 0.0}, {"dropout": 0.1}, {"dropout": 0.1}]):
         studies.add(study, studies.record(number, parameters), TrialState.COMPLETE)
     left = make_plan(spec(**grid, run_cap=4), load_settings(workers=1))
     assert left.standing == "resumes; 2 of 3 points of the grid are tried"
     assert left.duration is not None
-    assert left.duration.at_most_seconds == pytest.approx(
-        8 + len(beside) * left.max_epochs * left.duration.epoch_seconds
-    )  # one point, and one control less
+    most = 8 + len(beside) * left.max_epochs * left.duration.epoch_seconds  # one point, and one control less
+    assert left.duration.at_most_seconds == pytest.approx(most)
     ended = make_plan(spec(**grid, run_cap=3), load_settings())
     assert ended.standing == (
         "finished: 2 of 3 points of the grid are tried; resume with: the same command with --set run_cap=4"
@@ -110,8 +105,7 @@ def test_what_a_budget_has_no_room_for_is_said_and_controls_come_beside_a_grid()
 
 
 def test_a_plan_is_of_the_trials_that_are_left() -> None:
-    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec().identity())
-    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
+    study = begun()
     for number in range(3):
         studies.add(study, studies.record(number, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE)
     left = make_plan(spec(run_cap=4), load_settings(workers=1))
@@ -128,10 +122,8 @@ def test_a_plan_is_of_the_trials_that_are_left() -> None:
     longer.datetime_start -= timedelta(seconds=100)
     study.add_trial(longer)
     timed = make_plan(spec(run_cap=None, timeout=90), load_settings())
-    assert (
-        timed.standing
-        == "finished: the timeout is used; resume with: the same command with --set timeout=180"
-    )
+    used = "finished: the timeout is used"
+    assert timed.standing == f"{used}; resume with: the same command with --set timeout=180"
     assert make_plan(spec(run_cap=None, timeout=900), load_settings()).duration.seconds < 801
 
 
@@ -141,10 +133,9 @@ def test_data_elsewhere_is_the_same_data_and_other_data_of_the_same_name_is_not(
         path.parent.mkdir()
         with path.open("wb") as file:
             np.savez(file, x_train=np.eye(784), y_train=np.arange(784) % 2)
-    begun = spec(dataset=str(one))
-    study = studies.create(Path("mlruns/studies.db"), "planned", spec=begun.identity())
-    study.set_user_attr(DATA, {"name": str(one), "digest": load_arrays(str(one)).digest})
-    studies.add(study, studies.record(0, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE)
+    studies.add(
+        begun(str(one), dataset=str(one)), studies.record(0, {"dropout": 0.1}, epochs=12), TrialState.COMPLETE
+    )
     elsewhere = make_plan(spec(dataset=str(other)), load_settings())
     assert (elsewhere.refusal, elsewhere.standing) == ("", "resumes; finished trials: 1")
     assert elsewhere.duration is not None
@@ -164,9 +155,7 @@ def test_missing_data_is_said_and_does_not_prevent_the_plan(
 
 
 def test_a_study_of_the_same_name_goes_on_or_says_why_not() -> None:
-    study = studies.create(Path("mlruns/studies.db"), "planned", spec=spec().identity())
-    study.set_user_attr(DATA, {"name": "mnist-5k", "digest": load_arrays("mnist-5k").digest})
-    studies.add(study, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
+    studies.add(begun(), studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
     assert make_plan(spec(run_cap=50), load_settings()).standing == "resumes; finished trials: 1"
     changed = make_plan(spec(seed=7), load_settings())
     assert changed.differences == ("seed: 42 → 7",)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from made_up import MadeUp
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from places import SWEEP, Place
 from tracking_records import Untracked
 
 from regtune.config.sweepfile import SweepSpec
@@ -35,7 +34,7 @@ from regtune.executors import Executor, Task, TrialFailed
 from regtune.settings import load_settings
 from regtune.storage import open_engine
 from regtune.study.board import read_progress, read_study
-from regtune.study.ownership import hold, holder
+from regtune.study.ownership import hold
 from regtune.study.progress import FinishedTrial, Progress
 from regtune.study.record import TrialRecord
 from regtune.study.study import derive_seed, record_of, request
@@ -43,51 +42,34 @@ from regtune.sweep import SweepOutcome, run_sweep
 from regtune.tracking import Tracker
 from regtune.upkeep.cleanup import delete_study, find_garbage
 
-SPEC: dict[str, Any] = {
-    "name": "small",
-    "dataset": "mnist-5k",
-    "method": "tpe",
-    "run_cap": 6,
-    "seed": 3,
-    "model": {"hidden": [16]},
-    "training": {"batch_size": 64, "max_epochs": 3},
-    "early_stopping": {"patience": 2},
-    "parameters": {
-        "dropout": {"min": 0.0, "max": 0.6},
-        "l2": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3, "optional": True},
-    },
-    "controls": False,
-}
+SHORT: dict[str, Any] = {"training": {"batch_size": 64, "max_epochs": 3}, "early_stopping": {"patience": 2}}
 DROPOUT = {"dropout": FloatDistribution(0.0, 0.6)}
 
 
 def spec(**changes: Any) -> SweepSpec:
-    return SweepSpec.from_dict({**SPEC, **changes})
+    return SweepSpec.from_dict({"name": "small", **SWEEP, **SHORT, "keep_models": 5, **changes})
 
 
 class Watching:
-    """An observer that remembers, and can act once on what it sees, and at each trial's end."""
+    """An observer that remembers, and can act on what it sees until it has acted, and at each trial's end."""
 
     def __init__(
         self,
-        act: Callable[[Progress], Any] | None = None,
-        at_end: Callable[[FinishedTrial], Any] | None = None,
+        act: Callable[[Progress], Any] = lambda _: False,
+        at_end: Callable[[FinishedTrial], Any] = lambda _: None,
     ) -> None:
         self.ended: list[FinishedTrial] = []
         self.notes: list[str] = []
         self.last: Progress | None = None
-        self._act = act
-        self._at_end = at_end
+        self._act, self._acted, self._at_end = act, False, at_end
 
     def progress(self, progress: Progress) -> None:
         self.last = progress
-        if self._act is not None and self._act(progress):
-            self._act = None
+        self._acted = self._acted or bool(self._act(progress))
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
         self.ended.append(trial)
-        if self._at_end is not None:
-            self._at_end(trial)
+        self._at_end(trial)
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -101,7 +83,7 @@ class Behind(Untracked):
 
 
 def run(executor: Executor | None = None, **changes: Any) -> SweepOutcome:
-    """A sweep of SPEC with these changes, without MLflow; by default nothing is trained."""
+    """A sweep of SWEEP, made short, with these changes, without MLflow; by default nothing is trained."""
     options: dict[str, Any] = {"tracker": Untracked}
     names = ("observer", "stop", "fresh", "from_study", "workers", "tracker")
     options |= {key: changes.pop(key) for key in names if key in changes}
@@ -121,8 +103,8 @@ def study(name: str = "small", home: str = "mlruns") -> optuna.Study:
 
 def records(trials: list[FrozenTrial] | None = None) -> list[TrialRecord]:
     found = [record_of(trial) for trial in (study().trials if trials is None else trials)]
-    assert all(record is not None for record in found)
-    return [record for record in found if record is not None]
+    assert None not in found
+    return [record for record in found if record]
 
 
 def states() -> set[TrialState]:
@@ -295,22 +277,15 @@ def test_a_worker_s_death_costs_one_attempt_and_the_second_the_trial() -> None:
     assert [record.attempt for record in (lost, again, other, last)] == [1, 2, 1, 2]
     assert (again.retry_of, last.retry_of) == (0, 2)
     assert (again.config, again.parameters) == (lost.config, lost.parameters)
-    assert [record.end_reason for record in (lost, again, other, last)] == [
-        *("worker_died", "max_epochs", "worker_died", "worker_died")
-    ]
-    assert {record.end_reason for record in rest} == {"max_epochs"}
+    assert [record.end_reason for record in (lost, other, last)] == ["worker_died"] * 3
+    assert {record.end_reason for record in (again, *rest)} == {"max_epochs"}
 
 
 def test_a_second_coordinator_is_refused_by_name() -> None:
-    settings = load_settings()
-    settings.home.mkdir()
-    with hold(settings, "small"):
-        who = holder(settings, "small")
-        assert who is not None
-        assert who.pid == os.getpid()
-        with pytest.raises(StudyBusy, match=f"is being run by process {os.getpid()} on "):
-            run()
-    assert holder(settings, "small") is None
+    (settings := load_settings()).home.mkdir()
+    said = f"is being run by process {os.getpid()} on "
+    with hold(settings, "small"), pytest.raises(StudyBusy, match=said):
+        run()
 
 
 def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_checked() -> None:
@@ -397,21 +372,15 @@ def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_
 
 # -- grids
 
-GRID: dict[str, Any] = {
-    "method": "grid",
-    "parameters": {"dropout": {"values": [0.0, 0.1, 0.2]}},
-    "timeout": 600,
-    "run_cap": 50,
-}
+POINTS: dict[str, Any] = {"dropout": {"values": [0.0, 0.1, 0.2]}}
+GRID: dict[str, Any] = {"method": "grid", "parameters": POINTS, "timeout": 600, "run_cap": 50}
 ALL = "all 3 points of the grid are tried"
 
 
 def test_a_grid_s_budget_is_of_its_points_controls_come_beside_and_no_point_is_trained_twice() -> None:
     outcome = run(**{**GRID, "controls": True, "run_cap": 2})
-    assert (
-        outcome.reason
-        == "the budget is used; 2 of 3 points of the grid are tried, all with: the same command with --set run_cap=3"
-    )
+    used = "the budget is used; 2 of 3 points of the grid are tried"
+    assert outcome.reason == f"{used}, all with: the same command with --set run_cap=3"
     first = records()
     assert [record.control for record in first if record.parameters] == ["early_stopping", "dropout"]
     assert len(first) == 7  # five more beside the grid
@@ -458,11 +427,8 @@ def test_the_best_models_are_kept_here_and_in_mlflow_and_a_deleted_study_leaves_
     assert kept == {record.uid for record in records(best)}
     client = MlflowClient(settings.mlflow_uri)
     runs = runs_of(client, "small")
-    models = {
-        one.data.tags["regtune.trial_uid"]
-        for one in runs
-        if "model.keras" in {artifact.path for artifact in client.list_artifacts(one.info.run_id)}
-    }
+    files = {one.data.tags["regtune.trial_uid"]: client.list_artifacts(one.info.run_id) for one in runs}
+    models = {uid for uid, found in files.items() if "model.keras" in {artifact.path for artifact in found}}
     assert len(runs) == 8
     assert models == kept
     deleted = delete_study(settings, "small")
@@ -480,27 +446,13 @@ def runs_of(client: MlflowClient, name: str) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id], "tags.`regtune.kind` = 'trial'"))
 
 
-SCRIPT = """
-import json, sys
-from regtune import SweepSpec, run_sweep
-run_sweep(SweepSpec.from_dict(json.loads(sys.argv[1])), workers=1)
-"""
-
-
 @pytest.mark.slow
-def test_two_sweeps_at_once_in_one_folder_both_end_whole() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps({**SPEC, "name": name, "run_cap": 5})],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for name in ("one", "other")
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors.decode()
+def test_two_sweeps_at_once_in_one_folder_both_end_whole(tmp_path: Path) -> None:
+    place = Place(tmp_path, {"REGTUNE_HOME": "mlruns"}, name="one")
+    other, changes = replace(place, name="other"), {**SHORT, "run_cap": 5}
+    with place.sweep(**changes) as first, other.sweep(**changes) as second:
+        first.ended()
+        second.ended()
     client = MlflowClient(load_settings().mlflow_uri)
     for name in ("one", "other"):
         assert [trial.state for trial in study(name).trials] == [TrialState.COMPLETE] * 5

@@ -19,8 +19,7 @@ from mlflow.entities import Run
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.storage.mlflow import connect
-from regtune.study import record as study_record
-from regtune.study.record import BUDGET, DATA, SPEC, STUDY_UID
+from regtune.study.record import BUDGET, CREATED, DATA, ENDED, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking import DataFacts, RetrainedFrom, StudyFacts, names
 from regtune.tracking.projection import Projection
 from regtune.tracking.views import KEY
@@ -65,15 +64,15 @@ class Store:
         (found,) = [run for run in self.runs() if run.data.tags.get(names.NUMBER) == str(number)]
         return self.client.get_run(found.info.run_id)
 
-    def contents(self) -> dict[str, list[Any]]:
+    def points(self, run: Run, name: str) -> list[tuple[int, float, int]]:
+        """Step, value and time of each point of a curve."""
+        found = self.client.get_metric_history(run.info.run_id, name)
+        return [(point.step, point.value, point.timestamp) for point in found]
+
+    def contents(self) -> list[str]:
         """Every row of every table."""
         with sqlite3.connect(self.database) as database:
-            tables = [
-                row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            ]
-            return {
-                table: sorted(map(repr, database.execute(f'SELECT * FROM "{table}"'))) for table in tables
-            }
+            return sorted(database.iterdump())
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +84,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Sto
 def store(shared: Store) -> Store:
     shared.clear()
     return shared
-
-
-def test_a_study_is_a_parent_and_its_trials_are_its_children(store: Store) -> None:
-    store.project(records.facts(), records.complete(0), records.complete(1))
-    parent, *children = store.runs()
-    assert parent.data.tags[names.STUDY_TAG] == "study-1"
-    assert parent.data.tags[names.KIND] == names.STUDY
-    assert [run.data.tags[names.PARENT] for run in children] == [parent.info.run_id] * 2
-    assert [run.data.tags[names.TRIAL_UID] for run in children] == ["study-1-0", "study-1-1"]
-    assert children[1].info.run_name == "#001 dropout 0.2 + L2 1e-4"
 
 
 def test_a_study_written_twice_changes_no_row(store: Store) -> None:
@@ -111,12 +100,7 @@ def test_a_study_written_twice_changes_no_row(store: Store) -> None:
 def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(store: Store) -> None:
     def said() -> Any:
         run = store.run(0)
-        histories = {
-            name: [
-                (p.step, p.value, p.timestamp) for p in store.client.get_metric_history(run.info.run_id, name)
-            ]
-            for name in run.data.metrics
-        }
+        histories = {name: store.points(run, name) for name in run.data.metrics}
         own = {key: value for key, value in run.data.tags.items() if key.startswith("regtune.")}
         return histories, run.data.params, own, run.info.status, run.info.start_time, run.info.end_time
 
@@ -136,22 +120,19 @@ def test_every_epoch_is_a_point_and_the_figures_of_the_kept_weights_are_single_o
     store.project(records.facts(), (0, "COMPLETE", record))
     run = store.run(0)
     for name in METRICS:
-        points = store.client.get_metric_history(run.info.run_id, name)
-        assert [point.value for point in points] == list(record.history[name])
-        assert [point.step for point in points] == list(range(1, record.epochs + 1))
-        assert [point.timestamp for point in points] == list(record.epoch_ended_ms)
+        points = zip(range(1, record.epochs + 1), record.history[name], record.epoch_ended_ms, strict=True)
+        assert store.points(run, name) == list(points)
     assert record.kept is not None
+    kept = {name: record.kept.figures[name] for name in ("val_cross_entropy", "val_accuracy")}
     expected = {
-        "best/val_cross_entropy": record.kept.figures["val_cross_entropy"],
-        "best/val_accuracy": record.kept.figures["val_accuracy"],
-        "best/epoch": record.kept.epoch,
+        **{f"best/{name}": value for name, value in {**kept, "epoch": record.kept.epoch}.items()},
         "best/generalization_gap": record.kept.generalization_gap,
         "weights/sparsity": record.kept.sparsity,
         "weights/l2_norm": record.kept.l2_norm,
     }
     assert {name: value for name, value in run.data.metrics.items() if "/" in name} == expected
     for name in expected:
-        assert [point.step for point in store.client.get_metric_history(run.info.run_id, name)] == [0]
+        assert [step for step, *_ in store.points(run, name)] == [0]
 
 
 @pytest.mark.parametrize("metric", ["val_cross_entropy", "val_accuracy"])
@@ -172,35 +153,32 @@ def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
     record = records.after(records.started(0), 3)
     broken = dict.fromkeys(METRICS, float("nan")) | {"loss": float("inf"), "accuracy": 0.1}
     record = record.with_epoch(broken, 0.3, (record.started_ms or 0) + 2000)
-    store.project(
-        records.facts(),
-        (0, "FAIL", replace(record, end_reason="non_finite", ended_ms=records.BEGIN_MS + 9000)),
-    )
-    run = store.run(0)
-    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 3
-    assert len(store.client.get_metric_history(run.info.run_id, "accuracy")) == 4
+    ended = replace(record, end_reason="non_finite", ended_ms=records.BEGIN_MS + 9000)
+    store.project(records.facts(), (0, "FAIL", ended))
+    assert [len(store.points(store.run(0), name)) for name in ("loss", "accuracy")] == [3, 4]
 
 
-def test_each_state_has_its_status(store: Store) -> None:
+def test_a_study_is_a_parent_and_each_trial_that_has_begun_a_child_with_the_status_of_its_state(
+    store: Store,
+) -> None:
     ends = {"pruned": "KILLED", "stopped": "KILLED", "non_finite": "FAILED", "worker_died": "FAILED"}
     trials = [records.failed(number, reason) for number, reason in enumerate(ends)]
     trials += [records.complete(4), (5, "WAITING", records.after(records.started(5), 2))]
     trials += [(6, "RUNNING", records.started(6))]
-    store.project(records.facts(), *trials)
-    for (number, state, record), status in zip(
-        trials, (*ends.values(), "FINISHED", "KILLED", "RUNNING"), strict=True
-    ):
-        run = store.run(number)
+    unbegun = (7, "WAITING", replace(records.started(7), started_ms=None))
+    store.project(records.facts(), *trials, unbegun)
+    parent, *children = store.runs()
+    assert (parent.data.tags[names.STUDY_TAG], parent.data.tags[names.KIND]) == ("study-1", names.STUDY)
+    assert {run.data.tags[names.PARENT] for run in children} == {parent.info.run_id}
+    assert [run.data.tags[names.TRIAL_UID] for run in children] == [
+        f"study-1-{number}" for number in range(7)
+    ]
+    assert children[1].info.run_name == "#001 dropout 0.2 + L2 1e-4"
+    statuses = (*ends.values(), "FINISHED", "KILLED", "RUNNING")
+    for (_, state, record), run, status in zip(trials, children, statuses, strict=True):
         assert run.info.status == status
         assert run.data.tags[names.STATE] == state
         assert run.data.tags.get(names.END_REASON) == record.end_reason
-
-
-def test_a_trial_that_has_not_begun_has_no_run(store: Store) -> None:
-    store.project(
-        records.facts(), (0, "WAITING", replace(records.started(0), started_ms=None)), records.complete(1)
-    )
-    assert len(store.runs()) == 2
 
 
 def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
@@ -213,7 +191,7 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
     store.project(records.facts(), (number, state, over))
     run = store.run(0)
     assert (run.info.status, run.info.end_time) == ("FINISHED", over.ended_ms)
-    assert len(store.client.get_metric_history(run.info.run_id, "val_loss")) == over.epochs
+    assert len(store.points(run, "val_loss")) == over.epochs
     assert len(store.runs()) == 2
 
 
@@ -294,30 +272,21 @@ def test_the_study_s_own_run_has_its_sweep_file_and_says_what_is_fixed_and_what_
         store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
         assert SweepSpec.load(file) == spec.model_copy(update={"run_cap": cap})
     found = parent.data.params
-    assert {key: found[key] for key in ("method", "hidden", "learning_rate", "data.name", "seed")} == {
-        "method": "random",
-        "hidden": "128-64",
-        "learning_rate": "0.001",
-        "data.name": "mnist-5k",
-        "seed": "42",
-    }
+    keys = ("method", "hidden", "learning_rate", "data.name", "seed")
+    assert [found[key] for key in keys] == ["random", "128-64", "0.001", "mnist-5k", "42"]
     assert (found["l1"], found["patience"]) == ("1e-7 to 0.001, log, or 0 (off)", "1, 3")
     assert store.project(StudyFacts.of("quickstart", attributes)).study("RUNNING", None) is False
 
 
 def test_data_sets_are_inputs_with_their_digest_and_part(store: Store) -> None:
     store.project(records.facts(), records.complete(0))
-    inputs = store.run(0).inputs.dataset_inputs
-    found = {
-        entry.tags[0].value if entry.tags[0].key == names.DATA_CONTEXT else entry.tags[1].value: entry
-        for entry in inputs
-    }
-    assert sorted(found) == ["training", "validation"]
-    for part, count in (("training", 3200), ("validation", 800)):
-        assert found[part].dataset.name == f"mnist-5k {part}"
-        assert records.DIGEST.startswith(found[part].dataset.digest)
-        assert records.DIGEST in found[part].dataset.source
-        assert f'"images": {count}' in found[part].dataset.profile
+    inputs = sorted(store.run(0).inputs.dataset_inputs, key=lambda entry: entry.dataset.name)
+    for entry, part, count in zip(inputs, ("training", "validation"), (3200, 800), strict=True):
+        assert (names.DATA_CONTEXT, part) in {(tag.key, tag.value) for tag in entry.tags}
+        assert entry.dataset.name == f"mnist-5k {part}"
+        assert records.DIGEST.startswith(entry.dataset.digest)
+        assert records.DIGEST in entry.dataset.source
+        assert f'"images": {count}' in entry.dataset.profile
 
 
 def test_the_configuration_and_the_model_are_artifacts(store: Store, tmp_path: Path) -> None:
@@ -345,7 +314,9 @@ def test_a_model_that_a_better_one_displaced_and_one_with_another_digest_are_not
         assert ("digest" in run.data.tags.get(names.MESSAGE, "")) is (number == 1)
 
 
-def test_the_parent_has_the_winner_and_its_figures(store: Store) -> None:
+def test_the_parent_has_the_winner_and_its_figures_and_a_study_that_goes_on_may_have_another(
+    store: Store,
+) -> None:
     projection = store.project(records.facts(), *records.study(8))
     projection.study("RUNNING", None)
     assert store.runs()[0].info.status == "RUNNING"
@@ -355,35 +326,35 @@ def test_the_parent_has_the_winner_and_its_figures(store: Store) -> None:
     assert parent.data.tags[names.BEST_RUN] == winner.info.run_id
     assert parent.data.metrics == {name: value for name, value in winner.data.metrics.items() if "/" in name}
     assert "#005 batch norm before" in parent.data.tags[names.NOTE]
-
-
-def test_a_study_that_goes_on_reopens_its_parent_and_may_have_another_winner(store: Store) -> None:
-    store.project(records.facts(), *records.study(8)).study("KILLED", 5)
-    projection = store.project(records.facts())
-    projection.study("RUNNING", None)
+    again = store.project(records.facts())
+    again.study("RUNNING", None)
     parent = store.runs()[0]
     assert (parent.info.status, parent.data.tags[names.STATE]) == ("RUNNING", "RUNNING")
-    projection.trial(*records.complete(8, 0.1, 0, 0, "before_activation"))
-    projection.study("FINISHED", 8)
+    again.trial(*records.complete(8, 0.1, 0, 0, "before_activation"))
+    again.study("FINISHED", 8)
+    figures = [run.data.metrics["best/val_cross_entropy"] for run in (store.runs()[0], store.run(8))]
+    assert figures[0] == figures[1]
     assert store.runs()[0].data.tags[names.BEST_NUMBER] == "8"
-    assert (
-        store.runs()[0].data.metrics["best/val_cross_entropy"]
-        == store.run(8).data.metrics["best/val_cross_entropy"]
-    )
 
 
-def test_a_parent_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None:
+def test_a_run_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None:
     store.project(records.facts(), *records.study(8))
     first = store.runs()[0]
     tags = {name: value for name, value in first.data.tags.items() if name != "mlflow.runName"}
     store.client.create_run(first.info.experiment_id, first.info.start_time + 1, tags, first.info.run_name)
+    trial, name = {names.TRIAL_UID: "study-1-7", names.STUDY_TAG: "study-1"}, store.run(7).info.run_name
+    store.client.create_run(first.info.experiment_id, records.BEGIN_MS + 990_000, trial, "again")
     assert len([run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]) == 2
-    store.project(records.facts()).study("FINISHED", 5)
+    store.project(records.facts(), records.study(8)[7]).study("FINISHED", 5)
+    same = [run for run in store.runs() if run.data.tags.get(names.TRIAL_UID) == "study-1-7"]
+    assert [run.info.run_name for run in same] == [name]
     (left,) = [run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]
     assert (left.info.run_id, left.info.status) == (first.info.run_id, "FINISHED")
 
 
-def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
+def test_an_experiment_has_its_primary_metric_and_a_description_and_one_that_a_person_wrote_stays(
+    store: Store,
+) -> None:
     projection = store.project(records.facts(), *records.study(8))
     projection.study("RUNNING", None)
     parent = store.runs()[0]
@@ -392,6 +363,12 @@ def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
     store.project(records.facts()).study("FINISHED", 5)
     assert store.runs()[0].data.tags[names.NOTE] == "Mine."
     assert store.client.get_experiment(parent.info.experiment_id).tags[names.NOTE] == "Mine too."
+    tags = store.client.get_experiment(
+        store.project(records.facts("new", "study-2", "val_accuracy")).experiment_id
+    ).tags
+    assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
+    assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
+    assert "higher is better" in tags[names.NOTE]
 
 
 def test_two_studies_of_one_sweep_share_an_experiment_whatever_it_is_called_by_now(store: Store) -> None:
@@ -463,15 +440,6 @@ def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(
     assert repeated.writes == 0
 
 
-def test_a_run_that_was_made_twice_is_left_once(store: Store) -> None:
-    projection = store.project(records.facts(), records.complete(0))
-    tags = {names.TRIAL_UID: "study-1-0", names.STUDY_TAG: "study-1"}
-    store.client.create_run(projection.experiment_id, records.BEGIN_MS + 10_000, tags, "again")
-    store.project(records.facts(), records.complete(0))
-    assert len(store.runs()) == 2
-    assert store.run(0).info.run_name == "#000 dropout 0.2 + L2 1e-4"
-
-
 def test_a_run_that_a_person_deleted_stays_deleted(store: Store) -> None:
     store.project(records.facts(), records.complete(0), records.complete(1))
     store.client.delete_run(store.run(0).info.run_id)
@@ -484,36 +452,14 @@ def test_long_histories_and_many_params_go_in_batches(store: Store) -> None:
     record = records.after(record, 190)
     store.project(records.facts(), (0, "RUNNING", record))
     run = store.run(0)
-    assert len(store.client.get_metric_history(run.info.run_id, "loss")) == 190
+    assert len(store.points(run, "loss")) == 190
     assert {f"p{index}" for index in range(150)} < set(run.data.params)
 
 
-def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> None:
-    projection = store.project(records.facts(metric="val_accuracy"), records.complete(0))
-    tags = store.client.get_experiment(projection.experiment_id).tags
-    assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
-    assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
-    assert "higher is better" in tags[names.NOTE]
-
-
-STORED = {
-    study_record: {
-        "RECORD": "record",
-        "ORIGIN": "origin",
-        "STUDY_UID": "uid",
-        "SPEC": "spec",
-        "BUDGET": "budget",
-        "CREATED": "created_ms",
-        "DATA": "data",
-        "ENDED": "ended",
-    },
-    names: {"KIND": "kind", "SWEEP": "sweep", "TRIAL_UID": "trial_uid", "STATE": "state", "DATA": "data"},
-}
-
-
-@pytest.mark.parametrize("module", STORED)
-def test_a_name_that_is_stored_is_never_another(module: Any) -> None:
+def test_a_name_that_is_stored_is_never_another() -> None:
     """Studies and runs of every earlier version have these."""
-    assert {name: getattr(module, name) for name in STORED[module]} == {
-        name: f"regtune.{word}" for name, word in STORED[module].items()
-    }
+    words = [ORIGIN, RECORD, STUDY_UID, SPEC, BUDGET, CREATED, DATA, ENDED]
+    expected = ("origin", "record", "uid", "spec", "budget", "created_ms", "data", "ended")
+    assert words == [f"regtune.{word}" for word in expected]
+    tags = [names.KIND, names.SWEEP, names.TRIAL_UID, names.STATE, names.DATA]
+    assert tags == [f"regtune.{word}" for word in ("kind", "sweep", "trial_uid", "state", "data")]

@@ -37,10 +37,8 @@ def test_a_value_that_mlflow_cannot_read_is_said_with_its_variable(monkeypatch: 
     monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "abc")
     with pytest.raises(ValueError, match="abc") as caught:
         MLFLOW_SQLALCHEMYSTORE_POOL_SIZE.get()
-    assert (
-        str(bad_variable(caught.value))
-        == "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE: MLflow cannot read 'abc'; unset it"
-    )
+    said = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE: MLflow cannot read 'abc'; unset it"
+    assert str(bad_variable(caught.value)) == said
     assert bad_variable(ValueError("MLFLOW_NO_SUCH_THING")) is None
 
 

@@ -33,18 +33,8 @@ def catch_up(settings: Settings, facts: StudyFacts, trials: Sequence[records.Tri
 
 def rows(settings: Settings) -> dict[str, int]:
     """How many rows each table of a study's runs has."""
-    tables = (
-        "runs",
-        "metrics",
-        "latest_metrics",
-        "params",
-        "tags",
-        "inputs",
-        "input_tags",
-        "experiments",
-        "experiment_tags",
-        "datasets",
-    )
+    tables = ("runs", "metrics", "latest_metrics", "params", "tags", "inputs", "input_tags")
+    tables += ("experiments", "experiment_tags", "datasets")
     with sqlite3.connect(settings.home / "mlflow.db") as database:
         return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
