@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import studies
+import yaml
 from optuna.trial import TrialState
 from terminals import run_here
 
@@ -33,12 +34,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def made(home: str, **changes: Any) -> None:
-    spec = {
-        "name": "small",
-        "dataset": "mnist-5k",
-        "parameters": {"dropout": {"min": 0.0, "max": 0.5}},
-        **changes,
-    }
+    spec = {**yaml.safe_load(SWEEP.replace("run_cap: 1\n", "")), **changes}
     study = studies.create(Path(home) / "studies.db", "small", spec=spec, run_cap=1)
     study.set_user_attr(FILE, "my sweep.yaml")
     studies.add(study, studies.record(0, {"dropout": 0.1}), TrialState.COMPLETE)
@@ -66,12 +62,14 @@ def test_another_sweep_file_of_the_same_name_is_answered_with_two_whole_commands
     assert "or set the earlier one aside with: regtune sweep 'my sweep.yaml' --fresh;" in found
 
 
-def test_a_used_budget_is_answered_with_the_study_s_own_sweep_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_suggested_command_names_the_study_s_own_sweep_file_and_the_folder_that_was_given(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     made("else")
     found = said(capsys, "enqueue", "small", "dropout=0.2", "--home", "else")
     assert found.rstrip().endswith("regtune sweep 'my sweep.yaml' --set run_cap=2 --name small --home else")
+    found = said(capsys, "show", "small", "99", "--home", "else")
+    assert found.endswith("try: regtune board small --home else")
 
 
 def test_a_question_that_nobody_can_answer_names_the_command_that_needs_no_answer(
@@ -80,11 +78,3 @@ def test_a_question_that_nobody_can_answer_names_the_command_that_needs_no_answe
     made("mlruns")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     assert "add --yes: regtune delete small --yes" in said(capsys, "delete", "small")
-
-
-def test_a_command_that_is_suggested_names_the_folder_that_was_given(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made("else")
-    found = said(capsys, "show", "small", "99", "--home", "else")
-    assert found.endswith("try: regtune board small --home else")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import optuna
 import pytest
 import studies
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine, event
 from stores import Postgres
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -35,7 +35,7 @@ from regtune.study.board import (
     read_trial,
 )
 from regtune.study.board.rows import Row, parameter_names, top_and_controls
-from regtune.study.record import ORIGIN, TrialRecord
+from regtune.study.record import ORIGIN, SPEC, STUDY_UID, TrialRecord
 from regtune.study.study import Study, record_of
 from regtune.sweep.standing import Standing, Tally
 
@@ -77,11 +77,8 @@ def big(run_cap: int, name: str = NAME) -> SweepSpec:
 def odd(url: str, name: str, metric: str, goal: str) -> None:
     """Ties, infinite and missing values, controls with and without parameters, layers, trials without a record."""
     study = optuna.create_study(storage=url, study_name=name, direction=goal)
-    for key, value in (
-        ("uid", "ab" * 16),
-        ("spec", {"name": name, "metric": {"name": metric, "goal": goal}}),
-    ):
-        study.set_user_attr(f"regtune.{key}", value)
+    study.set_user_attr(STUDY_UID, "ab" * 16)
+    study.set_user_attr(SPEC, {"name": name, "metric": {"name": metric, "goal": goal}})
 
     def put(state: TrialState, value: float | None, found: TrialRecord | None) -> None:
         attributes = studies.attributes(studies.of(study, found)) if found else {}
@@ -116,19 +113,11 @@ def odd(url: str, name: str, metric: str, goal: str) -> None:
         else:
             put(TrialState.FAIL, None, found)
     put(TrialState.FAIL, None, None)
-    put(
-        TrialState.WAITING,
-        None,
-        studies.record(25, {"dropout": 0.1, "batchnorm": "none"}, epochs=4, end=None),
-    )
+    plain = {"dropout": 0.15, "batchnorm": "none"}
+    put(TrialState.WAITING, None, studies.record(25, plain, epochs=4, end=None))
     put(TrialState.WAITING, None, None)
-    put(
-        TrialState.RUNNING,
-        None,
-        studies.record(27, {"dropout": 0.15, "batchnorm": "none"}, end=None, epochs=2),
-    )
-    again = replace(studies.record(28, {"dropout": 0.15, "batchnorm": "none"}, end=None, epochs=4), again=1)
-    put(TrialState.RUNNING, None, again)
+    put(TrialState.RUNNING, None, studies.record(27, plain, end=None, epochs=2))
+    put(TrialState.RUNNING, None, replace(studies.record(28, plain, end=None, epochs=4), again=1))
 
 
 def by_rank(rows: list[Row], goal: str) -> list[Row]:
@@ -139,9 +128,8 @@ def by_rank(rows: list[Row], goal: str) -> list[Row]:
         return STATES.index(row.state), math.inf if row.value is None else sign * row.value, row.number
 
     found = sorted(rows, key=key)
-    return [
-        replace(row, rank=place if row.state == "COMPLETE" else None) for place, row in enumerate(found, 1)
-    ]
+    places = enumerate(found, 1)
+    return [replace(row, rank=place if row.state == "COMPLETE" else None) for place, row in places]
 
 
 def by_column(rows: list[Row], sort: str, metric: str, goal: str) -> list[int]:
@@ -209,14 +197,9 @@ def test_a_study_made_in_bulk_is_what_optuna_would_have_made(tmp_path: Path) -> 
     assert len(ours.trials()) == 60
     assert [record_of(trial) for trial in ours.trials()] == [record_of(trial) for trial in made]
     assert {trial.state.name for trial in ours.trials()} == set(STATES) - {"FOREIGN"}
-    ours_stored = RDBStorage(load_settings(home=tmp_path / "ours").storage_url)
-    assert seen(ours_stored.get_all_trials(1)) == seen(made)
+    stored = RDBStorage(load_settings(home=tmp_path / "ours").storage_url).get_all_trials(1)
+    assert [vars(trial) for trial in stored] == [vars(trial) for trial in made]
     assert sum(record_of(trial) is not None for trial in ours.trials()) >= 58
-
-
-def seen(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
-    """Everything of the trials."""
-    return [vars(trial) for trial in trials]
 
 
 def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
@@ -250,14 +233,8 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
 
     for turn in range(30):
         if turn % 6 == 1:
-            study.optuna.add_trial(
-                create_trial(
-                    state=TrialState.WAITING,
-                    user_attrs={
-                        "regtune.origin": {"kind": "retry" if turn % 4 == 1 else "request", "key": str(turn)}
-                    },
-                )
-            )
+            origin = {"kind": "retry" if turn % 4 == 1 else "request", "key": str(turn)}
+            study.optuna.add_trial(create_trial(state=TrialState.WAITING, user_attrs={ORIGIN: origin}))
             same()
         trial = study.optuna.ask()
         for step in range(1 + len(study.trials()[trial.number].intermediate_values), 2 + turn % 3):
@@ -283,15 +260,11 @@ READS: dict[str, Callable[[Engine], Any]] = {
 }
 
 
-class Traffic:
-    """Statements sent and rows fetched through an engine."""
-
-    def __init__(self, engine: Engine | type[Engine]) -> None:
-        self.statements = 0
-        event.listen(engine, "before_cursor_execute", self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.statements += 1
+def sent_through(engine: Engine | type[Engine]) -> list[str]:
+    """The statements that will have been sent through an engine."""
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *call: statements.append(str(call[2])))
+    return statements
 
 
 def peak_bytes(call: Callable[[Engine], Any], engine: Engine) -> int:
@@ -321,9 +294,9 @@ def test_thousands_of_trials_are_read_with_the_statements_and_the_memory_of_hund
         engine = open_engine(settings.storage_url)
         cost = {}
         for name, read in READS.items():
-            traffic = Traffic(engine)
+            statements = sent_through(engine)
             read(engine)
-            cost[name] = traffic.statements, peak_bytes(read, engine)
+            cost[name] = len(statements), peak_bytes(read, engine)
         engine.dispose()
         costs.append(cost)
     small, large = costs
@@ -350,9 +323,9 @@ def statements_of_a_sweep(
     executor = Workers(2)
     coordinator = bench_coordinator.coordinator_of(spec, study, executor, settings, trials)
     coordinator.prepare()
-    traffic = Traffic(Engine)  # every one
+    statements = sent_through(Engine)  # every one
     bench_coordinator.in_virtual_time(coordinator, executor)
-    return traffic.statements / trials
+    return len(statements) / trials
 
 
 def test_the_coordinator_asks_the_database_as_often_in_a_large_study_as_in_a_small_one(

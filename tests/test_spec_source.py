@@ -76,19 +76,15 @@ def test_every_number_that_python_writes_is_read_as_that_number(value):
 
 
 def test_a_file_of_another_encoding_is_refused_with_the_line_and_the_byte():
-    assert refusal(write("name: a\ndescription: caf\xe9".encode("latin-1"))) == (
-        "s.yaml:2: expected UTF-8 text, found the byte 0xe9"
-    )
-    assert refusal(write("name: a".encode("utf-16"))).startswith(
-        "s.yaml:1: expected UTF-8 text, found the byte 0xff"
-    )
+    for content, place, byte in (
+        ("name: a\ndescription: caf\xe9".encode("latin-1"), "s.yaml:2", "0xe9"),
+        ("name: a".encode("utf-16"), "s.yaml:1", "0xff"),
+    ):
+        assert refusal(write(content)) == f"{place}: expected UTF-8 text, found the byte {byte}"
 
 
-def test_a_byte_order_mark_is_no_mistake():
+def test_byte_order_marks_are_no_mistake_nor_are_those_of_files_joined_into_one():
     assert read(write(b"\xef\xbb\xbfrun_cap: 1"), SWEEP).values == {"run_cap": 1}
-
-
-def test_byte_order_marks_of_files_joined_into_one_are_no_mistake():
     found = read(write("# first\n\ufeffname: a\n\ufeff\ufeffrun_cap: 1\n\ufeff# end\n"), SWEEP)
     assert found.values == {"name": "a", "run_cap": 1}
     assert found.places["run_cap",] == "s.yaml:3"

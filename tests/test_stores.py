@@ -131,9 +131,10 @@ def _runs(place: Place, folder: Path) -> dict[str, Any]:
         }
         tags = {key: run.data.tags.get(f"regtune.{key}") for key in TAGS}
         files = sorted(item.path for item in client.list_artifacts(run.info.run_id))
-        config = None
-        if "config.yaml" in files:
-            config = Path(client.download_artifacts(run.info.run_id, "config.yaml", str(folder))).read_text()
+        config = (
+            "config.yaml" in files
+            and Path(client.download_artifacts(run.info.run_id, "config.yaml", str(folder))).read_text()
+        )
         said = (run.info.status, run.data.params, tags, curves, files, config, len(run.inputs.dataset_inputs))
         runs[run.data.tags.get("regtune.number", "")] = said
     assert len(runs) == 1 + SWEEP["run_cap"]
@@ -145,12 +146,8 @@ TAGS = ("state", "end_reason", "control", "mix", "seed")
 
 def test_the_page_of_its_runs_is_served_or_named(place: Place) -> None:
     with TemporaryFile("w+") as said:
-        page = subprocess.Popen(
-            [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"],
-            env=place.variables(),
-            stdout=said,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"]
+        page = subprocess.Popen(command, env=place.variables(), stdout=said, stderr=subprocess.DEVNULL)
 
         def named() -> list[tuple[str, str]]:
             said.seek(0)
@@ -217,12 +214,6 @@ def _finished(place: Place) -> int:
 
 
 def test_what_looks_at_the_folder_finds_it_in_order(place: Place) -> None:
-    for words in (
-        ("plan", "small.yaml"),
-        ("watch", "small"),
-        ("db", "check"),
-        ("db", "upgrade"),
-        ("status",),
-    ):
-        place.run(*words)
+    for words in ("plan small.yaml", "watch small", "db check", "db upgrade", "status"):
+        place.run(*words.split())
     assert {check["status"] for check in place.json("doctor")} <= {"ok", "note"}
