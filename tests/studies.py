@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from regtune.config.trial import DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
+from regtune.config.trial import METRICS, DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.settings import sqlite_url
 from regtune.study.record import (
     BUDGET,
@@ -44,16 +44,8 @@ def curve(floor: float, epochs: int) -> list[dict[str, float]]:
     for epoch in range(1, epochs + 1):
         loss = 0.45 * math.exp(-epoch / 2) + 0.01
         val = 0.3 * math.exp(-epoch / 2.5) + floor + 0.0008 * max(0, epoch - 8)
-        points.append(
-            {
-                "loss": loss + 0.002,
-                "accuracy": 1 - loss / 4,
-                "cross_entropy": loss,
-                "val_loss": val + 0.002,
-                "val_accuracy": 1 - val / 3.5,
-                "val_cross_entropy": val,
-            }
-        )
+        values = (loss + 0.002, 1 - loss / 4, loss, val + 0.002, 1 - val / 3.5, val)
+        points.append(dict(zip(METRICS, values, strict=True)))
     return points
 
 
@@ -170,28 +162,20 @@ def attributes(found: TrialRecord) -> dict[str, Any]:
 
 def fill(study: optuna.Study, floors: Sequence[float] = (0.081, 0.0742, 0.0768)) -> None:
     """Two controls, a trial for each floor, then a pruned, a failed, a running and a waiting one."""
-    add(study, record(0, {}, floor=0.095, control="none", end="max_epochs", epochs=30), TrialState.COMPLETE)
-    add(
-        study,
-        record(1, {"dropout": 0.2, "batchnorm": "none"}, floor=0.088, control="dropout"),
-        TrialState.COMPLETE,
-    )
-    number = 2
+
+    def put(
+        state: str, dropout: float | None, batchnorm: str = "none", message: str = "", **changes: Any
+    ) -> None:
+        number = len(study.get_trials(deepcopy=False))
+        parameters = {} if dropout is None else {"dropout": dropout, "batchnorm": batchnorm}
+        found = record(number, parameters, **changes)
+        add(study, replace(found, message=message or None), TrialState[state])
+
+    put("COMPLETE", None, floor=0.095, control="none", end="max_epochs", epochs=30)
+    put("COMPLETE", 0.2, floor=0.088, control="dropout")
     for i, floor in enumerate(floors):
-        found = record(
-            number, {"dropout": round(0.1 + 0.03 * i, 2), "batchnorm": PLACEMENTS[i % 3]}, floor=floor
-        )
-        add(study, found, TrialState.COMPLETE)
-        number += 1
-    pruned = record(number, {"dropout": 0.5, "batchnorm": "none"}, floor=0.2, epochs=3, end="pruned")
-    add(study, pruned, TrialState.PRUNED)
-    broken = replace(
-        record(number + 1, {"dropout": 0.6, "batchnorm": "none"}, epochs=1, end="non_finite"),
-        message="loss is NaN",
-    )
-    add(study, broken, TrialState.FAIL)
-    running = record(
-        number + 2, {"dropout": 0.25, "batchnorm": "after_activation"}, epochs=5, end=None, worker=1
-    )
-    add(study, running, TrialState.RUNNING)
+        put("COMPLETE", round(0.1 + 0.03 * i, 2), PLACEMENTS[i % 3], floor=floor)
+    put("PRUNED", 0.5, floor=0.2, epochs=3, end="pruned")
+    put("FAIL", 0.6, message="loss is NaN", epochs=1, end="non_finite")
+    put("RUNNING", 0.25, "after_activation", epochs=5, end=None, worker=1)
     study.enqueue_trial({"dropout": 0.3, "batchnorm": "none"})

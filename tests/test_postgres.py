@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -91,9 +90,8 @@ def test_up_with_postgres_is_what_every_verb_uses_until_it_is_down(server: Embed
     assert [database.state for database in databases] == ["current", "current"]
     assert all((database.size_bytes or 0) > 10**6 for database in databases)
 
-    postmaster = server.postmaster
-    assert postmaster is not None
-    postmaster.kill()
+    assert server.postmaster is not None
+    server.postmaster.kill()
     until(lambda: not server.processes())
     with pytest.raises(StorageError, match=AWAY):
         open_engine(settings.storage_url)
@@ -125,9 +123,8 @@ def test_whatever_of_it_is_killed_it_starts_again_with_its_data(server: Embedded
         assert other.socket != other.data
         ask(other.url("studies"), "CREATE TABLE kept AS SELECT 7 AS seven")
 
-        postmaster = other.postmaster
-        assert postmaster is not None
-        os.kill(postmaster.pid, signal.SIGKILL)
+        assert other.postmaster is not None
+        other.postmaster.kill()
         assert other.start()
         for process in other.processes():
             with suppress(psutil.NoSuchProcess):  # its own children end by themselves
@@ -167,9 +164,8 @@ def test_folders_that_are_closed_stay_closed_and_are_named(server: Embedded) -> 
     with passable() as folder:
         folder.chmod(0o700)
         settings = Settings(REGTUNE_HOME=folder / "mlruns")
-        with pytest.raises(
-            StorageError, match=rf"^{folder}: the account pgserver.*chmod o\+x {folder}, or work as"
-        ):
+        said = rf"^{folder}: the account pgserver.*chmod o\+x {folder}, or work as"
+        with pytest.raises(StorageError, match=said):
             service.up(settings, databases="postgres", port=free_port())
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert not Embedded(settings.home).initialized

@@ -194,17 +194,6 @@ def test_qmc_walks_one_sequence_however_many_samplers_there_are() -> None:
     assert min(map(quarters.count, range(4))) >= 3  # Sobol: even over quarters, up to where it starts
 
 
-def test_cmaes_takes_up_its_optimizer_from_the_study() -> None:
-    spec = spec_of({name: FLAT[name] for name in ("dropout", "l1")}, method="cmaes")
-    space, storage = Space(spec), study_of()
-    run(storage, space, 30, lambda number: make_sampler(spec, space, number))
-    trials = through(storage).trials
-    generations = [trial.system_attrs.get("cma:generation") for trial in trials[1:]]
-    assert generations == sorted(generations)
-    assert max(generations) >= 4  # 6 trials a generation in two dimensions: 4 + floor(3 ln 2)
-    assert any(key.startswith("cma:optimizer") for trial in trials for key in trial.system_attrs)
-
-
 @pytest.mark.parametrize("method", ["tpe", "qmc", "cmaes"])
 def test_several_trials_at_once_are_proposed_each_for_itself(method: str) -> None:
     spec = spec_of(FLAT, method=method)

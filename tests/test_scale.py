@@ -23,17 +23,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.search import Space
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
-from regtune.study.board import (
-    list_studies,
-    read_best,
-    read_board,
-    read_ended,
-    read_progress,
-    read_rows,
-    read_study,
-    read_top,
-    read_trial,
-)
+from regtune.study import board
 from regtune.study.board.rows import Row, parameter_names, top_and_controls
 from regtune.study.record import ORIGIN, SPEC, STUDY_UID, TrialRecord
 from regtune.study.study import Study, record_of
@@ -147,12 +137,12 @@ def by_column(rows: list[Row], sort: str, metric: str, goal: str) -> list[int]:
 
 @pytest.mark.parametrize("study", [NAME, "least", "most", "most of another"])
 def test_the_database_ranks_and_limits_as_python_does(engine: Engine, study: str) -> None:
-    info = read_study(engine, study)
-    rows = by_rank(read_rows(engine, study, range(info.trials)), info.goal)
+    info = board.read_study(engine, study)
+    rows = by_rank(board.read_rows(engine, study, range(info.trials)), info.goal)
     assert len(rows) == info.trials
     assert len({row.value for row in rows}) < len(rows)
-    assert read_board(engine, study).rows == rows
-    assert read_board(engine, study, limit=9).rows == rows[:9]
+    assert board.read_board(engine, study).rows == rows
+    assert board.read_board(engine, study, limit=9).rows == rows[:9]
 
 
 def test_any_column_sorts_either_way_and_rows_without_a_value_come_last(tmp_path: Path) -> None:
@@ -161,27 +151,27 @@ def test_any_column_sorts_either_way_and_rows_without_a_value_come_last(tmp_path
     odd(url, "most of another", "accuracy", "maximize")
     engine = open_engine(url)
     for study in ("least", "most of another"):
-        board = read_board(engine, study)
-        assert len(board.parameters) >= 4
-        for sort in [sign + column for column in board.columns for sign in ("", "-")]:
+        shown = board.read_board(engine, study)
+        assert len(shown.parameters) >= 4
+        for sort in [sign + column for column in shown.columns for sign in ("", "-")]:
             if sort == "rank":
                 continue
-            expected = by_column(board.rows, sort, board.info.metric, board.info.goal)
-            assert [row.number for row in read_board(engine, study, sort).rows] == expected, sort
-            assert [row.number for row in read_board(engine, study, sort, 7).rows] == expected[:7], sort
+            expected = by_column(shown.rows, sort, shown.info.metric, shown.info.goal)
+            assert [row.number for row in board.read_board(engine, study, sort).rows] == expected, sort
+            assert [row.number for row in board.read_board(engine, study, sort, 7).rows] == expected[:7], sort
 
 
 @pytest.mark.parametrize("study", [NAME, "least", "most"])
 def test_the_best_and_the_controls_are_those_of_the_whole_board(engine: Engine, study: str) -> None:
-    rows = read_board(engine, study).rows
+    rows = board.read_board(engine, study).rows
     for count in (1, 4, 10):
-        top = read_top(engine, study, count)
+        top = board.read_top(engine, study, count)
         assert top.rows == top_and_controls(rows, count)
         assert set(top.parameters) == set(parameter_names(rows))
-    assert read_best(engine, study) == rows[0]
-    assert read_trial(engine, study, rows[3].number) == rows[3]
-    assert read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
-    assert [trial.number for trial in read_progress(engine, study).running] == sorted(
+    assert board.read_best(engine, study) == rows[0]
+    assert board.read_trial(engine, study, rows[3].number) == rows[3]
+    assert board.read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
+    assert [trial.number for trial in board.read_progress(engine, study).running] == sorted(
         row.number for row in rows if row.state == "RUNNING"
     )
 
@@ -252,11 +242,11 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
 
 
 READS: dict[str, Callable[[Engine], Any]] = {
-    "board": lambda engine: read_board(engine, NAME, limit=20),
-    "best": lambda engine: read_best(engine, NAME),
-    "studies": list_studies,
-    "show": lambda engine: read_top(engine, NAME, 1),
-    "show one": lambda engine: read_trial(engine, NAME, 17),
+    "board": lambda engine: board.read_board(engine, NAME, limit=20),
+    "best": lambda engine: board.read_best(engine, NAME),
+    "studies": board.list_studies,
+    "show": lambda engine: board.read_top(engine, NAME, 1),
+    "show one": lambda engine: board.read_trial(engine, NAME, 17),
 }
 
 

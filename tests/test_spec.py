@@ -376,12 +376,9 @@ def test_a_file_means_what_it_meant_when_studies_were_begun_with_it():
 # -- whatever it says
 
 
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
+    SCALARS
     | st.sampled_from(["none", "uniform", "val_loss", "hyperband", "dropout", 10**400, -(10**30), "l1"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,

@@ -19,17 +19,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from places import SWEEP, Place
 from tracking_records import Untracked
 
+from regtune import errors
 from regtune.config.sweepfile import SweepSpec
-from regtune.errors import (
-    AGAIN,
-    DataError,
-    SettingsError,
-    SpecChanged,
-    SpecError,
-    StudyBusy,
-    StudyNotFound,
-    TooManyFailures,
-)
 from regtune.executors import Executor, Task, TrialFailed
 from regtune.settings import load_settings
 from regtune.storage import open_engine
@@ -205,7 +196,7 @@ def test_controls_come_first_and_are_never_pruned_and_a_pruner_ends_hopeless_tri
 def test_a_raised_budget_goes_on_another_spec_is_refused_and_fresh_sets_the_study_aside() -> None:
     run(run_cap=2)
     assert run(run_cap=4).complete == 4
-    with pytest.raises(SpecChanged) as refused:
+    with pytest.raises(errors.SpecChanged) as refused:
         run(parameters={"dropout": {"min": 0.0, "max": 0.5}})
     assert any("dropout" in line and "0.6" in line and "0.5" in line for line in refused.value.differences)
     outcome = run(run_cap=4, workers=2, tracker=Behind)  # which starts no worker
@@ -232,15 +223,15 @@ def test_a_sweep_takes_what_a_person_has_and_says_what_is_wrong_as_the_command_d
         "dataset: absent.npz\nrun_cap: 1\nparameters: {dropout: {min: 0, max: 0.5}}\n"
     )
     for wrong, error, words in (
-        ("nowhere.yaml", SpecError, "nowhere.yaml: no such file"),
-        ({"run_cap": 1}, SpecError, "spec: parameters: "),
-        (7, SpecError, "expected a SweepSpec or the path of a sweep file, found 7"),
-        ("absent.yaml", DataError, "absent.npz: not found"),
-        (Path("absent.yaml"), DataError, "absent.npz: not found"),
+        ("nowhere.yaml", errors.SpecError, "nowhere.yaml: no such file"),
+        ({"run_cap": 1}, errors.SpecError, "spec: parameters: "),
+        (7, errors.SpecError, "expected a SweepSpec or the path of a sweep file, found 7"),
+        ("absent.yaml", errors.DataError, "absent.npz: not found"),
+        (Path("absent.yaml"), errors.DataError, "absent.npz: not found"),
     ):
         with pytest.raises(error, match=words):
             run_sweep(wrong)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="workers: expected a number from 1 to 256, found 0"):
+    with pytest.raises(errors.SettingsError, match="workers: expected a number from 1 to 256, found 0"):
         run_sweep("absent.yaml", workers=0)
     assert not Path("mlruns").exists()
 
@@ -257,9 +248,10 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_replaced_until_too_m
     failed = [records()[number] for number in (0, 2)]
     assert [record.end_reason for record in failed] == ["non_finite", "timeout"]
     assert failed[0].message == "the loss became non-finite in epoch 2"
-    again = f"2 trials failed, more than max_failures, 1; the last: too long; resume with: {AGAIN} --set max_failures=4"
+    said = "2 trials failed, more than max_failures, 1; the last: too long"
+    again = f"{said}; resume with: {errors.AGAIN} --set max_failures=4"
     for _ in range(2):  # nothing more is trained before it is said again
-        with pytest.raises(TooManyFailures, match=re.escape(again)):
+        with pytest.raises(errors.TooManyFailures, match=re.escape(again)):
             run(run_cap=5, max_failures=1)
         assert len(study().trials) == 4
     assert run(run_cap=3, max_failures=2).complete == 3
@@ -284,7 +276,7 @@ def test_a_worker_s_death_costs_one_attempt_and_the_second_the_trial() -> None:
 def test_a_second_coordinator_is_refused_by_name() -> None:
     (settings := load_settings()).home.mkdir()
     said = f"is being run by process {os.getpid()} on "
-    with hold(settings, "small"), pytest.raises(StudyBusy, match=said):
+    with hold(settings, "small"), pytest.raises(errors.StudyBusy, match=said):
         run()
 
 
@@ -337,7 +329,7 @@ def test_requests_of_another_terminal_are_taken_up_and_a_stop_leaves_a_study_tha
     ask("stop")  # too late: it stops nothing
     again = run(run_cap=outcome.complete + 2)
     assert (again.stopped, again.complete) == (False, outcome.complete + 2)
-    with pytest.raises(StudyNotFound, match='did you mean "small"'):
+    with pytest.raises(errors.StudyNotFound, match='did you mean "small"'):
         request(load_settings(), "smal", "stop")
 
 

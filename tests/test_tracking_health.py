@@ -53,9 +53,8 @@ def test_a_stranger_is_said_first_of_all_by_a_sweep_and_found_by_doctor_and_stat
     with stranger(403) as url:
         settings = Settings(MLFLOW_TRACKING_URI=url)
         tracker = Tracker(settings, "mnist-regularization")
-        assert tracker.news() == [
-            f"{url} {OTHERWISE} (HTTP 403): MLflow is away; the sweep continues, and MLflow catches up later"
-        ]
+        away = "MLflow is away; the sweep continues, and MLflow catches up later"
+        assert tracker.news() == [f"{url} {OTHERWISE} (HTTP 403): {away}"]
         tracker.close(0)
         (found,) = (check for check in examine(settings) if check.name == "MLflow")
         assert (found.status, found.found) == ("mend", f"{url} {OTHERWISE} (HTTP 403)")

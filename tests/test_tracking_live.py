@@ -80,10 +80,8 @@ def test_mlflow_follows_a_study_while_it_runs_and_to_its_end(
     sweep.end("FINISHED")
     follow(follower)
     found = runs(settings)
-    assert {key: run.info.status for key, run in found.items()} == {
-        **dict.fromkeys((None, "0", "2"), "FINISHED"),
-        "1": "KILLED",
-    }
+    statuses = {**dict.fromkeys((None, "0", "2"), "FINISHED"), "1": "KILLED"}
+    assert {key: run.info.status for key, run in found.items()} == statuses
     best = min((0, 2), key=lambda number: sweep.study.trials[number].value)
     assert found[None].data.tags[names.BEST_NUMBER] == str(best)
 
@@ -107,13 +105,11 @@ def test_a_round_reads_only_what_may_have_changed_and_writes_only_what_has(
 
 def test_of_models_mlflow_has_those_of_the_best_trials_alone(settings: Settings) -> None:
     sweep = Sweeping(settings.storage_url, keep_models=1)
-    better, worse = sorted(
-        (records.complete(0), records.complete(1, dropout=0.5)),
-        key=lambda trial: trial[2].kept.figures["val_cross_entropy"],
-    )
+    trials = [records.complete(0), records.complete(1, dropout=0.5)]
+    trials.sort(key=lambda trial: -trial[2].kept.figures["val_cross_entropy"])
     first, second = (
-        records.with_model((number, trial[1], replace(trial[2], uid=f"study-1-{number}")), settings.artifacts)
-        for number, trial in enumerate((worse, better))
+        records.with_model((number, state, replace(record, uid=f"study-1-{number}")), settings.artifacts)
+        for number, (_, state, record) in enumerate(trials)
     )
     client = MlflowClient(settings.mlflow_uri)
     sweep.write(*first)

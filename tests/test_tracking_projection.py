@@ -342,9 +342,9 @@ def test_a_run_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None
     first = store.runs()[0]
     tags = {name: value for name, value in first.data.tags.items() if name != "mlflow.runName"}
     store.client.create_run(first.info.experiment_id, first.info.start_time + 1, tags, first.info.run_name)
+    assert len([run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]) == 2
     trial, name = {names.TRIAL_UID: "study-1-7", names.STUDY_TAG: "study-1"}, store.run(7).info.run_name
     store.client.create_run(first.info.experiment_id, records.BEGIN_MS + 990_000, trial, "again")
-    assert len([run for run in store.runs() if run.data.tags[names.KIND] == names.STUDY]) == 2
     store.project(records.facts(), records.study(8)[7]).study("FINISHED", 5)
     same = [run for run in store.runs() if run.data.tags.get(names.TRIAL_UID) == "study-1-7"]
     assert [run.info.run_name for run in same] == [name]
@@ -352,9 +352,7 @@ def test_a_run_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None
     assert (left.info.run_id, left.info.status) == (first.info.run_id, "FINISHED")
 
 
-def test_an_experiment_has_its_primary_metric_and_a_description_and_one_that_a_person_wrote_stays(
-    store: Store,
-) -> None:
+def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
     projection = store.project(records.facts(), *records.study(8))
     projection.study("RUNNING", None)
     parent = store.runs()[0]
@@ -363,9 +361,11 @@ def test_an_experiment_has_its_primary_metric_and_a_description_and_one_that_a_p
     store.project(records.facts()).study("FINISHED", 5)
     assert store.runs()[0].data.tags[names.NOTE] == "Mine."
     assert store.client.get_experiment(parent.info.experiment_id).tags[names.NOTE] == "Mine too."
-    tags = store.client.get_experiment(
-        store.project(records.facts("new", "study-2", "val_accuracy")).experiment_id
-    ).tags
+
+
+def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> None:
+    projection = store.project(records.facts(metric="val_accuracy"), records.complete(0))
+    tags = store.client.get_experiment(projection.experiment_id).tags
     assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
     assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
     assert "higher is better" in tags[names.NOTE]

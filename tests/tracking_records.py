@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.trial import METRICS, EarlyStoppingConfig, RegularizationConfig, TrialConfig
+from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.study.record import (
     BUDGET,
     CREATED,
@@ -72,15 +72,14 @@ class Sweeping:
         spec = SweepSpec.from_dict(
             {"name": NAME, "dataset": "mnist-5k", "run_cap": 20, "parameters": searched}
         )
-        data = {key: getattr(facts().data, key) for key in DataFacts.__dataclass_fields__}
         budget = {"run_cap": 20, "timeout": None, "keep_models": keep_models}
-        for key, value in {
+        attributes = {
             SPEC: spec.identity(),
             BUDGET: budget,
             CREATED: BEGIN_MS - 2000,
-            DATA: data,
-            STUDY_UID: uid,
-        }.items():
+            DATA: asdict(facts().data),
+        }
+        for key, value in {**attributes, STUDY_UID: uid}.items():
             self.study.set_user_attr(key, value)
 
     def write(self, number: int, state: State, record: TrialRecord) -> None:
@@ -114,23 +113,16 @@ def facts(
     )
 
 
-def config(number: int, dropout: float, l1: float, l2: float, batchnorm: str) -> TrialConfig:
-    """A configuration with these strengths in both layers."""
-    return TrialConfig(
-        regularization=RegularizationConfig(dropout=dropout, l1=l1, l2=l2, batchnorm=batchnorm),
-        early_stopping=EarlyStoppingConfig(),
-        seed=1000 + number,
-    )
-
-
 def started(
     number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none"
 ) -> TrialRecord:
-    """A trial that has just begun."""
+    """A trial that has just begun, with these strengths in both layers."""
+    parameters = {"dropout": dropout, "l1": l1, "l2": l2, "batchnorm": batchnorm}
+    regularization = RegularizationConfig(**parameters)
     return TrialRecord(
         uid=f"study-1-{number}",
-        config=config(number, dropout, l1, l2, batchnorm),
-        parameters={"dropout": dropout, "l1": l1, "l2": l2, "batchnorm": batchnorm},
+        config=TrialConfig(regularization=regularization, seed=1000 + number),
+        parameters=parameters,
         worker=number % 2,
         started_ms=BEGIN_MS + 9000 * number,
     )
@@ -149,13 +141,8 @@ def after(record: TrialRecord, epochs: int) -> TrialRecord:
         val = 0.7 * math.exp(-0.4 * epoch) + 0.19 - norm - 0.1 * strength + 0.35 * strength**2 + 0.002 * epoch
         val += float(noise[epoch])
         penalty = 40 * found.l1[0] + 9 * found.l2[0]
-        figures = dict(
-            zip(
-                METRICS,
-                (train + penalty, 1 - train / 3.2, train, val + penalty, round(1 - val / 3.3, 5), val),
-                strict=True,
-            )
-        )
+        values = (train + penalty, 1 - train / 3.2, train, val + penalty, round(1 - val / 3.3, 5), val)
+        figures = dict(zip(METRICS, values, strict=True))
         record = record.with_epoch(figures, 0.31, record.started_ms + 350 * epoch)
     return record
 
@@ -206,37 +193,23 @@ def with_model(trial: Trial, artifacts: Path, content: bytes = b"weights") -> Tr
     return number, state, replace(record, artifacts={"model.keras": hashlib.sha256(content).hexdigest()})
 
 
-def study(count: int = 24) -> list[Trial]:
-    """Controls first, then proposals; some pruned, one diverged, one retried after a worker's death."""
-    strengths = [
-        (0, 0, 0, "none"),
-        (0, 0, 0, "none"),
-        (0.2, 0, 0, "none"),
-        (0, 1e-5, 0, "none"),
-        (0, 0, 1e-4, "none"),
-    ]
-    labels = ("none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after")
-    strengths += [(0, 0, 0, "before_activation"), (0, 0, 0, "after_activation")]
-    luck = np.random.default_rng(7)
+def study(count: int) -> list[Trial]:
+    """The seven controls, then proposals of which one is pruned."""
+    strengths: dict[str, dict[str, Any]] = {
+        **{
+            "none": {},
+            "early_stopping": {},
+            "dropout": {"dropout": 0.2},
+            "l1": {"l1": 1e-5},
+            "l2": {"l2": 1e-4},
+        },
+        **{f"batchnorm_{place}": {"batchnorm": f"{place}_activation"} for place in ("before", "after")},
+    }
+    off = {"dropout": 0.0, "l2": 0.0}
     trials: list[Trial] = []
-    for number in range(count):
-        if number < len(labels):
-            dropout, l1, l2, batchnorm = strengths[number]
-            trial = complete(number, dropout, l1, l2, batchnorm)
-            trials.append((number, "COMPLETE", replace(trial[2], control=labels[number], parameters={})))
-            continue
-        dropout = float(luck.uniform(0, 0.6))
-        l1 = float(10 ** luck.uniform(-7, -3.5)) if luck.random() < 0.5 else 0.0
-        l2 = float(10 ** luck.uniform(-7, -3)) if luck.random() < 0.5 else 0.0
-        batchnorm = ("none", "before_activation", "after_activation")[int(luck.integers(3))]
-        if number == 12:
-            trials.append(failed(number, "non_finite"))
-        elif number == 15:
-            trials.append(failed(number, "worker_died"))
-        elif number % 5 == 3:
-            record = after(started(number, dropout, l1, l2, batchnorm), 3)
-            over = replace(record, ended_ms=record.epoch_ended_ms[-1] + 5, end_reason="pruned")
-            trials.append((number, "PRUNED", over))
-        else:
-            trials.append(complete(number, dropout, l1, l2, batchnorm))
-    return trials
+    for number, (label, strength) in enumerate(strengths.items()):
+        _, state, record = complete(number, **{**off, **strength})
+        trials.append((number, state, replace(record, control=label, parameters={})))
+    for number in range(len(trials), count):
+        trials.append(failed(number, "pruned") if number % 5 == 3 else complete(number, number / 20))
+    return trials[:count]
