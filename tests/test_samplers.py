@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
-from regtune.config.sweepfile import PrunerSpec
+from regtune.config.sweepfile.groups import PrunerSpec
 from regtune.errors import SpecError
 from regtune.search import Space
 from regtune.search.history import History
