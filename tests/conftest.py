@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from regtune.errors import AGAIN, COMMAND
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+os.environ.pop("COLUMNS", None)  # of the terminal in which the tests were started
 
 LONGEST = (
     *("test_compose.py", "test_stores.py", "test_secrets.py"),
@@ -50,7 +52,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "REGTUNE_WORKERS",
         "REGTUNE_DATA_DIR",
     )
-    for name in (*settings, "COLUMNS", "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
+    for name in (*settings, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     urllib.request.install_opener(None)  # the one that is kept has the proxies of the test that opened first
