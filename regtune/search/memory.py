@@ -100,10 +100,9 @@ class StudyInMemory(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        numbers: Iterable[int] = self._trials
+        trials = list(self._trials.values())
         if states is not None and not any(state in states for state in TrialState if state.is_finished()):
-            numbers = sorted(self._open)
-        trials = [self._trials[number] for number in numbers]
+            trials = [self._trials[number] for number in sorted(self._open)]
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
