@@ -30,7 +30,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.search import Space, controls
 from regtune.settings import Settings, load_settings
-from regtune.storage import studies_engine
+from regtune.storage.schema import STUDIES
 from regtune.study.origins import Origin
 from regtune.study.record import DATA, ORIGIN, RECORD, Kept, TrialRecord
 from regtune.study.study import Study, derive_seed
@@ -53,7 +53,7 @@ def make_study(
     study = Study.open(settings, spec)
     study.set_attribute(DATA, FACTS)
     found = list(frozen_trials(spec, study.name, study.uid, trials, seed, unfinished=unfinished))
-    engine = studies_engine(settings.storage_url)
+    engine = STUDIES.engine(settings.storage_url)
     with engine.begin() as connection:
         insert(connection, study.name, found)
     engine.dispose()

@@ -26,8 +26,8 @@ from stores import Postgres, free_port, until
 
 from regtune.server import service
 from regtune.settings import Settings
-from regtune.storage.engines import studies_engine
-from regtune.storage.urls import full_url
+from regtune.storage import full_url
+from regtune.storage.schema import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "REGTUNE_TEST_MARK"
@@ -236,7 +236,7 @@ class Sweep:
     def _count(self, table: str, condition: str = "TRUE") -> int:
         """Rows of one of Optuna's tables that belong to the study; 0 while there is no table."""
         query = f"SELECT COUNT(*) FROM {table} JOIN studies USING (study_id) WHERE study_name = :name AND {condition}"
-        engine = studies_engine(self.place.settings.storage_url)
+        engine = STUDIES.engine(self.place.settings.storage_url)
         try:
             with engine.connect() as connection:
                 return int(connection.scalar(sqlalchemy.text(query), {"name": self.place.name}) or 0)

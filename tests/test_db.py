@@ -29,16 +29,10 @@ from regtune.cli import app
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError, TrackingError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases
 from regtune.settings import Settings
-from regtune.storage import engines, migration, open_engine, open_storage, studies_engine
-from regtune.storage.mlflow import (
-    check_store,
-    connect,
-    make_store,
-    tracking_engine,
-    tracking_revision,
-    tracking_schema,
-)
-from regtune.storage.schema import STUDIES, TRACKING, look
+from regtune.storage import open_engine, open_storage
+from regtune.storage.mlflow import check_store, connect, make_store
+from regtune.storage.optuna import make_studies
+from regtune.storage.schema import STUDIES, TRACKING, schema_of, upgrade
 from regtune.study.board import list_studies
 from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
@@ -59,7 +53,7 @@ def current(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory)
     """Copies of databases with current tables, on `sqlite` or `postgres`."""
     home = tmp_path_factory.mktemp("made") / "home"
     init_databases(Settings(REGTUNE_HOME=home))
-    engines.make_studies(postgres_server.fresh("studies_model"))
+    make_studies(postgres_server.fresh("studies_model"))
     make_store(postgres_server.fresh("mlflow_model"), home / "artifacts")
 
     def make(kind: str) -> Settings:
@@ -111,7 +105,7 @@ def contents(engine: sqlalchemy.Engine) -> dict[str, list[str]]:
 
 
 def both(settings: Settings) -> tuple[Any, Any]:
-    return contents(studies_engine(settings.storage_url)), contents(tracking_engine(settings.mlflow_uri))
+    return contents(STUDIES.engine(settings.storage_url)), contents(TRACKING.engine(settings.mlflow_uri))
 
 
 def execute(engine: sqlalchemy.Engine, *statements: str) -> None:
@@ -138,14 +132,14 @@ def migrations(library: str, url: str = "sqlite://") -> Config:
 
 def age_studies(url: str) -> None:
     """Take Optuna's tables one revision back: what that one added is the index."""
-    engine = studies_engine(url)
+    engine = STUDIES.engine(url)
     (index,) = (one["name"] for one in sqlalchemy.inspect(engine).get_indexes("trials"))
     execute(engine, f"DROP INDEX {index}", f"UPDATE alembic_version SET version_num = '{EARLIER_STUDIES}'")
 
 
 def make_old_mlflow(uri: str) -> None:
     """MLflow's tables as an earlier version made them, by its own migrations, with a run in them."""
-    engine = tracking_engine(uri)
+    engine = TRACKING.engine(uri)
     FirstTables.metadata.create_all(engine)
     config = migrations("mlflow", uri)
     with engine.begin() as connection:
@@ -192,10 +186,8 @@ def test_init_makes_both_and_says_so_once(empty: Made, kind: str) -> None:
     assert [one.done for one in init_databases(settings)] == ["", ""]
     assert both(settings) == made
     assert states(settings) == ["current", "current"]
-    engine = studies_engine(settings.storage_url)
-    assert look(engine, STUDIES, "").revision == STUDIES.migrations.head
-    engine.dispose()
-    assert tracking_revision(settings.mlflow_uri) == TRACKING.migrations.head
+    assert schema_of(settings.storage_url, STUDIES).revision == STUDIES.migrations.head
+    assert schema_of(settings.mlflow_uri, TRACKING).revision == TRACKING.migrations.head
     client = client_of(settings)
     run = client.create_run(client.create_experiment("first"))
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
@@ -255,9 +247,9 @@ def test_several_at_once_make_one(postgres_server: Postgres, tmp_path: Path, on_
 @on_both
 def test_a_creation_that_was_cut_off_is_finished_by_the_next_init(empty: Made, kind: str) -> None:
     settings = empty(kind)
-    engines.make_studies(settings.storage_url)
-    execute(studies_engine(settings.storage_url), "DROP TABLE alembic_version")
-    engine = tracking_engine(settings.mlflow_uri)
+    make_studies(settings.storage_url)
+    execute(STUDIES.engine(settings.storage_url), "DROP TABLE alembic_version")
+    engine = TRACKING.engine(settings.mlflow_uri)
     FirstTables.metadata.create_all(engine)
     engine.dispose()
     assert states(settings) == ["unfinished", "unfinished"]
@@ -301,7 +293,7 @@ def test_a_fresh_folder_is_made_ready_by_the_first_that_writes(empty: Made) -> N
 
 def test_the_default_experiment_is_left_to_who_comes_first(current: Made) -> None:
     settings = current("postgres")
-    engine = tracking_engine(settings.mlflow_uri)
+    engine = TRACKING.engine(settings.mlflow_uri)
     with engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT count(*) FROM experiments")) == 0
     engine.dispose()
@@ -346,7 +338,7 @@ def test_studies_of_years_ago_are_upgraded(tmp_path: Path) -> None:
     url = settings.storage_url
     command.upgrade(migrations("optuna", url), "v2.6.0.a")
     execute(
-        studies_engine(url),
+        STUDIES.engine(url),
         "INSERT INTO version_info VALUES (1, 12, '2.6.0')",
         "INSERT INTO studies (study_id, study_name) VALUES (1, 'of old')",
         "INSERT INTO study_directions (direction, study_id, objective) VALUES ('MINIMIZE', 1, 0)",
@@ -363,7 +355,7 @@ def test_studies_of_years_ago_are_upgraded(tmp_path: Path) -> None:
 @on_both
 def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Made, kind: str) -> None:
     settings = empty(kind)
-    engines.make_studies(settings.storage_url)
+    make_studies(settings.storage_url)
     make_old_mlflow(settings.mlflow_uri)
     assert states(settings) == ["current", "older"]
     wanted = rf"older MLflow \({EARLIER_MLFLOW}, here {TRACKING.migrations.head}\); try: regtune db upgrade"
@@ -372,7 +364,7 @@ def test_an_older_store_is_named_and_upgraded_with_its_runs(empty: Made, kind: s
             use()
     with pytest.raises(StorageError, match=wanted):
         init_databases(settings)
-    assert tracking_revision(settings.mlflow_uri) == EARLIER_MLFLOW
+    assert schema_of(settings.mlflow_uri, TRACKING).revision == EARLIER_MLFLOW
     assert [one.done for one in upgrade_databases(settings)] == ["", "upgraded"]
     (run,) = client_of(settings).search_runs(["7"])
     assert (run.info.run_name, run.data.params) == ("first", {"dropout": "0.2"})
@@ -384,11 +376,11 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None
     before = (tmp_path / "mlflow.db").read_bytes()
 
     def cut_off(url: str) -> None:
-        execute(tracking_engine(url), "DROP TABLE params")
+        execute(TRACKING.engine(url), "DROP TABLE params")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left"):
-        migration.upgrade(settings.mlflow_uri, TRACKING, tracking_engine, cut_off)
+        upgrade(settings.mlflow_uri, TRACKING, cut_off)
     assert (tmp_path / "mlflow.db").read_bytes() == before
     assert sorted(path.name for path in tmp_path.glob("mlflow.db*")) == ["mlflow.db"]
 
@@ -408,20 +400,20 @@ def refused_by_all(settings: Settings, of: str, wanted: str) -> None:
 def test_what_is_newer_is_refused_by_everyone(current: Made) -> None:
     newer = f"UPDATE alembic_version SET version_num = '{FUTURE}'"
     settings = current("sqlite")
-    execute(studies_engine(settings.storage_url), newer)
+    execute(STUDIES.engine(settings.storage_url), newer)
     refused_by_all(settings, "studies", rf"newer Optuna \({FUTURE}.*use a newer regtune")
     settings = current("postgres")
-    execute(tracking_engine(settings.mlflow_uri), newer)
+    execute(TRACKING.engine(settings.mlflow_uri), newer)
     refused_by_all(settings, "mlflow", rf"newer MLflow \({FUTURE}.*use a newer regtune")
 
 
 def test_a_foreign_database_is_refused_and_nothing_is_written(empty: Made) -> None:
     settings = empty("postgres")
-    execute(studies_engine(settings.storage_url), "CREATE TABLE customers (name TEXT)")
+    execute(STUDIES.engine(settings.storage_url), "CREATE TABLE customers (name TEXT)")
     refused_by_all(settings, "studies", "not a database of Optuna studies; set OPTUNA_STORAGE to another one")
     settings = empty("sqlite")
     settings.home.mkdir()
-    execute(tracking_engine(settings.mlflow_uri), "CREATE TABLE customers (name TEXT)")
+    execute(TRACKING.engine(settings.mlflow_uri), "CREATE TABLE customers (name TEXT)")
     wanted = "not a database of MLflow runs; set MLFLOW_TRACKING_URI to another one"
     refused_by_all(settings, "mlflow", wanted)
 
@@ -429,13 +421,11 @@ def test_a_foreign_database_is_refused_and_nothing_is_written(empty: Made) -> No
 def test_accounts_in_an_otherwise_empty_database_are_no_stranger(empty: Made) -> None:
     uri = empty("postgres").mlflow_uri
     execute(
-        tracking_engine(uri),
+        TRACKING.engine(uri),
         "CREATE TABLE users (id INTEGER)",
         "CREATE TABLE alembic_version_auth (version_num VARCHAR(32))",
     )
-    schema = tracking_schema(uri)
-    assert schema is not None
-    assert schema.state == "empty"
+    assert schema_of(uri, TRACKING).state == "empty"
 
 
 # -- passwords

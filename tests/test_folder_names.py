@@ -28,8 +28,9 @@ from regtune.server.accounts import accounts_environment
 from regtune.server.choice import urls_of
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import database_path, full_url, parse_url, place
-from regtune.storage.mlflow import store_url, tracking_engine
+from regtune.storage.mlflow import store_url
 from regtune.storage.postgres import Embedded
+from regtune.storage.schema import TRACKING
 from regtune.upkeep.backup import require_sqlite
 
 NAMES = (
@@ -159,7 +160,7 @@ def test_every_verb_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((here / "mlruns" / "artifacts").glob("runs/*"))
     shutil.rmtree(here.parent / unquote(UNUSUAL))
     assert sorted(path.name for path in here.parent.iterdir()) == sorted((UNUSUAL, "backup"))
-    assert tracking_engine(Settings().mlflow_uri).url.database == str(here / "mlruns" / "mlflow.db")
+    assert TRACKING.engine(Settings().mlflow_uri).url.database == str(here / "mlruns" / "mlflow.db")
     assert {"studies.db", "mlflow.db", "locks"} <= {path.name for path in (here / "mlruns").iterdir()}
 
 

@@ -21,10 +21,10 @@ from test_sweep import Watching, spec
 from regtune.config.trial import TrialConfig
 from regtune.errors import SettingsError, StorageError, StudyBusy
 from regtune.settings import Settings, load_settings
-from regtune.storage import locks, open_engine, open_storage, studies_engine
+from regtune.storage import locks, open_engine, open_storage, redact
 from regtune.storage.locks import hold_advisory
-from regtune.storage.patience import Patience
-from regtune.storage.urls import redact
+from regtune.storage.optuna import Patience
+from regtune.storage.schema import STUDIES
 from regtune.study.board import read_board
 from regtune.study.ownership import hold, holder, session
 from regtune.study.record import TrialRecord
@@ -64,7 +64,7 @@ def test_a_second_coordinator_is_refused_by_name_until_the_first_is_killed(setti
 def test_a_lock_whose_connection_was_terminated_is_taken_again(
     settings: Settings, postgres_server: Postgres
 ) -> None:
-    with hold_advisory(studies_engine(settings.storage_url), "study small") as held:
+    with hold_advisory(STUDIES.engine(settings.storage_url), "study small") as held:
         held.check()
         cut_off(postgres_server)
         until(lambda: holder(settings, "small") is None)
@@ -96,8 +96,8 @@ def test_a_lock_is_taken_again_from_our_own_connection_that_the_server_does_not_
                 "", {}, Exception("server closed the connection unexpectedly")
             )
 
-    with hold_advisory(studies_engine(settings.storage_url), "study small") as held:
-        ghost, held._connection = held._connection, Lost()  # noqa: SLF001
+    with hold_advisory(STUDIES.engine(settings.storage_url), "study small") as held:
+        ghost, held.connection = held.connection, Lost()
         assert held.check()
         assert not held.check()
         with pytest.raises(sqlalchemy.exc.OperationalError, match="terminat"):

@@ -291,12 +291,13 @@ def uncaught(call):
 settings = load_settings()
 import mlflow.store.db.utils
 mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # each time with the same words; all ten take 100 s
-from regtune.storage import open_storage, studies_engine
-from regtune.storage.mlflow import connect, open_sql, tracking_engine
+from regtune.storage import open_storage
+from regtune.storage.mlflow import connect, open_sql
+from regtune.storage.schema import STUDIES, TRACKING
 uncaught(lambda: run_sweep(SweepSpec.load("sweep.yaml"), settings=settings, workers=1))
-uncaught(lambda: studies_engine(settings.storage_url).connect())
+uncaught(lambda: STUDIES.engine(settings.storage_url).connect())
 uncaught(lambda: open_storage(settings))
-uncaught(lambda: tracking_engine(settings.mlflow_uri).connect())
+uncaught(lambda: TRACKING.engine(settings.mlflow_uri).connect())
 uncaught(lambda: connect(settings.mlflow_uri, settings.artifacts).search_experiments())
 uncaught(lambda: open_sql(settings.mlflow_uri, settings.artifacts))
 open_storage(settings)

@@ -22,8 +22,7 @@ from regtune.errors import InputError, TrackingError
 from regtune.server import service
 from regtune.server.process import check_port
 from regtune.settings import Settings
-from regtune.storage.health import trouble
-from regtune.storage.mlflow import connect
+from regtune.storage.mlflow import connect, trouble
 from regtune.tracking.page import serve_ui
 from regtune.tracking.store import target_of
 from regtune.tracking.sync import catch_up

@@ -8,8 +8,7 @@ from strangers import silent, stranger
 
 from regtune.errors import TrackingError
 from regtune.settings import Settings
-from regtune.storage.health import trouble
-from regtune.storage.mlflow import connect
+from regtune.storage.mlflow import connect, trouble
 from regtune.tracking import Tracker
 from regtune.upkeep.doctor import examine
 from regtune.upkeep.status import look

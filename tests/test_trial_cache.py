@@ -19,7 +19,7 @@ from sqlalchemy import event
 from stores import Postgres
 
 from regtune.search.memory import Draft
-from regtune.storage.patience import Patience
+from regtune.storage.optuna import Patience
 from regtune.study.record import RECORD, trial_uid
 from regtune.study.trial_cache import TrialCache, unpack
 

@@ -219,8 +219,7 @@ def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: boo
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
     from regtune.cli.views.drawing import counted, span
     from regtune.cli.views.tables import comparison_text
-    from regtune.storage.health import SECONDS
-    from regtune.storage.mlflow import is_server
+    from regtune.storage.mlflow import SECONDS, is_server
     from regtune.study.board.rows import compare
     from regtune.tracking.page import PAGE_SECONDS, trials_page
     from regtune.tracking.store import target_of

@@ -19,7 +19,7 @@ from pathlib import Path
 from regtune.credentials import ADMIN_PASSWORD, SERVER_SECRET, basic, secret
 from regtune.errors import InputError, SettingsError
 from regtune.settings import Settings, sqlite_url
-from regtune.storage.urls import full_url
+from regtune.storage import full_url
 
 ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
 SHORTEST_PASSWORD = 12

@@ -7,13 +7,11 @@ from typing import Any
 
 from regtune.errors import SettingsError, StorageError
 from regtune.settings import Settings
-from regtune.storage import database_path, full_url, is_sqlite, studies_engine, understood, writable_folder
-from regtune.storage.engines import make_studies
+from regtune.storage import database_path, full_url, is_sqlite, place, writable_folder
 from regtune.storage.locks import Holder, advisory_holders, file_holders
-from regtune.storage.migration import studies_schema, upgrade_studies
 from regtune.storage.mlflow import make_store, store_url, tracking_schema, upgrade_store
-from regtune.storage.schema import Schema
-from regtune.storage.urls import place
+from regtune.storage.optuna import make_studies, upgrade_studies
+from regtune.storage.schema import STUDIES, Schema, schema_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def check_databases(settings: Settings) -> list[Database]:
     if full_url(settings.storage_url) == store_url(settings.mlflow_uri):  # revisions would clash
         both = f"OPTUNA_STORAGE and MLFLOW_TRACKING_URI both name {place(settings.storage_url)}"
         raise SettingsError(f"{both}; give each a database of its own")
-    studies, tracking = studies_schema(settings.storage_url), tracking_schema(settings.mlflow_uri)
+    studies, tracking = schema_of(settings.storage_url, STUDIES), tracking_schema(settings.mlflow_uri)
     where = tracking.where if tracking else settings.mlflow_uri
     return [Database("studies", studies.where, studies), Database("mlflow", where, tracking)]
 
@@ -92,12 +90,8 @@ def running_sweeps(url: str) -> list[Holder]:
     """List who writes to the studies of this database, whatever its tables look like. Raises StorageError."""
     if is_sqlite(url):
         return file_holders(database_path(url).parent)
-    engine = studies_engine(url)
-    try:
-        with understood(place(url)):
-            return advisory_holders(engine)
-    finally:
-        engine.dispose()
+    with STUDIES.opened(url) as engine:
+        return advisory_holders(engine)
 
 
 def _done(settings: Settings, names: set[str], done: str) -> list[Database]:

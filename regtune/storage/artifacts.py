@@ -19,7 +19,8 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, make_url, text
 
 from regtune.settings import is_own_postgres, socket_folder
-from regtune.storage import database_path, is_sqlite, schema_lock
+from regtune.storage.engines import database_path, is_sqlite
+from regtune.storage.locks import schema_lock
 
 _BASE = re.compile(r"(file:///.*/artifacts)/runs(/\d+)?")
 """An experiment's place as regtune and its server make them; the first group is the folder of all artifacts."""
@@ -72,7 +73,7 @@ def rebase(engine: Engine, uri: str, artifacts: Path) -> None:
     with engine.connect() as connection:
         if not former(connection, artifacts):
             return
-    with schema_lock(engine, artifacts.parent), engine.begin() as connection:
+    with schema_lock(engine), engine.begin() as connection:
         for old in former(connection, artifacts):
             _relocate(connection, old, artifacts.as_uri())
 

@@ -1,49 +1,113 @@
-"""The only place where Optuna's database is opened.
+"""Databases: their URLs, the engines made from them, and the passwords of their connections.
 
-A SQLite file is put into WAL mode when it is made. Tables are made once, under a lock, because several processes that
-open an empty database at once trip over each other: in PostgreSQL by `regtune db init`, in SQLite also by the first
-verb that writes. Whoever else opens a database makes none.
+Optuna and MLflow take a password in a URL or from the environment alone, and a process that uses two databases has only
+one PGPASSWORD. So a password is handed over at the moment of connecting, to the database that it belongs to: it is
+in no URL, and no child inherits it (SQLAlchemy, "Generating dynamic authentication tokens").
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import sqlalchemy
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from regtune.credentials import STORAGE_PASSWORD, secret
-from regtune.errors import NoStudies
-from regtune.settings import sqlite_url
-from regtune.storage.locks import KEEPALIVE, SILENT_SECONDS, schema_lock
-from regtune.storage.schema import STUDIES, check_studies, look
-from regtune.storage.sqlite import beside, connect_to_read, may_write
-from regtune.storage.troubles import BUSY_SECONDS, understood, writable_folder
-from regtune.storage.urls import database_path, full_url, is_sqlite, place
+from regtune.credentials import in_url
+from regtune.errors import SettingsError
+from regtune.settings import IN_NO_URL, sqlite_url
+from regtune.storage.sqlite import connect_to_read, may_write
+from regtune.storage.troubles import BUSY_SECONDS
 
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-
-    from regtune.settings import Settings
-
+POSTGRES = "postgresql+psycopg"
+SQLITE = "sqlite+pysqlite"
 CONNECT_SECONDS = 10
-FIRST = "no studies yet; try: regtune sweep sweeps/quickstart.yaml"
+SILENT_SECONDS = 25
+KEEPALIVE = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
+    f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"
+)
+"""How the server notices that a client has vanished: the probes where it waits, the timeout where it was answering."""
+_Place = tuple[str, ...]
+_passwords: dict[_Place, str | None] = {}
 
 
-def engine_options(url: str, password: str | None = None, session: str = "regtune") -> dict[str, Any]:
-    """What `create_engine` needs beside the URL. password: of a PostgreSQL role; libpq's own ways work too."""
+def redact(url: str) -> str:
+    """Return the URL with its password, if it has one, replaced by three stars."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return re.sub(r"://[^@/]*@", "://***@", url)
+
+
+def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
+    """Parse the URL of a SQLite or PostgreSQL database; `variable` leads an error's message.
+
+    Raises SettingsError for a URL that cannot be used.
+    """
+    if in_url(url):
+        raise SettingsError(f"{variable}: {IN_NO_URL}")
+    wanted = f"{variable}: expected sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingsError(f"{wanted}, found {redact(url)}") from None
+    if parsed.get_backend_name() == "postgresql":
+        if parsed.drivername not in (POSTGRES, "postgresql"):
+            raise SettingsError(f"{wanted}, found {redact(url)}: regtune uses the driver psycopg")
+        if not parsed.database:
+            raise SettingsError(f"{wanted}, found {redact(url)}: name the database")
+        return parsed.set(drivername=POSTGRES)
+    if parsed.get_backend_name() != "sqlite":
+        raise SettingsError(f"{wanted}, found {redact(url)}")
+    if not parsed.database or parsed.database == ":memory:":
+        raise SettingsError(f"{variable}: expected sqlite:///PATH; a database in memory would be lost")
+    return parsed
+
+
+def is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite")
+
+
+def database_path(url: str) -> Path:
+    return Path(parse_url(url).database or "").expanduser().resolve()
+
+
+def full_url(url: str, variable: str = "OPTUNA_STORAGE") -> str:
+    """Return the URL as Optuna and MLflow take it: a file's path in full, the driver named. Raises SettingsError.
+
+    Of `sqlite:///PATH` without its driver MLflow makes the folders of PATH as it stands there, still quoted.
+    """
+    if is_sqlite(url):
+        return sqlite_url(database_path(url)).replace("sqlite", SQLITE, 1)
+    return parse_url(url, variable).render_as_string()
+
+
+def place(url: str) -> str:
+    """Name the database for a message: a file's path, `PostgreSQL DATABASE at HOST:PORT`, or a server's URL."""
+    if url.startswith(("http://", "https://")):
+        return redact(url)
+    parsed = parse_url(url)
+    if is_sqlite(url):
+        return str(database_path(url))
+    host = parsed.host or parsed.query.get("host", "localhost")
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"PostgreSQL {parsed.database} at {host}{port}"
+
+
+def engine_options(url: str, session: str = "regtune") -> dict[str, Any]:
+    """What `create_engine` needs beside the URL. session: what PostgreSQL calls the connections."""
     if is_sqlite(url):
         path = database_path(url)
         if path.exists() and not may_write(path):
             return {"creator": partial(connect_to_read, path), "poolclass": NullPool}
         return {"connect_args": {"timeout": BUSY_SECONDS}}
-    arguments: dict[str, Any] = {
+    arguments = {
         "connect_timeout": CONNECT_SECONDS,
         "application_name": session,
         "options": KEEPALIVE,
@@ -52,94 +116,25 @@ def engine_options(url: str, password: str | None = None, session: str = "regtun
         "keepalives_count": 3,
         "tcp_user_timeout": SILENT_SECONDS * 1000,
     }
-    for name in sqlalchemy.make_url(url).query:  # what the URL says of these counts
+    for name in make_url(url).query:  # what the URL says of these counts
         if name.startswith(("keepalives", "tcp_user_timeout", "connect_timeout")):
             arguments.pop(name, None)
-    if password is not None:
-        arguments["password"] = password
     return {"connect_args": arguments, "pool_pre_ping": True}
 
 
-def studies_engine(url: str) -> Engine:
-    url = full_url(url)
-    return sqlalchemy.create_engine(url, **engine_options(url, secret(STORAGE_PASSWORD)))
+def give_password(url: str, password: str | None) -> None:
+    """Use `password` for every connection of this process to the PostgreSQL database `url`; None: libpq's own ways."""
+    parsed = parse_url(url)
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    _passwords[_place(arguments)] = password
+    if not event.contains(Engine, "do_connect", _connecting):
+        event.listen(Engine, "do_connect", _connecting)
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for reading Optuna's database.
-
-    Raises NoStudies when there is none yet, StorageError when it cannot be used.
-    """
-    where = place(url)
-    if is_sqlite(url) and not database_path(url).exists():
-        raise NoStudies(f"{where}: {FIRST}")
-    engine = studies_engine(url)
-    try:
-        with understood(where):
-            if not check_studies(engine, where):
-                raise NoStudies(f"{where}: {FIRST}")
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+def _connecting(dialect: Any, _: Any, __: Any, arguments: dict[str, Any]) -> None:
+    if dialect.name == "postgresql" and (password := _passwords.get(_place(arguments))) is not None:
+        arguments.setdefault("password", password)
 
 
-def open_storage(
-    settings: Settings, check: Callable[[], None] | None = None, session: str = "regtune"
-) -> RDBStorage:
-    """Return Optuna's storage for writing; a SQLite database is made first if there is none.
-
-    check: called before a new connection is used. session: what PostgreSQL calls its connections. Raises StorageError.
-    """
-    import optuna
-    from optuna.storages import RDBStorage
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = full_url(settings.storage_url)
-    if is_sqlite(url):
-        make_studies(url)
-    else:  # psycopg warns of connections that were lost; `Patience` says so
-        logging.getLogger("psycopg").setLevel(logging.ERROR)
-    open_engine(url).dispose()
-    options = engine_options(url, secret(STORAGE_PASSWORD), session)
-    with understood(place(url)):
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
-        storage.engine.dispose()
-        if is_sqlite(url):
-            event.listen(storage.engine, "connect", _relax)
-        elif check is not None:
-            event.listen(storage.engine, "connect", lambda *_: check())
-        return storage
-
-
-def make_studies(url: str) -> bool:
-    """Make Optuna's tables unless they are there; say whether it did. Raises StorageError.
-
-    A SQLite database, in WAL mode, is there as a whole or not at all.
-    """
-    import optuna
-    from optuna.storages import RDBStorage
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = database_path(url) if is_sqlite(url) else None
-    folder = writable_folder(path.parent) if path else Path()
-    engine = studies_engine(url)
-    try:
-        with understood(place(url)), schema_lock(engine, folder):
-            if (path is None or path.exists()) and not look(engine, STUDIES, place(url)).blank:
-                return False
-            if path is None:
-                options = engine_options(url, secret(STORAGE_PASSWORD))
-                RDBStorage(full_url(url), engine_kwargs=options).engine.dispose()
-                return True
-            engine.dispose()
-            with beside(path) as fresh:
-                RDBStorage(sqlite_url(fresh)).engine.dispose()
-            return True
-    finally:
-        engine.dispose()
-
-
-def _relax(connection: Any, _: Any) -> None:
-    """In WAL mode NORMAL survives every death of a process; only a power cut may take the last moments."""
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _place(arguments: Mapping[str, Any]) -> _Place:
+    return tuple(str(arguments.get(name, "")) for name in ("host", "port", "user", "dbname"))

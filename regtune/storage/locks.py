@@ -13,29 +13,24 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from regtune.errors import StorageError
 from regtune.escaping import printable
-from regtune.storage.urls import place
+from regtune.storage.engines import SILENT_SECONDS, place
 
-SILENT_SECONDS = 25
 NOTICED_SECONDS = SILENT_SECONDS + 10
 """Until a server has noticed that a client has vanished: it looks at its next probe."""
+SCHEMA_SECONDS = 120.0
 LOOK_SECONDS = 1.0  # `file_holder` takes a file's lock for a moment; that is no reason to refuse another
-KEEPALIVE = (
-    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
-    f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"
-)
-"""How the server notices that a client has vanished: the probes where it waits, the timeout where it was answering."""
 _NAME = "regtune"
 
 
@@ -133,14 +128,17 @@ def lock_key(name: str) -> int:
 
 
 class AdvisoryHold:
-    """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it."""
+    """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it.
+
+    connection: while it answers, the lock is held.
+    """
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
-        self._key = lock_key(name)
+        self._name = name
         self._backend: dict[str, Any] = {}
         self._closed = False
-        self._connection = self._lock()
+        self.connection = self._lock()
 
     def check(self) -> bool:
         """Require that it is held; return whether it had been lost and is taken again, so that another may have had it.
@@ -148,24 +146,20 @@ class AdvisoryHold:
         Raises Taken when another has it, or what the database raises.
         """
         try:
-            self._connection.execute(text("SELECT 1"))
+            self.connection.execute(text("SELECT 1"))
             return False
         except SQLAlchemyError:
             if self._closed:
                 raise
             self._drop()
-            self._connection = self._lock()
+            self.connection = self._lock()
             return True
-
-    def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-        """Ask on the very connection that has the lock: while it is answered, the lock is held."""
-        return self._connection.scalar(statement, parameters)
 
     def close(self) -> None:
         self._closed = True
         self._drop()
 
-    def end_earlier(self, session: str) -> None:
+    def end_earlier(self) -> None:
         """End the connections on which the holder before wrote, so that nothing comes late on one of them.
 
         Those of another role cannot be ended: then wait until the server has noticed that they are dead. Raises
@@ -175,7 +169,7 @@ class AdvisoryHold:
             "SELECT pid FROM pg_stat_activity WHERE application_name = :session AND datname = current_database()"
         )
         deadline = time.monotonic() + NOTICED_SECONDS
-        while pids := self._connection.scalars(theirs, {"session": session}).all():
+        while pids := self.connection.scalars(theirs, {"session": session_name(self._name)}).all():
             if time.monotonic() > deadline:
                 where = place(self._engine.url.render_as_string())
                 raise StorageError(
@@ -184,7 +178,7 @@ class AdvisoryHold:
                 )
             for pid in pids:
                 with suppress(DBAPIError):  # not permitted
-                    self._connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+                    self.connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             time.sleep(0.05)
 
     def _lock(self) -> Connection:
@@ -198,8 +192,8 @@ class AdvisoryHold:
                 connection.execute(text(f"SELECT pg_terminate_backend(pid) {same}"), self._backend)
             mine = "SELECT pid, backend_start AS start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
             self._backend = dict(connection.execute(text(mine)).mappings().one())
-            if not _acquire(connection, self._key, LOOK_SECONDS):
-                raise Taken(_holders(connection).get(self._key) or _ELSEWHERE)
+            if not _acquire(connection, lock_key(self._name), LOOK_SECONDS):
+                raise Taken(_holders(connection).get(lock_key(self._name)) or _ELSEWHERE)
         except BaseException:
             connection.close()
             raise
@@ -207,20 +201,21 @@ class AdvisoryHold:
 
     def _drop(self) -> None:
         with suppress(SQLAlchemyError):
-            self._connection.invalidate()  # it must not go back to the pool with its lock
-            self._connection.close()
+            self.connection.invalidate()  # it must not go back to the pool with its lock
+            self.connection.close()
 
 
 @contextmanager
 def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator[AdvisoryHold]:
     """Hold the advisory lock for `name`; `engine` is for this alone and disposed of in the end. Raises Taken."""
-    with ExitStack() as stack:
-        stack.callback(engine.dispose)
-        held = AdvisoryHold(engine, name)
-        stack.callback(held.close)
+    held = AdvisoryHold(engine, name)
+    try:
         if take_over:
-            held.end_earlier(session_name(name))
+            held.end_earlier()
         yield held
+    finally:
+        held.close()
+        engine.dispose()
 
 
 def advisory_holder(engine: Engine, name: str) -> Holder | None:
@@ -238,19 +233,19 @@ def advisory_holders(engine: Engine) -> list[Holder]:
 
 
 @contextmanager
-def schema_lock(engine: Engine, folder: Path, wait_seconds: float = 120) -> Iterator[None]:
-    """Hold the lock under which a database's schema is made: in PostgreSQL of the database, else of the folder.
+def schema_lock(engine: Engine) -> Iterator[None]:
+    """Hold the lock under which a database's schema is made: in PostgreSQL of the database, else of its file's folder.
 
     Raises StorageError when another process keeps it longer.
     """
     if engine.dialect.name == "sqlite":
-        with lock(folder, "schema", wait_seconds):
+        with lock(Path(engine.url.database or "").parent, "schema", SCHEMA_SECONDS):
             yield
         return
     key = lock_key("schema")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not _acquire(connection, key, wait_seconds):
-            where, seconds = place(engine.url.render_as_string()), f"{wait_seconds:.0f} s"
+        if not _acquire(connection, key, SCHEMA_SECONDS):
+            where, seconds = place(engine.url.render_as_string()), f"{SCHEMA_SECONDS:.0f} s"
             raise StorageError(f"{where}: its schema has been under creation for more than {seconds}")
         try:
             yield

@@ -1,4 +1,4 @@
-"""The MLflow store in use: its client, its schema, and the client's patience.
+"""The MLflow store in use: its client, its schema, and whether its server answers.
 
 MLflow reads its settings from the environment when it is imported; so it is imported only in here, once
 they are settled. It makes and judges tables wherever it is pointed at; so a database is looked at first, by plain SQL.
@@ -6,30 +6,34 @@ they are settled. It makes and judges tables wherever it is pointed at; so a dat
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import ssl
+import urllib.error
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import sqlalchemy
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
-from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, secret
+from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USERNAME, authorization, secret
 from regtune.errors import SettingsError, StorageError, TrackingError
 from regtune.processes import bypass_proxies
-from regtune.settings import sqlite_url
-from regtune.storage import database_path, engine_options, is_sqlite, migration, place, schema_lock
 from regtune.storage.artifacts import rebase
-from regtune.storage.health import trouble
-from regtune.storage.passwords import give_password
-from regtune.storage.schema import TRACKING, Schema, look
-from regtune.storage.sqlite import beside
-from regtune.storage.troubles import away, understood
-from regtune.storage.urls import full_url, redact
+from regtune.storage.engines import database_path, full_url, give_password, is_sqlite, redact
+from regtune.storage.locks import schema_lock
+from regtune.storage.schema import TRACKING, Schema, make_tables, schema_of, upgrade
+from regtune.storage.troubles import away
 
-VARIABLE = "MLFLOW_TRACKING_URI"
+SECONDS = 5.0
+LONGEST_ANSWER = 2**20
+LONGEST_REASON = 100
+OWN_SIGNATURES = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
+"""Ways to sign in that only MLflow's client has; where one is set, the client alone can tell who answers."""
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -87,7 +91,7 @@ def check_uri(uri: str) -> None:
     if scheme not in ("http", "https") and not scheme.startswith(("sqlite", "postgresql")):
         found = f"{scheme}:" if scheme else "a path"
         expected = "sqlite:///PATH, postgresql://... or http://..."
-        raise TrackingError(f"{VARIABLE}: expected {expected}, found {found}")
+        raise TrackingError(f"{TRACKING.variable}: expected {expected}, found {found}")
 
 
 def is_server(uri: str) -> bool:
@@ -100,30 +104,73 @@ def check_server(uri: str) -> None:
         raise TrackingError(f"MLflow at {redact(uri)} {wrong}")
 
 
+def search_experiments(url: str, asked: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The answer of the server at `url` to MLflow's search for experiments, without MLflow's own client.
+
+    Raises OSError, ValueError and HTTPException, HTTPError among them, when it does not answer as MLflow does.
+    """
+    request = urllib.request.Request(  # noqa: S310
+        f"{url.rstrip('/')}/api/2.0/mlflow/experiments/search",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json", **authorization()},
+    )
+    with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310
+        answer = json.loads(response.read(LONGEST_ANSWER))
+    if not isinstance(answer, dict) or not answer.keys() <= {"experiments", "next_page_token"}:
+        raise ValueError("not MLflow's answer")
+    return answer
+
+
+def trouble(url: str, seconds: float = SECONDS) -> str:
+    """What is wrong with who answers at `url`, as the predicate of a sentence; empty where it can be MLflow."""
+    if any(os.environ.get(name) for name in OWN_SIGNATURES):
+        return ""
+    bypass_proxies(url)
+    try:
+        search_experiments(url, {"max_results": 1}, seconds)
+    except urllib.error.HTTPError as error:
+        return _refusal(error)
+    except (OSError, ValueError, HTTPException) as error:
+        return _failure(error, seconds)
+    return ""
+
+
+def _failure(error: Exception, seconds: float) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow's client may know the authority
+        return ""
+    if isinstance(reason, TimeoutError):
+        return f"does not answer within {seconds:.0f} s"
+    if reason is error or isinstance(reason, ssl.SSLError):
+        return "does not answer as MLflow does"
+    return f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """MLflow's own errors are JSON with a code; what asks for an account may be MLflow."""
+    try:
+        said = error.read(LONGEST_ANSWER).decode(errors="replace")
+    except (OSError, HTTPException):
+        said = ""
+    if error.code == 401 or '"error_code"' in said:
+        return ""
+    plain = error.headers.get_content_type() == "text/plain" and " ".join(said.split())[:LONGEST_REASON]
+    return f"does not answer as MLflow does (HTTP {error.code}{f': {plain}' if plain else ''})"
+
+
 def store_url(uri: str) -> str:
     """A store's URI as MLflow takes it: a file's path in full, the driver named. Raises SettingsError."""
-    return uri if is_server(uri) else full_url(uri, VARIABLE)
+    return uri if is_server(uri) else full_url(uri, TRACKING.variable)
 
 
 def sqlite_path(uri: str) -> Path | None:
     return database_path(uri) if is_sqlite(uri) else None
 
 
-def tracking_engine(uri: str) -> Engine:
-    found = store_url(uri)
-    return sqlalchemy.create_engine(found, **engine_options(found, secret(TRACKING_PASSWORD)))
-
-
 def tracking_schema(uri: str) -> Schema | None:
     """How MLflow's database stands, None for a server. Raises TrackingError, StorageError."""
     check_uri(uri)
-    return None if is_server(uri) else migration.schema_of(uri, TRACKING, tracking_engine)
-
-
-def tracking_revision(uri: str) -> str | None:
-    """Revision of MLflow's tables; None where there are none, and for a server. Raises TrackingError, StorageError."""
-    found = tracking_schema(uri)
-    return found.revision if found else None
+    return None if is_server(uri) else schema_of(uri, TRACKING)
 
 
 def check_store(uri: str) -> None:
@@ -171,55 +218,40 @@ def prepare(uri: str, artifacts: Path) -> None:
 
 
 def make_store(uri: str, artifacts: Path) -> bool:
-    """Make MLflow's tables unless they are there; says whether it did. Raises StorageError.
+    """Create MLflow's tables unless they exist; return whether it did. Raises StorageError.
 
-    A SQLite file is there as a whole or not at all. In PostgreSQL MLflow's default experiment is left to whoever uses
-    the database first and decides where its artifacts lie.
+    In PostgreSQL MLflow's default experiment is left to whoever uses the database first and decides where its
+    artifacts lie.
     """
     uri = store_url(uri)
     settle_environment(uri)
-    path = sqlite_path(uri)
-    engine = tracking_engine(uri)
-    try:
-        with understood(place(uri)):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with schema_lock(engine, path.parent if path else artifacts):
-                if (path is None or path.exists()) and not look(engine, TRACKING, "").blank:
-                    return False
-                if path is None:
-                    _create_tables(uri)
-                    return True
-                engine.dispose()
-                _drop_connections(uri)
-                with beside(path) as fresh:
-                    open_sql(sqlite_url(fresh), artifacts).engine.dispose()
-                return True
-    finally:
-        engine.dispose()
+
+    def create(url: str) -> None:
+        if not is_sqlite(url):
+            _create_tables(url)
+            return
+        _drop_connections(uri)
+        open_sql(url, artifacts).engine.dispose()
+
+    return make_tables(uri, TRACKING, create)
 
 
 def upgrade_store(uri: str) -> None:
     """Migrate MLflow's tables to the installed version's. Raises StorageError."""
     uri = store_url(uri)
     settle_environment(uri)
-    migration.upgrade(uri, TRACKING, tracking_engine, _upgrade_tables)
+    upgrade(uri, TRACKING, _upgrade_tables)
 
 
 def _settle(uri: str, artifacts: Path) -> None:
     """Re-base a store whose folder was moved or copied, and create MLflow's default experiment under a lock."""
-    engine = tracking_engine(uri)
-    path = sqlite_path(uri)
-    try:
-        with understood(place(uri)):
-            rebase(engine, uri, artifacts)
-            with engine.connect() as connection:
-                if connection.scalar(text("SELECT 1 FROM experiments WHERE experiment_id = 0")) is not None:
-                    return
-            with schema_lock(engine, path.parent if path else artifacts):
-                open_sql(uri, artifacts)
-    finally:
-        engine.dispose()
+    with TRACKING.opened(uri) as engine:
+        rebase(engine, uri, artifacts)
+        with engine.connect() as connection:
+            if connection.scalar(text("SELECT 1 FROM experiments WHERE experiment_id = 0")) is not None:
+                return
+        with schema_lock(engine):
+            open_sql(uri, artifacts)
 
 
 def open_sql(uri: str, artifacts: Path) -> Any:
@@ -236,24 +268,18 @@ def open_sql(uri: str, artifacts: Path) -> Any:
 
 def _create_tables(uri: str) -> None:
     """Make MLflow's tables without the default experiment, which `SqlAlchemyStore` adds."""
-    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    from mlflow.store.db.utils import _initialize_tables
 
-    engine = create_sqlalchemy_engine(uri)
-    try:
+    with TRACKING.opened(uri) as engine:
         _initialize_tables(engine)
-    finally:
-        engine.dispose()
 
 
 def _upgrade_tables(uri: str) -> None:
     """What `mlflow db upgrade URL` does, whose arguments every account of the machine sees, the password among them."""
-    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+    from mlflow.store.db.utils import _upgrade_db
 
-    engine = create_sqlalchemy_engine(uri)
-    try:
+    with TRACKING.opened(uri) as engine:
         _upgrade_db(engine)
-    finally:
-        engine.dispose()
 
 
 def _drop_connections(uri: str) -> None:

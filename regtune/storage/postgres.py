@@ -33,8 +33,7 @@ from regtune.credentials import without_secrets
 from regtune.errors import StorageError
 from regtune.processes import end
 from regtune.settings import OWN_DATABASES, OWN_ROLE, socket_folder
-from regtune.storage.engines import engine_options
-from regtune.storage.urls import POSTGRES
+from regtune.storage.engines import POSTGRES, engine_options, give_password
 
 ACCOUNT = "pgserver"
 START_SECONDS = 60.0  # recovery after a kill takes a moment
@@ -202,8 +201,8 @@ def make_database(server: str, name: str, password: str | None = None) -> None:
 
     password: of the role; libpq's own ways work too. Raises what SQLAlchemy raises.
     """
-    options = engine_options(server, password)
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", **options)
+    give_password(server, password)
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", **engine_options(server))
     try:
         with engine.connect() as connection:
             exists = sqlalchemy.text("SELECT 1 FROM pg_database WHERE datname = :name")

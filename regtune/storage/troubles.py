@@ -64,11 +64,9 @@ def understood(place: str | Path) -> Iterator[None]:
     except json.JSONDecodeError as error:
         raise StorageError(not_json(error, place)) from error
     except Exception as error:
-        if type(error).__name__ == "StorageInternalError":  # Optuna's; readers do without importing Optuna
-            raise StorageError(explain(error, place)) from error
-        if not isinstance(error, RuntimeError) or "version" not in str(error):
+        if type(error).__name__ != "StorageInternalError":  # Optuna's; readers do without importing Optuna
             raise
-        raise StorageError(f"{place}: its schema is of another Optuna version ({error})") from error
+        raise StorageError(explain(error, place)) from error
 
 
 def cause(error: BaseException) -> BaseException:

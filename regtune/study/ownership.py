@@ -14,8 +14,9 @@ from sqlalchemy import text
 from regtune.errors import StudyBusy
 from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, lock_path, locks, place, studies_engine, understood
+from regtune.storage import database_path, is_sqlite, lock_path, locks, place, understood
 from regtune.storage.locks import Holder
+from regtune.storage.schema import STUDIES
 from regtune.study.record import COORDINATOR
 
 _SIGNATURE = text("SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key")
@@ -26,12 +27,8 @@ def holder(settings: Settings, name: str) -> Holder | None:
     url = settings.storage_url
     if is_sqlite(url):
         return locks.file_holder(_lock_file(url, name))
-    engine = studies_engine(url)
-    try:
-        with understood(place(url)):
-            return locks.advisory_holder(engine, _lock_name(name))
-    finally:
-        engine.dispose()
+    with STUDIES.opened(url) as engine:
+        return locks.advisory_holder(engine, _lock_name(name))
 
 
 def was_held(settings: Settings, name: str) -> bool:
@@ -71,7 +68,7 @@ class Ownership:
         study = f'study "{printable(self._name)}"'
         if self._signed is None:
             raise StudyBusy(f"{study}: its database was away; run the same command again")
-        signature = self._held.scalar(_SIGNATURE, {"study": self._signed, "key": COORDINATOR})
+        signature = self._held.connection.scalar(_SIGNATURE, {"study": self._signed, "key": COORDINATOR})
         if signature is None:
             raise StudyBusy(f"{study} was deleted while its database was away")
         if signature != json.dumps(self._signature):
@@ -97,7 +94,7 @@ def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[O
                 stack.enter_context(locks.hold_file(_lock_file(url, name)))
             else:
                 with understood(place(url)):
-                    ours = locks.hold_advisory(studies_engine(url), _lock_name(name), take_over)
+                    ours = locks.hold_advisory(STUDIES.engine(url), _lock_name(name), take_over)
                     held = stack.enter_context(ours)
         except locks.Taken as taken:
             raise _busy(name, taken) from None

@@ -31,8 +31,7 @@ from regtune.escaping import printable, shell_word
 from regtune.search.memory import Draft, numbered, plain
 from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
-from regtune.storage.optuna import FIXED_PARAMS, rename_study
-from regtune.storage.patience import Patience
+from regtune.storage.optuna import FIXED_PARAMS, Patience, rename_study
 from regtune.study.origins import Origin, Request
 from regtune.study.ownership import Ownership, hold, session
 from regtune.study.record import (

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from regtune.search.memory import StudyInMemory, numbered, plain
-from regtune.storage.patience import Patience
+from regtune.storage.optuna import Patience
 from regtune.study.record import RECORD, trial_uid
 
 _Result = TypeVar("_Result")

@@ -17,7 +17,7 @@ from regtune.search import Space
 from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
-from regtune.storage.patience import Patience
+from regtune.storage.optuna import Patience
 from regtune.study.board import read_top
 from regtune.study.ownership import hold
 from regtune.study.progress import FinishedTrial, Observer, Progress

@@ -18,8 +18,7 @@ from regtune.server.process import DEFAULT_HOST, Server, check_port, notices
 from regtune.server.service import running, usual_port
 from regtune.settings import Settings
 from regtune.storage import is_sqlite, open_engine
-from regtune.storage.health import search_experiments, trouble
-from regtune.storage.mlflow import check_uri, is_server, tracking_schema
+from regtune.storage.mlflow import check_uri, is_server, search_experiments, tracking_schema, trouble
 from regtune.tracking import names
 from regtune.tracking.views import runs_path
 

@@ -21,7 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from regtune.storage.artifacts import inside, remove
-from regtune.storage.mlflow import is_server, tracking_engine
+from regtune.storage.mlflow import is_server
+from regtune.storage.schema import TRACKING
 from regtune.study.record import State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.contents import (
@@ -64,7 +65,7 @@ class Projection:
         server = is_server(client.tracking_uri)
         self._place = place or (None if server else (artifacts / "runs").as_uri())
         direct = database or (None if server else client.tracking_uri)
-        self._reader: Reader = SqlReader(tracking_engine(direct)) if direct else ClientReader(client)
+        self._reader: Reader = SqlReader(TRACKING.engine(direct)) if direct else ClientReader(client)
         self.experiment_id = ""
         """MLflow's id of the experiment; empty before anything was read."""
         self._parent: Run | None = None

@@ -23,9 +23,9 @@ from regtune.storage.mlflow import (
     is_server,
     prepare,
     settle_environment,
-    tracking_engine,
     tracking_schema,
 )
+from regtune.storage.schema import TRACKING
 from regtune.tracking.facts import StudyFacts
 from regtune.tracking.runs import ClientReader, Reader, SqlReader
 
@@ -106,7 +106,7 @@ def open_reader(settings: Settings) -> Reader | None:
         return None
     if found is not None and found.problem:
         raise TrackingError(found.problem)
-    return SqlReader(tracking_engine(uri))
+    return SqlReader(TRACKING.engine(uri))
 
 
 def strays(settings: Settings) -> list[Stray]:

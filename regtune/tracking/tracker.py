@@ -15,8 +15,7 @@ from regtune.credentials import OF_TRACKING, STORAGE_PASSWORD, without_secrets
 from regtune.processes import Child
 from regtune.settings import Settings
 from regtune.storage import redact
-from regtune.storage.health import trouble
-from regtune.storage.mlflow import is_server
+from regtune.storage.mlflow import is_server, trouble
 from regtune.tracking.live import Report
 
 RESTARTS = 3

@@ -33,9 +33,8 @@ from regtune import __version__
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases
 from regtune.settings import Settings, is_own_postgres, sqlite_url
-from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, sqlite, understood
-from regtune.storage.migration import studies_schema
-from regtune.storage.mlflow import is_server, sqlite_path, tracking_revision
+from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, schema, sqlite, understood
+from regtune.storage.mlflow import is_server, sqlite_path
 from regtune.storage.postgres import Embedded
 from regtune.study.study import versions
 
@@ -236,8 +235,8 @@ def _copy(settings: Settings, sources: dict[str, Path], draft: Path, folder: Pat
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         versions={**versions(), "regtune": __version__, "sqlite": sqlite3.sqlite_version},
         revisions={
-            "studies": studies_schema(sqlite_url(draft / STUDIES)).revision,
-            "mlflow": tracking_revision(sqlite_url(draft / MLFLOW)),
+            "studies": schema.schema_of(sqlite_url(draft / STUDIES), schema.STUDIES).revision,
+            "mlflow": schema.schema_of(sqlite_url(draft / MLFLOW), schema.TRACKING).revision,
         },
         artifacts=settings.artifacts.as_uri(),
         files=dict(sorted((files | copied).items())),

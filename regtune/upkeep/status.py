@@ -8,19 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import sqlalchemy
-from sqlalchemy import Engine
 
 from regtune.errors import RegtuneError
 from regtune.server.databases import running_sweeps
 from regtune.server.process import answers
 from regtune.server.service import processes, running
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, open_engine, place, redact, studies_engine, understood
+from regtune.storage import database_path, is_sqlite, open_engine, place, redact
 from regtune.storage.artifacts import Stray
-from regtune.storage.health import SECONDS, trouble
-from regtune.storage.migration import studies_schema
-from regtune.storage.mlflow import is_server, tracking_engine, tracking_schema
-from regtune.storage.schema import Schema
+from regtune.storage.mlflow import SECONDS, is_server, tracking_schema, trouble
+from regtune.storage.schema import STUDIES, TRACKING, Tables, schema_of
 from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import holder
 from regtune.sweep.plan import free_bytes
@@ -92,8 +89,8 @@ def look(settings: Settings, compare: bool = True) -> Status:
         home=str(settings.home.resolve()),
         server=server,
         databases=(
-            _database("studies", settings.storage_url, studies_schema, studies_engine),
-            _database("mlflow", settings.mlflow_uri, tracking_schema, tracking_engine),
+            _database("studies", settings.storage_url, STUDIES),
+            _database("mlflow", settings.mlflow_uri, TRACKING),
         ),
         behind=_reached(_behind, settings) if compare and not (server.foreign and server.problem) else None,
         strays=tuple(_reached(strays, settings) or ()),
@@ -122,34 +119,28 @@ def _server(settings: Settings) -> ServerStatus:
     return status if problem else replace(status, page=trials_page(url, seconds=SECONDS))
 
 
-def _database(
-    name: str, url: str, schema_of: Callable[[str], Schema | None], engine_of: Callable[[str], Engine]
-) -> DatabaseStatus:
+def _database(name: str, url: str, tables: Tables) -> DatabaseStatus:
     where = redact(url)
     try:
         where = place(url)
-        schema = schema_of(url)
+        schema = tracking_schema(url) if tables is TRACKING else schema_of(url, tables)
         if schema is None:
             return DatabaseStatus(name, url, "server")
-        size = None if schema.state == "missing" else _size(url, engine_of)
+        size = None if schema.state == "missing" else _size(url, tables)
     except RegtuneError as error:
         return DatabaseStatus(name, where, "away", problem=str(error).splitlines()[0])
     problem = "" if schema.blank and is_sqlite(url) else schema.problem  # the first sweep creates it
     return DatabaseStatus(name, where, schema.state, schema.revision, size, problem)
 
 
-def _size(url: str, engine_of: Callable[[str], Engine]) -> int:
+def _size(url: str, tables: Tables) -> int:
     """Bytes on disk: of the file with its write-ahead log, or as PostgreSQL counts them."""
     if is_sqlite(url):
         path = database_path(url)
         files = (path, path.with_name(f"{path.name}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
-    engine = engine_of(url)
-    try:
-        with understood(place(url)), engine.connect() as connection:
-            return int(connection.scalar(sqlalchemy.text("SELECT pg_database_size(current_database())")) or 0)
-    finally:
-        engine.dispose()
+    with tables.opened(url) as engine, engine.connect() as connection:
+        return int(connection.scalar(sqlalchemy.text("SELECT pg_database_size(current_database())")) or 0)
 
 
 def _behind(settings: Settings) -> dict[str, Missing] | None:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from places import Place
 from stores import until
 
-from regtune.storage.urls import is_sqlite
+from regtune.storage import is_sqlite
 from regtune.study.record import TrialRecord
 from regtune.study.study import record_of
 from regtune.tracking import names
