@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from regtune.credentials import STORAGE_PASSWORD, secret
 from regtune.errors import InputError, StorageError
 from regtune.settings import OWN_DATABASES, Settings, is_own_postgres, read_choice, sqlite_url, write_choice
-from regtune.storage import explain, parse_url, place, redact
+from regtune.storage import parse_url, place, redact
 from regtune.storage.postgres import Embedded, make_database
 
 DEFAULT_NAME = "regtune"
@@ -90,10 +88,11 @@ def _create(urls: dict[str, str]) -> None:
     for url in map(make_url, urls.values()):
         server = url.set(database="postgres").render_as_string()
         try:
-            make_database(server, str(url.database), secret(STORAGE_PASSWORD))
-        except SQLAlchemyError as error:
-            if getattr(getattr(error, "orig", None), "sqlstate", None) != "42501":  # insufficient_privilege
-                raise StorageError(explain(error, place(server))) from error
+            make_database(server, str(url.database))
+        except StorageError as error:
+            raised = getattr(error.__cause__, "orig", None)
+            if getattr(raised, "sqlstate", None) != "42501":  # insufficient_privilege
+                raise
             owner = url.username or "the role that regtune uses"
             refused.append(f'\n  CREATE DATABASE "{url.database}" OWNER "{owner}";')
     if refused:

@@ -31,13 +31,16 @@ def inside(uri: str, artifacts: Path) -> bool:
 
     They may on a server, which sees to them itself, and in the folder of the project's runs, links followed.
     """
-    found = local_path(uri)
-    return found is None or (artifacts / "runs").resolve() in found.resolve().parents
+    path = local_path(uri)
+    return path is None or (artifacts / "runs").resolve() in path.resolve().parents
 
 
 def local_path(uri: str) -> Path | None:
     """The path of a place on this machine, as MLflow reads it; None for one that a server or a service keeps."""
-    return _local(uri) if urlsplit(uri).scheme in ("", "file") else None
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(url2pathname(parts.path if parts.scheme else uri))
 
 
 def remove(uri: str, tracking_uri: str, name: str = "") -> None:
@@ -84,19 +87,18 @@ def former(connection: Connection, artifacts: Path) -> list[str]:
     Another folder is taken for one of them when the store was made there (MLflow's own first experiment says so), or
     when artifacts of its runs lie here. Otherwise it is another project's, which writes to this store, too.
     """
-    found: list[str] = []
+    earlier: list[str] = []
     experiments = text("SELECT experiment_id, artifact_location FROM experiments ORDER BY experiment_id")
+    runs_of = text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment")
     for experiment, location in connection.execute(experiments).all():
         matched = _BASE.fullmatch(location or "")
-        if matched is None or matched[1] in (artifacts.as_uri(), *found):
+        if matched is None or matched[1] in (artifacts.as_uri(), *earlier):
             continue
         folder = artifacts / "runs" / (matched[2] or "/").removeprefix("/")
-        runs = connection.scalars(
-            text("SELECT run_uuid FROM runs WHERE experiment_id = :experiment"), {"experiment": experiment}
-        ).all()
+        runs = connection.scalars(runs_of, {"experiment": experiment}).all()
         if experiment == 0 or any((folder / run).is_dir() for run in runs):
-            found.append(matched[1])
-    return found
+            earlier.append(matched[1])
+    return earlier
 
 
 @dataclass(frozen=True)
@@ -112,25 +114,23 @@ class Stray:
 
     def __str__(self) -> str:
         where = "outside this folder: regtune writes and deletes nothing there"
-        where = "where this folder lay before" if self.former else where
-        return (
-            f"{self.experiments} experiment{'' if self.experiments == 1 else 's'} in {self.folder}, {where}"
-        )
+        if self.former:
+            where = "where this folder lay before"
+        return f"{self.experiments} experiment{'s' * (self.experiments != 1)} in {self.folder}, {where}"
 
 
 def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
     """Where else than in `artifacts` a store keeps some. Raises SQLAlchemyError."""
     with engine.connect() as connection:
         locations = connection.scalars(text("SELECT artifact_location FROM experiments")).all()
-        earlier = {_local(base) for base in former(connection, artifacts)}
-    found: Counter[Path] = Counter()
-    own = artifacts / "runs"
+        earlier = {local_path(base) for base in former(connection, artifacts)}
+    experiments: Counter[Path] = Counter()
     for location in filter(None, locations):
-        at = local_path(location)
-        if at is not None and own not in (at, *at.parents):
-            matched = _BASE.fullmatch(location)
-            found[_local(matched[1]) if matched else at] += 1
-    return [Stray(str(folder), count, folder in earlier) for folder, count in sorted(found.items())]
+        matched = _BASE.fullmatch(location)
+        folder = local_path(matched[1] if matched else location)
+        if folder is not None and not {artifacts, artifacts / "runs"} & {folder, *folder.parents}:
+            experiments[folder] += 1
+    return [Stray(str(folder), count, folder in earlier) for folder, count in sorted(experiments.items())]
 
 
 def _relocate(connection: Connection, old: str, new: str) -> None:
@@ -153,7 +153,3 @@ def _relocate(connection: Connection, old: str, new: str) -> None:
                 rest = sqlalchemy.func.substr(cell, len(before) + 1)
                 changed = {cell: sqlalchemy.literal(after).concat(rest)}
                 connection.execute(table.update().where((cell == before) | begins).values(changed))
-
-
-def _local(uri: str) -> Path:
-    return Path(url2pathname(urlsplit(uri).path if uri.startswith("file:") else uri))

@@ -31,7 +31,8 @@ NOTICED_SECONDS = SILENT_SECONDS + 10
 """Until a server has noticed that a client has vanished: it looks at its next probe."""
 SCHEMA_SECONDS = 120.0
 LOOK_SECONDS = 1.0  # `file_holder` takes a file's lock for a moment; that is no reason to refuse another
-_NAME = "regtune"
+_APPLICATION = re.compile(r"regtune (\d+) (\S+) (.+)", re.DOTALL)
+"""The name that PostgreSQL has of a connection with a lock: process, since when, machine."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ _ELSEWHERE = Holder(0, "another machine", "a moment ago")
 
 
 class Taken(Exception):
-    def __init__(self, holder: Holder) -> None:
-        super().__init__(str(holder))
-        self.holder = holder
+    """A lock is held by another process, which the text names."""
 
 
 def lock_path(folder: Path, name: str) -> Path:
@@ -94,14 +93,15 @@ def hold_file(path: Path) -> Iterator[None]:
 
 
 def file_holder(path: Path) -> Holder | None:
+    """Return who holds the lock file `path`, or None."""
     try:
         with path.open("rb") as file:  # which who may only read can open, too
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
     except FileNotFoundError:
-        return None
+        pass
     except BlockingIOError:
         return _read_holder(path)
+    return None
 
 
 def file_holders(folder: Path) -> list[Holder]:
@@ -119,7 +119,7 @@ def _read_holder(path: Path) -> Holder:
 
 def session_name(name: str) -> str:
     """Return the `application_name` of the connections on which the holder of `name` writes; the next one ends them."""
-    return f"{_NAME} {lock_key(name) % 2**64:016x}"
+    return f"regtune {lock_key(name) % 2**64:016x}"
 
 
 def lock_key(name: str) -> int:
@@ -185,7 +185,7 @@ class AdvisoryHold:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             me = Holder.me()
-            named = f"{_NAME} {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
+            named = f"regtune {me.pid} {me.since} {me.host}".encode()[:63].decode(errors="ignore")
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": named})
             if self._backend:  # our own lost connection may have it still: the server does not know yet
                 same = "FROM pg_stat_activity WHERE pid = :pid AND backend_start = :start"
@@ -272,11 +272,5 @@ def _holders(connection: Connection) -> dict[int, Holder | None]:
             "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
     )
-    return {key: _parse_holder(application) for key, application in rows}
-
-
-def _parse_holder(application: str | None) -> Holder | None:
-    words = (application or "").split(" ", 3)
-    if len(words) == 4 and words[0] == _NAME and words[1].isdigit():
-        return Holder(int(words[1]), words[3], words[2])
-    return None
+    named = {key: _APPLICATION.fullmatch(application or "") for key, application in rows}
+    return {key: Holder(int(words[1]), words[3], words[2]) if words else None for key, words in named.items()}

@@ -177,13 +177,17 @@ def check_store(uri: str) -> None:
     """See that the schema is right; a store that is away passes. Raises TrackingError, SettingsError."""
     check_patience()
     try:
-        found = tracking_schema(uri)
+        _usable(uri)
     except StorageError as error:
-        if error.__cause__ is not None and away(error.__cause__):
-            return
-        raise TrackingError(str(error)) from error
-    if found and found.problem and not (found.blank and is_sqlite(uri)):
-        raise TrackingError(found.problem)
+        if error.__cause__ is None or not away(error.__cause__):
+            raise TrackingError(str(error)) from error
+
+
+def _usable(uri: str) -> Schema | None:
+    schema = tracking_schema(uri)
+    if schema and schema.problem and not (schema.blank and is_sqlite(uri)):
+        raise TrackingError(schema.problem)
+    return schema
 
 
 def connect(uri: str, artifacts: Path) -> Any:
@@ -204,14 +208,10 @@ def prepare(uri: str, artifacts: Path) -> None:
     settle_environment(uri)
     check_server(uri)
     try:
-        found = tracking_schema(uri)
-        if found is None:
-            return
-        if found.blank and is_sqlite(uri):
+        schema = _usable(uri)
+        if schema and schema.blank:
             make_store(uri, artifacts)
-        elif found.problem:
-            raise TrackingError(found.problem)
-        else:
+        elif schema:
             _settle(uri, artifacts)
     except StorageError as error:
         raise TrackingError(str(error)) from error

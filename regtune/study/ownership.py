@@ -103,7 +103,7 @@ def hold(settings: Settings, name: str, *, take_over: bool = True) -> Iterator[O
 
 def _busy(name: str, taken: locks.Taken) -> StudyBusy:
     return StudyBusy(
-        f'study "{printable(name)}" is being run by {taken.holder}; '
+        f'study "{printable(name)}" is being run by {taken}; '
         f"look at it with: regtune watch {shell_word(name)}"
     )
 
