@@ -14,11 +14,8 @@ import os
 import re
 import shlex
 import stat
-import unicodedata
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
@@ -41,10 +38,9 @@ OF_TRACKING = (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN, DATABASE_PA
 """What a client of MLflow's store or server may need."""
 MOUNTED = Path("/run/secrets")
 DOTENV = Path(".env")
-LONGEST = 64 * 1024
 _OPTION = re.compile(r"[?&;][^=&;]*(password|passwd|pwd|secret|token|api_?key)[^=&;]*=", re.IGNORECASE)
-_NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
+_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+"""No control characters, no ends of lines and paragraphs, no halves of characters."""
 
 
 def secret(name: str) -> str | None:
@@ -104,52 +100,48 @@ def in_url(url: str) -> bool:
 def _dotenv(name: str) -> Mapping[str, str | None]:
     """What `.env` says. Raises SettingsError when it holds the secret `name` and others may read it."""
     try:
-        with _opened(DOTENV) as file:
-            status = os.fstat(file.fileno())
-            values = dotenv_values(stream=io.StringIO(file.read().decode("utf-8-sig")), interpolate=False)
+        content, mode = _content(DOTENV)
+        values = dotenv_values(stream=io.StringIO(content.decode("utf-8-sig")), interpolate=False)
     except (OSError, UnicodeDecodeError):  # there is none, or the settings say what is wrong with it
         return {}
     if values.get(name) and name != TRACKING_USERNAME:
-        _check_mode(DOTENV, status, name)
+        _check_mode(DOTENV, mode, name)
     return values
 
 
 def _read(path: Path, variable: str) -> str:
-    """The text of a secret's file, its mode checked on what was opened: a link may point elsewhere a moment later."""
+    """The text of a secret's file."""
     try:
-        with _opened(path) as file:
-            _check_mode(path, os.fstat(file.fileno()), variable)
-            content = file.read(LONGEST + 1)
-        if len(content) <= LONGEST:
-            return content.decode("utf-8-sig").rstrip("\r\n")
+        content, mode = _content(path)
+        _check_mode(path, mode, variable)
+        return content.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(f"{variable}: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        pass
-    return ""
+        return ""
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """An ordinary file, opened. Raises OSError for anything else: a pipe would be waited for without end."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not an ordinary file")
-    with os.fdopen(descriptor, "rb") as file:
-        yield file
+def _content(path: Path) -> tuple[bytes, int]:
+    """An ordinary file's content, and the mode of what was opened: a link may point elsewhere a moment later.
+
+    Raises OSError for anything else: a pipe would be waited for without end.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not an ordinary file")
+        return file.read(), mode
 
 
-def _check_mode(path: Path, status: os.stat_result, variable: str) -> None:
-    if status.st_mode & 0o077 and MOUNTED.resolve() not in path.resolve().parents:
+def _check_mode(path: Path, mode: int, variable: str) -> None:
+    if mode & 0o077 and MOUNTED.resolve() not in path.resolve().parents:
         raise SettingsError(
-            f"{variable}: {path} holds a secret and others may read it (mode {status.st_mode & 0o777:04o}); "
+            f"{variable}: {path} holds a secret and others may read it (mode {mode & 0o777:04o}); "
             f"try: chmod 600 {shlex.quote(str(path))}"
         )
 
 
 def _one_line(value: str, where: str) -> str:
-    if not value or any(unicodedata.category(letter) in _NOT_TEXT for letter in value):
+    if not _LINE.fullmatch(value):
         raise SettingsError(f"{where}: expected one line of text, the secret")
     return value

@@ -24,13 +24,9 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import psutil
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
-"""Libraries differ in how they write an address of IPv6."""
 
 _LOG_BYTES = 4096
 _ROOT = Path(__file__).parents[1]  # where this regtune lies
@@ -102,9 +98,8 @@ class Child:
 
 def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
     """Run in the child: call `module.main` with the connection and the arguments that come first through it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     connection = Connection(connection_fd)
     try:
@@ -130,23 +125,19 @@ def end(processes: Sequence[psutil.Process], seconds: float, first: int = signal
         _, processes = psutil.wait_procs(processes, timeout=seconds)
 
 
-def bypass_proxies(url: str = "") -> None:
-    """Add this machine's addresses to NO_PROXY where the environment names a proxy.
-
-    url: a server's; its host is added too where that is this machine's name.
-    """
-    if all(name.lower() == "no_proxy" for name in os.environ if name.lower().endswith("_proxy")):
-        return
+def bypass_proxies() -> None:
+    """Add this machine's addresses and names to NO_PROXY where the environment names a proxy."""
     known = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
-    if known.strip() == "*":
+    proxies = {name.lower() for name in os.environ if name.lower().endswith("_proxy")} - {"no_proxy"}
+    if not proxies or known.strip() == "*":
         return
     import psutil
 
-    exceptions = [part.strip() for part in known.split(",") if part.strip()] + list(LOOPBACK)
-    for address in (one for card in psutil.net_if_addrs().values() for one in card):
-        if address.family in (socket.AF_INET, socket.AF_INET6):
-            bare = address.address.partition("%")[0]
-            exceptions += [bare, f"[{bare}]"] if ":" in bare else [bare]
-    host, name = urlsplit(url).hostname or "", socket.gethostname().lower()
-    exceptions += [host] if host and host in (name, name.partition(".")[0]) else []
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(exceptions))
+    cards = [one for card in psutil.net_if_addrs().values() for one in card]
+    internet = [one for one in cards if one.family in (socket.AF_INET, socket.AF_INET6)]
+    addresses = ["localhost", "127.0.0.1", "::1", *(one.address.partition("%")[0] for one in internet)]
+    bracketed = [f"[{address}]" for address in addresses if ":" in address]  # libraries differ in this
+    name = socket.gethostname().lower()
+    excepted = [part.strip() for part in known.split(",") if part.strip()]
+    excepted += [*addresses, *bracketed, name, name.partition(".")[0]]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(excepted))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Annotated, Any
+from urllib.parse import quote, quote_plus, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regtune.credentials import in_url
@@ -25,7 +26,17 @@ IN_NO_URL = (
 )
 
 MAX_WORKERS = 256
-PRINTABLE = "expected a URL of printable characters"
+
+
+def _checked(url: str) -> str:
+    if not url.isprintable():
+        raise ValueError("expected a URL of printable characters")
+    if in_url(url):
+        raise ValueError(IN_NO_URL)
+    return url
+
+
+_Url = Annotated[str, AfterValidator(_checked)]
 
 
 class Settings(BaseSettings):
@@ -41,19 +52,10 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default=Path("mlruns"), validation_alias="REGTUNE_HOME")
-    storage: str = Field(default="", validation_alias="OPTUNA_STORAGE")
-    tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
+    storage: _Url = Field(default="", validation_alias="OPTUNA_STORAGE")
+    tracking_uri: _Url = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     data_dir: Path | None = Field(default=None, validation_alias="REGTUNE_DATA_DIR")
     workers: int | None = Field(default=None, ge=1, le=MAX_WORKERS, validation_alias="REGTUNE_WORKERS")
-
-    @field_validator("storage", "tracking_uri")
-    @classmethod
-    def _no_password(cls, value: str) -> str:
-        if not value.isprintable():
-            raise ValueError(PRINTABLE)
-        if in_url(value):
-            raise ValueError(IN_NO_URL)
-        return value
 
     @field_validator("tracking_uri")
     @classmethod
@@ -101,10 +103,16 @@ def sqlite_url(path: Path) -> str:
 
 OWN_ROLE, OWN_DATABASES = "regtune", ("studies", "mlflow")
 """How the URL of a folder's own PostgreSQL is told from that of any other."""
+_OWN = re.compile(rf"postgresql(\+psycopg)?://{OWN_ROLE}@/({'|'.join(OWN_DATABASES)})\?host=(/|%2F)[^&]*")
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
 CHOICE = "stores.json"
 """In a folder: which databases it uses when they are not its SQLite files."""
+
+
+class _Choice(BaseModel, hide_input_in_errors=True):
+    studies: _Url
+    mlflow: _Url
 
 
 def read_choice(home: Path) -> dict[str, str]:
@@ -115,19 +123,16 @@ def read_choice(home: Path) -> dict[str, str]:
     """
     path = home / CHOICE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        chosen = {name: content[name] for name in OWN_DATABASES}
+        chosen = _Choice.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error}); choose anew with: regtune up") from None
-    if not all(isinstance(url, str) and url.isprintable() for url in chosen.values()):
-        raise SettingsError(f"{path}: {PRINTABLE}; choose anew with: regtune up")
-    if any(in_url(url) for url in chosen.values()):
-        raise SettingsError(f"{path}: {IN_NO_URL}")
-    return {name: _at(home, url) for name, url in chosen.items()}
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {'; '.join(_lines(error))}; choose anew with: regtune up") from None
+    here = f"?host={quote_plus(str(socket_folder(home)))}"
+    urls = chosen.model_dump().items()
+    return {name: url.partition("?")[0] + here if is_own_postgres(url) else url for name, url in urls}
 
 
 def socket_folder(home: Path) -> Path:
@@ -141,25 +146,7 @@ def socket_folder(home: Path) -> Path:
 
 def is_own_postgres(url: str) -> bool:
     """Return whether `url` names a database of a folder's own PostgreSQL, wherever that folder lay."""
-    if not url.startswith("postgresql"):
-        return False
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # whoever opens it says what is wrong with it
-        return False
-    local = str(parsed.query.get("host", "")).startswith("/")
-    return local and parsed.username == OWN_ROLE and parsed.database in OWN_DATABASES
-
-
-def _at(home: Path, url: str) -> str:
-    if not is_own_postgres(url):
-        return url
-    from sqlalchemy.engine import make_url
-
-    return make_url(url).set(query={"host": str(socket_folder(home))}).render_as_string()
+    return _OWN.fullmatch(url) is not None
 
 
 def write_choice(home: Path, urls: Mapping[str, str]) -> None:
@@ -183,5 +170,11 @@ def load_settings(**flags: Any) -> Settings:
     except UnicodeDecodeError as error:
         raise SettingsError(f".env: expected UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValidationError as error:
-        lines = [f"{one['loc'][0]}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(_lines(error))) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """What is wrong, each with the name that it is about."""
+    return [
+        ": ".join([*map(str, one["loc"]), one["msg"].removeprefix("Value error, ")]) for one in error.errors()
+    ]

@@ -38,7 +38,7 @@ def test_what_is_on_this_machine_is_reached_without_a_proxy() -> None:
     }
     for host in ("localhost", "127.0.0.1", "[::1]", *addresses):
         assert not direct(host)
-    bypass_proxies(f"http://{socket.gethostname()}:5000")
+    bypass_proxies()
     for host in ("localhost", "127.0.0.1", "[::1]", socket.gethostname(), *addresses):
         assert direct(host)
     assert not direct("example.org")

@@ -58,7 +58,7 @@ def settle_environment(uri: str = "") -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.update(SILENCE)
-    bypass_proxies(uri)
+    bypass_proxies()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if is_server(uri):
         for name in (TRACKING_USERNAME, TRACKING_PASSWORD, TRACKING_TOKEN):
@@ -125,7 +125,7 @@ def trouble(url: str, seconds: float = SECONDS) -> str:
     """What is wrong with who answers at `url`, as the predicate of a sentence; empty where it can be MLflow."""
     if any(os.environ.get(name) for name in OWN_SIGNATURES):
         return ""
-    bypass_proxies(url)
+    bypass_proxies()
     try:
         search_experiments(url, {"max_results": 1}, seconds)
     except urllib.error.HTTPError as error:
