@@ -50,28 +50,22 @@ class SourceError(InputError):
         super().__init__("\n".join(self.problems))
 
 
-class SpecError(SourceError):
-    """A sweep file cannot be read or does not describe a sweep."""
+class SpecError(SourceError): ...
 
 
-class ConfigError(SourceError):
-    """A configuration cannot be read or does not describe a trial."""
+class ConfigError(SourceError): ...
 
 
-class DataError(InputError):
-    """A data set is missing, damaged, or not the one that was named."""
+class DataError(InputError): ...
 
 
-class SettingsError(InputError):
-    """A flag, an environment variable or a line of `.env` has no meaning."""
+class SettingsError(InputError): ...
 
 
-class ParameterError(InputError):
-    """A value lies outside the search space."""
+class ParameterError(InputError): ...
 
 
-class StudyNotFound(InputError):
-    """No study, or no trial, has this name."""
+class StudyNotFound(InputError): ...
 
 
 class SpecChanged(RegtuneError):
@@ -84,25 +78,19 @@ class SpecChanged(RegtuneError):
         super().__init__("\n".join((message, *self.differences)))
 
 
-class StudyBusy(RegtuneError):
-    """Another coordinator holds the study's lock."""
+class StudyBusy(RegtuneError): ...
 
 
-class StorageError(RegtuneError):
-    """A database cannot be opened, read or written."""
+class StorageError(RegtuneError): ...
 
 
-class NoStudies(StorageError):
-    """There is no database of studies yet."""
+class NoStudies(StorageError): ...
 
 
-class TrackingError(RegtuneError):
-    """The MLflow store or server cannot be used."""
+class TrackingError(RegtuneError): ...
 
 
-class WorkerError(RegtuneError):
-    """Workers cannot be started, or die as soon as they are."""
+class WorkerError(RegtuneError): ...
 
 
-class TooManyFailures(RegtuneError):
-    """More trials failed than the sweep allows."""
+class TooManyFailures(RegtuneError): ...

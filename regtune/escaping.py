@@ -10,13 +10,10 @@ from __future__ import annotations
 import re
 import shlex
 
-_MARKS = {mark: f"\\{mark}" for mark in "\\`*_{}[]#|~!"}
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
-"""HTML, and what becomes a link or a picture by itself."""
-_MARKDOWN = str.maketrans(_MARKS | _HTML)
-_LINKS = re.compile(r":(?=//|[\w+-]+:)|(?<=\bwww)\.|(?<=\bmailto):", re.IGNORECASE)
-_AT_THE_BEGINNING = re.compile(r"^[-+=]|^\d(?=\d{0,8}[.)])")
-_BACKTICKS = re.compile(r"`+")
+_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]#|~!"} | _HTML)
+_ACTIVE = re.compile(r":(?=//|[\w+-]+:)|(?<=\bwww)\.|(?<=\bmailto):|^[-+=]|^\d(?=\d{0,8}[.)])", re.IGNORECASE)
+"""What makes a link of text around it, or begins a list or a heading."""
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -32,11 +29,7 @@ def printable(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """The same for several lines: their ends and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter in "\n\t" or letter.isprintable() else printable(letter) for letter in text
-    )
+    return re.sub(r"[^\n\t]+", lambda piece: printable(piece[0]), text)
 
 
 def shell_word(word: str) -> str:
@@ -57,22 +50,14 @@ def markdown(text: str) -> str:
 
     It makes no HTML, link, picture, emphasis, heading or list; blank lines still separate paragraphs.
     """
-    return "\n".join(_markdown_line(line) for line in text.splitlines())
-
-
-def _markdown_line(line: str) -> str:
-    escaped = _LINKS.sub(_entity, printable(line.strip()).translate(_MARKDOWN))
-    return _AT_THE_BEGINNING.sub(_entity, escaped)
-
-
-def _entity(found: re.Match[str]) -> str:
-    return f"&#{ord(found[0])};"
+    lines = [printable(line.strip()).translate(_MARKDOWN) for line in text.splitlines()]
+    return "\n".join(_ACTIVE.sub(lambda sign: f"&#{ord(sign[0])};", line) for line in lines)
 
 
 def code(text: str) -> str:
     """Text as Markdown's code: in as many backticks as it takes (CommonMark 0.31, 6.1)."""
     text = printable(text)
-    fence = "`" * (1 + max((len(run) for run in _BACKTICKS.findall(text)), default=0))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     room = " " if "`" in (text[:1], text[-1:]) else ""
     return f"{fence}{room}{text}{room}{fence}"
 

@@ -1,12 +1,11 @@
 """Child processes: workers and the tracker.
 
-They are started as `python -c` with inherited pipes rather than forked or spawned through `multiprocessing`: the
-caller's main module is not run again in them, no helper process is left over, and what they are told is in no argument
-list. They import this regtune, whatever else is installed, and packages before what lies in folders of a user's: a
-`keras.py` beside a script is not Keras.
+They are started as `python -c` rather than through `multiprocessing`: the caller's main module is not run again, no
+helper process is left over, and what they are told is in no argument list. They import this regtune, and packages
+before what lies in folders of a user's: a `keras.py` beside a script is not Keras.
 
-A child ends at once when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only
-the parent holds. Ctrl-C, SIGTERM and a closed terminal are the parent's to decide about; a child does not hear them.
+A child ends when its parent is gone, whatever ended it: it reads from a lifeline, a pipe whose write end only the
+parent holds. Ctrl-C, SIGTERM and a closed terminal are the parent's to decide about; a child does not hear them.
 """
 
 from __future__ import annotations
@@ -33,12 +32,9 @@ _ROOT = Path(__file__).parents[1]  # where this regtune lies
 
 
 class Child:
-    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start.
+    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start."""
 
-    environment: the child's, by default this process' own.
-    """
-
-    def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `wait`)
@@ -47,7 +43,6 @@ class Child:
             f"sys.path += {[entry or str(Path.cwd()) for entry in sys.path]!r}; "
             f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
         )
-        given = os.environ if environment is None else environment
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -55,7 +50,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env={name: value for name, value in given.items() if name != "PYTHONPATH"},
+                env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
             )
         except OSError:
             os.close(self._lifeline)
