@@ -23,6 +23,7 @@ from regtune.server.choice import choose
 from regtune.settings import Settings, is_own_postgres, read_choice
 from regtune.storage import open_engine
 from regtune.storage.postgres import Embedded, trim
+from regtune.storage.schema import STUDIES
 from regtune.upkeep.status import look
 
 AWAY = "the PostgreSQL of this folder is not running; try: regtune up"
@@ -59,13 +60,10 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def ask(url: str, statement: str = "SELECT current_database()") -> str:
-    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            result = connection.execute(sqlalchemy.text(statement))
-            return str(result.scalar()) if result.returns_rows else ""
-    finally:
-        engine.dispose()
+    with STUDIES.opened(url) as engine, engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        result = connection.execute(sqlalchemy.text(statement))
+        return str(result.scalar()) if result.returns_rows else ""
 
 
 def test_a_folder_has_a_server_of_its_own_behind_a_socket_of_its_owners(server: Embedded) -> None:
@@ -142,11 +140,10 @@ def test_whatever_of_it_is_killed_it_starts_again_with_its_data(server: Embedded
 
 
 def test_a_socket_has_a_short_path_however_long_the_folders_is(tmp_path: Path) -> None:
-    short, long = Embedded(tmp_path / "p"), Embedded(tmp_path / ("l" * 100) / "mlruns")
+    short, long, other = (Embedded(tmp_path / name) for name in ("p", "l" * 100, "m" * 100))
     assert short.socket == short.data or len(str(short.data)) > 80
     assert len(os.fsencode(long.socket / ".s.PGSQL.5432")) <= 103
-    assert long.socket == Embedded(tmp_path / ("l" * 100) / "mlruns").socket
-    assert long.socket != Embedded(tmp_path / ("m" * 100) / "mlruns").socket
+    assert long.socket == Embedded(long.data.parent).socket != other.socket
 
 
 def test_without_the_extra_it_says_what_to_install(
@@ -176,19 +173,15 @@ def test_a_log_is_set_aside_when_it_has_grown(tmp_path: Path) -> None:
     log = tmp_path / "service.log"
     trim(log, 3)
     log.write_text("1234")
-    trim(log, 4)
-    assert log.exists()
-    trim(log, 3)
-    assert not log.exists()
-    assert (tmp_path / "service.log.1").read_text() == "1234"
+    for longest in (4, 3):
+        assert log.exists()
+        trim(log, longest)
+    assert [path.name for path in tmp_path.iterdir()] == ["service.log.1"]
 
 
 def test_a_server_elsewhere_gets_two_databases_or_the_lines_to_create_them(
     settings: Settings, postgres_server: Postgres
 ) -> None:
-    for name in ("team_studies", "team_mlflow", "regtune_studies", "regtune_mlflow"):
-        postgres_server.run(f'DROP DATABASE IF EXISTS "{name}"')
-    postgres_server.run("DROP ROLE IF EXISTS weak")
     postgres_server.run("CREATE ROLE weak LOGIN NOCREATEDB")
     weak = postgres_server.url("team").replace("://postgres@", "://weak@")
     with pytest.raises(StorageError, match='CREATE DATABASE "team_studies" OWNER "weak"'):
