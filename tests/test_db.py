@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -375,50 +375,3 @@ def test_accounts_in_an_otherwise_empty_database_are_no_stranger(empty: Made) ->
         "CREATE TABLE alembic_version_auth (version_num VARCHAR(32))",
     )
     assert schema_of(uri, TRACKING).state == "empty"
-
-
-# -- passwords
-
-
-@pytest.fixture
-def guarded(current: Made, postgres_server: Postgres) -> Iterator[Settings]:
-    """Two databases, each of a role of its own that must give its password."""
-    settings = current("postgres")
-    rules = postgres_server.socket / "pg_hba.conf"
-    before = rules.read_text()
-    try:
-        for role, database in (("sweeper", "studies_db"), ("tracker", "mlflow_db")):
-            postgres_server.run(f"DROP ROLE IF EXISTS {role}")
-            postgres_server.run(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'canary-{role}'", database)
-        rules.write_text("local all sweeper,tracker scram-sha-256\n" + before)
-        postgres_server.run("SELECT pg_reload_conf()")
-        yield Settings(
-            REGTUNE_HOME=settings.home,
-            OPTUNA_STORAGE=settings.storage.replace("postgres@", "sweeper@"),
-            MLFLOW_TRACKING_URI=settings.tracking_uri.replace("postgres@", "tracker@"),
-        )
-    finally:
-        rules.write_text(before)
-        postgres_server.run("SELECT pg_reload_conf()")
-
-
-def test_each_database_gets_its_own_password_and_a_wrong_one_is_named_by_its_variable(
-    guarded: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("OPTUNA_STORAGE_PASSWORD", "canary-sweeper")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-wrong")
-    for use in (lambda: init_databases(guarded), lambda: client_of(guarded)):
-        with pytest.raises(RegtuneError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-            use()
-        assert "canary" not in str(caught.value)
-    file = tmp_path / "password"
-    file.touch(mode=0o600)
-    file.write_text("canary-tracker\n")
-    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(file))
-    client = client_of(guarded)
-    assert client.search_experiments()[0].name == "Default"
-    age_studies(guarded.storage_url)
-    upgrade_databases(guarded)
-    assert states(guarded) == ["current", "current"]
-    assert not {"PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"} & os.environ.keys()

@@ -21,9 +21,14 @@ import psycopg
 import pytest
 from canary import Canaries, Watch
 from stores import Postgres, free_port, postgres
+from test_db import age_studies
 from typer.testing import CliRunner
 
 from regtune.cli import app
+from regtune.errors import StorageError
+from regtune.server.databases import init_databases, upgrade_databases
+from regtune.settings import Settings
+from regtune.storage.mlflow import connect
 
 ROOT = Path(__file__).parents[1]
 STUDIES, RUNS, ADMIN, KEY, TOKEN = (
@@ -154,6 +159,29 @@ def guarded() -> Iterator[Guarded]:
         server.control("stop", "-m", "fast")
         server.control("start", "-o", f"-h 127.0.0.1 -p {port}")
         yield Guarded(server, port)
+
+
+def test_each_database_gets_its_own_password_and_a_wrong_one_is_named_by_its_variable(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    canaries = Canaries(STUDIES, RUNS)
+    urls = {"OPTUNA_STORAGE": guarded.make("studies", canaries[STUDIES])}
+    urls["MLFLOW_TRACKING_URI"] = guarded.make("mlflow", canaries[RUNS])
+    settings = Settings(REGTUNE_HOME=tmp_path / "home", **urls)
+    monkeypatch.setenv(STUDIES, canaries[STUDIES])
+    monkeypatch.setenv(RUNS, canaries[STUDIES])
+    with pytest.raises(StorageError, match=RUNS) as caught:
+        init_databases(settings)
+    assert not canaries.found(repr(caught.value))
+    monkeypatch.delenv(RUNS)
+    monkeypatch.setenv(f"{RUNS}_FILE", str(tmp_path / "password"))
+    (tmp_path / "password").touch(mode=0o600)
+    (tmp_path / "password").write_text(f"{canaries[RUNS]}\n")
+    init_databases(settings)
+    assert connect(settings.mlflow_uri, settings.artifacts).search_experiments()[0].name == "Default"
+    age_studies(settings.storage_url)
+    assert [one.done for one in upgrade_databases(settings)] == ["upgraded", ""]
+    assert not {"PGPASSWORD", RUNS} & os.environ.keys()
 
 
 REFUSED = """
