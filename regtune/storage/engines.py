@@ -26,8 +26,15 @@ from regtune.storage.troubles import BUSY_SECONDS
 
 POSTGRES = "postgresql+psycopg"
 SQLITE = "sqlite+pysqlite"
-CONNECT_SECONDS = 10
 SILENT_SECONDS = 25
+LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
+}
+"""How a client notices that the server's machine has vanished, unless the URL says otherwise."""
 KEEPALIVE = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
     f"-c tcp_user_timeout={SILENT_SECONDS * 1000}"
@@ -107,18 +114,8 @@ def engine_options(url: str, session: str = "regtune") -> dict[str, Any]:
         if path.exists() and not may_write(path):
             return {"creator": partial(connect_to_read, path), "poolclass": NullPool}
         return {"connect_args": {"timeout": BUSY_SECONDS}}
-    arguments = {
-        "connect_timeout": CONNECT_SECONDS,
-        "application_name": session,
-        "options": KEEPALIVE,
-        "keepalives_idle": 10,  # these are how we notice that the server's machine has vanished
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": SILENT_SECONDS * 1000,
-    }
-    for name in make_url(url).query:  # what the URL says of these counts
-        if name.startswith(("keepalives", "tcp_user_timeout", "connect_timeout")):
-            arguments.pop(name, None)
+    defaults = {name: value for name, value in LIMITS.items() if name not in make_url(url).query}
+    arguments = {**defaults, "application_name": session, "options": KEEPALIVE}
     return {"connect_args": arguments, "pool_pre_ping": True}
 
 

@@ -24,7 +24,7 @@ from regtune.credentials import TRACKING_PASSWORD, TRACKING_TOKEN, TRACKING_USER
 from regtune.errors import SettingsError, StorageError, TrackingError
 from regtune.processes import bypass_proxies
 from regtune.storage.artifacts import rebase
-from regtune.storage.engines import database_path, full_url, give_password, is_sqlite, redact
+from regtune.storage.engines import full_url, give_password, is_sqlite, redact
 from regtune.storage.locks import schema_lock
 from regtune.storage.schema import TRACKING, Schema, make_tables, schema_of, upgrade
 from regtune.storage.troubles import away
@@ -128,22 +128,19 @@ def trouble(url: str, seconds: float = SECONDS) -> str:
     bypass_proxies()
     try:
         search_experiments(url, {"max_results": 1}, seconds)
+        return ""
     except urllib.error.HTTPError as error:
         return _refusal(error)
+    except urllib.error.URLError as error:
+        reason = error.reason
+        if not isinstance(reason, TimeoutError | ssl.SSLError):
+            return f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
     except (OSError, ValueError, HTTPException) as error:
-        return _failure(error, seconds)
-    return ""
-
-
-def _failure(error: Exception, seconds: float) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = error
     if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow's client may know the authority
         return ""
-    if isinstance(reason, TimeoutError):
-        return f"does not answer within {seconds:.0f} s"
-    if reason is error or isinstance(reason, ssl.SSLError):
-        return "does not answer as MLflow does"
-    return f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+    timed_out = isinstance(reason, TimeoutError)
+    return f"does not answer within {seconds:.0f} s" if timed_out else "does not answer as MLflow does"
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
@@ -161,10 +158,6 @@ def _refusal(error: urllib.error.HTTPError) -> str:
 def store_url(uri: str) -> str:
     """A store's URI as MLflow takes it: a file's path in full, the driver named. Raises SettingsError."""
     return uri if is_server(uri) else full_url(uri, TRACKING.variable)
-
-
-def sqlite_path(uri: str) -> Path | None:
-    return database_path(uri) if is_sqlite(uri) else None
 
 
 def tracking_schema(uri: str) -> Schema | None:

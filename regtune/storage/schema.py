@@ -146,11 +146,12 @@ def schema_of(url: str, tables: Tables) -> Schema:
     if is_sqlite(url) and not database_path(url).exists():
         return Schema(tables, place(url), "missing")
     with tables.opened(url) as engine:
-        return look(engine, tables, place(url))
+        return look(engine, tables)
 
 
-def look(engine: Engine, tables: Tables, where: str) -> Schema:
+def look(engine: Engine, tables: Tables) -> Schema:
     """How the database of `engine` stands; nothing is written. Raises what the database's driver raises."""
+    where = place(engine.url.render_as_string())
     with engine.connect() as connection:
         names = set(sqlalchemy.inspect(connection).get_table_names())
         ours = {name for name in names if not name.startswith("alembic_")}
@@ -184,7 +185,7 @@ def make_tables(url: str, tables: Tables, create: Callable[[str], None]) -> bool
     if path is not None:
         writable_folder(path.parent)
     with tables.opened(url) as engine, schema_lock(engine):
-        if (path is None or path.exists()) and not look(engine, tables, "").blank:
+        if (path is None or path.exists()) and not look(engine, tables).blank:
             return False
         if path is None:
             create(full_url(url))
@@ -203,7 +204,7 @@ def upgrade(url: str, tables: Tables, migrate: Callable[[str], None]) -> None:
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with tables.opened(url) as engine, schema_lock(engine):
-        if look(engine, tables, "").state != "older":
+        if look(engine, tables).state != "older":
             return
         if not is_sqlite(url):
             migrate(url)

@@ -16,8 +16,7 @@ from sqlalchemy import Engine
 
 from regtune.errors import StorageError, StudyNotFound
 from regtune.settings import Settings
-from regtune.storage import open_engine
-from regtune.storage.mlflow import sqlite_path
+from regtune.storage import database_path, is_sqlite, open_engine
 from regtune.tracking.store import project, refusal
 from regtune.tracking.trials import StudyTrials
 
@@ -135,8 +134,10 @@ class Follower:
         self._projection, self._steps, self._own = None, None, None
 
     def _write(self, trials: StudyTrials) -> None:
-        database = sqlite_path(self._settings.mlflow_uri)
-        if database is not None and not database.exists():  # SQLite would go on writing into the deleted file
+        uri = self._settings.mlflow_uri
+        if (
+            is_sqlite(uri) and not database_path(uri).exists()
+        ):  # SQLite would go on writing into the deleted file
             self._disconnect()
             self._behind = True
         if self._projection is None:

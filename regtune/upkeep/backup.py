@@ -34,7 +34,7 @@ from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases
 from regtune.settings import Settings, is_own_postgres, sqlite_url
 from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, schema, sqlite, understood
-from regtune.storage.mlflow import is_server, sqlite_path
+from regtune.storage.mlflow import is_server
 from regtune.storage.postgres import Embedded
 from regtune.study.study import versions
 
@@ -144,9 +144,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def databases(settings: Settings) -> dict[str, Path]:
     """List the SQLite files of a folder by their names in a backup, in the order in which they are copied."""
-    mlflow = sqlite_path(settings.mlflow_uri)
+    uri = settings.mlflow_uri
     return {
-        **({MLFLOW: mlflow} if mlflow else {}),
+        **({MLFLOW: database_path(uri)} if is_sqlite(uri) else {}),
         STUDIES: database_path(settings.storage_url),
         ACCOUNTS: settings.home.resolve() / ACCOUNTS,
     }
