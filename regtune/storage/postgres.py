@@ -94,7 +94,7 @@ class Embedded:
         if fresh:
             programs, account = _programs(self.data), _account()
             if account:
-                _require_passable([self.data, programs], account)
+                _require_passable(self.data, programs)
             if not self.initialized:
                 self._initialize(account)
             self._clear()
@@ -229,17 +229,13 @@ def _account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _require_passable(paths: list[Path], account: dict[str, Any]) -> None:
-    """Raise StorageError, which names the folders above `paths` that the account may not pass through.
+def _require_passable(*paths: Path) -> None:
+    """Raise StorageError, which names the folders above `paths` that another account may not pass through.
 
     Opening them is left to their owner: that lets every account of the machine through.
     """
-    closed = []
-    for parent in sorted({parent for path in paths for parent in path.parents if parent.exists()}):
-        status = parent.stat()
-        group = 0o010 if status.st_gid == account["group"] else 0o001
-        if not status.st_mode & (0o100 if status.st_uid == account["user"] else group):
-            closed.append(str(parent))
+    parents = sorted({parent for path in paths for parent in path.parents if parent.exists()})
+    closed = [str(parent) for parent in parents if not parent.stat().st_mode & 0o001]
     if closed:
         raise StorageError(
             f"{', '.join(closed)}: the account {ACCOUNT}, as which PostgreSQL runs when root starts it, may not pass "
