@@ -88,12 +88,12 @@ def in_url(url: str) -> bool:
     scheme, colon, rest = url.partition("://")
     if not colon:
         return "@" in url and ":" in url
-    before, at, _ = rest.partition("@")
-    scheme = scheme.lower()
-    if scheme.startswith("sqlite"):
+    if scheme.lower().startswith("sqlite"):
         rest = "".join(rest.partition("?")[1:])  # a path is not an option, whatever characters it has
-    if at and not scheme.startswith("sqlite") and (scheme in ("http", "https") or ":" in before):
-        return True
+    else:
+        user, at, _ = rest.partition("@")
+        if at and (":" in user or scheme.lower() in ("http", "https")):
+            return True
     return _OPTION.search(unquote(rest)) is not None
 
 
@@ -110,15 +110,12 @@ def _dotenv(name: str) -> Mapping[str, str | None]:
 
 
 def _read(path: Path, variable: str) -> str:
-    """The text of a secret's file."""
     try:
         content, mode = _content(path)
-        _check_mode(path, mode, variable)
-        return content.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(f"{variable}: {path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        return ""
+    _check_mode(path, mode, variable)
+    return content.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
 
 
 def _content(path: Path) -> tuple[bytes, int]:

@@ -125,10 +125,6 @@ class Guarded:
     server: Postgres
     port: int
 
-    def url(self, role: str) -> str:
-        """URL of the role's database."""
-        return f"postgresql+psycopg://{role}@127.0.0.1:{self.port}/{role}"
-
     def make(self, role: str, password: str) -> str:
         """A role and its database, anew; its URL. The password itself never reaches the server."""
         address = f"host={self.server.socket} port={self.port} user=postgres dbname=postgres"
@@ -139,7 +135,7 @@ class Guarded:
             link.execute(f'DROP ROLE IF EXISTS "{role}"')
             link.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{verifier}'")
             link.execute(f'CREATE DATABASE "{role}" OWNER "{role}"')
-        return self.url(role)
+        return f"postgresql+psycopg://{role}@127.0.0.1:{self.port}/{role}"
 
     def dump(self) -> bytes:
         """Every row of every database, and the roles."""
