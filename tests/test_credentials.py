@@ -60,12 +60,9 @@ def test_a_secret_comes_from_the_environment_a_file_or_dotenv(tmp_path: Path, mo
 
 def test_dotenv_is_read_as_it_is_written(tmp_path: Path) -> None:
     for line, value in {
-        f"export {NAME} = {CANARY}  # mine": CANARY,
         f'{NAME}="two words # and a $HOME"': "two words # and a $HOME",
-        f"{NAME}='it is \\'so\\''": "it is 'so'",
         f"\ufeff{NAME}=größer": "größer",
         f"{NAME}=": None,
-        NAME: None,
     }.items():
         private(tmp_path / ".env", f"{line}\n# settings\nOTHER=1\n")
         assert secret(NAME) == value

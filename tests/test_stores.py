@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -86,21 +84,15 @@ def timeless(values: Any) -> Any:
 
 
 READING = (
-    *(
-        "board small",
-        "board small --limit 3",
-        "board small --sort dropout",
-        "board small --sort -val_accuracy",
-    ),
-    *("show small", "show small 2", "studies"),
+    "board small, board small --limit 3, board small --sort dropout, board small --sort -val_accuracy, "
+    "show small, show small 2, studies"
 )
 
 
 def test_what_is_read_is_the_same(place: Place, reference: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in READING:
-        answers = [
-            run_here(capsys, *words.split(), "--json", **each.environment) for each in (place, reference)
-        ]
+    for words in READING.split(", "):
+        asked = [*words.split(), "--json"]
+        answers = [run_here(capsys, *asked, **each.environment) for each in (place, reference)]
         assert [(code, errors) for code, _, errors in answers] == [(0, ""), (0, "")], words
         ours, theirs = (timeless(json.loads(output)) for _, output, _ in answers)
         assert ours == theirs, words
@@ -108,20 +100,15 @@ def test_what_is_read_is_the_same(place: Place, reference: Place, capsys: pytest
 
 
 def test_the_page_of_its_runs_is_served_or_named(place: Place) -> None:
-    with TemporaryFile("w+") as said:
-        command = [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"]
-        page = subprocess.Popen(command, env=place.variables(), stdout=said, stderr=subprocess.DEVNULL)
-
-        def named() -> list[tuple[str, str]]:
-            said.seek(0)
-            return re.findall(r"best first: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs", said.read())
-
-        try:
-            ((url, experiment),) = until(named)
-            shown = MlflowClient(url).search_runs([experiment])
-        finally:
-            page.send_signal(signal.SIGTERM)
-            page.wait(240)
+    command = [sys.executable, "-m", "regtune", "ui", "--port", str(free_port()), "--no-browser"]
+    best_first = re.compile(r"best first: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs")
+    page = subprocess.Popen(command, env=place.variables(), stdout=subprocess.PIPE, text=True)
+    try:
+        url, experiment = next(filter(None, map(best_first.search, page.stdout))).groups()
+        shown = MlflowClient(url).search_runs([experiment])
+    finally:
+        page.terminate()
+        page.wait(240)
     assert len(shown) == 1 + sum(row["state"] != "WAITING" for row in place.json("board", "small"))
 
 
