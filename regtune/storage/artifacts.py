@@ -27,10 +27,7 @@ _BASE = re.compile(r"(file:///.*/artifacts)/runs(/\d+)?")
 
 
 def inside(uri: str, artifacts: Path) -> bool:
-    """Return whether files of a run may be written and deleted.
-
-    They may on a server, which sees to them itself, and in the folder of the project's runs, links followed.
-    """
+    """Return whether a run's files may be written and deleted: a server's, and those in the project's own folder."""
     path = local_path(uri)
     return path is None or (artifacts / "runs").resolve() in path.resolve().parents
 
@@ -103,10 +100,7 @@ def former(connection: Connection, artifacts: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Stray:
-    """A folder outside of the project's artifacts in which a store keeps those of `experiments` experiments.
-
-    former: it is where the project's own lay before the folder was moved or copied.
-    """
+    """A folder elsewhere that a store uses, too. former: where the project's own lay before it was moved or copied."""
 
     folder: str
     experiments: int
@@ -134,10 +128,7 @@ def find_strays(engine: Engine, artifacts: Path) -> list[Stray]:
 
 
 def _relocate(connection: Connection, old: str, new: str) -> None:
-    """Have every text in MLflow's database that begins with the URI or the path `old` begin with `new`.
-
-    MLflow keeps where artifacts lie in several tables: of experiments, runs, logged and registered models.
-    """
+    """Have every place in MLflow's tables that begins with the URI or the path `old` begin with `new`."""
     pairs = [(old, new), (unquote(urlsplit(old).path), unquote(urlsplit(new).path))]
     inspector = sqlalchemy.inspect(connection)
     for name in inspector.get_table_names():

@@ -53,10 +53,7 @@ def redact(url: str) -> str:
 
 
 def parse_url(url: str, variable: str = "OPTUNA_STORAGE") -> URL:
-    """Parse the URL of a SQLite or PostgreSQL database; `variable` leads an error's message.
-
-    Raises SettingsError for a URL that cannot be used.
-    """
+    """Parse the URL of a SQLite or PostgreSQL database; `variable` leads a message. Raises SettingsError."""
     if in_url(url):
         raise SettingsError(f"{variable}: {IN_NO_URL}")
     wanted = f"{variable}: expected sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"

@@ -128,10 +128,7 @@ def lock_key(name: str) -> int:
 
 
 class AdvisoryHold:
-    """A connection that keeps an advisory lock; it is opened again, and locks again, when the server lost it.
-
-    connection: while it answers, the lock is held.
-    """
+    """A connection that keeps an advisory lock while it answers; when the server lost it, both are renewed."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
@@ -141,7 +138,7 @@ class AdvisoryHold:
         self.connection = self._lock()
 
     def check(self) -> bool:
-        """Require that it is held; return whether it had been lost and is taken again, so that another may have had it.
+        """Require that it is held; return whether it had been lost, so that another may have had it meanwhile.
 
         Raises Taken when another has it, or what the database raises.
         """
@@ -162,8 +159,7 @@ class AdvisoryHold:
     def end_earlier(self) -> None:
         """End the connections on which the holder before wrote, so that nothing comes late on one of them.
 
-        Those of another role cannot be ended: then wait until the server has noticed that they are dead. Raises
-        StorageError when they are not.
+        Those of another role end when the server has noticed that they are dead. Raises StorageError when they do not.
         """
         theirs = text(
             "SELECT pid FROM pg_stat_activity WHERE application_name = :session AND datname = current_database()"
@@ -234,10 +230,7 @@ def advisory_holders(engine: Engine) -> list[Holder]:
 
 @contextmanager
 def schema_lock(engine: Engine) -> Iterator[None]:
-    """Hold the lock under which a database's schema is made: in PostgreSQL of the database, else of its file's folder.
-
-    Raises StorageError when another process keeps it longer.
-    """
+    """Hold the lock under which a database's schema is made. Raises StorageError when another process keeps it."""
     if engine.dialect.name == "sqlite":
         with lock(Path(engine.url.database or "").parent, "schema", SCHEMA_SECONDS):
             yield

@@ -192,10 +192,7 @@ def connect(uri: str, artifacts: Path) -> Any:
 
 
 def prepare(uri: str, artifacts: Path) -> None:
-    """Settle the environment and see that a store can be used; imports MLflow only if it has to make its tables.
-
-    A folder's own store that was moved or copied with it is re-based. Raises TrackingError.
-    """
+    """Settle the environment and see that a store can be used: made, and where its folder is. Raises TrackingError."""
     check_uri(uri)
     uri = store_url(uri)
     settle_environment(uri)
@@ -283,10 +280,7 @@ def _drop_connections(uri: str) -> None:
 
 
 def erase_run(store: Any, run_id: str) -> None:
-    """Delete a run's rows as `mlflow gc` does, which takes run ids as arguments, and its inputs, which that leaves.
-
-    store: of `open_sql`.
-    """
+    """Delete a run's rows as `mlflow gc` does, and its inputs, which that leaves. store: of `open_sql`."""
     with store.engine.begin() as connection:
         of_run = "FROM inputs WHERE destination_type = 'RUN' AND destination_id = :run"
         tags = f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid {of_run})"  # noqa: S608

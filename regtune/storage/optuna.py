@@ -35,10 +35,7 @@ _Result = TypeVar("_Result")
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for reading Optuna's database.
-
-    Raises NoStudies when there is none yet, StorageError when it cannot be used.
-    """
+    """Return an engine for reading Optuna's database. Raises NoStudies when there is none yet, StorageError."""
     schema = schema_of(url, STUDIES)
     if schema.blank and is_sqlite(url):
         raise NoStudies(f"{schema.where}: no studies yet; try: regtune sweep sweeps/quickstart.yaml")

@@ -44,10 +44,7 @@ LONGEST_LOG = 10 * 2**20
 
 
 class Embedded:
-    """The PostgreSQL server of the folder `home`.
-
-    **One at a time.** `start` and `stop` are called under a lock of the folder.
-    """
+    """The PostgreSQL server of the folder `home`. `start` and `stop` are called under a lock of the folder."""
 
     def __init__(self, home: Path) -> None:
         self.data = home.resolve() / "postgres"
@@ -230,10 +227,7 @@ def _account() -> dict[str, Any]:
 
 
 def _require_passable(*paths: Path) -> None:
-    """Raise StorageError, which names the folders above `paths` that another account may not pass through.
-
-    Opening them is left to their owner: that lets every account of the machine through.
-    """
+    """Raise StorageError, which names the folders above `paths` that are closed; to open them is their owner's."""
     parents = sorted({parent for path in paths for parent in path.parents if parent.exists()})
     closed = [str(parent) for parent in parents if not parent.stat().st_mode & 0o001]
     if closed:

@@ -22,11 +22,10 @@ def may_write(path: Path) -> bool:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Connect for a moment to a database that this account may only read.
+    """Connect for a moment to a database that this account may only read. Raises sqlite3.OperationalError.
 
-    While somebody has it open, or after that one was killed, SQLite reads the write-ahead log through the files beside
-    it. When there are none it would make them, unless it is told that nobody writes ("Write-Ahead Logging", read-only
-    databases). Raises sqlite3.OperationalError.
+    Where nothing lies beside it SQLite would make it, unless it is told that nobody writes ("Write-Ahead Logging",
+    read-only databases).
     """
     try:
         return _open_to_read(path)
@@ -54,10 +53,7 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Create an empty file in WAL mode beside `path`, and put it into its place when the block ends well.
-
-    What was at `path` is lost. Raises what the file system and SQLite raise.
-    """
+    """An empty file in WAL mode beside `path`, which takes the place of what is there when the block ends well."""
     fresh = path.with_name(f"{path.name}.new")
     discard(fresh)
     try:
