@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from sqlalchemy import Engine, column, event, table, update
 
@@ -64,8 +64,9 @@ def open_storage(
     with understood(place(url)):
         storage = RDBStorage(url, engine_kwargs=engine_options(url, session), skip_table_creation=True)
         storage.engine.dispose()
-        if is_sqlite(url):
-            event.listen(storage.engine, "connect", _relax)
+        if is_sqlite(url):  # in WAL mode NORMAL survives all but a power cut, which may take the last moments
+            relaxed = "PRAGMA synchronous=NORMAL"
+            event.listen(storage.engine, "connect", lambda connection, _: connection.execute(relaxed))
         elif check is not None:
             event.listen(storage.engine, "connect", lambda *_: check())
         return storage
@@ -73,7 +74,12 @@ def open_storage(
 
 def make_studies(url: str) -> bool:
     """Create Optuna's tables unless they exist; return whether it did. Raises StorageError."""
-    return make_tables(url, STUDIES, _create)
+    from optuna.storages import RDBStorage
+
+    def create(url: str) -> None:
+        RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
+
+    return make_tables(url, STUDIES, create)
 
 
 def upgrade_studies(url: str) -> None:
@@ -85,12 +91,6 @@ def rename_study(storage: RDBStorage, study_id: int, name: str) -> None:
     """Rename a study; Optuna itself can only copy one, trial by trial."""
     with storage.engine.begin() as connection:
         connection.execute(update(_STUDIES).where(_STUDIES.c.study_id == study_id).values(study_name=name))
-
-
-def _create(url: str) -> None:
-    from optuna.storages import RDBStorage
-
-    RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
 
 
 def _migrate(url: str) -> None:
@@ -105,11 +105,6 @@ def _migrate(url: str) -> None:
     finally:
         logging.getLogger().removeHandler(nobody)
         storage.engine.dispose()
-
-
-def _relax(connection: Any, _: Any) -> None:
-    """In WAL mode NORMAL survives every death of a process; only a power cut may take the last moments."""
-    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class Patience:

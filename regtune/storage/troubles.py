@@ -107,7 +107,7 @@ def not_json(error: json.JSONDecodeError, place: str | Path) -> str:
     return f"{place}: an attribute in it is not JSON ({error}); restore it from a backup or move it away"
 
 
-def writable_folder(folder: Path) -> Path:
+def writable_folder(folder: Path) -> None:
     """Create `folder` if need be, and require that files can be created in it. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,4 +117,3 @@ def writable_folder(folder: Path) -> Path:
     except OSError as error:
         remedy = "choose another folder with REGTUNE_HOME"
         raise StorageError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from None
-    return folder
