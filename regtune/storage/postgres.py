@@ -116,8 +116,8 @@ class Embedded:
         if account:
             os.chown(fresh, account["user"], account["group"])
         options = ("-U", OWN_ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale")
-        command = [self.program("initdb"), "-D", fresh, *options]
-        settings = {"env": _environment(), "cwd": fresh, **account}
+        command: list[Path | str] = [self.program("initdb"), "-D", fresh, *options]
+        settings: dict[str, Any] = {"env": _environment(), "cwd": fresh, **account}
         done = subprocess.run(command, check=False, capture_output=True, **settings)
         if done.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -140,7 +140,7 @@ class Embedded:
         socket = str(self.socket).replace('"', '""')
         where = (f'--unix_socket_directories="{socket}"', "--unix_socket_permissions=0700")
         options = ("--listen_addresses=", "--timezone=UTC", "--log_timezone=UTC", *where)
-        command = [self.program("postgres"), "-D", self.data, *options]
+        command: list[Path | str] = [self.program("postgres"), "-D", self.data, *options]
         settings = {"env": _environment(), "cwd": self.data, "start_new_session": True, **account}
         with self.log.open("ab") as log:
             before = log.tell()

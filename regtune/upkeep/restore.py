@@ -63,8 +63,8 @@ def plan_restore(settings: Settings, folder: Path) -> Plan:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry.bytes)
-    for tables in (STUDIES, TRACKING):
-        revision = manifest.revisions.get(tables.name)
+    for name, tables in {"studies": STUDIES, "mlflow": TRACKING}.items():
+        revision = manifest.revisions.get(name)
         if revision is not None and revision not in tables.migrations.known:
             newer = f"of a newer {tables.owner} ({revision}, here {tables.migrations.head})"
             raise StorageError(f"{folder}: {newer}; restore it with a newer regtune")
