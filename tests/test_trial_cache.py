@@ -210,7 +210,7 @@ def test_a_call_that_was_cut_off_after_it_was_done_is_made_again_and_changes_not
     cache.patience = Impatient("the database")
     for name in (
         *("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_intermediate_value"),
-        *("set_trial_user_attr", "set_trial_system_attr"),
+        *("set_trial_user_attr", "set_trial_system_attr", "set_study_user_attr", "get_study_user_attrs"),
     ):
         real, calls = getattr(storage, name), iter(range(1000))
 
@@ -223,6 +223,8 @@ def test_a_call_that_was_cut_off_after_it_was_done_is_made_again_and_changes_not
         monkeypatch.setattr(storage, name, cut_off)
     study.enqueue_trial({"x": 0.25}, user_attrs={"key": "once"})
     assert [start(cache), start(cache)] == [0, 1]
+    study.set_user_attr("ended", 1)
+    assert study.user_attrs == {"ended": 1}
     cache.set_trial_intermediate_value(1, 1, 0.5)
     assert same(cache, storage)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]

@@ -38,7 +38,7 @@ class TrialCache(StudyInMemory):
         self._uid = uid
         self._ids: dict[int, int] = {}
         super().__init__(database, study_id)
-        for trial in self.patience.through(lambda: database.get_all_trials(study_id, deepcopy=False)):
+        for trial in self._call(lambda: database.get_all_trials(study_id, deepcopy=False)):
             self.keep(self._own(trial))
 
     def keep(self, trial: FrozenTrial) -> None:
@@ -101,7 +101,7 @@ class TrialCache(StudyInMemory):
             number = created() if self.patience.outages != outages else None
             return self.backend.create_new_trial(study_id, template) if number is None else self._id(number)
 
-        trial_id = self.patience.through(create)
+        trial_id = self._call(create)
         if known.number == len(self._trials) and self._id(known.number) == trial_id:
             self.keep(known)
             return known.number
@@ -144,18 +144,21 @@ class TrialCache(StudyInMemory):
         self._write(lambda id_: self.backend.set_trial_system_attr(id_, key, value), trial_id)
         super().set_trial_system_attr(trial_id, key, value)
 
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        return self.patience.through(call)
+
     def _write(self, write: Callable[[int], _Result], number: int) -> _Result:
         trial_id = self._id(number)
-        return self.patience.through(lambda: write(trial_id))
+        return self._call(lambda: write(trial_id))
 
     def _read(self, number: int) -> None:
         trial_id = self._id(number)
-        self.keep(self._own(self.patience.through(lambda: self.backend.get_trial(trial_id))))
+        self.keep(self._own(self._call(lambda: self.backend.get_trial(trial_id))))
 
     def _id(self, number: int) -> int:
         """The database's id of a trial. Raises KeyError."""
         if number not in self._ids:
-            trial_id = self.patience.through(lambda: self._find(number))
+            trial_id = self._call(lambda: self._find(number))
             if trial_id is None:
                 raise KeyError(number)
             self._ids[number] = trial_id
