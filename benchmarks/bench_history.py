@@ -28,9 +28,8 @@ from scipy import stats
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.search import Space
-from regtune.search.history import BEST, RECENT, History
 from regtune.search.memory import Draft, StudyInMemory
-from regtune.search.samplers import make_sampler
+from regtune.search.samplers import BEST, RECENT, History, make_sampler
 from regtune.study.study import derive_seed
 
 HISTORIES: dict[str, tuple[int | None, int]] = {

@@ -8,7 +8,7 @@ from optuna.samplers import RandomSampler
 from optuna.samplers._tpe.sampler import default_gamma
 from optuna.storages import RDBStorage
 
-from regtune.search.history import BEST
+from regtune.search.samplers import BEST
 from regtune.storage.optuna import FIXED_PARAMS, rename_study
 from regtune.storage.schema import STUDIES
 

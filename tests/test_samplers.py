@@ -19,9 +19,8 @@ from specs import spec_of
 from regtune.config.sweepfile.groups import PrunerSpec
 from regtune.errors import SpecError
 from regtune.search import Space
-from regtune.search.history import History
 from regtune.search.memory import Draft, StudyInMemory
-from regtune.search.samplers import make_pruner, make_sampler
+from regtune.search.samplers import History, make_pruner, make_sampler
 
 FLAT = {
     "dropout": {"min": 0.0, "max": 0.6},
@@ -88,7 +87,7 @@ def run(
     storage: StudyInMemory, space: Space, count: int, sampler: Sampled, history: History | None = None
 ) -> list[dict[str, Any]]:
     """Propose and tell `count` trials."""
-    history = history or History.of(space.spec, space)
+    history = history or History(space)
     proposals = []
     for number in range(
         storage.get_n_trials(storage.study_id), storage.get_n_trials(storage.study_id) + count
@@ -199,7 +198,7 @@ def test_several_trials_at_once_are_proposed_each_for_itself(method: str) -> Non
     spec = spec_of(FLAT, method=method)
     space, storage = Space(spec), with_strangers(study_of())
     run(storage, space, 15, lambda number: make_sampler(spec, space, number))
-    history = History.of(spec, space)
+    history = History(space)
     shown = [propose(storage, space, make_sampler(spec, space, 900 + n), history) for n in range(6)]
     assert len({tuple(found.items()) for found in shown}) == 6
 

@@ -1,24 +1,38 @@
-"""The sampler and the pruner of a sweep, both Optuna's.
+"""The sampler and the pruner of a sweep, both Optuna's, and what a sampler sees of a study.
 
 The coordinator makes a new sampler before each ask. TPE, GP and random sampling hold no state that matters;
 CMA-ES keeps its state in Optuna's database and takes it up from there, as a pickle, so whoever can write to
 that database can run code here; quasi-Monte Carlo keeps its place in the study, and its scrambling comes from
 the spec's seed alone, so that it stays one sequence.
+
+A study holds trials beside the search: controls, which have no parameters, and what another program has put there.
+Optuna's samplers would take them for evidence, lose their search space over them, or fail; `History` leaves them out.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import most_epochs
 from regtune.errors import SpecError
-from regtune.search import Space
+from regtune.search.space import Space
+
+BEST, RECENT = 50, 250
+"""How many finished trials TPE is shown at most: the best, and of the others the latest."""
+_ENDS = TrialState.COMPLETE, TrialState.PRUNED
+_Goodness = tuple[float, ...]
 
 
 def make_sampler(spec: SweepSpec, space: Space, seed: int) -> BaseSampler:
@@ -45,15 +59,15 @@ def make_sampler(spec: SweepSpec, space: Space, seed: int) -> BaseSampler:
                 independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
             )
-        return _gp(seed) if spec.method == "gp" else RandomSampler(seed=seed)
+        if spec.method != "gp":
+            return RandomSampler(seed=seed)
+        if find_spec("torch") is None:
+            raise SpecError(
+                ['method: gp needs torch, which is not installed; try: pip install "regtune[gp]"']
+            )
+        from optuna.samplers import GPSampler
 
-
-def _gp(seed: int) -> BaseSampler:
-    if find_spec("torch") is None:
-        raise SpecError(['method: gp needs torch, which is not installed; try: pip install "regtune[gp]"'])
-    from optuna.samplers import GPSampler
-
-    return GPSampler(seed=seed, warn_independent_sampling=False)
+        return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
 def make_pruner(spec: SweepSpec, max_epochs: int | None = None) -> BasePruner:
@@ -76,3 +90,52 @@ def make_pruner(spec: SweepSpec, max_epochs: int | None = None) -> BasePruner:
     return HyperbandPruner(
         min_resource=min(rules.first_epoch, last), max_resource=last, reduction_factor=rules.ratio
     )
+
+
+class History:
+    """The trials of a study that a sampler is shown: those of `space`; for TPE, when many have ended, some of these.
+
+    best, recent: then the `best`, and of the others the `recent` latest, because TPE's time grows with the trials it is
+    shown (benchmarks/bench_history.py measures what a part of them costs). TPE models the best tenth, at most 25
+    trials, and all others (Bergstra et al. 2011, section 4; Optuna's `gamma`). The first model is the same as with all
+    trials, as long as `best` is not smaller than that; the second has a sample of its trials.
+
+    One object for all asks of one study looks at each trial once after its end.
+    """
+
+    def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
+        self._roots = space.roots
+        self._names = space.distributions.keys()
+        self._best = best if space.spec.method == "tpe" else None
+        self._recent = recent
+        self._ended: dict[int, _Goodness] = {}
+
+    def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """Return the trials that are shown of all `trials` of a study, in their order."""
+        for trial in trials:
+            if trial.number not in self._ended and trial.state.is_finished():
+                counts = trial.state in _ENDS and self._of_the_space(trial)
+                self._ended[trial.number] = _goodness(trial, direction) if counts else ()
+        ended = [trial for trial in trials if self._ended.get(trial.number)]
+        running = [trial for trial in trials if trial.number not in self._ended and self._of_the_space(trial)]
+        if self._best is None or len(ended) <= self._best + self._recent:
+            return sorted([*ended, *running])
+        best = heapq.nsmallest(self._best, ended, key=lambda trial: (self._ended[trial.number], trial.number))
+        numbers = {trial.number for trial in best}
+        latest = islice((trial for trial in reversed(ended) if trial.number not in numbers), self._recent)
+        return sorted([*best, *latest, *running])
+
+    def _of_the_space(self, trial: FrozenTrial) -> bool:
+        return self._roots <= trial.params.keys() <= self._names
+
+
+def _goodness(trial: FrozenTrial, direction: StudyDirection) -> _Goodness:
+    """TPE's order of trials, the best first: complete ones by value, then pruned ones, the longer trained first."""
+    sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
+    if trial.state is TrialState.COMPLETE:
+        return 0, 0, sign * (trial.value or 0.0)
+    step = trial.last_step
+    if step is None:
+        return 2, 0, 0.0
+    amount = trial.intermediate_values[step]
+    return 1, -step, math.inf if math.isnan(amount) else sign * amount

@@ -20,8 +20,7 @@ from regtune.config.sweepfile.checks import shown_value
 from regtune.config.trial import DataConfig
 from regtune.errors import InputError, ParameterError
 from regtune.search import Space, controls
-from regtune.search.history import History
-from regtune.search.samplers import make_sampler
+from regtune.search.samplers import History, make_sampler
 from regtune.storage.optuna import FIXED_PARAMS
 from regtune.study.origins import Origin, Request, origin_of
 from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
@@ -40,7 +39,7 @@ class Proposals:
         self._space = space
         self._standing = standing
         self._data = data
-        self._history = History.of(self._spec, space)
+        self._history = History(space)
         self._grid = enumerate(space.grid()) if self._spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
