@@ -102,7 +102,7 @@ def run(function: str, history: str, seed: int, trials: int) -> dict[str, Any]:
     best, regret, regrets = math.inf, math.inf, {}
     began = time.process_time()
     for number in range(trials):
-        sampler = make_sampler(spec, space, derive_seed(seed, number, "sampler"))
+        sampler = make_sampler(space, derive_seed(seed, number, "sampler"))
         shown = seen.shown(study.get_trials(deepcopy=False), study.direction)
         draft = Draft(storage, shown, sampler)
         true = value(space.suggest(draft.trial))

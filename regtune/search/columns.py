@@ -62,10 +62,6 @@ class Column:
             return None
         return (self.off, *self.points) if self.optional and self.off not in self.points else self.points
 
-    @property
-    def count(self) -> int | None:
-        return None if self.choices is None else len(self.choices)
-
     @cached_property
     def distribution(self) -> BaseDistribution:
         """What Optuna samples while it is on. A log range with steps is sampled without them and rounded by `show`."""
@@ -122,13 +118,6 @@ class Column:
         ends = f"{format_number(parameter.min)} to {format_number(parameter.max)}"
         step = f", multiples of {format_number(parameter.q)}" if parameter.q and parameter.q != 1 else ""
         return f"{ends}{step}{', log' if parameter.log else ''}{off}"
-
-    @property
-    def kind(self) -> str:
-        """How it is searched, for people."""
-        if isinstance(self.parameter, Categorical):
-            return "values"
-        return "whole number" if self.target.kind == "whole" else "real number"
 
     @property
     def conditions(self) -> str:

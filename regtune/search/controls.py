@@ -64,20 +64,16 @@ def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
 
 def assignment(space: Space, config: TrialConfig) -> dict[str, Value] | None:
     """The assignment of `space` that gives exactly `config`, or None."""
-    parameters: dict[str, Value] = {}
+    parameters: dict[str, Any] = {}
     for column in space.columns:
-        block = getattr(config, column.target.block)
-        if block is None:
-            return None
-        value = getattr(block, column.target.name)
+        value = getattr(
+            getattr(config, column.target.block), column.target.name, None
+        )  # without its block: None
         if column.target.layered:
-            layer = column.layer or 1
-            if layer > len(value):
-                return None
-            value = value[layer - 1]
+            value = dict(enumerate(value, start=1)).get(column.layer or 1)
         parameters[column.name] = shown(value)
     try:
-        space.to_optuna(parameters)
+        space.to_optuna(parameters)  # which refuses None
     except ParameterError:
         return None
     return parameters if space.config(parameters, seed=config.seed, data=config.data) == config else None

@@ -35,17 +35,12 @@ _ENDS = TrialState.COMPLETE, TrialState.PRUNED
 _Goodness = tuple[float, ...]
 
 
-def make_sampler(spec: SweepSpec, space: Space, seed: int) -> BaseSampler:
-    """Return a sampler for the next ask.
+def make_sampler(space: Space, seed: int) -> BaseSampler:
+    """Return a sampler for the next ask, of which `seed` is. Raises SpecError when its library is not installed.
 
-    Args:
-        spec: its `method`, and its `seed` for the one sequence of `qmc`.
-        space: the space of `spec`.
-        seed: of this ask. For method grid a sampler is never asked: the coordinator walks `space.grid()`.
-
-    Raises:
-        SpecError: the method's library is not installed.
+    For method grid it is never asked: the coordinator walks `space.grid()`.
     """
+    spec = space.spec
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if spec.method == "tpe":  # a conditional space needs TPE's `group`
@@ -70,10 +65,8 @@ def make_sampler(spec: SweepSpec, space: Space, seed: int) -> BaseSampler:
         return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
-def make_pruner(spec: SweepSpec, max_epochs: int | None = None) -> BasePruner:
-    """Return the pruner of a spec, for values reported at steps 1 to `max_epochs`, one an epoch.
-
-    max_epochs: the most a trial can have; by default what the spec says, searched or fixed.
+def make_pruner(spec: SweepSpec) -> BasePruner:
+    """Return the pruner of a spec, for one value reported an epoch, from step 1 on.
 
     W&B's `min_iter` is the first epoch at which a trial may be ended, in all three; `eta` is Optuna's
     `reduction_factor`, `max_iter` hyperband's `max_resource`. With `s` the first rung stands at max_iter / eta ** s.
@@ -86,7 +79,7 @@ def make_pruner(spec: SweepSpec, max_epochs: int | None = None) -> BasePruner:
         return MedianPruner(n_startup_trials=startup, n_warmup_steps=rules.first_epoch)
     if rules.type == "successive_halving":
         return SuccessiveHalvingPruner(min_resource=rules.first_epoch, reduction_factor=rules.ratio)
-    last = rules.max_iter or (most_epochs(spec) if max_epochs is None else max_epochs)
+    last = rules.max_iter or most_epochs(spec)
     return HyperbandPruner(
         min_resource=min(rules.first_epoch, last), max_resource=last, reduction_factor=rules.ratio
     )

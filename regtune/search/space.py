@@ -14,6 +14,7 @@ from regtune.config.mistakes import suggestion
 from regtune.config.source import parse
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import depths_of
+from regtune.config.sweepfile.parameters import Categorical
 from regtune.config.sweepfile.targets import BLOCKS, TARGETS
 from regtune.config.trial import DataConfig, TrialConfig
 from regtune.errors import ParameterError, SpecError
@@ -77,10 +78,13 @@ class Space:
 
     @property
     def rows(self) -> tuple[Searched, ...]:
-        return tuple(
-            Searched(column.name, column.kind, column.takes, column.conditions, column.count)
-            for column in self.columns
-        )
+        rows = []
+        for column in self.columns:
+            number = "whole number" if column.target.kind == "whole" else "real number"
+            kind = "values" if isinstance(column.parameter, Categorical) else number
+            count = None if column.choices is None else len(column.choices)
+            rows.append(Searched(column.name, kind, column.takes, column.conditions, count))
+        return tuple(rows)
 
     def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """Let Optuna choose a value for each column; the assignment as it is shown."""
@@ -105,18 +109,18 @@ class Space:
         parameters: by the names that are shown, or by Optuna's. Raises ParameterError, one line a mistake.
         """
         switches = {column.switch: column for column in self.columns if column.optional}
-        problems, given = list[str](), dict[str, Any]()
-        fixed = {name: value for name, value in parameters.items() if name in switches}
-        for name, value in fixed.items():
-            if not isinstance(value, bool):
-                problems.append(f"{name}: expected true or false; found {value!s:.80}")
-            elif not value:
-                given[switches[name].name] = switches[name].off
+        problems, given, fixed = list[str](), dict[str, Any](), dict[str, Any]()
         for name, value in parameters.items():
             if name in self._by_name:
                 given.setdefault(name, self._by_name[name].target.convert(value))
             elif name not in switches:
                 problems.append(self._unknown(name))
+            elif not isinstance(value, bool):
+                problems.append(f"{name}: expected true or false; found {value!r:.80}")
+            else:
+                fixed[name] = value
+                if not value:
+                    given[switches[name].name] = switches[name].off
         fixed |= self._fixed(self._with_conditions(given), problems)
         _refuse(problems)
         return fixed
@@ -131,11 +135,11 @@ class Space:
             if not column.active(given):
                 if value != column.base:
                     only = f"applies only when {column.conditions}; otherwise it is {column.base}"
-                    problems.append(f"{column.name}: {only}, found {value!s:.80}")
+                    problems.append(f"{column.name}: {only}, found {value!r:.80}")
             elif column.is_off(value):
                 fixed[column.switch] = False
             elif not column.contains(value):
-                problems.append(f"{column.name}: expected {column.takes}; found {value!s:.80}")
+                problems.append(f"{column.name}: expected {column.takes}; found {value!r:.80}")
             else:
                 if column.optional:
                     fixed[column.switch] = True
@@ -144,7 +148,18 @@ class Space:
 
     def parse(self, assignments: Sequence[str]) -> dict[str, Value]:
         """What ``key=value`` words name, and what that depends on. Raises ParameterError, one line a mistake."""
-        given, problems = self._given(assignments)
+        given: dict[str, Value] = {}
+        problems: list[str] = []
+        for text in assignments:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals or not name:
+                problems.append(f"{text}: expected key=value, for example {self.names[0]}=VALUE")
+            elif name not in self._by_name:
+                problems.append(self._unknown(name))
+            elif name in given:
+                problems.append(f"{name}: given twice")
+            else:
+                given[name] = _read(self._by_name[name], value)
         try:
             self.fix(given)
         except ParameterError as error:
@@ -166,7 +181,7 @@ class Space:
     @cached_property
     def size(self) -> int | None:
         """How many distinct assignments there are; None when a column is continuous."""
-        if any(column.count is None for column in self.columns):
+        if any(column.choices is None for column in self.columns):
             return None
         asked_about = {other for column in self.columns for other in column.when}
 
@@ -238,39 +253,21 @@ class Space:
                 complete.setdefault(other, next(possible, values[0]))
         return complete
 
-    def _given(self, assignments: Sequence[str]) -> tuple[dict[str, Value], list[str]]:
-        given: dict[str, Value] = {}
-        problems: list[str] = []
-        for text in assignments:
-            name, equals, value = (part.strip() for part in text.partition("="))
-            if not equals or not name:
-                problems.append(f"{text}: expected key=value, for example {self.names[0]}=VALUE")
-            elif name not in self._by_name:
-                problems.append(self._unknown(name))
-            elif name in given:
-                problems.append(f"{name}: given twice")
-            else:
-                try:
-                    given[name] = self._read(self._by_name[name], value)
-                except ParameterError as error:
-                    problems.append(str(error))
-        return given, problems
 
-    @staticmethod
-    def _read(column: Column, text: str) -> Value:
-        expected = f"{column.name}: expected {column.takes}; found {text!r:.80}"
-        try:
-            source = parse(text, column.name)
-        except SpecError:
-            raise ParameterError(expected) from None
-        value = source.values
-        if isinstance(value, list) and column.target.kind == "layers":
-            value = shown(tuple(value))
-        if source.problems or value is None or isinstance(value, list | dict):
-            raise ParameterError(expected)
-        textual = column.target.kind in ("word", "layers")
-        converted: Value = str(value) if textual else column.target.convert(value)
-        return converted
+def _read(column: Column, text: str) -> Value:
+    """The value that a person has typed; the text itself where it is none, which the column refuses."""
+    try:
+        source = parse(text, column.name)
+    except SpecError:
+        return text
+    value = source.values
+    if isinstance(value, list) and column.target.kind == "layers":
+        value = shown(tuple(value))
+    if source.problems or value is None or isinstance(value, list | dict):
+        return text
+    textual = column.target.kind in ("word", "layers")
+    converted: Value = str(value) if textual else column.target.convert(value)
+    return converted
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ class Proposals:
             draft = self._study.ask(RandomSampler(seed=seed), ())
         else:
             shown = self._history.shown(trials, self._study.optuna.direction)
-            draft = self._study.ask(make_sampler(self._spec, self._space, seed), shown)
+            draft = self._study.ask(make_sampler(self._space, seed), shown)
         record = self._begin(draft.trial, origin)
         return draft.proposed, record
 
