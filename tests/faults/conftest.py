@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from places import Place, place_on
@@ -35,6 +36,12 @@ def place(request: pytest.FixtureRequest, shared_places: Callable[[str], Place])
     if shared.port and not service.processes(shared.home):  # a test before has failed with the server down
         shared.up()
     return shared.with_new_study()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,9 @@ import json
 import os
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 from places import Place
-from stores import until
+from stores import Postgres, until
 
 from regtune.storage import is_sqlite
 from regtune.study.record import TrialRecord
@@ -33,6 +35,24 @@ os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 STATES = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Keep both SQLite files to this process alone."""
+    with ExitStack() as locks:
+        for name in ("studies.db", "mlflow.db"):
+            connection = locks.enter_context(closing(sqlite3.connect(home / name, timeout=120)))
+            connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def away(server: Postgres, mode: str) -> Iterator[None]:
+    """Stop a PostgreSQL server, and start it again."""
+    server.control("stop", "-m", mode)
+    yield
+    server.control("start")
+
+
 def assert_consistent(place: Place, *, run_cap: int = 6, failed: int = 0, keep_models: int = 2) -> None:
     """Nothing of the study is lost, nothing doubled, nothing half done, and both stores say the same.
 
@@ -40,45 +60,39 @@ def assert_consistent(place: Place, *, run_cap: int = 6, failed: int = 0, keep_m
     """
     until(lambda: not place.processes())
     study = place.study()
-    trials = study.trials
-    records = [record_of(trial) for trial in trials]
+    trials, goal = study.trials, study.user_attrs["regtune.spec"]["metric"]["name"]
+    states = Counter(trial.state.name for trial in trials)
+    assert (states["COMPLETE"] + states["PRUNED"], states["FAIL"]) == (run_cap, failed)
+    assert states.total() == run_cap + failed
     assert [trial.number for trial in trials] == list(range(len(trials)))
-    states = [trial.state for trial in trials]
-    assert sorted({state.name for state in states} - {"COMPLETE", "PRUNED", "FAIL"}) == []
-    assert sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states) == run_cap
-    assert states.count(TrialState.FAIL) == failed
-    known = [record for record in records if record is not None]
-    assert len(known) == len(trials)
-    assert len({record.uid for record in known}) == len(trials)
-    for trial, record in zip(trials, known, strict=True):
-        _assert_whole(trial, record, study)
-    best = sorted(
-        (trial for trial in trials if trial.state is TrialState.COMPLETE),
-        key=lambda trial: (trial.value, trial.number),
-    )[:keep_models]
-    _assert_files(place, [known[trial.number] for trial in best], known)
-    _assert_mlflow(place, study, trials, known, {trial.number for trial in best})
+    records = [record for trial in trials if (record := record_of(trial)) is not None]
+    assert len({record.uid for record in records}) == len(trials)
+    for trial, record in zip(trials, records, strict=True):
+        _assert_whole(trial, record, goal)
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    ranked = [trial.number for trial in sorted(complete, key=lambda trial: (trial.value, trial.number))]
+    _assert_files(place, [records[number] for number in ranked[:keep_models]], records)
+    _assert_mlflow(place.client(), study, list(zip(trials, records, strict=True)), ranked, keep_models)
     _assert_databases(place)
     (lacks,) = sync(place.settings, [place.name], check=True, tell=lambda *_: None)
     assert lacks.fine, lacks
 
 
-def _assert_whole(trial: FrozenTrial, record: TrialRecord, study: optuna.Study) -> None:
-    metric = study.user_attrs["regtune.spec"]["metric"]["name"]
-    history = record.history.get(metric, ())
+def _assert_whole(trial: FrozenTrial, record: TrialRecord, goal: str) -> None:
+    history = record.history.get(goal, ())
     assert dict(enumerate(history, start=1)) == trial.intermediate_values, f"trial {trial.number}"
     assert {len(points) for points in record.history.values()} <= {record.epochs}
     assert record.end_state == trial.state.name
     if trial.state is TrialState.COMPLETE:
         assert record.kept is not None
-        assert trial.value == record.kept.figures[metric] == history[record.kept.epoch - 1]
+        assert trial.value == record.kept.figures[goal] == history[record.kept.epoch - 1]
 
 
-def _assert_files(place: Place, best: list[TrialRecord], all_: list[TrialRecord]) -> None:
+def _assert_files(place: Place, best: list[TrialRecord], records: list[TrialRecord]) -> None:
     """The best trials' models are there, whole, and no others; no file is half written."""
     folder = place.home / "artifacts" / "trials"
     models = {path.parent.name: _sha256(path) for path in folder.glob("*/model.keras")}
-    ours = {record.uid for record in all_}
+    ours = {record.uid for record in records}
     kept = {record.uid: record.artifacts["model.keras"] for record in best}
     assert {uid: sha for uid, sha in models.items() if uid in ours} == kept
     files = [path for path in place.home.rglob("*") if path.is_file()]
@@ -88,28 +102,27 @@ def _assert_files(place: Place, best: list[TrialRecord], all_: list[TrialRecord]
 
 
 def _assert_mlflow(
-    place: Place,
+    client: MlflowClient,
     study: optuna.Study,
-    trials: list[FrozenTrial],
-    records: list[TrialRecord],
-    with_model: set[int],
+    trials: list[tuple[FrozenTrial, TrialRecord]],
+    ranked: list[int],
+    keep_models: int,
 ) -> None:
     """MLflow has one run a trial and one of the study, which say to the last digit what Optuna's database says."""
-    client = place.client()
-    runs = runs_of(client, study)
-    own = [run for run in runs if run.data.tags[names.KIND] == names.STUDY]
-    others = [run for run in runs if run.data.tags[names.KIND] == names.TRIAL]
-    of_trials = {run.data.tags[names.TRIAL_UID]: run for run in others}
-    assert len(own) == 1
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
+    of_study = f"tags.`{names.STUDY_TAG}` = '{study.user_attrs['regtune.uid']}'"
+    runs = client.search_runs(experiments, of_study, ViewType.ACTIVE_ONLY, 10_000)
+    (own,) = (run for run in runs if run.data.tags[names.KIND] == names.STUDY)
+    of_trials = {run.data.tags[names.TRIAL_UID]: run for run in runs if run is not own}
     assert len(runs) == 1 + len(of_trials)
-    started = [number for number, record in enumerate(records) if record.started_ms is not None]
-    assert set(of_trials) == {records[number].uid for number in started}
-    for number in started:
-        trial, record, run = trials[number], records[number], of_trials[records[number].uid]
-        where = f"the run of trial {number}"
+    started = [(trial, record) for trial, record in trials if record.started_ms is not None]
+    assert set(of_trials) == {record.uid for _, record in started}
+    goal = study.user_attrs["regtune.spec"]["metric"]["name"]
+    for trial, record in started:
+        run, where = of_trials[record.uid], f"the run of trial {trial.number}"
         assert run.data.tags[names.STATE] == trial.state.name, where
         assert run.info.status == STATES[trial.state.name], where
-        assert run.data.tags[names.PARENT] == own[0].info.run_id, where
+        assert run.data.tags[names.PARENT] == own.info.run_id, where
         for metric in names.EPOCH_METRICS:
             points = client.get_metric_history(run.info.run_id, metric)
             curve = [(point.step, point.value, point.timestamp) for point in points]
@@ -117,35 +130,16 @@ def _assert_mlflow(
             wanted = list(zip(steps, record.history.get(metric, ()), record.epoch_ended_ms, strict=False))
             assert sorted(curve) == wanted, f"{where}: {metric}"
         if trial.state is TrialState.COMPLETE:
-            goal = study.user_attrs["regtune.spec"]["metric"]["name"]
             assert run.data.metrics[names.best(goal)] == trial.value, where
-        _assert_artifacts(client, run, {"config.yaml", *(["model.keras"] if number in with_model else [])})
-    assert own[0].info.status == own[0].data.tags[names.STATE] == "FINISHED"
-    assert own[0].data.tags[names.BEST_NUMBER] == str(_best(trials))
-
-
-def _best(trials: list[FrozenTrial]) -> int:
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    return min(complete, key=lambda trial: (trial.value, trial.number)).number
-
-
-def runs_of(client: MlflowClient, study: optuna.Study) -> list[Run]:
-    ids = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
-    of_study = f"tags.`{names.STUDY_TAG}` = '{study.user_attrs['regtune.uid']}'"
-    page = client.search_runs(ids, of_study, ViewType.ACTIVE_ONLY, 1000)
-    runs: list[Run] = list(page)
-    while page.token:
-        page = client.search_runs(ids, of_study, ViewType.ACTIVE_ONLY, 1000, page_token=page.token)
-        runs += page
-    return runs
+        model = ["model.keras"] if trial.number in ranked[:keep_models] else []
+        _assert_artifacts(client, run, {"config.yaml", *model})
+    assert own.info.status == own.data.tags[names.STATE] == "FINISHED"
+    assert own.data.tags[names.BEST_NUMBER] == str(ranked[0])
 
 
 def _assert_artifacts(client: MlflowClient, run: Run, wanted: set[str]) -> None:
-    tagged = {
-        name.removeprefix(names.ARTIFACT): sha
-        for name, sha in run.data.tags.items()
-        if name.startswith(names.ARTIFACT)
-    }
+    tags = {tag: sha for tag, sha in run.data.tags.items() if tag.startswith(names.ARTIFACT)}
+    tagged = {tag.removeprefix(names.ARTIFACT): sha for tag, sha in tags.items()}
     assert set(tagged) == wanted, run.info.run_name
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == wanted, run.info.run_name
     with tempfile.TemporaryDirectory() as folder:

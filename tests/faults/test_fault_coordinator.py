@@ -15,7 +15,6 @@ from harness import assert_consistent, what_repeats
 from parts import missing
 from places import Place, place_on, standing
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 5, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
 STOPPED = 130
 FAKETIME = "faketime/libfaketimeMT.so.1"

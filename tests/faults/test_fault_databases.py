@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from harness import assert_consistent
+from harness import assert_consistent, away, locked
 from places import Place, place_on
 from stores import Postgres, postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 4, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
 PROOF = pytest.mark.proof
 
@@ -37,9 +34,8 @@ def test_postgresql_may_be_restarted_be_away_and_cut_every_connection(
 ) -> None:
     with shaken.sweep(**LONG) as sweep:
         sweep.until_epochs(3)
-        own_server.control("stop", "-m", mode)
-        time.sleep(away_seconds)
-        own_server.control("start")
+        with away(own_server, mode):
+            time.sleep(away_seconds)
         for epochs in (10, 20, 30, 40, 50):
             sweep.until_epochs(epochs)
             own_server.end_connections()
@@ -54,10 +50,7 @@ def test_sqlite_files_may_be_locked_by_another_process_for_half_a_minute(pair: s
         with place.sweep(**LONG) as sweep:
             sweep.until_epochs(3)
             sweep.until_in_mlflow()
-            with ExitStack() as locks:
-                for name in ("studies.db", "mlflow.db"):
-                    connection = locks.enter_context(closing(sqlite3.connect(place.home / name, timeout=20)))
-                    connection.execute("BEGIN EXCLUSIVE")
+            with locked(place.home):
                 time.sleep(31)
             said = sweep.ended()
         if "MLflow is behind" in said:  # a server gives up before the coordinator does

@@ -13,7 +13,6 @@ from parts import file_system
 from places import place_on
 from stores import Postgres, postgres, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TRAINING = {"batch_size": 64, "max_epochs": 5}
 LONG = {"run_cap": 24, "keep_models": 24, "model": {"hidden": [128]}, "training": TRAINING}
 

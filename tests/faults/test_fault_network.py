@@ -7,22 +7,21 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 from harness import assert_consistent
 from parts import missing
 from places import Place, place_on
-from stores import Postgres, postgres, until
+from stores import postgres, until
 
 from regtune.errors import StudyBusy
 from regtune.study.ownership import hold, holder
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"run_cap": 5, "training": {"batch_size": 8, "max_epochs": 20}, "early_stopping": {"patience": 20}}
 MOST_SECONDS = 40
 
@@ -36,14 +35,9 @@ class Elsewhere:
     def __init__(self) -> None:
         number = random.SystemRandom().randrange(2**14)
         self.name, self._cable, self._end = (f"{kind}{number}" for kind in ("regtune", "rtc", "rte"))
-        net = f"10.213.{number // 64}.{number % 64 * 4}"
-        first = int(net.rpartition(".")[2])
-        self.network, stem = f"{net}/30", net.rpartition(".")[0]
-        self.address, self._theirs = f"{stem}.{first + 1}", f"{stem}.{first + 2}"
-
-    @property
-    def prefix(self) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.name)
+        network = IPv4Address("10.213.0.0") + 4 * number
+        self.network = f"{network}/30"
+        self.address, self._theirs = network + 1, network + 2
 
     def join(self) -> None:
         _ip("netns", "add", self.name)
@@ -62,9 +56,6 @@ class Elsewhere:
     def back(self) -> None:
         _ip("-n", self.name, "address", "add", f"{self._theirs}/30", "dev", self._end)
 
-    def remove(self) -> None:
-        _ip("netns", "delete", self.name)  # the cable goes with it
-
 
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -72,37 +63,33 @@ def _ip(*words: str) -> None:
 
 @contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
-    found = Elsewhere()
+    there = Elsewhere()
     if shutil.which("ip") is None:
         missing("ip is not at hand: apt-get install iproute2")
     try:
-        found.join()
+        there.join()
     except subprocess.CalledProcessError as error:
         missing(f"a network namespace needs the right to make one: {error.stderr.decode()}")
     try:
-        yield found
+        yield there
     finally:
-        found.remove()
+        _ip("netns", "delete", there.name)  # the cable goes with it
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[tuple[Place, Place, Elsewhere]]:
     """One project on a PostgreSQL of this machine: as it is worked on here, and there."""
     with elsewhere() as there, postgres() as server, place_on("postgres", tmp_path, server) as here:
-        _listen(server, there)
+        with (server.socket / "pg_hba.conf").open("a") as accounts:
+            accounts.write(f"host all all {there.network} trust\n")
+        server.control("stop", "-m", "fast")
+        server.control("start", "-o", f"-h {there.address}")
         environment = {
             name: re.sub(r"@/(\w+)\?host=.*", rf"@{there.address}/\1", value)
             for name, value in here.environment.items()
         }
-        assert there.address in environment["OPTUNA_STORAGE"]
-        yield here, replace(here, environment=environment, prefix=there.prefix), there
-
-
-def _listen(server: Postgres, there: Elsewhere) -> None:
-    with (server.socket / "pg_hba.conf").open("a") as accounts:
-        accounts.write(f"host all all {there.network} trust\n")
-    server.control("stop", "-m", "fast")
-    server.control("start", "-o", f"-h {there.address}")
+        assert str(there.address) in environment["OPTUNA_STORAGE"]
+        yield here, replace(here, environment=environment, prefix=("ip", "netns", "exec", there.name)), there
 
 
 @pytest.mark.parametrize("back", ["while it runs", pytest.param("after its end", marks=pytest.mark.proof)])
@@ -113,12 +100,10 @@ def test_a_machine_that_vanishes_gives_its_study_up_and_leaves_it_to_the_one_tha
     with away.sweep(**LONG) as cut_off:
         cut_off.until_finished(1)
         there.vanish()
-        since = time.monotonic()
         busy = f'study "small" is being run by process {cut_off.process.pid} on '
         with pytest.raises(StudyBusy, match=busy), hold(place.settings, "small"):
             pass
         until(lambda: holder(place.settings, "small") is None, MOST_SECONDS)
-        print(f"the lock was free after {time.monotonic() - since:.0f} s")
         with place.sweep(**LONG) as second:
             if back == "after its end":
                 second.ended()

@@ -15,7 +15,6 @@ from stores import until
 from regtune.study.record import TrialRecord
 from regtune.study.study import record_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
 LONG = {"training": {"batch_size": 4, "max_epochs": 20}, "early_stopping": {"patience": 20}, "run_cap": 2}
 """Epochs long enough to be in the middle of one."""
 WIDE = {**LONG, "model": {"hidden": [4096, 1024]}, "training": {"batch_size": 512, "max_epochs": 3}}
