@@ -231,15 +231,13 @@ def worse(count: int, epochs: int) -> list[list[float]]:
     return [[float(number)] * epochs for number in range(count)]
 
 
-def test_no_pruner_ends_nothing() -> None:
-    assert ended_at(pruner_of(), worse(2, 5)) == [None, None]
-
-
 def test_median_ends_a_bad_trial_at_min_iter_and_not_before_its_startup_trials() -> None:
     for first in (1, 3, 7):
         pruner = pruner_of(type="median", min_iter=first, startup_trials=2)
         assert ended_at(pruner, [[1.0] * 9, [1.0] * 9, [2.0] * 9, [0.5] * 9]) == [None, None, first, None]
-    assert ended_at(pruner_of(type="median"), [[1.0] * 3] * 5 + [[2.0] * 3]) == [None] * 5 + [1]
+    curves = [[1.0] * 3] * 5 + [[2.0] * 3]
+    assert ended_at(pruner_of(type="median"), curves) == [None] * 5 + [1]
+    assert ended_at(pruner_of(), curves) == [None] * 6  # without a pruner
 
 
 def test_successive_halving_lets_the_best_third_pass_each_rung_of_min_iter_times_eta() -> None:

@@ -43,7 +43,7 @@ class Proposals:
         self._grid = enumerate(space.grid()) if self._spec.method == "grid" else enumerate(())
 
     def queue_controls(self) -> None:
-        for control in controls(self._spec, self._data) if self._spec.controls else ():
+        for control in controls(self._spec, self._data):
             origin = Origin("control", f"control {control.name}", control.config, control.parameters)
             self._queue(origin, self._space.to_optuna(control.parameters) if control.parameters else {})
 
