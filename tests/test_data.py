@@ -20,7 +20,6 @@ from regtune.data.datasets import DIGESTS, Arrays, fetch, load_arrays, load_data
 from regtune.errors import DataError, StorageError
 from regtune.settings import load_settings
 from regtune.study.best import Best
-from regtune.study.progress import FinishedTrial, Progress
 from regtune.sweep import run_sweep
 from regtune.sweep.plan import make_plan
 from regtune.sweep.retrain import retrain
@@ -93,16 +92,6 @@ def test_a_class_that_one_part_of_the_split_lacks_is_said() -> None:
     assert notes[0].startswith("made: no image of 2 of the 3 classes is in the training part")
 
 
-class Notes:
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def progress(self, progress: Progress) -> None: ...
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
-    def note(self, message: str) -> None:
-        self.told.append(message)
-
-
 def test_plan_sweep_and_train_say_how_the_data_was_read_and_what_the_split_lacks(tmp_path: Path) -> None:
     labels = np.array([*[0] * 20, *[1] * 19, 2])
     name = save(y_train=labels[:, None], y_test=labels[:20])
@@ -112,12 +101,12 @@ def test_plan_sweep_and_train_say_how_the_data_was_read_and_what_the_split_lacks
     assert "no image of class 2 is in the validation part" in expected[1]
     assert make_plan(spec, load_settings()).data_notes == expected
     (tmp_path / "file").write_text("")  # so that both end before anything is trained
-    notes, settings = Notes(), load_settings(home=tmp_path / "file")
+    told, settings = list[str](), load_settings(home=tmp_path / "file")
     with pytest.raises(StorageError):
-        run_sweep(spec, settings=settings, observer=notes)
+        run_sweep(spec, settings=settings, observer=SimpleNamespace(note=told.append))
     with pytest.raises(StorageError):
-        retrain(Best(TrialConfig(data=DataConfig(name=name)), None), settings, on_note=notes.note)
-    assert tuple(notes.told) == (*expected, *expected)
+        retrain(Best(TrialConfig(data=DataConfig(name=name)), None), settings, on_note=told.append)
+    assert tuple(told) == (*expected, *expected)
 
 
 # -- where they lie

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,10 +40,8 @@ Sampled = Callable[[int], BaseSampler]
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
 def space_of(parameters: dict[str, Any], method: str = "tpe") -> Space:
@@ -178,8 +176,6 @@ def test_qmc_walks_one_sequence_however_many_samplers_there_are() -> None:
     walked = run(study_of(), space, 20, fresh(space))
     straight = run(study_of(), space, 20, one(space))
     assert walked[1:] == straight[1:]  # the first is drawn at random, the rest is the sequence
-    quarters = [int(shown["dropout"] / 0.6 * 4) for shown in walked[1:17]]
-    assert min(map(quarters.count, range(4))) >= 3  # Sobol: even over quarters, up to where it starts
 
 
 @pytest.mark.parametrize("method", ["tpe", "qmc", "cmaes"])

@@ -1,6 +1,6 @@
 """A long sweep of short trials under a random fault every few seconds: what was lost, and what doubled.
 
-    PYTHONPATH=tests python tests/faults/soak.py [--trials 100] [--every 10] [--pairs ...] [--json FILE]
+    PYTHONPATH=tests python tests/faults/soak.py [--trials 100] [--json FILE]
 
 The sweep runs in a project of its own with its MLflow server up. When a fault ends the coordinator, the same command is
 given again, as a person would. In the end the study is judged by `assert_consistent`.
@@ -29,6 +29,8 @@ from stores import Postgres, postgres
 from regtune.server import service
 from regtune.study.study import record_of
 
+PAIRS = ("sqlite-server", "postgres-server")
+EVERY_SECONDS, SEED = 10.0, 1
 PAUSE_SECONDS = 1.0
 ENDS = (0, 130, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
@@ -150,16 +152,13 @@ def main() -> None:
     """Soak on each pair, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults, on average")
-    parser.add_argument("--pairs", nargs="+", default=["sqlite-server", "postgres-server"])
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where the result is written")
     arguments = parser.parse_args()
     soaks = []
-    for pair in arguments.pairs:
+    for pair in PAIRS:
         with tempfile.TemporaryDirectory(prefix="soak", ignore_cleanup_errors=True) as folder:
-            soaks.append(soak(pair, arguments.trials, arguments.every, arguments.seed, Path(folder)))
-    given = {"trials": arguments.trials, "every_seconds": arguments.every, "seed": arguments.seed}
+            soaks.append(soak(pair, arguments.trials, EVERY_SECONDS, SEED, Path(folder)))
+    given = {"trials": arguments.trials, "every_seconds": EVERY_SECONDS, "seed": SEED}
     text = json.dumps({**given, "soaks": soaks}, indent=2)
     print(text)
     if arguments.json:

@@ -64,38 +64,21 @@ def foreign(path: Path) -> None:
 
 def attribute(table: str, key: str, value: str) -> Callable[[Path], None]:
     """Change an attribute as it lies in Optuna's tables, JSON. value: in SQL."""
-    return lambda path: execute(
-        path, f"UPDATE {table}_attributes SET value_json = {value} WHERE key = '{key}'"
-    )
+    changed = f"UPDATE {table}_user_attributes SET value_json = {value} WHERE key = 'regtune.{key}'"
+    return lambda path: execute(path, changed)
 
 
 TOMORROW = "json_set(value_json, '$.tomorrow', 1)"
 NEWER = "a sweep file of a newer version"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "studies cut off": (cut, "studies.db: damaged"),
-    "a record of a newer version": (
-        attribute("trial_user", "regtune.record", TOMORROW),
-        "was it written by another version?",
-    ),
-    NEWER: (attribute("study_user", "regtune.spec", TOMORROW), "tomorrow"),
+    "a record of a newer version": (attribute("trial", "record", TOMORROW), "written by another version?"),
+    NEWER: (attribute("study", "spec", TOMORROW), "tomorrow"),
     "studies of another program": (foreign, "studies.db"),
     "studies overwritten": (overwritten, "studies.db: damaged, or not a SQLite database"),
-    "a record that is no JSON object": (
-        attribute("trial_user", "regtune.record", "'\"{\"'"),
-        "record cannot be read",
-    ),
-    "a record that is not JSON": (
-        attribute("trial_user", "regtune.record", "'{'"),
-        "an attribute in it is not JSON",
-    ),
-    "a sweep file that is nonsense": (
-        attribute("study_user", "regtune.spec", "'[1, 2]'"),
-        "its sweep file cannot be read",
-    ),
-    "a uid that names a folder elsewhere": (
-        attribute("study_user", "regtune.uid", "'\"../../etc\"'"),
-        "no uid",
-    ),
+    "a record that is not JSON": (attribute("trial", "record", "'{'"), "an attribute in it is not JSON"),
+    "a nonsense sweep file": (attribute("study", "spec", "'[1, 2]'"), "its sweep file cannot be read"),
+    "a uid that names a folder elsewhere": (attribute("study", "uid", "'\"../../etc\"'"), "no uid"),
 }
 CASES = [
     *((name, 2) for name in list(DAMAGES)[:4]),

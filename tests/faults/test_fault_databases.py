@@ -71,12 +71,13 @@ def test_sqlite_files_may_be_locked_by_another_process_for_half_a_minute(pair: s
 def fill(folder: Path, leave: int) -> Path:
     """A file that leaves about `leave` bytes of room in the folder's file system."""
     filler = folder / "filler"
-    until(lambda: _allocate(filler, shutil.disk_usage(folder).free - leave))  # others take room meanwhile
+
+    def allocated() -> bool:
+        size = shutil.disk_usage(folder).free - leave
+        return subprocess.run(["fallocate", "-l", str(size), str(filler)], check=False).returncode == 0
+
+    until(allocated)  # others take room meanwhile
     return filler
-
-
-def _allocate(file: Path, size: int) -> bool:
-    return subprocess.run(["fallocate", "-l", str(size), str(file)], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgres", marks=PROOF)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import assert_consistent
 from places import Place
-from soak import soak
+from soak import PAIRS, soak
 
 
 @pytest.mark.pairs("postgres-server")
@@ -25,7 +25,7 @@ def test_sweeps_at_once_on_one_database_and_one_server_all_end_whole(place: Plac
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("pair", ["sqlite-server", "postgres-server"])
+@pytest.mark.parametrize("pair", PAIRS)
 def test_twenty_trials_under_random_faults_are_neither_lost_nor_doubled(pair: str, tmp_path: Path) -> None:
     figures = soak(pair, trials=20, every=5, seed=2, folder=tmp_path)
     assert (figures["lost"], figures["doubled"], figures["finished"]) == (0, 0, 20)

@@ -38,8 +38,6 @@ class Elsewhere:
         network = IPv4Address("10.213.0.0") + 4 * number
         self.network = f"{network}/30"
         self.address, self._theirs = network + 1, network + 2
-
-    def join(self) -> None:
         _ip("netns", "add", self.name)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", self._end)
         _ip("link", "set", self._end, "netns", self.name)
@@ -63,11 +61,10 @@ def _ip(*words: str) -> None:
 
 @contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
-    there = Elsewhere()
     if shutil.which("ip") is None:
         missing("ip is not at hand: apt-get install iproute2")
     try:
-        there.join()
+        there = Elsewhere()
     except subprocess.CalledProcessError as error:
         missing(f"a network namespace needs the right to make one: {error.stderr.decode()}")
     try:

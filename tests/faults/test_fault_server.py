@@ -141,10 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
 def capricious(target: int | None) -> Iterator[Capricious]:
     assert target is not None
     with Capricious(target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-        thread.start()
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
         try:
             yield proxy
         finally:
             proxy.shutdown()
-            thread.join()

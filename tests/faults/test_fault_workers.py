@@ -135,11 +135,3 @@ def test_a_trial_without_memory_is_failed_with_the_reason_and_the_next_one_runs(
     assert (starved.end_reason, starved.attempt) == ("out_of_memory", 1)
     assert "alloc" in str(starved.message)  # what there was no room for, in TensorFlow's words or NumPy's
     assert_consistent(place, run_cap=2, failed=1)
-
-
-@pytest.mark.proof
-@pytest.mark.pairs("sqlite")
-def test_a_trial_above_its_limit_of_memory_is_failed_with_the_reason(place: Place) -> None:
-    with place.sweep(trial_memory_mb=60, max_failures=0, **LONG) as sweep:
-        said = sweep.ended(code=1)
-    assert "MiB, more than trial_memory_mb, 60" in said
