@@ -181,4 +181,4 @@ def test_a_damaged_data_set_fails_verification(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"nothing")
     found = regtune("data", "verify", "mnist", REGTUNE_DATA_DIR=str(tmp_path))
     assert found.returncode == 1
-    assert "expected a .npz with four numeric arrays" in found.stdout
+    assert "expected a .npz with numeric arrays" in found.stdout

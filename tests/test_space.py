@@ -97,7 +97,6 @@ def test_optuna_samples_under_the_same_names_and_a_switch_beside_what_is_optiona
     ("name", "given", "points"),
     [
         ("dropout", {"min": 0.05, "max": 0.35, "q": 0.1}, (0.1, 0.2, 0.3)),
-        ("batch_size", {"min": 10, "max": 40, "q": 16}, (16, 32)),
         ("batch_size", {**Q_LOG, "min": 8, "max": 33, "q": 8}, (8, 16, 24, 32)),
         ("l1", {**Q_LOG, "min": 1e-3, "max": 3.5e-3, "q": 1e-3}, (1e-3, 2e-3, 3e-3)),
         ("l1", {"values": [0.1, 0.01], "optional": True}, (0.0, 0.1, 0.01)),
@@ -311,6 +310,11 @@ def test_the_controls_are_no_technique_early_stopping_alone_and_each_technique_a
 def test_a_control_outside_the_space_stands_for_itself():
     found = controls(spec_of({"dropout": {"min": 0.1, "max": 0.6}}), DATA)
     assert [control.parameters for control in found] == [None, None, {"dropout": 0.2}, *[None] * 4]
+    deeper = {
+        "hidden": {"values": [[32, 16, 8], [64, 32, 16]]},
+        "l1": {"values": [0, 0.2], "per_layer": True},
+    }
+    assert [control.parameters for control in controls(spec_of(deeper), DATA)] == [None] * 7
 
 
 def test_a_fixed_technique_is_no_part_of_the_controls_but_a_fixed_optimizer_is():

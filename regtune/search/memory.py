@@ -114,11 +114,10 @@ class StudyInMemory(BaseStorage):
 
     # -- the study
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+    def _refuse(self, *_: Any, **__: Any) -> Any:
         raise KeyError(f"this storage is of study {self._name} alone")
 
-    def delete_study(self, study_id: int) -> None:
-        self._call(lambda: self.backend.delete_study(study_id))
+    create_new_study = delete_study = get_all_studies = _refuse
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         self._call(lambda: self.backend.set_study_user_attr(study_id, key, value))
@@ -134,7 +133,7 @@ class StudyInMemory(BaseStorage):
 
     def get_study_id_from_name(self, study_name: str) -> int:
         if study_name != self._name:
-            raise KeyError(f"this storage is of study {self._name} alone")
+            self._refuse()
         return self.study_id
 
     def get_study_name_from_id(self, study_id: int) -> str:
@@ -142,10 +141,6 @@ class StudyInMemory(BaseStorage):
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         return self._directions
-
-    def get_all_studies(self) -> list[Any]:
-        studies = self._call(self.backend.get_all_studies)
-        return [study for study in studies if study.study_name == self._name]
 
 
 class Draft(StudyInMemory):

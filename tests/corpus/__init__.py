@@ -1,6 +1,6 @@
 """Malformed files, made by hand: each has an id that says what is wrong with it, and a word that its message has.
 
-`sweeps` are sweep files, `configurations` are `best.yaml` and its like, `datasets` are `.npz` and IDX files. All are
+`sweeps` are sweep files, `configurations` are `best.yaml` and its like, `datasets` are `.npz` files. All are
 made in the current folder when a test asks for them. What would run, would make a file named `canary`.
 """
 
