@@ -46,7 +46,10 @@ def read_npz(path: Path, name: str) -> Array | None:
             if member.file_size > MAX_GIB * 2**30:
                 raise ValueError(f"{name} unpacks to more than {MAX_GIB} GiB")
             with archive.open(member) as file:
-                values: Array = np.lib.format.read_array(file, allow_pickle=False)
+                try:
+                    values: Array = np.lib.format.read_array(file, allow_pickle=False)
+                except ValueError:  # in words about Python's syntax tree, or about pickle
+                    raise ValueError(f"{name} is not a whole array of numbers") from None
                 if file.read(1):  # at the end the checksum is compared
                     raise ValueError(f"{name} has more values than its header says")
                 return values

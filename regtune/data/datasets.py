@@ -267,8 +267,8 @@ def _converted(name: str, source: str, read: Callable[[str], Array | None]) -> A
             raise DataError(f"{where}: y_{part} and x_{part}: expected as many labels as images, {counts}")
     if not len(x_test):
         notes.append(f"{where}: x_test, y_test: none, so there is no test part")
-    each = "".join(map(digest_of, (x_train, y_train, x_test, y_test)))
-    digest = hashlib.sha256(each.encode()).hexdigest()
+    arrays: tuple[Images | Labels, ...] = (x_train, y_train, x_test, y_test)
+    digest = hashlib.sha256("".join(map(digest_of, arrays)).encode()).hexdigest()
     expected = DIGESTS.get(name, digest)
     if digest != expected:
         raise DataError(

@@ -66,9 +66,8 @@ def assignment(space: Space, config: TrialConfig) -> dict[str, Value] | None:
     """The assignment of `space` that gives exactly `config`, or None."""
     parameters: dict[str, Any] = {}
     for column in space.columns:
-        value = getattr(
-            getattr(config, column.target.block), column.target.name, None
-        )  # without its block: None
+        block = getattr(config, column.target.block)
+        value: Any = getattr(block, column.target.name, None)
         if column.target.layered:
             value = dict(enumerate(value, start=1)).get(column.layer or 1)
         parameters[column.name] = shown(value)
