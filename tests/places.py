@@ -52,11 +52,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with its stores.
-
-    environment: of its commands. name: of the study that a test sweeps. port: of its own MLflow server. prefix: what
-    a sweep's command is given to.
-    """
+    """A folder with its stores. name: of the study that is swept. prefix: what a sweep's command is given to."""
 
     folder: Path
     environment: Mapping[str, str]
@@ -82,19 +78,16 @@ class Place:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a verb, which must end with `code`. Returns its standard output, or its error output for another code."""
+        command = [sys.executable, "-m", "regtune", *arguments]
         ended = subprocess.run(
-            [sys.executable, "-m", "regtune", *arguments],
-            env=self.variables(),
-            cwd=self.folder,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=400,
+            command, **self._process(), check=False, capture_output=True, text=True, timeout=400
         )
         assert ended.returncode == code, f"{arguments}: {ended.returncode}: {ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended.stderr if code else ended.stdout
+
+    def _process(self) -> dict[str, Any]:
+        return {"env": self.variables(), "cwd": self.folder, "stdin": subprocess.DEVNULL}
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json"))
@@ -115,13 +108,7 @@ class Place:
         command = self.command(workers, **changes)
         with tempfile.NamedTemporaryFile(prefix="sweep", suffix=".log") as log:  # its own disk may be full
             process = subprocess.Popen(
-                command,
-                env=self.variables(),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                command, **self._process(), stdout=log, stderr=log, start_new_session=True
             )
             started = Sweep(self, process, Path(log.name))
             try:
@@ -213,21 +200,14 @@ class Sweep:
 
     def until_in_mlflow(self) -> None:
         """Wait until the first run is in MLflow's SQLite database."""
-        self.until(self._in_mlflow, "a run in MLflow")
+        file = f"file:{self.place.home / 'mlflow.db'}?mode=ro"
 
-    def until_said(self, words: str) -> None:
-        self.until(lambda: words in self.said, repr(words))
-
-    def _in_mlflow(self) -> bool:
-        file = self.place.home / "mlflow.db"
-        if not file.exists():
+        def seen() -> bool:
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(file, uri=True)) as connection:
+                return bool(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
             return False
-        with (
-            suppress(sqlite3.OperationalError),  # its tables are being made
-            closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection,
-        ):
-            return bool(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
-        return False
+
+        self.until(seen, "a run in MLflow")
 
     @property
     def epochs(self) -> int:

@@ -12,7 +12,6 @@ import argparse
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -103,8 +102,6 @@ def main() -> None:
     progress, done = at_moment(whole.info, whole.rows, given.at)
     recent = [finished_trial(row) for row in done[-3:]]
     draw("terminal", 100, given.command, sweep_view(progress, recent, width=100, height=30))
-    narrow = replace(progress, running=progress.running[:2])
-    draw("terminal-narrow", 40, "regtune", sweep_view(narrow, recent, width=40, height=30))
     found = compare(top)
     assert found is not None, "no trial is complete"
     draw("terminal-board", 110, given.command, board_table(top, 110), "", comparison_text(found))

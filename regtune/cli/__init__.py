@@ -10,19 +10,42 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated, TextIO
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from regtune.cli import db, keep, look, run, serve, setup, use
+from regtune.cli import look, run, upkeep
 from regtune.cli.options import Verb
-from regtune.cli.terminal import INTERRUPTED, prepare_streams, show_error
+from regtune.cli.terminal import prepare_streams, show_error
 from regtune.errors import RegtuneError
 from regtune.processes import bypass_proxies
 
-BROKEN_PIPE = 141
+Verbs = tuple[Callable[..., None], ...]
+PANELS: dict[str, Verbs] = {
+    "Sweep": (run.sweep, run.plan, run.watch, run.stop, run.enqueue),
+    "Look": (look.board, look.show_, look.studies, upkeep.ui),
+    "Serve": (upkeep.up, upkeep.down, upkeep.status),
+    "Use": (look.best, look.train),
+    "Keep in order": (upkeep.sync, upkeep.delete, upkeep.gc),
+    "Set up": (upkeep.doctor, upkeep.schema),
+}
+GROUPS: dict[str, tuple[str, Verbs]] = {
+    "data": ("List, fetch and verify data sets.", (upkeep.list_, upkeep.fetch, upkeep.verify)),
+    "db": (
+        "Create, upgrade, check, back up and restore the databases.",
+        (upkeep.init, upkeep.upgrade, upkeep.check, upkeep.backup, upkeep.restore),
+    ),
+}
 FULL = (errno.ENOSPC, errno.EDQUOT)
+GONE = (errno.EPIPE, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _add(to: typer.Typer, verbs: Verbs, panel: str | None = None) -> None:
+    for verb in verbs:
+        to.command(verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=panel)(verb)
+
 
 app = typer.Typer(
     name="regtune",
@@ -33,11 +56,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, serve, use, keep, setup):
-    for verb in group.VERBS:
-        app.command(verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=group.PANEL)(verb)
-for name, verbs in {"data": setup.data, "db": db.db}.items():
-    app.add_typer(verbs, name=name, rich_help_panel=setup.PANEL)
+for panel, verbs in PANELS.items():
+    _add(app, verbs, panel)
+for name, (summary, verbs) in GROUPS.items():
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=summary)
+    _add(group, verbs)
+    app.add_typer(group, name=name, rich_help_panel="Set up")
 
 
 def _version(value: bool) -> None:
@@ -64,24 +88,15 @@ def main() -> None:
     try:
         code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = _discard(BROKEN_PIPE, sys.stdout)
     except OSError as error:
+        code = 1
         if error.errno in FULL:
             show_error(RegtuneError(f"the output could not be written completely ({error.strerror})"))
-            code = _discard(1, sys.stdout)
-        elif error.errno == errno.EIO and error.filename is None:  # the terminal is gone
-            code = _discard(1, sys.stdout, sys.stderr)
-        else:
+        elif error.errno not in GONE or error.filename is not None:
             raise
+        for stream in (sys.stdout, sys.stderr):  # Python flushes once more at its end, and would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     raise SystemExit(code)
-
-
-def _discard(code: int, *streams: TextIO) -> int:
-    """Python flushes once more at its end, and would complain."""
-    for stream in streams:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return code
 
 
 def _run() -> int:
@@ -105,6 +120,4 @@ def _run() -> int:
             raise
         show_error(understood)
         return understood.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0

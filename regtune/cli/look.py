@@ -1,18 +1,18 @@
-"""The verbs that read: board, show, studies, ui."""
+"""The verbs for results: board, show, studies, best, train."""
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from regtune.cli import options, terminal
 from regtune.errors import InputError
-from regtune.escaping import csv_cell
-
-PANEL = "Look"
+from regtune.escaping import csv_cell, printable, shell_word
 
 
 def board(
@@ -31,6 +31,7 @@ def board(
     home: options.Home = None,
 ) -> None:
     """Show the leaderboard: every trial, the best first."""
+    from regtune.cli.views.tables import board_table
     from regtune.study.board import read_board
 
     if as_csv and as_json:
@@ -44,8 +45,6 @@ def board(
         writer.writerow(map(csv_cell, leaderboard.columns))
         writer.writerows(map(csv_cell, row.values()) for row in leaderboard.cells())
     else:
-        from regtune.cli.views.tables import board_table
-
         terminal.show(board_table(leaderboard, terminal.console().width))
         if not leaderboard.rows:
             terminal.say("There are no trials yet.")
@@ -86,17 +85,57 @@ def studies(as_json: options.Json = False, home: options.Home = None) -> None:
     terminal.present(summaries, lambda rows: studies_table(rows, terminal.console().width), as_json)
 
 
-def ui(
-    port: options.Port = None,
-    host: options.Address = "127.0.0.1",
-    auth: options.Auth = None,
-    browser: Annotated[bool, typer.Option(help="Open a browser, if there is one.")] = True,
+def best(
+    study: options.Study,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: print it.")
+    ] = None,
+    as_json: options.Json = False,
+    yes: options.Yes = False,
     home: options.Home = None,
 ) -> None:
-    """Serve the MLflow UI of this folder; Ctrl-C stops it."""
-    from regtune.tracking.page import serve_ui
+    """Print the best configuration, complete, as `regtune train` reads it."""
+    from regtune.study.best import best_of
 
-    serve_ui(terminal.settings_of(home), port=port, host=host, auth=auth, open_browser=browser)
+    if as_json and output is not None:
+        raise InputError("--json and --output: choose one; regtune train reads YAML files")
+    with terminal.opened(terminal.settings_of(home)) as engine:
+        config = best_of(engine, study)
+    if as_json:
+        terminal.show_json(config.to_dict())
+    elif output is None:
+        typer.echo(config.to_yaml(), nl=False)
+    else:
+        if output.is_file() and not config.is_in(output):
+            terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
+        config.write(output)
+        terminal.say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
 
 
-VERBS = (board, show_, studies, ui)
+def train(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File from `regtune best -o`, or a run's config.yaml.")
+    ],
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
+) -> None:
+    """Train a configuration again, log it, and compare its figures with the recorded ones."""
+    from regtune.study.best import load_best
+
+    best = load_best(file)
+    from regtune.cli.views.reports import retrained_view
+    from regtune.sweep.retrain import retrain
+
+    def tell(message: str) -> None:
+        terminal.say(message, quiet)
+
+    def tell_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        shown = (f"{name} {figures[name]:.4f}" for name in ("val_cross_entropy", "val_accuracy"))
+        tell(f"epoch {epoch}: {', '.join(shown)}")
+
+    tell(f"training {best.config.mix} on {printable(best.config.data.name)}")
+    result = retrain(best, terminal.settings_of(home), on_epoch=tell_epoch, on_note=tell)
+    terminal.present(result, retrained_view, as_json)
+    if result.differences:
+        raise typer.Exit(1)

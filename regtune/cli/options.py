@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs have, their completion, and plain help."""
+"""Arguments and options that several verbs have, the completion of studies, and plain help."""
 
 from __future__ import annotations
 
@@ -29,18 +29,6 @@ def study_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete) and _PLAIN_WORD.fullmatch(name)]
 
 
-def _sweep_files(incomplete: str) -> list[str]:
-    typed = Path(incomplete.rpartition("/")[0])
-    folders = {typed} if "/" in incomplete else {typed, Path("sweeps")}
-    files = {str(path) for folder in folders for end in ("yaml", "yml") for path in folder.glob(f"*.{end}")}
-    return sorted(
-        path
-        for path in files
-        if incomplete in (path[: len(incomplete)], Path(path).name[: len(incomplete)])
-        and _PLAIN_WORD.fullmatch(path)
-    )
-
-
 def study_name(typed: str | None) -> str | None:
     r"""Decode a study's name as UTF-8, whatever the locale; other bytes as ``\xff``."""
     if typed is None or typed.isprintable():
@@ -48,48 +36,43 @@ def study_name(typed: str | None) -> str | None:
     return os.fsencode(typed).decode("utf-8", "backslashreplace")
 
 
+_NAMED: dict[str, Any] = {"autocompletion": study_names, "callback": study_name}
 Study = Annotated[
-    str,
-    typer.Argument(
-        metavar="STUDY",
-        help="Name of the study; `regtune studies` lists all.",
-        autocompletion=study_names,
-        callback=study_name,
-    ),
+    str, typer.Argument(metavar="STUDY", help="Name of the study; `regtune studies` lists all.", **_NAMED)
 ]
-SweepFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The sweep file.", autocompletion=_sweep_files)
+AnyStudy = Annotated[str | None, typer.Argument(metavar="STUDY", help="A study; default: all.", **_NAMED)]
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the study, in place of the file's.", callback=study_name),
 ]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STUDY", help="Try this study's best configurations first.", **_NAMED),
+]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")]
 Home = Annotated[
     Path | None,
-    typer.Option(
-        "--home",
-        metavar="FOLDER",
-        help="Folder of databases and artifacts; default: REGTUNE_HOME, or mlruns.",
-    ),
+    typer.Option(metavar="FOLDER", help="Folder of databases and artifacts, else REGTUNE_HOME, else mlruns."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 Port = Annotated[
     int | None,
-    typer.Option(
-        min=1, max=65535, metavar="N", help="Port to listen on.", show_default="the last one used, or 5000"
-    ),
+    typer.Option(min=1, max=65535, metavar="N", help="Port; default: the last one used, or 5000."),
 ]
-Address = Annotated[
-    str,
+Host = Annotated[
+    str | None,
     typer.Option(
-        "--host", metavar="ADDRESS", help="Address to bind to; other machines than this one need an account."
+        metavar="ADDRESS", help="Address, else 127.0.0.1; other machines than this one need an account."
     ),
 ]
 Auth = Annotated[
     bool | None,
-    typer.Option(
-        "--auth/--no-auth",
-        help="Require accounts; default: only where other machines can connect.",
-        show_default=False,
-    ),
+    typer.Option("--auth/--no-auth", help="Require accounts; default: only where others can connect."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core.")
 ]
 Set = Annotated[
     list[str] | None,

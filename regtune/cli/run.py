@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regtune.cli import options, terminal
+from regtune.cli.terminal import counted, span
 from regtune.errors import COMMAND, InputError
 from regtune.escaping import printable, shell_word
 
@@ -22,54 +23,31 @@ if TYPE_CHECKING:
     from regtune.study.board.rows import Board
     from regtune.sweep import SweepOutcome
 
-PANEL = "Sweep"
 RESTARTED = "finished trials are kept, running ones restart from epoch 0"
+INTERRUPTED = 130
 WATCH_SECONDS = 0.5
 TOP = 10
 
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core.")
-]
-NameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        metavar="NAME",
-        help="Name of the study, in place of the file's.",
-        callback=options.study_name,
-    ),
-]
-
 
 def sweep(
-    file: options.SweepFile,
+    file: options.File,
     *,
-    workers: WorkersOption = None,
+    workers: options.Workers = None,
     assignments: options.Set = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Set an earlier study of this name aside and start a new one.")
     ] = False,
-    name: NameOption = None,
-    from_study: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STUDY",
-            help="Try the best configurations of this study first.",
-            callback=options.study_name,
-        ),
-    ] = None,
+    name: options.Name = None,
+    from_study: options.From = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     quiet: options.Quiet = False,
     home: options.Home = None,
 ) -> None:
     """Start or resume a study."""
-    spec = _load(file, assignments, name, quiet)
+    spec = _load(file, assignments, name, home, quiet)
     settings = terminal.settings_of(home, workers=workers)
-    again = _again(file, assignments, name, home)
-    COMMAND.set(again)
     if dry_run:
-        _show_plan(spec, settings, as_json=False, fresh=fresh)
+        _show_plan(spec, settings, fresh=fresh)
         return
     from regtune.cli.views.display import choose
     from regtune.sweep import run_sweep
@@ -81,30 +59,26 @@ def sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
-        terminal.say(f"Stopped at once; {RESTARTED}. Resume with: {again}")
-        raise typer.Exit(terminal.INTERRUPTED) from None
+        terminal.say(f"Stopped at once; {RESTARTED}. Resume with: {COMMAND.get()}")
+        raise typer.Exit(INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
         cost = RESTARTED if outcome.interrupted else "no trial was interrupted"
-        terminal.say(f"Stopped; {cost}. Resume with: {again}")
-        if outcome.interrupted:
-            drain = f"regtune stop {shell_word(outcome.study)} --drain"
-            terminal.say(f"To let running trials finish, next time stop with: {drain}", quiet)
-        raise typer.Exit(terminal.INTERRUPTED)
+        terminal.say(f"Stopped; {cost}. Resume with: {COMMAND.get()}")
+        raise typer.Exit(INTERRUPTED)
 
 
 def plan(
-    file: options.SweepFile,
+    file: options.File,
     *,
-    workers: WorkersOption = None,
+    workers: options.Workers = None,
     assignments: options.Set = None,
-    name: NameOption = None,
+    name: options.Name = None,
     as_json: options.Json = False,
     home: options.Home = None,
 ) -> None:
     """Show what a sweep would try, how long it takes, and what it writes."""
-    spec = _load(file, assignments, name, quiet=as_json)
-    COMMAND.set(_again(file, assignments, name, home))
+    spec = _load(file, assignments, name, home, quiet=as_json)
     _show_plan(spec, terminal.settings_of(home, workers=workers), as_json=as_json)
 
 
@@ -124,13 +98,10 @@ def watch(
             terminal.show_json(read_progress(engine, study))
             return
         asked = threading.Event()
-        try:
-            with choose(quiet=False) as display, _stopping(asked):
-                follow(settings, engine, study, display, wait=lambda: asked.wait(WATCH_SECONDS))
-        except KeyboardInterrupt:
-            asked.set()
+        with choose(quiet=False) as display, _stopping(asked):
+            follow(settings, engine, study, display, wait=lambda: asked.wait(WATCH_SECONDS))
         if asked.is_set():
-            raise typer.Exit(terminal.INTERRUPTED)
+            raise typer.Exit(INTERRUPTED)
     terminal.say(f"{printable(study)} is not running.")
     _show_board(settings, study)
 
@@ -169,7 +140,6 @@ def enqueue(
     home: options.Home = None,
 ) -> None:
     """Queue a configuration; the sampler proposes the parameters that are not given."""
-    from regtune.cli.views.tables import exponents
     from regtune.config.sweepfile import SweepSpec
     from regtune.config.sweepfile.checks import shown_value
     from regtune.search import Space
@@ -186,7 +156,7 @@ def enqueue(
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
     if holder(settings, study):
-        said = exponents(answer(settings, study, key) or "the running sweep will run it") + "."
+        said = f"{answer(settings, study, key) or 'the running sweep will run it'}."
     elif cap is not None and info.finished >= cap:
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
@@ -194,19 +164,22 @@ def enqueue(
         said = f"the budget is used; run it with: {command}"
     else:
         said = "it runs when the study resumes."
-    terminal.say(f"Queued {exponents(shown)}; {said}", quiet)
+    terminal.say(f"Queued {shown}; {said}", quiet)
 
 
-def _load(file: Path, assignments: list[str] | None, name: str | None, quiet: bool) -> SweepSpec:
+def _load(
+    file: Path, assignments: list[str] | None, name: str | None, home: Path | None, quiet: bool
+) -> SweepSpec:
     from regtune.config.sweepfile import SweepSpec
 
     spec = SweepSpec.load(file, assignments or (), name)
     for warning in spec.warnings:
         terminal.say(f"note: {warning}", quiet)
+    COMMAND.set(_again(file, assignments, name, home))
     return spec
 
 
-def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: bool = False) -> None:
+def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool = False, fresh: bool = False) -> None:
     from regtune.cli.views.reports import plan_view
     from regtune.sweep.plan import make_plan
 
@@ -217,13 +190,13 @@ def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool, fresh: boo
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
-    from regtune.cli.views.drawing import counted, span
     from regtune.cli.views.tables import comparison_text
     from regtune.storage.mlflow import SECONDS, is_server
     from regtune.study.board.rows import compare
-    from regtune.tracking.page import PAGE_SECONDS, trials_page
+    from regtune.tracking.page import trials_page
     from regtune.tracking.store import target_of
 
+    study = shell_word(outcome.study)
     comparison = compare(_show_board(settings, outcome.study))
     if comparison is not None:
         terminal.show("", comparison_text(comparison), "")
@@ -232,16 +205,15 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     epochs = counted(outcome.trial_epochs, "epoch")
     terminal.say(f"{counts}, {epochs}; this run took {span(outcome.seconds)}{reason}", quiet)
     if outcome.unwritten:
-        lacks = counted(outcome.unwritten, "run")
-        behind = f"MLflow is behind by {lacks}; bring it up to date with"
-        terminal.say(f"{behind}: regtune sync {shell_word(outcome.study)}", quiet)
+        behind = f"MLflow is behind by {counted(outcome.unwritten, 'run')}; bring it up to date with"
+        terminal.say(f"{behind}: regtune sync {study}", quiet)
     uri = target_of(settings).uri
     page = "regtune ui  (MLflow, best trial first)"
-    if is_server(uri):  # which may be the reason why runs are unwritten
-        page = trials_page(uri, outcome.study, SECONDS if outcome.unwritten else PAGE_SECONDS) or uri
+    if is_server(uri):
+        page = trials_page(uri, outcome.study, SECONDS) or uri
     terminal.say(f"compare the runs:  {page}", quiet)
     if comparison is not None:
-        terminal.say(f"keep the best:     regtune best {shell_word(outcome.study)} -o best.yaml", quiet)
+        terminal.say(f"keep the best:     regtune best {study} -o best.yaml", quiet)
 
 
 def _show_board(settings: Settings, study: str) -> Board:
@@ -280,6 +252,3 @@ def _stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: Non
         for number in signals:
             stack.callback(signal.signal, number, signal.signal(number, handle))
         yield
-
-
-VERBS = (sweep, plan, watch, stop, enqueue)

@@ -6,7 +6,6 @@ colour when NO_COLOR is set; a pipe gets tables in their full width.
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import math
@@ -15,13 +14,12 @@ import re
 import sys
 import termios
 import textwrap
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -37,21 +35,12 @@ if TYPE_CHECKING:
     from regtune.settings import Settings
 
 PIPE_WIDTH = 1000
-LINE_SECONDS = 10.0
 _HELD = "\0"
 _HOME: ContextVar[Path | None] = ContextVar("home", default=None)
 """The folder that --home names: it belongs to every command in a message."""
 _COMMAND = re.compile(r"\bregtune [a-z](?:'[^']*'|[^;,)`\n ]| (?![ (]))*")
 _HINT = re.compile(rf"(?<=: |  )(?!regtune (?:data|schema)\b){_COMMAND.pattern}")
 """A command that is said to be typed, of the verbs that have a folder."""
-_Value = TypeVar("_Value")
-INTERRUPTED = 130
-SPELLED = "regtune.spelled"
-_BRAILLE = dict.fromkeys(range(0x2801, 0x2900), ":") | {0x2800: " "}  # learning curves
-_SPELLINGS = (
-    str.maketrans("–─━│…•✓✗▲▁▂▃▄▅▆▇█", "--=|.o+x^_.-:=+*#") | {ord("±"): "+-", ord("→"): "->"} | _BRAILLE
-)
-"""What regtune draws, where the terminal's encoding has no such letters."""
 
 
 class Screen(Console):
@@ -70,19 +59,11 @@ class Screen(Console):
 
 
 def prepare_streams() -> None:
-    """Let standard output and error spell what their encoding lacks; a closed one (``>&-``) swallows everything."""
+    """Replace what an encoding lacks, so that all can be printed; a closed stream (``>&-``) swallows everything."""
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
-    codecs.register_error(SPELLED, _spelled)
-    for stream in (sys.stdout, sys.stderr):
+    for stream, way in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=SPELLED)
-
-
-def _spelled(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    spelled = error.object[error.start : error.end].translate(_SPELLINGS)
-    return spelled.encode("ascii", "backslashreplace").decode(), error.end
+            stream.reconfigure(errors=way)
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -104,36 +85,43 @@ def show(*renderables: RenderableType) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
-def _whole(message: str) -> str:
+def say(message: str, quiet: bool = False) -> None:
+    if not quiet:
+        _tell(message)
+
+
+def show_error(error: RegtuneError) -> None:
+    _tell(str(error) or type(error).__name__, "error: ")
+
+
+def _tell(message: str, head: str = "") -> None:
+    err = console(sys.stderr)
+    whole = head + _with_home(message)
+    text = Text(wrapped(whole, err.width) if err.is_terminal else whole)
+    text.stylize("bold red", 0, len(head))
+    err.print(text, soft_wrap=True)
+
+
+def _with_home(message: str) -> str:
     """The message, with --home in its commands if this one has it."""
     home = f" --home {shell_word(str(_HOME.get()))}" if _HOME.get() else ""
     return _HINT.sub(lambda match: match[0] if " --home " in match[0] else match[0].rstrip() + home, message)
 
 
-def say(message: str, quiet: bool = False) -> None:
-    if not quiet:
-        message = _whole(message)
-        err = console(sys.stderr)
-        err.print(wrapped(message, err.width) if err.is_terminal else message, soft_wrap=True)
+def wrapped(message: str, width: int) -> str:
+    """Break prose between words; a command (`regtune ...`) stays whole, even if longer than a line."""
+    whole = _COMMAND.sub(lambda match: match[0].replace(" ", _HELD), message)
+    lines = whole.splitlines()
+    filled = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    return "\n".join(filled).replace(_HELD, " ")
 
 
 @contextmanager
 def working(what: str, quiet: bool = False) -> Iterator[Callable[[str], object]]:
-    """Show that something takes seconds, on a terminal until it is done.
-
-    Yields what takes a new line of progress: a terminal shows the newest, a pipe one every ten seconds.
-    """
+    """Show on a terminal that something takes seconds, until it is done; yields what takes a line of progress."""
     err = console(sys.stderr)
-    said = time.monotonic()
-
-    def tell(line: str) -> None:
-        nonlocal said
-        if time.monotonic() - said > LINE_SECONDS:
-            said = time.monotonic()
-            say(line, quiet)
-
     if quiet or not err.is_terminal:
-        yield tell
+        yield lambda line: None
     else:
         with err.status(Text(what)) as status:
             yield lambda line: status.update(Text(line))
@@ -142,42 +130,51 @@ def working(what: str, quiet: bool = False) -> Iterator[Callable[[str], object]]
 def say_more(study: str, count: int) -> None:
     """Say where to see the trials that a table leaves out."""
     if count:
-        say(f"{count:,} more trial{'' if count == 1 else 's'}: regtune board {shell_word(study)}")
+        say(f"{counted(count, 'more trial')}: regtune board {shell_word(study)}")
 
 
-def wrapped(message: str, width: int) -> str:
-    """Break prose between words; a command (`regtune ...`) stays whole, even if longer than a line."""
-    whole = _COMMAND.sub(lambda match: match[0].replace(" ", _HELD), message)
-    lines = (
-        textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
-        for line in whole.splitlines()
-    )
-    return "\n".join(line for part in lines for line in part).replace(_HELD, " ")
+def counted(count: int, what: str) -> str:
+    """``1 trial``, ``1,200 trials``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def present(value: _Value, view: Callable[[_Value], RenderableType], as_json: bool) -> None:
+def megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+def span(seconds: float) -> str:
+    """A duration as exact as an estimate may be: ``40 s``, ``6 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def present(value: Any, view: Callable[[Any], RenderableType], as_json: bool) -> None:
     show_json(value) if as_json else show(view(value))
 
 
 def show_json(value: Any) -> None:
-    """Print indented JSON, non-finite numbers as null; escape all but ASCII where a character acts or has no letter."""
-    plain = _plain(value)
-    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
-    utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
-    if not text.isascii() and not (utf8 and text.replace("\n", "").isprintable()):
-        text = json.dumps(plain, indent=2, allow_nan=False)
+    """Print indented JSON in ASCII, non-finite numbers as null."""
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
     sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 
-def show_error(error: RegtuneError) -> None:
-    err = console(sys.stderr)
-    lines = _whole(str(error)).splitlines() or [type(error).__name__]
-    if err.is_terminal:
-        text = Text(wrapped("\n".join((f"error {lines[0]}", *lines[1:])), err.width))
-        text.stylize("bold red", 0, len("error"))
-        err.print(text, soft_wrap=True)
-        return
-    err.print("\n".join((f"error: {lines[0]}", *lines[1:])), soft_wrap=True)
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        value = value.to_json()
+    elif is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, Iterable) else str(value)
 
 
 def settings_of(home: Path | None, **flags: Any) -> Settings:
@@ -228,17 +225,3 @@ def confirm(question: str, yes: bool) -> None:
     if not typer.confirm(printable(question), err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "to_json"):
-        value = value.to_json()
-    elif is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str | int | float | None):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, Iterable) else str(value)

@@ -72,7 +72,7 @@ def test_a_server_that_is_away_from_the_start_is_brought_everything(tmp_path: Pa
     try:
         with place.sweep(**changes) as sweep:
             if back == "while it runs":
-                sweep.until_said(" is away; the sweep continues")
+                sweep.until(lambda: " is away; the sweep continues" in sweep.said, "MLflow is away")
                 with standing(sweep.workers):
                     owner.up()
             said = sweep.ended()

@@ -6,7 +6,6 @@ most four times a second. A terminal that has gone away does not end a sweep.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -14,52 +13,36 @@ from collections import deque
 from contextlib import ExitStack, suppress
 from typing import Self
 
-from rich.console import Console, ConsoleDimensions, RenderableType
-from rich.control import Control
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from regtune.cli.terminal import console, keys_unseen
 from regtune.cli.views import drawing
 from regtune.study.progress import FinishedTrial, Progress
 
-REDRAWS_A_SECOND = 4
+NARROW = 60
 STOPPING = "stopping at the end of this epoch; Ctrl-C again stops at once"
 
 
-class Display:
-    """An Observer that is entered around a sweep; this one shows nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
-
-    def note(self, message: str) -> None: ...
-
-    def stopping(self) -> None:
-        """Called from a signal handler: must neither wait nor take a lock."""
+def choose(*, quiet: bool) -> LineDisplay | LiveDisplay:
+    """The display for standard error as it is; lines, too, where a terminal is too narrow to draw."""
+    out = Console(quiet=True) if quiet else console(sys.stderr)
+    drawn = out.is_terminal and not out.is_dumb_terminal and out.width >= NARROW and not quiet
+    return LiveDisplay(out) if drawn else LineDisplay(out)
 
 
-def choose(*, quiet: bool) -> Display:
-    if quiet:
-        return Display()
-    err = console(sys.stderr)
-    return LiveDisplay(err) if err.is_terminal and not err.is_dumb_terminal else LineDisplay(err)
-
-
-class LineDisplay(Display):
+class LineDisplay:
     """One line for each finished trial."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
         self._begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
 
     def progress(self, progress: Progress) -> None:
         if progress.starting and not self._begun:
@@ -67,7 +50,9 @@ class LineDisplay(Display):
         self._begun = True
 
     def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        self.note(finished_line(trial, progress))
+        of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
+        best = " (best so far)" if progress.best and progress.best.number == trial.number else ""
+        self.note(f"[{of}] {drawing.ended_text(trial, progress.metric)}{best}")
 
     def note(self, message: str) -> None:
         try:
@@ -76,26 +61,26 @@ class LineDisplay(Display):
             self._out = Console(quiet=True)
 
     def stopping(self) -> None:
-        """Say so past Python's buffers: a signal may arrive in the middle of a print."""
-        with suppress(OSError, ValueError):
-            os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
+        """Say so past Python's buffers: a signal may arrive in the middle of a print, and no lock may be taken."""
+        if not self._out.quiet:
+            with suppress(OSError, ValueError):
+                os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
 
 
-class LiveDisplay(Display):
+class LiveDisplay:
     """The sweep as it stands, redrawn in place; gone when it is closed."""
 
-    def __init__(self, out: Console, *, recent: int = 3) -> None:
+    def __init__(self, out: Console) -> None:
         self._out = out
         self._progress: Progress | None = None
         self._at = time.monotonic()
-        self._recent: deque[FinishedTrial] = deque(maxlen=recent)
+        self._recent: deque[FinishedTrial] = deque(maxlen=3)
         self._notice = ""
-        self._drawn: tuple[ConsoleDimensions, RenderableType] | None = None
+        self._width = out.width
         self._unseen = ExitStack()
         self.live = Live(
             console=out,
             get_renderable=self._view,
-            refresh_per_second=REDRAWS_A_SECOND,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -111,33 +96,16 @@ class LiveDisplay(Display):
             self.live.stop()
 
     def _view(self) -> RenderableType:
-        size = self._out.size
-        self._wipe(size.width)
-        drawn: RenderableType = Text("starting workers", style="dim")
-        if self._progress is not None:
-            sizes = {"width": size.width, "height": size.height}
-            age = time.monotonic() - self._at
-            drawn = drawing.sweep_view(
-                self._progress, self._recent, **sizes, seconds_since=age, notice=self._notice
-            )
-        self._drawn = (size, drawn)
-        return drawn
-
-    def _wipe(self, width: int) -> None:
-        """Remove a drawing whose lines a narrower window has broken, and leave the cursor where Rich expects it.
-
-        Rich goes up as many lines as it has drawn; a terminal that breaks long lines anew has made more of them.
-        """
-        if self._drawn is None or width >= self._drawn[0].width:
-            return
-        before, drawn = self._drawn
-        options = self._out.options.update(width=before.width, height=None)
-        lines = [Segment.get_line_length(line) for line in self._out.render_lines(drawn, options, pad=False)]
-        rows = sum(max(1, math.ceil(length / width)) for length in lines)
-        erase = (ControlType.ERASE_IN_LINE, 2)
-        above = [(ControlType.CURSOR_UP, 1), erase] * (rows - 1)
-        self._out.control(Control(ControlType.CARRIAGE_RETURN, erase, *above))
-        self._out.file.write("\n" * (len(lines) - 1))
+        width, height = self._out.size
+        if width < self._width:  # the terminal has broken the lines of the last drawing
+            self._out.clear()
+        self._width = width
+        if self._progress is None:
+            return Text("starting workers", style="dim")
+        age = time.monotonic() - self._at
+        return drawing.sweep_view(
+            self._progress, self._recent, width=width, height=height, seconds_since=age, notice=self._notice
+        )
 
     def progress(self, progress: Progress) -> None:
         self._progress, self._at = progress, time.monotonic()
@@ -154,18 +122,3 @@ class LiveDisplay(Display):
 
     def stopping(self) -> None:
         self._notice = STOPPING
-
-
-def finished_line(trial: FinishedTrial, progress: Progress) -> str:
-    of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
-    if trial.state == "COMPLETE":
-        figures = f"{progress.metric} {drawing.metric_text(trial.value)}, accuracy {drawing.percent(trial.accuracy)}"
-    elif trial.state == "PRUNED":
-        figures = "pruned"
-    else:
-        figures = f"failed: {drawing.reason(trial.end_reason, trial.message)}"
-    best = " (best so far)" if progress.best is not None and progress.best.number == trial.number else ""
-    return (
-        f"[{of}] {drawing.MARKS.get(trial.state, ' ')} trial {trial.number}: {figures}; "
-        f"{drawing.counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s; {drawing.techniques(trial)}{best}"
-    )

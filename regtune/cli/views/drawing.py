@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
-from rich import box
-from rich.console import Group, JustifyMethod, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from regtune.cli.terminal import counted, span
 from regtune.config.trial import RegularizationConfig, format_number
 from regtune.escaping import printable
-from regtune.study.board.rows import STATES
+from regtune.study.board.rows import STATES, Row
 from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import State
 
-if TYPE_CHECKING:
-    from regtune.study.board.rows import Row
-
 BARS = "▁▂▃▄▅▆▇█"
-NARROW = 60
 STYLES = dict(zip(STATES, ("green", "yellow", "red", "cyan", "dim", "dim"), strict=True))
 WORDS: dict[State, str] = {state: state.lower() for state in STATES} | {"FAIL": "failed"}
 MARKS = {"COMPLETE": "✓", "PRUNED": "–", "FAIL": "✗"}
@@ -48,51 +45,16 @@ def sparkline(values: Sequence[float], width: int = 20, *, accuracy: bool = Fals
     finite is a blank; equal values are a low line.
     """
     shown = [1 - value for value in values] if accuracy else list(values)
-    finite = [value for value in shown if math.isfinite(value)]
-    if not finite:
-        return " " * min(width, len(shown))
-    least = min(finite)
-
-    def height(value: float) -> float:
-        scaled = math.log(value - 0.9 * least) if least > 0 else value
-        return -scaled if accuracy else scaled
-
-    low = min(map(height, finite))
-    span = max(map(height, finite)) - low
     if len(shown) > width:
         shown = [shown[round(place * (len(shown) - 1) / (width - 1))] for place in range(width)]
-    marks = []
-    for value in shown:
-        share = (height(value) - low) / span if span > 0 and math.isfinite(value) else 0.0
-        marks.append(BARS[min(len(BARS) - 1, int(share * len(BARS)))] if math.isfinite(value) else " ")
-    return "".join(marks)
-
-
-def clock(seconds: float) -> str:
-    """A duration: ``0:07``, ``12:30``, ``2:05:00``."""
-    hours, rest = divmod(max(0, round(seconds)), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
-
-
-def span(seconds: float) -> str:
-    """A duration as exact as an estimate may be: ``40 s``, ``6 min``, ``1 h 20 min``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
-
-
-def megabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
-
-
-def counted(count: int, what: str) -> str:
-    """``1 trial``, ``1,200 trials``."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    least = min(filter(math.isfinite, shown), default=0.0)
+    heights = [math.log(value - 0.9 * least) if value >= least > 0 else value for value in shown]
+    if accuracy:
+        heights = [-height for height in heights]
+    finite = [*filter(math.isfinite, heights)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    shares = [(height - low) / (high - low or 1.0) for height in heights]
+    return "".join(BARS[min(7, int(share * 8))] if math.isfinite(share) else " " for share in shares)
 
 
 def metric_text(value: float | None) -> str:
@@ -107,18 +69,14 @@ def percent(value: float | None) -> str:
 
 
 def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
-    """What `configured` says, marked as a control where it is one."""
-    return configured(trial) if trial.control is None else f"control: {configured(trial)}"
-
-
-def configured(trial: RunningTrial | FinishedTrial | Row) -> str:
-    """The techniques in use, and every other searched parameter."""
+    """The techniques in use and every other searched parameter, marked as a control where it is one."""
     others = [
         f"{name} {format_number(value) if isinstance(value, float) else value}"
         for name, value in trial.parameters.items()
         if name.split(".")[0] not in RegularizationConfig.model_fields
     ]
-    return printable(", ".join((mix_text(trial.mix, trial.control), *others)))
+    control = "control: " if trial.control else ""
+    return printable(control + ", ".join((mix_text(trial.mix, trial.control), *others)))
 
 
 def mix_text(mix: str, control: str | None) -> str:
@@ -126,14 +84,10 @@ def mix_text(mix: str, control: str | None) -> str:
     return control.replace("_", " ") if control and mix == "none" else mix
 
 
-def reason(end_reason: str | None, message: str | None = None) -> str:
+def reason(end_reason: str | None, message: str | None) -> str:
     if message:
         return printable(message.splitlines()[0])
     return "still running" if end_reason is None else REASONS.get(end_reason, end_reason)
-
-
-def starting(progress: Progress) -> str:
-    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
 
 
 def sweep_view(
@@ -146,28 +100,24 @@ def sweep_view(
     notice: str = "",
 ) -> RenderableType:
     """Draw a sweep in at most `width` columns and `height` lines; `seconds_since`: the age of `progress`."""
-    wide = width >= NARROW
-    head, best = _head(progress, seconds_since, wide), _best(progress, wide)
+    head, best = _head(progress, seconds_since), _best(progress)
     foot = [_line((f"MLflow  {progress.tracking}", "dim"))] if progress.tracking else []
     foot += [_line((notice, "bold yellow"))] if notice else []
-    room = height - len(head) - len(best) - len(foot) - (4 if wide else 3) - bool(foot)
-    workers, used = _workers(progress, width, room)
-    last = list(recent)[-min(3, room - used - 1) :] if room - used > 1 else []
+    room = height - len(head) - len(best) - len(foot) - 4 - bool(foot)
+    workers = _workers(progress, width, room)
+    last = list(recent)[-min(3, room - len(workers) - 1) :] if room - len(workers) > 1 else []
     parts = list(head)
-    for block in (best, workers, [_ended(trial) for trial in reversed(last)], foot):
+    for block in (best, workers, [ended_text(trial) for trial in reversed(last)], foot):
         parts += [Text(), *block] if block else []
-    if not wide:
-        return Group(_line((printable(progress.study), "bold")), *parts)
     title = Text(printable(progress.study), style="bold default")
-    frame = {"title_align": "left", "box": box.ROUNDED, "border_style": "bright_black", "width": width}
-    return Panel(Group(*parts), title=title, **frame)  # type: ignore[arg-type]
+    return Panel(Group(*parts), title=title, title_align="left", border_style="bright_black", width=width)
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _head(progress: Progress, seconds_since: float, wide: bool) -> list[RenderableType]:
+def _head(progress: Progress, seconds_since: float) -> list[RenderableType]:
     done, cap, timeout = progress.finished, progress.run_cap, progress.timeout_seconds
     bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
     bar.add_column(ratio=1)
@@ -179,92 +129,73 @@ def _head(progress: Progress, seconds_since: float, wide: bool) -> list[Renderab
     counts = _line(f"{progress.complete} complete  {progress.pruned} pruned  {progress.failed} failed")
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         counts.highlight_regex(rf"\b[1-9]\d* {WORDS[state]}", STYLES[state])
-    time = Text(clock(progress.elapsed_seconds + seconds_since), "cyan", no_wrap=True)
+    elapsed = timedelta(seconds=round(progress.elapsed_seconds + seconds_since))
+    time = Text(str(elapsed).removeprefix("0:"), "cyan", no_wrap=True)
     if progress.remaining_seconds is not None:
         time.append(f"  about {span(max(1.0, progress.remaining_seconds - seconds_since))} left", "dim")
-    if not wide:
-        return [bar, counts, time]
-    both = Table.grid(expand=True)
+    both = Table.grid(expand=True, padding=(0, 1, 0, 0))
     both.add_column(ratio=1)
     both.add_column(justify="right")
     both.add_row(counts, time)
     return [bar, both]
 
 
-def _best(progress: Progress, wide: bool) -> list[RenderableType]:
+def _best(progress: Progress) -> list[Text]:
     best = progress.best
     if best is None:
         return [Text("best    none yet", style="dim")]
-    figures = (metric_text(best.value), "bold green"), (percent(best.accuracy), "bold")
-    if not wide:
-        first = _line(("best ", "dim"), figures[0], "  ", figures[1], (f"  trial {best.number}", "dim"))
-        return [first, _line(f"     {techniques(best)}")]
-    named = figures[0], (f" {progress.metric}   ", "dim"), figures[1], (" accuracy", "dim")
-    first = _line(("best    ", "dim"), *named)
-    return [first, _line((f"        trial {best.number}   ", "dim"), techniques(best))]
+    value, accuracy = (metric_text(best.value), "bold green"), (percent(best.accuracy), "bold")
+    return [
+        _line(("best    ", "dim"), value, (f" {progress.metric}   ", "dim"), accuracy, (" accuracy", "dim")),
+        _line((f"        trial {best.number}   ", "dim"), techniques(best)),
+    ]
 
 
-def _workers(progress: Progress, width: int, room: int) -> tuple[list[RenderableType], int]:
-    """The running trials that fit into `room` lines, with the number of the others; and how many lines that takes."""
+def _workers(progress: Progress, width: int, room: int) -> list[Text]:
+    """The lines of the running trials that fit into `room`, with the number of the others."""
     running = sorted(progress.running, key=lambda trial: (trial.worker, trial.number))
     if not running:
-        return [Text("no trial is running", style="dim")], 1
+        return [Text("no trial is running", style="dim")]
     if progress.starting == len(running):
-        return [_line((starting(progress), "dim"))], 1
-    wide, accuracy = width >= NARROW, progress.metric.endswith("accuracy")
-    each = 1 if wide else 2
-    most = max(1, (room - 2) // each)
+        return [_line((starting(progress), "dim"))]
+    most, accuracy = max(1, room - 2), progress.metric.endswith("accuracy")
     shown = running if len(running) <= most else running[: max(1, most - 1)]
-    lines: list[RenderableType] = []
-    if wide:
-        spark = max(10, min(18, width - 70))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.show_header = True
-        for name in ("worker", "trial", "epoch", "curve", progress.metric if width > 114 else "now"):
-            side: JustifyMethod = "left" if name == "curve" else "right"
-            table.add_column(name, justify=side, no_wrap=True, header_style="dim")
-        table.add_column("techniques", header_style="dim")
-        for trial in shown:
-            table.add_row(
-                str(trial.worker) if trial.worker >= 0 else "–",
-                Text(str(trial.number), "cyan"),
-                f"{trial.epoch}/{trial.max_epochs}",
-                Text(sparkline(trial.curve, spark, accuracy=accuracy), "cyan"),
-                metric_text(trial.curve[-1] if trial.curve else None),
-                _line(techniques(trial)),
-            )
-        lines = [table]
-    else:
-        for trial in shown:
-            curve = sparkline(trial.curve, max(4, width - 20), accuracy=accuracy)
-            now = f" {metric_text(trial.curve[-1])}" if trial.curve else ""
-            epoch = (f"{trial.epoch}/{trial.max_epochs} ", "dim")
-            lines += [_line((f"{trial.number} ", "cyan"), epoch, (curve, "cyan"), now)]
-            lines += [_line((f"  {techniques(trial)}", "dim"))]
-    used = wide + each * len(shown)
+    curves = [sparkline(trial.curve, max(10, min(18, width - 70)), accuracy=accuracy) for trial in shown]
+    bars = max(5, *map(len, curves))
+    lines = [_line((f"worker  trial   epoch  {'curve':<{bars}}     now  techniques", "dim"))]
+    for trial, curve in zip(shown, curves, strict=True):
+        worker = trial.worker if trial.worker >= 0 else "–"
+        epoch = f"{trial.epoch}/{trial.max_epochs}"
+        now = metric_text(trial.curve[-1] if trial.curve else None)
+        number, drawn = (f"{trial.number:>5}", "cyan"), (f"{curve:<{bars}}", "cyan")
+        lines += [
+            _line(f"{worker:>6}  ", number, f"  {epoch:>6}  ", drawn, f"  {now:>6}  {techniques(trial)}")
+        ]
     if len(shown) < len(running):
-        return [*lines, Text(f"and {len(running) - len(shown)} more", style="dim")], used + 1
-    return lines, used
+        lines += [Text(f"and {len(running) - len(shown)} more", style="dim")]
+    return lines
 
 
-def _ended(trial: FinishedTrial) -> Text:
+def starting(progress: Progress) -> str:
+    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
+
+
+def ended_text(trial: FinishedTrial, metric: str = "") -> Text:
+    """How a trial ended, in one line; `metric` before its value, where there is room for it."""
+    figures = "pruned"
     if trial.state == "COMPLETE":
-        figures = f"{metric_text(trial.value)}  {percent(trial.accuracy)}", ""
-    elif trial.state == "PRUNED":
-        figures = f"pruned after {counted(trial.epochs, 'epoch')}", "yellow"
-    else:
-        figures = f"failed: {reason(trial.end_reason, trial.message)}", "red"
-    mark = (f"{MARKS.get(trial.state, ' ')} ", STYLES[trial.state])
-    return _line(mark, (f"{trial.number:>4}  ", "dim"), figures, (f"  {techniques(trial)}", "dim"))
+        figures = f"{metric} {metric_text(trial.value)}, accuracy {percent(trial.accuracy)}".lstrip()
+    elif trial.state == "FAIL":
+        figures = f"failed: {reason(trial.end_reason, trial.message)}"
+    mark, style = MARKS.get(trial.state, " "), STYLES[trial.state]
+    rest = f"; {techniques(trial)}; {counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s"
+    return _line((mark, style), f" trial {trial.number}: ", (figures, style), (rest, "dim"))
 
 
 def learning_curve(
     train: Sequence[float], validation: Sequence[float], *, width: int, height: int, kept: int | None = None
 ) -> RenderableType:
-    """Draw two curves over epochs: validation as a line, training as dots, distinct without colour.
-
-    kept: the epoch whose weights are kept, from 1, marked on the curve.
-    """
+    """Draw validation as a line and training as dots over epochs; `kept`, from 1, is marked on the curve."""
     from plotille import Figure
 
     curves = [[(i, y) for i, y in enumerate(values, 1) if math.isfinite(y)] for values in (validation, train)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from regtune.cli.views.drawing import counted, megabytes, metric_text, span
+from regtune.cli.terminal import counted, megabytes, span
+from regtune.cli.views.drawing import metric_text
 from regtune.cli.views.tables import facts_table, space_table, table
 from regtune.errors import COMMAND
 from regtune.escaping import printable
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
     from regtune.upkeep.doctor import Check
     from regtune.upkeep.status import DatabaseStatus, ServerStatus, Status
 
-STATE_STYLES = {"current": "green", "server": "green"} | dict.fromkeys(
-    ("missing", "empty", "older"), "yellow"
-)
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
 def plan_view(plan: Plan) -> RenderableType:
+    points = "continuous" if plan.size is None else counted(plan.size, "configuration")
+    beside = f", {plan.beside} beside the grid's points" if plan.beside else ""
+    controls = f"{len(plan.controls)} first{beside}: {', '.join(plan.controls)}"
     facts = {
         "study": f"{printable(plan.study)}, {plan.standing}",
         "data": printable(plan.data),
-        "space": _size(plan),
+        "space": f"{counted(len(plan.parameters), 'parameter')}, {points}",
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
-        "controls": _controls(plan),
+        "controls": controls if plan.controls else "none",
         "time": "none, it is complete" if plan.ended else _time(plan.duration, plan.workers),
         "disk": f"about {megabytes(plan.disk_bytes)}" if plan.disk_bytes else "",
         **{f"{name} in": path for name, path in plan.writes.items()},
@@ -51,11 +52,6 @@ def plan_view(plan: Plan) -> RenderableType:
     return Group(facts_table(facts), Text(), space_table(plan.parameters), *lines)
 
 
-def _size(plan: Plan) -> str:
-    points = "continuous" if plan.size is None else counted(plan.size, "configuration")
-    return f"{counted(len(plan.parameters), 'parameter')}, {points}"
-
-
 def _budget(plan: Plan) -> str:
     trials = "" if plan.run_cap is None else counted(plan.run_cap, "trial")
     if plan.method == "grid" and plan.size is not None:
@@ -65,19 +61,13 @@ def _budget(plan: Plan) -> str:
     return ", ".join(filter(None, (most, time)))
 
 
-def _controls(plan: Plan) -> str:
-    beside = f", {plan.beside} beside the grid's points" if plan.beside else ""
-    return f"{len(plan.controls)} first{beside}: {', '.join(plan.controls)}" if plan.controls else "none"
-
-
 def _time(duration: Duration | None, workers: int) -> str:
     if duration is None:
         return "unknown until the data is here"
-    basis = (
-        f"measured here on {counted(duration.epochs_measured, 'epoch')} of {duration.epoch_seconds:.2f} s"
-        if duration.epochs_measured
-        else f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
-    )
+    basis = f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
+    if duration.epochs_measured:
+        epochs = counted(duration.epochs_measured, "epoch")
+        basis = f"measured here on {epochs} of {duration.epoch_seconds:.2f} s"
     longer = duration.at_most_seconds > duration.seconds * 1.05
     most = f", at most {span(duration.at_most_seconds)}" if longer else ""
     return f"about {span(duration.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
@@ -161,31 +151,30 @@ def datasets_table(entries: Sequence[Entry]) -> RenderableType:
 
 
 def retrained_view(retrained: Retrained) -> RenderableType:
-    compared = ("recorded", "") if retrained.recorded is not None else ()
-    drawn = table("figure", "now", *compared, right=("now", "recorded"))
+    drawn = table("figure", "now", "recorded", "", right=("now", "recorded"))
     for name, value in retrained.figures.items():
-        cells = [name, metric_text(value)]
-        if retrained.recorded is not None:
-            same = name not in retrained.differences
-            difference = "the same" if same else f"{retrained.differences[name]:+.2e}"
-            cells += [metric_text(retrained.recorded.get(name)), difference]
+        recorded, cells = (retrained.recorded or {}).get(name), [name, metric_text(value)]
+        if recorded is not None:
+            difference = retrained.differences.get(name)
+            same = "the same" if difference is None else f"{difference:+.2e}"
+            cells += [metric_text(recorded), same]
         drawn.add_row(*cells)
     kept = Text(f"kept weights: epoch {retrained.epoch} of {retrained.epochs}, {retrained.model}")
+    verdict, style = "The figures differ with the same versions: is it another processor?", "yellow"
     if retrained.recorded is None:
-        verdict = Text(f"Not compared: {retrained.uncompared}.", style="yellow")
+        verdict = f"Not compared: {retrained.uncompared}."
     elif not retrained.differences:
-        verdict = Text("Every figure equals the recorded one, bit for bit.", style="green")
+        verdict, style = "Every figure equals the recorded one, bit for bit.", "green"
     elif retrained.changed:
-        verdict = Text(f"The figures differ; so do versions: {', '.join(retrained.changed)}.", style="yellow")
-    else:
-        verdict = Text("The figures differ with the same versions: is it another processor?", style="yellow")
-    return Group(drawn, Text(), kept, verdict)
+        verdict = f"The figures differ; so do versions: {', '.join(retrained.changed)}."
+    return Group(drawn, Text(), kept, Text(verdict, style=style))
 
 
 def databases_table(databases: Sequence[Database]) -> RenderableType:
     fold = "revision", "expected", "where"
     drawn = table("database", "state", *fold, fold=fold)
-    for one in (database.to_json() for database in databases):
-        state = Text(one["state"], style=STATE_STYLES.get(one["state"], "bold red"))
+    for database in databases:
+        one = database.to_json()
+        state = Text(one["state"], style="green" if database.current else "bold red")
         drawn.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])
     return drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from regtune.cli.terminal import counted, span
 from regtune.cli.views import drawing
-from regtune.cli.views.drawing import STYLES, WORDS, counted, metric_text, percent, span
+from regtune.cli.views.drawing import STYLES, WORDS, metric_text, percent
 from regtune.config.trial import format_number
 from regtune.escaping import printable
 
@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 
 GAP_NOTE = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
 TECHNIQUES = "techniques"
-EFFORT = ("seconds", "epochs")
-GIVES_WAY = {"seconds": 60, "epochs": 60, "state": 26, "sparsity": 18, "gap": 18, "val_accuracy": 18}
-"""Columns that are hidden, in this order, while the techniques have less room than so many characters."""
+GIVES_WAY = ("seconds", "epochs", TECHNIQUES, "state", "sparsity", "gap", "val_accuracy")
+"""Columns that are hidden, in this order, until the others fit; at TECHNIQUES the parameters become one column."""
+ROOM = 24
+"""Characters that the techniques have at least, if it can be."""
+FORMS = {
+    "val_accuracy": ".4f",
+    "gap": "+.4f",
+    "sparsity": ".1%",
+    "l2_norm": ".2f",
+    "epochs": "d",
+    "seconds": ".1f",
+}
 PLACEMENTS = {"before_activation": "before", "after_activation": "after"}
 
 
@@ -54,31 +63,22 @@ def facts_table(facts: Mapping[str, str | Text]) -> Table:
 
 
 def board_table(board: Board, width: int) -> RenderableType:
-    """Draw a leaderboard in at most `width` columns; the column it is sorted by is always shown.
-
-    Where there is no room for every column, the effort goes first; then the parameters become one column. Hidden
-    columns are named below.
-    """
+    """Draw a leaderboard in at most `width` columns; hidden ones, never the one it is sorted by, are named below."""
     metric, names = board.info.metric, board.parameters
     must = {"rank", "trial", metric, board.by.name if board.by else "rank"}
     rare = {"l2_norm"} if any(name.partition(".")[0] == "l1" for name in names) else {"l2_norm", "sparsity"}
-    every = [name for name in board.columns if name in must or name not in rare]
-    heads = dict(zip(every, every, strict=True)) | {TECHNIQUES: TECHNIQUES}
+    shown = every = [name for name in board.columns if name in must or name not in rare]
+    heads = {name: name for name in (*every, TECHNIQUES)}
     texts = [_board_texts(row, metric, names) for row in board.rows]
-    shown = every
-    if _width(shown, heads, texts) > width:
+    if _width(every, heads, texts) > width:
         heads = {name: _folded(name) for name in heads}
         texts = [{name: PLACEMENTS.get(text, text) for name, text in row.items()} for row in texts]
-        for name in EFFORT:
-            if _width(shown, heads, texts) > width and name not in must:
-                shown = [other for other in shown if other != name]
-    if _width(shown, heads, texts) > width:
-        shown = [name for name in every if name in must or name not in ("control", *names)] + [TECHNIQUES]
-        whole = _width([TECHNIQUES], heads, texts)
-        for name, room in GIVES_WAY.items():
-            taken = _width(shown, heads, texts) - whole + min(room, whole)
-            if taken > width and name not in must:
-                shown = [other for other in shown if other != name]
+    for hidden in GIVES_WAY:
+        if _width(shown, heads, texts) <= width:
+            break
+        gone = {"control", *names} if hidden == TECHNIQUES else {hidden}
+        shown = [name for name in shown if name in must or name not in gone]
+        shown += [TECHNIQUES] if hidden == TECHNIQUES else []
     words = {name for name in names if any(isinstance(row.parameter(name), str) for row in board.rows)}
     words |= {"state", "control", TECHNIQUES}
     drawn = table()
@@ -93,17 +93,11 @@ def board_table(board: Board, width: int) -> RenderableType:
             style="bold" if row.rank == 1 else "" if row.rank else "dim",
         )
     notes = [GAP_NOTE] if "gap" in shown and board.rows else []
-    if hidden := [name for name in every if name not in shown]:
-        notes.append(f"hidden columns: {', '.join(hidden)} (use --csv, or a wider terminal)")
+    if left_out := [name for name in every if name not in shown]:
+        notes.append(f"hidden columns: {', '.join(left_out)} (use --csv, or a wider terminal)")
     if board.by and board.rows:
         notes.append(f"sorted by {board.by.name}, {'descending' if board.by.largest_first else 'ascending'}")
     return Group(drawn, *(Text(note, style="dim") for note in notes))
-
-
-FORMS = {
-    **{"val_accuracy": ".4f", "gap": "+.4f", "sparsity": ".1%"},
-    **{"l2_norm": ".2f", "epochs": "d", "seconds": ".1f"},
-}
 
 
 def _board_texts(row: Row, metric: str, names: Sequence[str]) -> dict[str, str]:
@@ -122,9 +116,12 @@ def _board_texts(row: Row, metric: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _width(shown: Sequence[str], heads: Mapping[str, str], texts: Sequence[Mapping[str, str]]) -> int:
-    """Characters that the columns take, with two between them."""
-    lines = ((*heads[name].splitlines(), *(row[name] for row in texts)) for name in shown)
-    return sum(max(map(cell_len, column)) + 2 for column in lines) - 2
+    """Characters that the columns take, with two between them; of the techniques ROOM are enough."""
+    taken = 0
+    for name in shown:
+        widest = max(map(cell_len, (*heads[name].splitlines(), *(row[name] for row in texts))))
+        taken += 2 + (min(widest, ROOM) if name == TECHNIQUES else widest)
+    return taken - 2
 
 
 def _folded(name: str) -> str:
@@ -139,17 +136,20 @@ def parameter_text(value: Any) -> str:
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
-    shown = ["study", "trials", "best", "accuracy", "last active"]
-    heads = dict(zip(shown, shown, strict=True))
     rows = []
     for summary in summaries:
         info, best, cap = summary.info, summary.best, summary.info.budget.get("run_cap")
-        trials = f"{info.finished}/{cap}" if cap else str(info.finished)
-        figures = (metric_text(best.value), percent(best.accuracy)) if best else ("–", "–")
-        cells = printable(info.name), trials, *figures, when(info.last_active)
-        rows.append(dict(zip(heads, cells, strict=True)))
+        row = {
+            "study": printable(info.name),
+            "trials": f"{info.finished}/{cap}" if cap else str(info.finished),
+            "best": metric_text(best.value if best else None),
+            "accuracy": percent(best.accuracy if best else None),
+            "last active": when(info.last_active),
+        }
+        rows.append(row)
+    shown = ["study", "trials", "best", "accuracy", "last active"]
     for name in ("last active", "accuracy", "best"):
-        if _width(shown, heads, rows) > width:
+        if _width(shown, dict(zip(shown, shown, strict=True)), rows) > width:
             shown.remove(name)
     drawn = table(*shown, right=("trials", "best", "accuracy"), fold=("study",))
     for row in rows:
@@ -161,12 +161,14 @@ def study_view(top: Board, width: int) -> RenderableType:
     """One study: its space, progress, best trial and controls. top: of `read_top`."""
     info, best = top.info, top.best
     cap, timeout = info.budget.get("run_cap"), info.budget.get("timeout")
+    sizes = [f"{size:,} {key}" for key in ("train", "validation") if (size := info.data.get(key))]
+    data = info.data.get("name") or info.spec.get("dataset", "")
     states = [f"{count} {word}" for state, word in WORDS.items() if (count := info.counts[state])]
     facts = {
         "study": printable(info.name),
         "uid": printable(info.uid),
         "description": str(info.spec.get("description", "")),
-        "data": _data_text(info),
+        "data": ", ".join((printable(str(data)), *sizes)),
         "method": str(info.spec.get("method", "")),
         "metric": f"{info.metric} ({info.goal})",
         "budget": ", ".join(filter(None, (cap and counted(cap, "trial"), timeout and span(timeout)))),
@@ -185,10 +187,9 @@ def study_view(top: Board, width: int) -> RenderableType:
 
 
 def best_text(best: Row, metric: str) -> Text:
-    control = " (a control)" if best.control else ""
     return Text.assemble(
         ("best  ", "dim"),
-        (f"trial {best.number}: {drawing.configured(best)}{control}\n", "bold"),
+        (f"trial {best.number}: {drawing.techniques(best)}\n", "bold"),
         (f"      {metric_text(best.value)}", "bold green"),
         f" {metric}, {percent(best.accuracy)} accuracy",
     )
@@ -199,13 +200,8 @@ def space_table(parameters: Sequence[Searched]) -> Table:
     names += ["only when"] if any(one.condition for one in parameters) else []
     drawn = table(*names, fold=names[1:])
     for one in parameters:
-        drawn.add_row(*(one.name, one.kind, exponents(one.range), exponents(one.condition))[: len(names)])
+        drawn.add_row(*(one.name, one.kind, one.range, one.condition)[: len(names)])
     return drawn
-
-
-def exponents(text: str) -> str:
-    """Numbers of full precision as `format_number` writes them: ``1e-5``, not ``1e-05``."""
-    return re.sub(r"(?<=\de)([+-])0*(?=\d)|(?<=\d)\.0(?=e)", lambda match: (match[1] or "").strip("+"), text)
 
 
 def _space_of(info: StudyInfo) -> Sequence[Searched]:
@@ -220,7 +216,7 @@ def _space_of(info: StudyInfo) -> Sequence[Searched]:
         return ()
 
 
-def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> RenderableType:
+def trial_view(info: StudyInfo, row: Row, width: int) -> RenderableType:
     """One trial: its parameters, figures, learning curve, and how and why it ended."""
     record = row.record
     title = Text.assemble((f"trial {row.number}", "bold"), " of ", (printable(info.name), "bold"), "  ")
@@ -228,9 +224,8 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     if row.rank:
         title.append(f", rank {row.rank}", style="dim")
     if record is None:
-        why = "It is queued; nothing else is known of it yet."
-        if row.state == "FOREIGN":
-            why = "Another program added it; regtune did not train it and does not count it."
+        foreign = "Another program added it; regtune did not train it and does not count it."
+        why = foreign if row.state == "FOREIGN" else "It is queued; nothing else is known of it yet."
         if row.refused:
             why = f"Another program queued it; regtune refused it: {row.refused}"
         return Group(title, Text(why, style="dim"))
@@ -239,7 +234,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     pace = f" ({row.seconds / row.epochs:.2f} s an epoch)" if row.epochs else ""
     epochs = f"{record.epochs} of at most {record.config.training.max_epochs}, {row.seconds:.1f} s{pace}"
     facts = {
-        "techniques": drawing.mix_text(row.mix, row.control) + (" (a control)" if row.control else ""),
+        "techniques": ("control: " if row.control else "") + drawing.mix_text(row.mix, row.control),
         **{name: parameter_text(value) for name, value in record.parameters.items()},
         "seed": str(record.config.seed),
         "uid": printable(record.uid),
@@ -260,7 +255,7 @@ def trial_view(info: StudyInfo, row: Row, width: int, height: int = 14) -> Rende
     if record.epochs and not waits:
         losses = record.history["cross_entropy"], record.history["val_cross_entropy"]
         marked = kept.epoch if kept else None
-        curve = drawing.learning_curve(*losses, width=min(width, 88), height=height, kept=marked)
+        curve = drawing.learning_curve(*losses, width=min(width, 88), height=14, kept=marked)
         parts += [Text(), Text("cross-entropy by epoch, without the penalty", style="dim"), curve]
     return Group(*parts)
 
@@ -277,17 +272,11 @@ def comparison_text(comparison: Comparison) -> Text:
         text.append(f"against no technique: {comparison.metric} {change}")
         if comparison.accuracy_by is not None:
             text.append(f", accuracy {100 * comparison.accuracy_by:+.2f} points")
-    error = "" if comparison.standard_error is None else f"±{100 * comparison.standard_error:.2f} points"
-    note = f"Single runs; the standard error of each accuracy is {error}." if error else "Single runs."
-    return text.append(f"\n      {note}", style="dim")
+    note, error = "Single runs", comparison.standard_error
+    if error is not None:
+        note += f"; the standard error of each accuracy is ±{100 * error:.2f} points"
+    return text.append(f"\n      {note}.", style="dim")
 
 
 def when(moment: datetime | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M") if moment else "–"
-
-
-def _data_text(info: StudyInfo) -> str:
-    name = info.data.get("name") or info.spec.get("dataset", "")
-    sizes = {key: info.data.get(key) for key in ("train", "validation")}
-    shown = (f"{size:,} {key}" for key, size in sizes.items() if isinstance(size, int))
-    return ", ".join((printable(str(name)), *shown))

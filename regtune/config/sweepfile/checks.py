@@ -133,8 +133,9 @@ def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -
 
 
 def shown_value(value: Any) -> str:
-    """A value as text: widths of layers as ``128-64``."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else describe(value).strip('"')
+    """A value as text: widths of layers as ``128-64``, a small number as ``1e-5``."""
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else describe(value).strip('"')
+    return text.replace("e-0", "e-") if isinstance(value, float) else text
 
 
 def _method(spec: SweepSpec) -> Iterator[Problem]:
