@@ -133,7 +133,7 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
             trained = _training(executor) - trained
         finally:
             if with_server:
-                service.down(settings, tell=lambda line: None)
+                service.down(settings)
     assert outcome.unwritten == 0
     return {
         "seconds": outcome.seconds,

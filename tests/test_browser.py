@@ -21,7 +21,7 @@ from specs import QUICK
 from stores import free_port
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.server.process import Server
+from regtune.server.process import Server, serving
 from regtune.settings import Settings
 from regtune.tracking import names
 from regtune.tracking.page import trials_page
@@ -63,7 +63,7 @@ def _page_over(home: Path, trials: int) -> Iterator[Server]:
     spec = SweepSpec.load(QUICK, overrides=[f"run_cap={trials}"])
     big_study.make_study(settings, spec, trials, unfinished=False)
     assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None)] == [trials]
-    with Server(settings, port=free_port()) as server:
+    with serving(settings, free_port()) as server:
         yield server
 
 

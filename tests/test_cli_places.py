@@ -151,7 +151,7 @@ board {NAME} --sort nothing => --sort nothing: expected one of rank; board {NAME
 sweep quick.yaml --set =5; sweep quick.yaml --set ''; sweep quick.yaml --set run_cap=[1; sweep quick.yaml --from '';
 sweep quick.yaml --name ../elsewhere; sweep quick.yaml --name --fresh; show {NAME} 999 => has no trial 999;
 enqueue spaced dropout; enqueue spaced dropout=much; enqueue spaced dropuot=0.1; enqueue spaced dropout=0.9;
-enqueue spaced dropout=[[[[; up --host {"h" * 300}.example; plan . => found a folder;
+enqueue spaced dropout=[[[[; plan . => found a folder;
 train absent.yaml => absent.yaml: no such file; sweep absent.yaml --quiet => absent.yaml;
 data verify cifar => expected mnist, mnist-5k, fashion-mnist or a path; data fetch cifar10 --quiet;
 data fetch mnist-5k --quiet => nothing to fetch
@@ -182,9 +182,10 @@ def test_what_cannot_be_parsed_is_said_in_a_box(capsys: Capture) -> None:
 
 def test_an_address_that_no_machine_has_is_one_line(capsys: Capture) -> None:
     for host in ("h" * 300, NO_TEXT, "::x"):
-        code, output, errors = run_here(capsys, "ui", "--no-browser", "--host", host)
-        assert (code, output, len(errors.splitlines())) == (1, "", 1)
-        assert "not an address of this machine; try 127.0.0.1" in errors
+        for verb in ("ui", "up"):
+            code, output, errors = run_here(capsys, verb, "--host", host)
+            assert (code, output, len(errors.splitlines())) == (1, "", 1)
+            assert "not an address of this machine; try 127.0.0.1" in errors
 
 
 def test_a_word_that_is_no_text_is_shown_as_it_is_written(capsys: Capture) -> None:

@@ -25,7 +25,7 @@ from regtune.cli import app
 from regtune.credentials import in_url
 from regtune.errors import InputError, SettingsError
 from regtune.server.accounts import accounts_environment
-from regtune.server.choice import urls_of
+from regtune.server.databases import urls_of
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import database_path, full_url, parse_url, place
 from regtune.storage.mlflow import store_url

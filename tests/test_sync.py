@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
 from regtune.tracking import names
 from regtune.tracking.sync import sync
-from regtune.upkeep.status import look
 
 pytestmark = pytest.mark.slow
 RUNS = {names.PARENT, names.BEST_RUN}
@@ -138,27 +136,12 @@ def remove(settings: Settings) -> None:
     shutil.rmtree(settings.artifacts / "runs")
 
 
-def test_status_says_what_sync_finds(settings: Settings) -> None:
-    study = optuna.load_study(study_name="small", storage=settings.storage_url)
-    study.enqueue_trial({"dropout": 0.1})  # it has not begun, so that MLflow lacks nothing of it
-    assert look(settings).behind == {}
-    with sqlite3.connect(settings.home / "mlflow.db") as database:
-        database.execute("DELETE FROM tags WHERE key = 'regtune.mix'")
-        database.execute("UPDATE experiment_tags SET value = '' WHERE key = 'mlflow.note.content'")
-    database.close()
-    found = {
-        entry.study: entry.lacks for entry in sync(settings, check=True, tell=lambda *_: None) if entry.lacks
-    }
-    assert len(found) == 3
-    assert look(settings).behind == found
-    said = json.loads(regtune("status", "--json").stdout)["behind"]
-    assert said == {study: asdict(lacks) for study, lacks in found.items()}
-
-
 def test_what_a_sweep_has_written_lacks_nothing_and_comes_back_whole_when_it_was_deleted(
     settings: Settings,
 ) -> None:
     before, unchanged = dump(settings), content(settings)
+    study = optuna.load_study(study_name="small", storage=settings.storage_url)
+    study.enqueue_trial({"dropout": 0.1})  # it has not begun, so that MLflow lacks nothing of it
     found = regtune("sync", "--check")
     assert (found.returncode, found.stderr) == (0, ""), found.stdout
     assert found.stdout.count("MLflow is up to date") == 3

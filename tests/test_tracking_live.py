@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from stores import Postgres, free_port, until
 from tracking_records import Sweeping
 
-from regtune.server.process import Server
+from regtune.server.process import serving
 from regtune.settings import Settings
 from regtune.tracking import Tracker, names, trials
 from regtune.tracking.live import Follower
@@ -190,7 +190,7 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(settings: Setting
     follower.round()
     assert follower.report.trouble.startswith("MLflow is away since ")
     assert (follower.report.away, follower.report.waiting) == (True, 3)
-    with Server(settings, port=port):
+    with serving(settings, port):
         follower.close()
         follow(follower)
         assert set(runs(there)) == {None, "0", "1", "2"}

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from stores import free_port
 
 from regtune.errors import TrackingError
-from regtune.server.process import Server
+from regtune.server.process import serving
 from regtune.settings import Settings
 from regtune.tracking import StudyFacts, names
 from regtune.tracking.removal import delete_study, tracked_studies
@@ -92,7 +92,7 @@ def test_through_a_server_the_same_calls_do_the_same_and_mlflow_says_nothing(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     trials = [records.with_model(records.complete(0), settings.artifacts), *records.study(3)[1:]]
-    with Server(settings, port=free_port()) as server:
+    with serving(settings, free_port()) as server:
         client_side = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=server.url)
         assert catch_up(client_side, records.facts(), trials, "FINISHED", 0) == 3
         assert catch_up(client_side, records.facts(), trials, "FINISHED", 0) == 0

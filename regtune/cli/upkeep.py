@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,11 +78,9 @@ def down(quiet: options.Quiet = False, home: options.Home = None) -> None:
     """Stop what `up` has started."""
     from regtune.server.service import down as end
 
-    notes: list[str] = []
     with terminal.working("stopping the server", quiet):
-        ended = end(terminal.settings_of(home), notes.append)
-    for note in (*notes, "Stopped." if ended else "Nothing is running here."):
-        terminal.say(note, quiet)
+        ended = end(terminal.settings_of(home))
+    terminal.say("Stopped." if ended else "Nothing is running here.", quiet)
 
 
 def status(as_json: options.Json = False, home: options.Home = None) -> None:
@@ -189,16 +186,16 @@ def init(quiet: options.Quiet = False, home: options.Home = None) -> None:
     """Create the tables of both databases, where missing."""
     from regtune.server.databases import init_databases
 
-    for database in init_databases(terminal.settings_of(home)):
-        terminal.say(str(database), quiet)
+    for line in init_databases(terminal.settings_of(home)):
+        terminal.say(line, quiet)
 
 
 def upgrade(quiet: options.Quiet = False, home: options.Home = None) -> None:
     """Migrate both databases to the installed versions of Optuna and MLflow; back them up first."""
     from regtune.server.databases import upgrade_databases
 
-    for database in upgrade_databases(terminal.settings_of(home)):
-        terminal.say(str(database), quiet)
+    for line in upgrade_databases(terminal.settings_of(home)):
+        terminal.say(line, quiet)
 
 
 def check(as_json: options.Json = False, home: options.Home = None) -> None:
@@ -208,10 +205,10 @@ def check(as_json: options.Json = False, home: options.Home = None) -> None:
 
     databases = check_databases(terminal.settings_of(home))
     terminal.present(databases, databases_table, as_json)
-    for one in databases:
-        if one.schema and one.schema.problem:
-            terminal.say(one.schema.problem)
-    if not all(one.current for one in databases):
+    problems = [one.problem for one in databases if one.problem]
+    for problem in problems:
+        terminal.say(problem)
+    if problems:
         raise typer.Exit(1)
 
 
@@ -219,9 +216,9 @@ def backup(folder: Backup, quiet: options.Quiet = False, home: options.Home = No
     """Copy both SQLite databases and all artifacts into DIR, also while a sweep runs."""
     from regtune.upkeep.backup import make_backup
 
-    with terminal.working(f"copying to {folder}", quiet) as tell:
-        backed_up = make_backup(terminal.settings_of(home), folder, _share(tell, "copied"))
-    for note in (*backed_up.notes, f"{backed_up.folder}: {_size(backed_up.manifest)}, verified"):
+    with terminal.working(f"copying to {folder}", quiet):
+        backed_up = make_backup(terminal.settings_of(home), folder)
+    for note in (*backed_up.notes, f"{folder}: {_size(backed_up.manifest)}, verified"):
         terminal.say(note, quiet)
 
 
@@ -237,18 +234,10 @@ def restore(
     if plan.replaced:
         there = ", ".join(str(path) for path in plan.replaced)
         terminal.confirm(f"Set {there} aside and restore the backup of {plan.manifest.made}?", yes)
-    with terminal.working(f"restoring {folder}", quiet) as tell:
-        restored = restore_backup(settings, folder, _share(tell, "restored"))
-    result = f"{settings.home}: {_size(plan.manifest)}, as of {plan.manifest.made}"
-    for note in (*(f"set aside: {path}" for path in restored.aside), *restored.notes, result):
-        terminal.say(note, quiet)
-
-
-def _share(tell: Callable[[str], object], done: str) -> Callable[[int, int], None]:
-    def told(count: int, total: int) -> None:
-        tell(f"{done} {megabytes(count)} of {megabytes(total)}")
-
-    return told
+    with terminal.working(f"restoring {folder}", quiet):
+        lines = restore_backup(settings, folder)
+    for line in (*lines, f"{settings.home}: {_size(plan.manifest)}, as of {plan.manifest.made}"):
+        terminal.say(line, quiet)
 
 
 def _size(manifest: Manifest) -> str:

@@ -12,19 +12,16 @@ import ipaddress
 import os
 import secrets
 import socket
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from regtune.credentials import ADMIN_PASSWORD, SERVER_SECRET, basic, secret
-from regtune.errors import InputError, SettingsError
+from regtune.credentials import ADMIN_PASSWORD, SERVER_SECRET, secret
+from regtune.errors import InputError, SettingsError, TrackingError
 from regtune.settings import Settings, sqlite_url
 from regtune.storage import full_url
 
 ADMIN_USERNAME = "MLFLOW_AUTH_ADMIN_USERNAME"
 SHORTEST_PASSWORD = 12
 """MLflow refuses shorter ones."""
-REQUEST_SECONDS = 10
 DEFAULT_PERMISSION = "READ"
 """What an account may do with experiments and models that nobody has given it rights on."""
 PASSWORD_CACHE_SECONDS = 60
@@ -32,25 +29,28 @@ PASSWORD_CACHE_SECONDS = 60
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server that listens at `host`."""
+    """Return whether only this machine can reach a server that listens at `host`. Raises TrackingError for no host."""
     try:
         addresses = {address[0] for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):  # no address of this machine: listening at it says so
-        return False
+    except (OSError, UnicodeError):
+        raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
     return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in addresses)
 
 
 def wants_accounts(host: str, wanted: bool | None) -> bool:
     """Return whether a server at `host` has accounts; `wanted` is what was asked for, None for what is usual.
 
-    Raises InputError for a server that any machine could reach without one.
+    Raises InputError for a server that any machine could reach without one, and as `is_loopback` and
+    `administrators_password` do.
     """
-    if is_loopback(host):
-        return bool(wanted)
-    if wanted is False:
+    others = not is_loopback(host)
+    if others and wanted is False:
         risk = "other machines can connect to this address, and could read and delete every run"
         raise InputError(f"--no-auth with --host {host}: {risk}; remove --no-auth")
-    return True
+    accounts = others or bool(wanted)
+    if accounts:
+        administrators_password()
+    return accounts
 
 
 def accounts_environment(settings: Settings) -> dict[str, str]:
@@ -71,36 +71,13 @@ def accounts_environment(settings: Settings) -> dict[str, str]:
 
 def administrators_password() -> str:
     """Return the password of the administrator's new account. Raises SettingsError without a valid one."""
-    password = secret(ADMIN_PASSWORD)
-    least = f"at least {SHORTEST_PASSWORD} characters"
-    if not password:
-        raise SettingsError(
-            f"accounts need a password for the first one, the administrator's; there is no default: give it as "
-            f"{ADMIN_PASSWORD}, or in a file (mode 0600) that {ADMIN_PASSWORD}_FILE names; {least}"
-        )
+    password = secret(ADMIN_PASSWORD) or ""
     if len(password) < SHORTEST_PASSWORD:
-        raise SettingsError(f"{ADMIN_PASSWORD}: expected {least}, found {len(password)}")
+        raise SettingsError(
+            f"accounts need a password of at least {SHORTEST_PASSWORD} characters for the first one, the "
+            f"administrator's: give it as {ADMIN_PASSWORD}, or in a file (mode 0600) that {ADMIN_PASSWORD}_FILE names"
+        )
     return password
-
-
-def password_notice(url: str) -> str:
-    """Return what to know when the administrator's account has another password than the one given; else empty.
-
-    MLflow uses the one given to make the account, and never again.
-    """
-    headers = basic(administrator(), administrators_password())
-    request = urllib.request.Request(f"{url}/api/2.0/mlflow/users/current", headers=headers)  # noqa: S310
-    try:
-        urllib.request.urlopen(request, timeout=REQUEST_SECONDS).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            return (
-                f"{ADMIN_PASSWORD} is not the password of the account {administrator()}, which was made earlier and "
-                f"keeps its own; MLflow's AuthServiceClient.update_user_password changes it"
-            )
-    except OSError:  # it has ended: others say so
-        pass
-    return ""
 
 
 def administrator() -> str:

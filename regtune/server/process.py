@@ -14,10 +14,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import IO
 
 import psutil
 
@@ -31,7 +31,7 @@ from regtune.credentials import (
 )
 from regtune.errors import TrackingError
 from regtune.processes import end
-from regtune.server.accounts import accounts_environment, administrator, is_loopback, password_notice
+from regtune.server.accounts import accounts_environment, administrator, is_loopback
 from regtune.settings import Settings
 from regtune.storage.mlflow import SILENCE, prepare, store_url
 
@@ -63,47 +63,36 @@ runs commands on this machine for whoever reaches the page from it; that one has
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Server:
-    """An MLflow server as a context: it answers inside the block, and no process of it is left after it.
+    """A running MLflow server."""
 
-    stop: when set while the server is starting, KeyboardInterrupt is raised. Raises TrackingError when the port is
-    taken, naming by what, or when the server does not start.
+    url: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+
+@contextmanager
+def serving(
+    settings: Settings,
+    port: int,
+    host: str = DEFAULT_HOST,
+    stop: threading.Event | None = None,
+    auth: bool = False,
+) -> Iterator[Server]:
+    """Run an MLflow server on this folder's store; no process of it is left after the block.
+
+    auth: whether it asks for an account. stop: when set while the server is starting, KeyboardInterrupt is raised.
+    Raises TrackingError when the port is taken or the server does not start, SettingsError.
     """
-
-    settings: Settings
-    port: int = DEFAULT_PORT
-    host: str = DEFAULT_HOST
-    stop: threading.Event | None = None
-    auth: bool = False
-
-    @property
-    def url(self) -> str:
-        return address(self.host, self.port)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    def __enter__(self) -> Self:
-        check_port(self.host, self.port)
-        accounts = accounts_environment(self.settings) if self.auth else {}
-        self._log = tempfile.TemporaryFile()
-        self._process = start(self.settings, self.host, self.port, self._log, accounts, self.stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        end(group_members(self._process.pid), STOP_SECONDS)
-        self._process.wait()
-        self._log.close()
-
-    def last_words(self) -> str:
-        """Return the last line it wrote, for an error's message."""
-        return _last_line(self._log, 0)
+    check_port(host, port)
+    accounts = accounts_environment(settings) if auth else {}
+    with tempfile.TemporaryFile() as log:
+        process = start(settings, host, port, log, accounts, stop)
+        try:
+            yield Server(address(host, port), process, log)
+        finally:
+            _end(process)
 
 
 def start(
@@ -114,9 +103,9 @@ def start(
     more: Mapping[str, str],
     stop: threading.Event | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the MLflow server on this folder's store, in a session of its own, and wait until it answers.
+    """Start the server in a session of its own, and wait until it answers; `more` is added to its environment.
 
-    more: added to its environment. stop: when set, KeyboardInterrupt is raised. Raises TrackingError.
+    Raises as `serving` does.
     """
     prepare(settings.mlflow_uri, settings.artifacts)
     begin = log.seek(0, os.SEEK_END)
@@ -140,13 +129,23 @@ def start(
             ended = process.poll() is not None
             if ended or time.monotonic() > deadline:
                 what = "could not start" if ended else f"did not answer within {START_SECONDS:.0f} s"
-                raise TrackingError(f"the MLflow server {what}: {_last_line(log, begin)}")
+                raise TrackingError(f"the MLflow server {what}: {last_line(log, begin)}")
             time.sleep(0.1)
     except BaseException:
-        end(group_members(process.pid), STOP_SECONDS)
-        process.wait()
+        _end(process)
         raise
     return process
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the process group, orphans among them."""
+    members = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == server.pid:
+                members.append(process)
+    end(members, STOP_SECONDS)
+    server.wait()
 
 
 def answers(url: str, seconds: float) -> bool:
@@ -156,7 +155,8 @@ def answers(url: str, seconds: float) -> bool:
     return False
 
 
-def _last_line(log: IO[bytes], begin: int) -> str:
+def last_line(log: IO[bytes], begin: int = 0) -> str:
+    """Return the last line that a server wrote."""
     log.seek(begin)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it printed nothing"
@@ -168,7 +168,7 @@ def address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def server_environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
+def server_environment(settings: Settings, more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the MLflow server on this folder's store; `more` is added.
 
     Of secrets only the password of a PostgreSQL store is in it; of the variables that servers read those PASSED_ON.
@@ -183,7 +183,7 @@ def server_environment(settings: Settings, more: Mapping[str, str] | None = None
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_BACKEND_STORE_URI": store_url(uri),
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),
-        **(more or {}),
+        **more,
     }
 
 
@@ -194,41 +194,38 @@ def _libpq() -> dict[str, str]:
     return {"PGPASSFILE": os.environ["PGPASSFILE"]} if "PGPASSFILE" in os.environ else {}
 
 
-def notices(host: str, url: str, accounts: bool) -> list[str]:
-    """Return what to know about who reaches a server that answers at `url`, a line each."""
+def notices(host: str, accounts: bool) -> list[str]:
+    """Return what to know about who reaches a server that listens at `host`, a line each."""
     lines = []
     if accounts:
-        lines.append(f"It requires an account; the administrator's is {administrator()}.")
-        lines += [notice] if (notice := password_notice(url)) else []
+        admin = f"the administrator's is {administrator()}, with the password that it was created with"
+        lines.append(f"It requires an account; {admin}.")
     if not is_loopback(host):
-        tls = f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example)"
-        names = (
-            f" and name the addresses that it is asked for by, {ALLOWED_HOSTS}=NAME:PORT,localhost:*; "
-            f"without that it answers to localhost and private addresses only."
+        lines.append(
+            f"Other machines reach it at {host}, unencrypted: put TLS in front (deploy/Caddyfile is an example), and "
+            f"name the addresses that it is asked for by: {ALLOWED_HOSTS}=NAME:PORT,localhost:*"
         )
-        lines.append(tls + ("." if os.environ.get(ALLOWED_HOSTS) else names))
     return lines
 
 
-def check_port(host: str, port: int, verb: str = "ui") -> None:
-    """Raise TrackingError for a port that cannot be listened at, naming who has it, and one that is free for `verb`."""
+def check_port(host: str, port: int) -> None:
+    """Raise TrackingError for a port that cannot be listened at, naming who has it, and one that is free."""
     try:
         _bind(host, port)
-    except (socket.gaierror, UnicodeError):  # no name of a machine at all
-        raise TrackingError(f"host {host}: not an address of this machine; try 127.0.0.1") from None
     except OSError as error:
         said = f"{host}:{port} cannot be bound ({error.strerror}); try another --port"
         if error.errno == errno.EADDRINUSE:
-            free = _free_port(host, port)
-            said = f"port {port} is taken by {_listener(port)}; stop it, or try: regtune {verb} --port {free}"
+            said = f"port {port} is taken by {_listener(port)}; stop it, or try --port {_bind(host, 0)}"
         raise TrackingError(said) from None
 
 
-def _bind(host: str, port: int) -> None:
+def _bind(host: str, port: int) -> int:
+    """Bind to a port for a moment, to any free one for 0, and return it."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 def _listener(port: int) -> str:
@@ -239,21 +236,3 @@ def _listener(port: int) -> str:
                 command = " ".join(process.cmdline())[:60] or process.name()
                 return f"process {one.pid} ({command})"
     return "another process"
-
-
-def _free_port(host: str, port: int) -> int:
-    for candidate in range(port + 1, min(port + 50, 65536)):
-        with suppress(OSError):
-            _bind(host, candidate)
-            return candidate
-    return port + 1
-
-
-def group_members(group: int) -> list[psutil.Process]:
-    """List the processes of a process group, orphans among them."""
-    members = []
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == group:
-                members.append(process)
-    return members

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from os import geteuid
 from pathlib import Path
@@ -19,9 +19,8 @@ import psutil
 
 from regtune.errors import InputError, TrackingError
 from regtune.processes import end
-from regtune.server.accounts import accounts_environment, administrators_password, wants_accounts
-from regtune.server.choice import choose, urls_of
-from regtune.server.databases import init_databases, running_sweeps
+from regtune.server.accounts import accounts_environment, wants_accounts
+from regtune.server.databases import choose, init_databases, urls_of
 from regtune.server.process import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -95,19 +94,9 @@ def up(
 ) -> Service:
     """Start this folder's server unless it runs; tell what was done and where it answers.
 
-    Args:
-        settings: the folder.
-        databases: `sqlite`, `postgres` for the PostgreSQL that comes with regtune, or a server's URL; None keeps what
-            the folder has.
-        port: where it was last, by default; at first 5000.
-        host: address to listen at; 127.0.0.1 by default.
-        auth: whether it asks for an account; by default where other machines reach it.
-        tell: told one line at a time.
-
-    Raises:
-        InputError: what was asked for contradicts itself or the environment.
-        TrackingError: the port is taken, the server runs otherwise than asked for, or does not start.
-        StorageError: the database cannot be used.
+    databases: as for `choose`. port: `usual_port` by default. host: 127.0.0.1 by default. auth: whether it asks for an
+    account; by default where other machines reach it. Raises InputError for what contradicts itself or the environment,
+    TrackingError when the server runs otherwise than asked for or does not start, StorageError.
     """
     if is_server(settings.tracking_uri):
         named = f"MLFLOW_TRACKING_URI names a server already, {settings.tracking_uri}"
@@ -116,16 +105,23 @@ def up(
     with lock(home, "service", LOCK_SECONDS):
         known = running(settings)
         if known is not None:
-            _require_same(settings, known, databases, port, host, auth)
-            _require_answer(settings, known, tell)
+            asked = replace(
+                known,
+                port=port or known.port,
+                host=host or known.host,
+                auth=known.auth if auth is None else auth,
+                store=urls_of(home, databases)["mlflow"] if databases else settings.mlflow_uri,
+            )
+            if asked != known:
+                runs = f"the server of this folder runs with other options, {_where(known)}"
+                raise TrackingError(f"{runs}; to change it: regtune down, then this command again")
+            _require_answer(known, home, tell)
             return known
         host, port = host or DEFAULT_HOST, port or usual_port(settings)
         accounts = wants_accounts(host, auth)
-        if accounts:
-            administrators_password()
         end(processes(home), STOP_SECONDS)
         (home / FILE).unlink(missing_ok=True)
-        check_port(host, port, "up")
+        check_port(host, port)
         before, database_ran = read_choice(home), Embedded(home).postmaster is not None
         try:
             choose(settings, databases, tell)
@@ -136,12 +132,12 @@ def up(
             write_choice(home, before)
             raise
     tell(f"MLflow: {service.url}, on {place(service.store)}")
-    for line in notices(host, service.url, service.auth):
+    for line in notices(host, accounts):
         tell(line)
     return service
 
 
-def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
+def down(settings: Settings) -> bool:
     """Stop this folder's server and its PostgreSQL; return whether anything ran. Raises StorageError, TrackingError."""
     home = settings.home.resolve()
     if not home.exists():
@@ -154,11 +150,7 @@ def down(settings: Settings, tell: Callable[[str], None] = print) -> bool:
         parts = processes(home)
         end(parts, STOP_SECONDS)
         (home / FILE).unlink(missing_ok=True)
-        embedded = Embedded(home)
-        cut = embedded.postmaster is not None and is_own_postgres(settings.storage_url)
-        if cut and (sweeps := running_sweeps(settings.storage_url)):
-            tell(f"A sweep of {' and of '.join(map(str, sweeps))} waits for its database until: regtune up")
-        return embedded.stop() or bool(parts)
+        return Embedded(home).stop() or bool(parts)
 
 
 def processes(home: Path) -> list[psutil.Process]:
@@ -168,10 +160,8 @@ def processes(home: Path) -> list[psutil.Process]:
 
 
 def clock(since: str) -> str:
-    """Write a moment as people read it: the time of today, else with its day."""
-    moment = datetime.fromisoformat(since)
-    today = moment.date() == datetime.now().astimezone().date()
-    return moment.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
+    """Write a moment as people read it."""
+    return datetime.fromisoformat(since).strftime("%Y-%m-%d %H:%M")
 
 
 def _start(settings: Settings, host: str, port: int, accounts: bool) -> Service:
@@ -190,41 +180,20 @@ def _start(settings: Settings, host: str, port: int, accounts: bool) -> Service:
     return service
 
 
-def _require_same(
-    settings: Settings,
-    known: Service,
-    databases: str | None,
-    port: int | None,
-    host: str | None,
-    auth: bool | None,
-) -> None:
-    """Raise TrackingError for a server that runs otherwise than asked for."""
-    store = known.store if databases is None else urls_of(settings.home, databases)["mlflow"]
-    database = f"--{databases}" if databases in ("sqlite", "postgres") else f"--postgres {databases}"
-    asked = {
-        database: store != known.store,
-        f"--port {port}": port not in (None, known.port),
-        f"--host {host}": host not in (None, known.host),
-        "--auth" if auth else "--no-auth": auth not in (None, known.auth),
-    }
-    options = [option for option, other in asked.items() if other]
-    if options or known.store != settings.mlflow_uri:
-        raise TrackingError(
-            f"the server of this folder runs with other options, at {known.url} on {place(known.store)} since "
-            f"{clock(known.since)}; to change it: regtune down, then: regtune up {' '.join(options)}".rstrip()
-        )
-
-
-def _require_answer(settings: Settings, known: Service, tell: Callable[[str], None]) -> None:
+def _require_answer(known: Service, home: Path, tell: Callable[[str], None]) -> None:
     """Start its PostgreSQL again if that has ended, and tell where it answers. Raises TrackingError, StorageError."""
-    if is_own_postgres(known.store) and Embedded(settings.home).start():
+    if is_own_postgres(known.store) and Embedded(home).start():
         tell("PostgreSQL had stopped; it is running again")
     if not answers(known.url, ANSWER_SECONDS):
         raise TrackingError(
             f"the server of this folder, process {known.pid} at {known.url}, does not answer within "
             f"{ANSWER_SECONDS:.0f} s; restart it with: regtune down, then: regtune up"
         )
-    tell(f"MLflow: {known.url}, on {place(known.store)}, since {clock(known.since)}")
+    tell(f"MLflow: {_where(known)}")
+
+
+def _where(known: Service) -> str:
+    return f"{known.url}, on {place(known.store)}, since {clock(known.since)}"
 
 
 def _mark(home: Path) -> str:

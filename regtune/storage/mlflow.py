@@ -160,10 +160,12 @@ def store_url(uri: str) -> str:
     return uri if is_server(uri) else full_url(uri, TRACKING.variable)
 
 
-def tracking_schema(uri: str) -> Schema | None:
-    """How MLflow's database stands, None for a server. Raises TrackingError, StorageError."""
+def tracking_schema(uri: str) -> Schema:
+    """How MLflow's database stands. Raises TrackingError, StorageError."""
     check_uri(uri)
-    return None if is_server(uri) else schema_of(uri, TRACKING)
+    if is_server(uri):
+        return Schema(TRACKING, uri, "server")
+    return schema_of(uri, TRACKING)
 
 
 def check_store(uri: str) -> None:
@@ -176,9 +178,9 @@ def check_store(uri: str) -> None:
             raise TrackingError(str(error)) from error
 
 
-def _usable(uri: str) -> Schema | None:
+def _usable(uri: str) -> Schema:
     schema = tracking_schema(uri)
-    if schema and schema.problem and not (schema.blank and is_sqlite(uri)):
+    if schema.problem and not (schema.blank and is_sqlite(uri)):
         raise TrackingError(schema.problem)
     return schema
 
@@ -199,9 +201,9 @@ def prepare(uri: str, artifacts: Path) -> None:
     check_server(uri)
     try:
         schema = _usable(uri)
-        if schema and schema.blank:
+        if schema.blank:
             make_store(uri, artifacts)
-        elif schema:
+        elif schema.state != "server":
             _settle(uri, artifacts)
     except StorageError as error:
         raise TrackingError(str(error)) from error

@@ -27,7 +27,7 @@ from regtune.storage.engines import database_path, engine_options, full_url, giv
 from regtune.storage.locks import schema_lock
 from regtune.storage.troubles import understood, writable_folder
 
-State = Literal["missing", "empty", "unfinished", "current", "older", "newer", "foreign"]
+State = Literal["missing", "empty", "unfinished", "current", "older", "newer", "foreign", "server"]
 ACCOUNTS = "alembic_version_auth"
 """MLflow's accounts have a version table of their own and may lie in its database, before its other tables do."""
 _LINE = re.compile(r"^(down_)?revision\s*(?::[^=]*)?=\s*[\"'](.+?)[\"']", re.MULTILINE)
@@ -44,10 +44,12 @@ class Migrations(NamedTuple):
 class Tables:
     """Whose tables a database holds.
 
-    records: what they hold. variable, password: the settings that name the database and its password. folder: of the
-    library's migrations. mark: a table that only it has. content: a table without rows while nothing is recorded.
+    name: as `db check` calls it. records: what they hold. variable, password: the settings that name the database and
+    its password. folder: of the library's migrations. mark: a table that only it has. content: a table without rows
+    while nothing is recorded.
     """
 
+    name: str
     owner: str
     records: str
     variable: str
@@ -86,6 +88,7 @@ class Tables:
 
 
 STUDIES = Tables(
+    "studies",
     "Optuna",
     "Optuna studies",
     "OPTUNA_STORAGE",
@@ -95,6 +98,7 @@ STUDIES = Tables(
     "studies",
 )
 TRACKING = Tables(
+    "mlflow",
     "MLflow",
     "MLflow runs",
     "MLFLOW_TRACKING_URI",
@@ -110,7 +114,8 @@ class Schema:
     """How a database stands.
 
     revision: of its tables; None where there are none, or none that says so. state: `missing` (no file), `empty`,
-    `unfinished` (a creation that was cut off), `current`, `older`, `newer` than what is installed, or `foreign`.
+    `unfinished` (a creation that was cut off), `current`, `older`, `newer` than what is installed, `foreign`, or
+    `server` where a tracking server keeps it.
     """
 
     tables: Tables
@@ -127,7 +132,7 @@ class Schema:
     def problem(self) -> str:
         """What is wrong and what to do about it, in one line; empty for one that can be used."""
         owner, wanted = self.tables.owner, self.tables.migrations.head
-        if self.state == "current":
+        if self.state in ("current", "server"):
             return ""
         if self.blank:
             return f"{self.where}: has no tables yet; create them with: regtune db init"
@@ -139,6 +144,15 @@ class Schema:
             whose, remedy = "a newer", "use a newer regtune"
         revision = f"({self.revision or 'before all revisions'}, here {wanted})"
         return f"{self.where}: its tables are of {whose} {owner} {revision}; {remedy}"
+
+    def to_json(self) -> dict[str, str | None]:
+        return {
+            "database": self.tables.name,
+            "place": self.where,
+            "state": self.state,
+            "revision": self.revision,
+            "wanted": None if self.state == "server" else self.tables.migrations.head,
+        }
 
 
 def schema_of(url: str, tables: Tables) -> Schema:

@@ -13,8 +13,8 @@ from functools import partial
 from http.client import HTTPException
 
 from regtune.errors import TrackingError
-from regtune.server.accounts import administrators_password, wants_accounts
-from regtune.server.process import DEFAULT_HOST, Server, check_port, notices
+from regtune.server.accounts import wants_accounts
+from regtune.server.process import DEFAULT_HOST, check_port, last_line, notices, serving
 from regtune.server.service import running, usual_port
 from regtune.settings import Settings
 from regtune.storage import is_sqlite, open_engine
@@ -56,24 +56,21 @@ def serve_ui(
     accounts = wants_accounts(host, auth)
     port = port or usual_port(settings)
     check_port(host, port)
-    if accounts:
-        administrators_password()
-    schema = tracking_schema(uri)
-    if schema is not None and schema.blank and is_sqlite(uri):
+    if is_sqlite(uri) and tracking_schema(uri).blank:
         open_engine(settings.storage_url).dispose()
     stop = threading.Event()
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
     try:
-        with suppress(KeyboardInterrupt), Server(settings, port, host, stop, accounts) as server:
+        with suppress(KeyboardInterrupt), serving(settings, port, host, stop, accounts) as server:
             tell(f"MLflow: {server.url}  (Ctrl-C stops it)")
-            for line in notices(host, server.url, accounts):
+            for line in notices(host, accounts):
                 tell(line)
             _browse(tell_newest(server.url, tell) or server.url, open_browser)
-            while server.running and not stop.wait(0.5):
+            while server.process.poll() is None and not stop.wait(0.5):
                 pass
             if not stop.is_set():
-                raise TrackingError(f"the MLflow server has ended by itself: {server.last_words()}")
+                raise TrackingError(f"the MLflow server has ended by itself: {last_line(server.log)}")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

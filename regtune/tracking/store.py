@@ -102,9 +102,9 @@ def open_reader(settings: Settings) -> Reader | None:
     if is_sqlite(uri) and not database_path(uri).exists():
         return None
     found = tracking_schema(uri)
-    if found is not None and found.blank:
+    if found.blank:
         return None
-    if found is not None and found.problem:
+    if found.problem:
         raise TrackingError(found.problem)
     return SqlReader(TRACKING.engine(uri))
 

@@ -19,21 +19,19 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from regtune import __version__
 from regtune.errors import InputError, StorageError
 from regtune.server.databases import check_databases
 from regtune.settings import Settings, is_own_postgres, sqlite_url
 from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, schema, sqlite, understood
+from regtune.storage.artifacts import find_strays
 from regtune.storage.mlflow import is_server
 from regtune.storage.postgres import Embedded
 from regtune.study.study import versions
@@ -43,8 +41,7 @@ STUDIES, MLFLOW, ACCOUNTS, ARTIFACTS = "studies.db", "mlflow.db", "auth.db", "ar
 ATTEMPTS = 5
 LOCK_SECONDS = 2
 """Another backup of the same folder is not waited for."""
-Tell = Callable[[int, int], None]
-"""Told how many bytes of how many are copied."""
+_RESTORING = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
 _PARTIAL = re.compile(r"^\.\d+\.")
 """A trial's file while it is being written."""
 
@@ -89,12 +86,11 @@ class Manifest(BaseModel, extra="forbid", frozen=True):
 class Backup:
     """A backup that was made. notes: what is not in it."""
 
-    folder: Path
     manifest: Manifest
     notes: tuple[str, ...]
 
 
-def make_backup(settings: Settings, folder: Path, tell: Tell = lambda _, __: None) -> Backup:
+def make_backup(settings: Settings, folder: Path) -> Backup:
     """Copy both databases, the accounts and all artifacts into `folder`: a new or empty one, or an earlier backup.
 
     Raises:
@@ -111,7 +107,7 @@ def make_backup(settings: Settings, folder: Path, tell: Tell = lambda _, __: Non
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         try:
-            backup = _copy(settings, sources, draft, folder, tell)
+            backup = _copy(settings, sources, draft)
             if folder.exists():
                 shutil.rmtree(earlier, ignore_errors=True)
                 folder.rename(earlier)
@@ -129,10 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        beside = (folder.with_name(folder.name + end) for end in (".old", ".new"))
-        earlier = next((near for near in beside if (near / MANIFEST).exists()), None)
-        hint = f"; {earlier} is one: a backup that was to replace it was interrupted" if earlier else ""
-        raise InputError(f"{folder}: not a backup, there is no {MANIFEST} in it{hint}") from None
+        raise InputError(f"{folder}: not a backup, there is no {MANIFEST} in it") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
@@ -153,11 +146,11 @@ def databases(settings: Settings) -> dict[str, Path]:
 
 
 def copy_file(source: Path, target: Path) -> Entry:
-    """Copy an ordinary file with its times; never what a link points to. Raises OSError."""
+    """Copy an ordinary file with the times that it has before; never what a link points to. Raises OSError."""
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as reading, target.open("wb") as writing:
+        status = os.fstat(descriptor)
         shutil.copyfileobj(reading, writing)
-        status = os.fstat(reading.fileno())
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     return _entry(target)
 
@@ -170,14 +163,20 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
     urls = {"mlflow": settings.mlflow_uri, "studies": settings.storage_url}
     if all(is_sqlite(url) or is_server(url) for url in urls.values()):
         return
-    backing_up = verb == "backup"
-    lines = ["PostgreSQL is restored by its own programs; run, with nothing else connected to it:"]
-    if backing_up:
-        passwords = "with its passwords in PGPASSWORD or ~/.pgpass"
-        lines = [f"PostgreSQL is backed up by its own programs; run, {passwords}:"]
+    if verb == "backup":
+        lines = [
+            "PostgreSQL is backed up by its own programs; run, with its passwords in PGPASSWORD or ~/.pgpass:"
+        ]
         lines.append(f"  mkdir -p {shlex.quote(str(folder))}")
+        program, options, tar = (
+            "pg_dump",
+            "--format=custom --file={dump} {database}",
+            "-cf {archive} artifacts",
+        )
+    else:
+        lines = ["PostgreSQL is restored by its own programs; run, with nothing else connected to it:"]
+        program, options, tar = "pg_restore", f"{_RESTORING} --dbname={{database}} {{dump}}", "-xf {archive}"
     for name, url in urls.items():
-        dump = shlex.quote(str(folder / f"{name}.dump"))
         if is_server(url):
             lines.append(f"  # the runs of {redact(url)}: {verb} them where that server runs")
         elif is_sqlite(url):
@@ -185,15 +184,13 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
             command = shlex.quote(f'.{verb} "{file}"')
             lines.append(f"  sqlite3 {shlex.quote(str(database_path(url)))} {command}")
         else:
-            connection = shlex.quote(parse_url(url).set(drivername="postgresql").render_as_string())
-            program = "pg_dump" if backing_up else "pg_restore"
-            if is_own_postgres(url):  # an older one on the PATH would not read it
-                program = shlex.quote(str(Embedded(settings.home).program(program)))
-            options = "--clean --if-exists --no-owner --exit-on-error --single-transaction"
-            restoring, dumping = f"{options} --dbname={connection} {dump}", f"--format=custom --file={dump}"
-            lines.append(f"  {program} {f'{dumping} {connection}' if backing_up else restoring}")
-    home, archive = shlex.quote(str(settings.home)), shlex.quote(str(folder / "artifacts.tar"))
-    lines.append(f"  tar -C {home} {f'-cf {archive} artifacts' if backing_up else f'-xf {archive}'}")
+            database = shlex.quote(parse_url(url).set(drivername="postgresql").render_as_string())
+            dump = shlex.quote(str(folder / f"{name}.dump"))
+            own = is_own_postgres(url)  # an older program on the PATH would not read it
+            path = shlex.quote(str(Embedded(settings.home).program(program))) if own else program
+            lines.append(f"  {path} {options.format(dump=dump, database=database)}")
+    archive = tar.format(archive=shlex.quote(str(folder / "artifacts.tar")))
+    lines.append(f"  tar -C {shlex.quote(str(settings.home))} {archive}")
     raise InputError("\n".join(lines))
 
 
@@ -214,8 +211,8 @@ def _check_place(settings: Settings, folder: Path) -> None:
 def _sources(settings: Settings) -> dict[str, Path]:
     """The databases that exist. Raises StorageError for none, and for one that is another program's."""
     for one in check_databases(settings):
-        if one.schema and one.schema.state == "foreign":
-            raise StorageError(one.schema.problem)
+        if one.state == "foreign":
+            raise StorageError(one.problem)
     known = databases(settings).items()
     sources = {name: path for name, path in known if path.exists() and path.stat().st_size}
     if not {STUDIES, MLFLOW} & sources.keys():
@@ -223,20 +220,20 @@ def _sources(settings: Settings) -> dict[str, Path]:
     return sources
 
 
-def _copy(settings: Settings, sources: dict[str, Path], draft: Path, folder: Path, tell: Tell) -> Backup:
+def _copy(settings: Settings, sources: dict[str, Path], draft: Path) -> Backup:
     files: dict[str, Entry] = {}
     for name, source in sources.items():
         sqlite.copy(source, draft / name)
         sqlite.check(draft / name)
         shutil.copymode(source, draft / name)
         files[name] = _entry(draft / name)
-    copied, links = _copy_artifacts(settings.artifacts, draft / ARTIFACTS, tell)
+    copied, links = _copy_artifacts(settings.artifacts, draft / ARTIFACTS)
     manifest = Manifest(
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        versions={**versions(), "regtune": __version__, "sqlite": sqlite3.sqlite_version},
+        versions=versions(),
         revisions={
-            "studies": schema.schema_of(sqlite_url(draft / STUDIES), schema.STUDIES).revision,
-            "mlflow": schema.schema_of(sqlite_url(draft / MLFLOW), schema.TRACKING).revision,
+            tables.name: schema.schema_of(sqlite_url(draft / f"{tables.name}.db"), tables).revision
+            for tables in (schema.STUDIES, schema.TRACKING)
         },
         artifacts=settings.artifacts.as_uri(),
         files=dict(sorted((files | copied).items())),
@@ -245,47 +242,41 @@ def _copy(settings: Settings, sources: dict[str, Path], draft: Path, folder: Pat
     notes = tuple(_notes(settings, draft / MLFLOW, manifest, links))
     for path in (*(draft / name for name in sources), draft / MANIFEST, draft):
         _flush(path)
-    return Backup(folder, manifest, notes)
+    return Backup(manifest, notes)
 
 
-def _copy_artifacts(source: Path, target: Path, tell: Tell) -> tuple[dict[str, Entry], int]:
-    """Copy every ordinary file below `source`, those that change meanwhile again.
+def _copy_artifacts(source: Path, target: Path) -> tuple[dict[str, Entry], int]:
+    """Copy every ordinary file below `source`.
 
     Returns what was copied, by `artifacts/PATH`, and how many links and special files were left out.
     """
-    others, sizes = 0, {}
+    others, copied = 0, {}
+    target.mkdir()
     for folder, folders, names in os.walk(source):
         for path in (Path(folder, name) for name in (*names, *folders)):
+            name = path.relative_to(source)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 others += path.is_symlink() or path.exists()
-            elif path.is_file() and not _PARTIAL.match(path.name):
-                sizes[path.relative_to(source)] = path.stat().st_size
-    target.mkdir()
-    copied: dict[Path, Entry] = {}
-    waiting, done = list(sizes), 0
+            elif path.is_dir() or _PARTIAL.match(path.name):
+                continue
+            elif entry := _copy_artifact(path, target / name):
+                copied[f"{ARTIFACTS}/{name.as_posix()}"] = entry
+    return copied, others
+
+
+def _copy_artifact(source: Path, target: Path) -> Entry | None:
+    """Copy a file until nobody writes to it meanwhile; None for one that is deleted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(ATTEMPTS):
-        for name in waiting:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                copied[name] = copy_file(source / name, target / name)
-            except FileNotFoundError:  # deleted meanwhile
-                copied.pop(name, None)
-                (target / name).unlink(missing_ok=True)
-            done += sizes[name]
-            tell(min(done, sum(sizes.values())), sum(sizes.values()))
-        waiting = [name for name in copied if _changed(source / name, target / name)]
-        if not waiting:
-            return {f"{ARTIFACTS}/{name.as_posix()}": entry for name, entry in copied.items()}, others
-    raise StorageError(f"{source / waiting[0]}: changes again and again while it is copied; try again later")
-
-
-def _changed(source: Path, copy: Path) -> bool:
-    """Whether a file was written to since it was copied; one that was deleted was not."""
-    try:
-        now, then = source.lstat(), copy.lstat()
-    except FileNotFoundError:
-        return False
-    return (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns)
+        try:
+            entry = copy_file(source, target)
+            now, copied = source.lstat(), target.lstat()
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)
+            return None
+        if (now.st_size, now.st_mtime_ns) == (copied.st_size, copied.st_mtime_ns):
+            return entry
+    raise StorageError(f"{source}: changes again and again while it is copied; try again later")
 
 
 def _notes(settings: Settings, mlflow: Path, manifest: Manifest, links: int) -> Iterator[str]:
@@ -294,15 +285,9 @@ def _notes(settings: Settings, mlflow: Path, manifest: Manifest, links: int) -> 
     if links:
         yield f"left out: {links} links or special files among the artifacts"
     if manifest.revisions["mlflow"] is not None:
-        inside = settings.artifacts.as_uri() + "/"
-        with closing(sqlite3.connect(mlflow)) as connection:
-            count = connection.execute(
-                "SELECT count(*) FROM runs WHERE artifact_uri IS NOT NULL "
-                "AND artifact_uri NOT LIKE 'mlflow-artifacts:%' AND substr(artifact_uri, 1, ?) <> ?",
-                (len(inside), inside),
-            ).fetchone()[0]
-        if count:
-            yield f"left out: the artifacts of {count} runs, which are not in {settings.artifacts}"
+        with schema.TRACKING.opened(sqlite_url(mlflow)) as engine:
+            strays = find_strays(engine, settings.artifacts)
+        yield from (f"left out: the artifacts of {stray}" for stray in strays if not stray.former)
 
 
 def _entry(path: Path) -> Entry:

@@ -24,6 +24,8 @@ from regtune.tracking.names import RETRAINED
 from regtune.tracking.removal import Tracked, tracked_studies
 from regtune.tracking.removal import delete_study as delete_runs
 
+_UNTRACKED = Tracked("", 0, None, (), here=False)
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -80,18 +82,16 @@ def find_garbage(settings: Settings) -> list[Leftover]:
     for uid in sorted((tracked.keys() | folders.keys()) - known):
         if uid.startswith(RETRAINED):
             continue
-        runs, own = tracked.get(uid), tuple(folders.get(uid, ()))
-        size = _size((*own, *(runs.folders if runs else ())))
-        if runs is None:
-            garbage.append(Leftover(uid, "", 0, own, size, kept="no run in MLflow says whose they are"))
-        else:
-            why = _doubt(settings, runs, first)
-            garbage.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
+        runs, own = tracked.get(uid, _UNTRACKED), tuple(folders.get(uid, ()))
+        size, why = _size((*own, *runs.folders)), _doubt(settings, runs, first)
+        garbage.append(Leftover(uid, runs.sweep, runs.runs, own, size, runs.last, why))
     return garbage
 
 
 def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
     """Why runs may be of a study that was not deleted; empty where nothing speaks for that."""
+    if not runs.runs:
+        return "no run in MLflow says whose they are"
     if not runs.here:
         return "another folder wrote them"
     if is_sqlite(settings.storage_url) and not was_held(settings, runs.sweep):

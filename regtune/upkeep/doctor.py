@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import platform
-import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from regtune import __version__
-from regtune.data.datasets import expanded, list_datasets
-from regtune.errors import SettingsError
+from regtune.data.datasets import list_datasets
 from regtune.escaping import printable
 from regtune.executors.local import default_workers
 from regtune.settings import Settings
-from regtune.storage import redact
-from regtune.storage.mlflow import check_patience
+from regtune.storage.artifacts import Stray
 from regtune.storage.sqlite import may_write
-from regtune.training.runtime import OF_OTHERS, environment_of_worker
-from regtune.upkeep.status import DatabaseStatus, Status, look
+from regtune.study.study import versions
+from regtune.training.runtime import OF_OTHERS
+from regtune.upkeep.status import DatabaseStatus, ServerStatus, Status, look
 
 State = Literal["ok", "note", "mend"]
-PACKAGES = ("tensorflow", "keras", "optuna", "mlflow", "sqlalchemy", "numpy", "pydantic", "typer", "rich")
-KERAS_DEFAULTS = {
-    "floatx": "float32",
-    "epsilon": 1e-07,
-    "backend": "tensorflow",
-    "image_data_format": "channels_last",
-}
-"""Keras writes them into `keras.json` by itself."""
-OF_TERRAFORM = (
-    *("TF_CLI_", "TF_DATA_DIR", "TF_IN_AUTOMATION", "TF_LOG"),
-    *("TF_PLUGIN_", "TF_TOKEN_", "TF_VAR_", "TF_WORKSPACE"),
-)
-"""Begin like TensorFlow's, and are none."""
 WANTED_FREE_BYTES = 2 * 10**9
 WANTED_MEMORY_BYTES_A_WORKER = 10**9
 
@@ -57,73 +39,41 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Check everything; nothing is changed and TensorFlow is not imported."""
-    status = look(settings, compare=False)
-    studies, mlflow = status.databases
+    status = look(settings)
+    server, (studies, mlflow) = status.server, status.databases
     return [
-        _python(),
-        *_packages(),
-        *_of_others(),
+        _packages(),
+        _method_gp(),
+        *_ignored(),
         _processor(),
         _memory(settings),
         _folder(settings),
         _disk(status),
-        _database("studies", "OPTUNA_STORAGE", studies, _running(status)),
-        _server(status) if status.server.foreign else _database("MLflow", "MLFLOW_TRACKING_URI", mlflow),
-        *_strays(status),
+        _database("studies", "OPTUNA_STORAGE", studies),
+        _server(server) if server.foreign else _database("MLflow", "MLFLOW_TRACKING_URI", mlflow),
+        *map(_stray, status.strays),
         *_data(settings),
     ]
 
 
-def _python() -> Check:
-    here = platform.python_version()
-    if (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return Check("python", "ok", f"{here}, {platform.system()} {platform.machine()}")
-    return Check("python", "mend", here, "install Python 3.11 to 3.13")
+def _packages() -> Check:
+    here = versions()
+    found = ", ".join(f"{name} {version}" for name, version in here.items())
+    if missing := {"tensorflow", "keras", "mlflow"} - here.keys():
+        return Check("packages", "mend", f"{found}; missing: {', '.join(missing)}", "pip install regtune")
+    return Check("packages", "ok", found)
 
 
-def _packages() -> list[Check]:
-    installed = {name: _version(name) for name in PACKAGES}
-    installed["tensorflow"] = _version("tensorflow-cpu") or _version("tensorflow")
-    present = [f"regtune {__version__}", *(f"{name} {here}" for name, here in installed.items() if here)]
-    missing = [name for name, here in installed.items() if not here]
-    checks = [Check("packages", "ok", ", ".join(present))]
-    if missing:
-        checks.append(Check("packages", "mend", f"missing: {', '.join(missing)}", "pip install regtune"))
-    torch = importlib.util.find_spec("torch")
-    needs = "needs torch: pip install regtune[gp]"
-    return [*checks, Check("method gp", "ok" if torch else "note", "can be used" if torch else needs)]
+def _method_gp() -> Check:
+    if importlib.util.find_spec("torch"):
+        return Check("method gp", "ok", "can be used")
+    return Check("method gp", "note", "needs torch: pip install regtune[gp]")
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _of_others() -> list[Check]:
-    """What is set here for other programs that use Keras, and files that a script would import in its place."""
-    ours = environment_of_worker({}) | {"KERAS_HOME": os.environ.get("KERAS_HOME")}
-    meant = (name for name in sorted(os.environ) if name.startswith(OF_OTHERS))
-    ignored = [name for name in meant if os.environ[name] != ours.get(name)]
-    ignored = [name for name in ignored if not name.startswith(OF_TERRAFORM)]
-    settings = expanded(Path(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
-    try:
-        values = json.loads(settings.read_bytes())
-        ignored += [f"{key} in {settings}" for key in values if KERAS_DEFAULTS.get(key) != values[key]]
-    except OSError:
-        pass
-    except (ValueError, TypeError, RecursionError):
-        ignored.append(f"{settings}, which is damaged")
-    folders = dict.fromkeys(("", *os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    names = "keras.py", "keras/__init__.py", "tensorflow.py", "tensorflow/__init__.py"
-    files = (Path(folder, name).absolute() for folder in folders for name in names)
-    shadows = [str(file) for file in files if file.exists()]
-    if not ignored and not shadows:
-        return []
-    told = printable(", ".join(ignored + shadows))
-    mend = "rename the file: scripts beside it import it in place of the package" if shadows else ""
-    return [Check("Keras", "note", f"workers ignore what is meant for other programs: {told}", mend)]
+def _ignored() -> list[Check]:
+    ignored = ", ".join(name for name in sorted(os.environ) if name.startswith(OF_OTHERS))
+    said = f"workers ignore what is set for other programs: {printable(ignored)}"
+    return [Check("Keras", "note", said)] if ignored else []
 
 
 def _processor() -> Check:
@@ -162,43 +112,28 @@ def _disk(status: Status) -> Check:
     return Check("disk", "note" if short else "ok", free, "make room" if short else "")
 
 
-def _database(name: str, variable: str, database: DatabaseStatus, more: str = "") -> Check:
+def _database(name: str, variable: str, database: DatabaseStatus) -> Check:
     if database.problem:
         return Check(name, "mend", database.problem, f"repair it, or set {variable} to another one")
     if database.state in ("missing", "empty", "unfinished"):
         return Check(name, "ok", f"{database.place}, created by the first sweep")
     path = Path(database.place)
     if path.is_absolute() and not may_write(path):
-        return Check(name, "mend", f"{path}{more}; not writable", "change the file's permissions")
-    return Check(name, "ok", database.place + more)
+        return Check(name, "mend", f"{path}: not writable", "change the file's permissions")
+    return Check(name, "ok", database.place)
 
 
-def _running(status: Status) -> str:
-    running = [f"{printable(study)} ({who})" for study, who in status.running.items()]
-    return f"; running: {', '.join(running)}" if running else ""
+def _server(server: ServerStatus) -> Check:
+    if server.problem:
+        said = f"{server.url} {server.problem}"
+        return Check("MLflow", "mend", said, "start the server, or unset MLFLOW_TRACKING_URI")
+    return Check("MLflow", "ok", f"{server.url} answers")
 
 
-def _server(status: Status) -> Check:
-    try:
-        check_patience()
-    except SettingsError as error:
-        return Check("MLflow", "mend", str(error), "unset it")
-    url, problem = redact(status.server.url or ""), status.server.problem
-    if problem:
-        return Check("MLflow", "mend", f"{url} {problem}", "start the server, or unset MLFLOW_TRACKING_URI")
-    return Check("MLflow", "ok", f"{url} answers")
-
-
-def _strays(status: Status) -> list[Check]:
-    return [
-        Check(
-            "artifacts",
-            "mend" if stray.former else "note",
-            str(stray),
-            "regtune sync" if stray.former else "",
-        )
-        for stray in status.strays
-    ]
+def _stray(stray: Stray) -> Check:
+    if stray.former:
+        return Check("artifacts", "mend", str(stray), "regtune sync")
+    return Check("artifacts", "note", str(stray))
 
 
 def _data(settings: Settings) -> list[Check]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from regtune.errors import StorageError
-from regtune.server.databases import check_databases, running_sweeps
+from regtune.server.databases import require_no_sweep
 from regtune.server.service import running
 from regtune.settings import Settings
 from regtune.storage import lock, sqlite, understood
@@ -26,7 +26,6 @@ from regtune.upkeep.backup import (
     ARTIFACTS,
     MLFLOW,
     Manifest,
-    Tell,
     copy_file,
     databases,
     read_manifest,
@@ -38,75 +37,58 @@ LOCK_SECONDS = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What a restore would do. replaced: what exists and would be set aside."""
+    """What a restore would do. targets: where the parts of the backup go, by their names in it."""
 
     manifest: Manifest
-    replaced: tuple[Path, ...]
+    targets: dict[str, Path]
 
-
-@dataclass(frozen=True)
-class Restored:
-    """What a restore did. aside: where the replaced files are now. notes: what a person should know."""
-
-    aside: tuple[Path, ...]
-    notes: tuple[str, ...]
+    @property
+    def replaced(self) -> list[Path]:
+        """What exists and would be set aside."""
+        return [path for path in self.targets.values() if _filled(path)]
 
 
 def plan_restore(settings: Settings, folder: Path) -> Plan:
-    """Check whether the backup in `folder` can be restored into the folder of `settings`; change nothing.
+    """Plan to restore the backup in `folder` into the folder of `settings`; change nothing.
 
     Raises:
         InputError: `folder` is no backup, or the databases are PostgreSQL's: the message says what to run.
-        StorageError: the backup is damaged or a newer version's, or somebody uses the databases.
+        StorageError: the backup is a newer version's, or somebody uses the databases.
     """
     require_sqlite(settings, folder, "restore")
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        _check_file(folder, name, entry.bytes)
-    for name, tables in {"studies": STUDIES, "mlflow": TRACKING}.items():
-        revision = manifest.revisions.get(name)
+    for tables in (STUDIES, TRACKING):
+        revision = manifest.revisions.get(tables.name)
         if revision is not None and revision not in tables.migrations.known:
             newer = f"of a newer {tables.owner} ({revision}, here {tables.migrations.head})"
             raise StorageError(f"{folder}: {newer}; restore it with a newer regtune")
-    targets = _targets(settings, manifest)
-    _require_unused(settings, targets)
-    return Plan(manifest, tuple(path for path in targets.values() if _filled(path)))
+    files = {name: path for name, path in databases(settings).items() if name in manifest.files}
+    plan = Plan(manifest, {**files, ARTIFACTS: settings.artifacts})
+    _require_unused(settings, plan)
+    return plan
 
 
-def restore(settings: Settings, folder: Path, tell: Tell = lambda _, __: None) -> Restored:
-    """Put the backup in `folder` into the folder of `settings`; what is there is set aside.
+def restore(settings: Settings, folder: Path) -> list[str]:
+    """Put the backup in `folder` into the folder of `settings`; return a line on each thing that was set aside.
 
     Nothing is replaced before every file is copied and has its digest of the manifest. Raises as `plan_restore` does,
     and StorageError for a damaged file or a full disk.
     """
-    manifest = plan_restore(settings, folder).manifest
-    targets = _targets(settings, manifest)
-    drafts = {name: path.with_name(f"{path.name}.restore") for name, path in targets.items()}
+    plan = plan_restore(settings, folder)
+    drafts = {name: path.with_name(f"{path.name}.restore") for name, path in plan.targets.items()}
     with understood(settings.home.resolve()), ExitStack() as stack:
         stack.callback(_clear, drafts)
         _clear(drafts)
-        for path in drafts.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        drafts[ARTIFACTS].mkdir()
-        _copy(manifest, folder, drafts, tell)
-        for name in drafts.keys() - {ARTIFACTS}:
-            sqlite.check(drafts[name])
-        for place in sorted({path.parent for path in targets.values()}):  # nobody opens or makes one now
+        drafts[ARTIFACTS].mkdir(parents=True)
+        _copy(plan.manifest, folder, drafts)
+        for place in sorted({path.parent for path in drafts.values()}):  # nobody opens or makes one now
             stack.enter_context(lock(place, "schema", LOCK_SECONDS))
-        _require_unused(settings, targets)
-        aside = _swap(drafts, targets)
-    schemas = [one.schema for one in check_databases(settings) if one.schema]
-    notes = [schema.problem for schema in schemas if schema.state == "older"]
-    if MLFLOW in manifest.files and is_server(settings.mlflow_uri):
+        _require_unused(settings, plan)
+        lines = [f"set aside: {path}" for path in _swap(drafts, plan.targets)]
+    if MLFLOW in plan.manifest.files and is_server(settings.mlflow_uri):
         own = f"{settings.mlflow_uri} keeps its own"
-        notes.insert(0, f"left out: the backup's runs and registered models; {own}")
-    return Restored(aside, tuple(notes))
-
-
-def _targets(settings: Settings, manifest: Manifest) -> dict[str, Path]:
-    """Where the parts of a backup go, by their names in it."""
-    files = {name: path for name, path in databases(settings).items() if name in manifest.files}
-    return {**files, ARTIFACTS: settings.artifacts}
+        lines.append(f"left out: the backup's runs and registered models; {own}")
+    return lines
 
 
 def _filled(path: Path) -> bool:
@@ -115,26 +97,12 @@ def _filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _check_file(folder: Path, name: str, size: int) -> None:
-    """Raise StorageError where a file of the manifest is missing, of another size, a link or behind one."""
-    path = folder
-    for part in name.split("/"):
-        path = path / part
-        if path.is_symlink():
-            raise StorageError(f"{path}: is a link; a backup holds files alone")
-    if not path.is_file():
-        raise StorageError(f"{path}: is missing from the backup")
-    if path.stat().st_size != size:
-        raise StorageError(f"{path}: damaged: has {path.stat().st_size} bytes, the manifest says {size}")
-
-
-def _require_unused(settings: Settings, targets: dict[str, Path]) -> None:
+def _require_unused(settings: Settings, plan: Plan) -> None:
     """Raise StorageError while a sweep, the folder's server or another process uses what would be replaced."""
-    if sweeps := " and by ".join(map(str, running_sweeps(settings.storage_url))):
-        raise StorageError(f"a sweep is run by {sweeps}; stop it first with Ctrl-C")
+    require_no_sweep(settings.storage_url)
     if server := running(settings):
         raise StorageError(f"{server.url}: this folder's server is running; stop it first with: regtune down")
-    paths = {str(path) for name, path in targets.items() if name != ARTIFACTS}
+    paths = {str(path) for name, path in plan.targets.items() if name != ARTIFACTS}
     for process in psutil.process_iter():
         try:
             opened = paths & {file.path for file in process.open_files()}
@@ -153,25 +121,25 @@ def _clear(drafts: dict[str, Path]) -> None:
             sqlite.discard(path)
 
 
-def _copy(manifest: Manifest, folder: Path, drafts: dict[str, Path], tell: Tell) -> None:
-    done = 0
+def _copy(manifest: Manifest, folder: Path, drafts: dict[str, Path]) -> None:
+    """Copy the files of a backup, links excepted. Raises StorageError for a damaged one, OSError."""
     for name, entry in manifest.files.items():
         part, _, rest = name.partition("/")
         if part not in drafts:
             continue
-        target = drafts[part] / rest
+        source, target = folder / name, drafts[part] / rest
+        if source.resolve() != folder.resolve() / name:
+            raise StorageError(f"{source}: is or lies behind a link; a backup holds files alone")
         target.parent.mkdir(parents=True, exist_ok=True)
-        copied = copy_file(folder / name, target)
+        copied = copy_file(source, target)
         if copied != entry:
             digests = f"its SHA-256 is {copied.sha256[:12]}..., the manifest says {entry.sha256[:12]}..."
-            raise StorageError(f"{folder / name}: damaged: {digests}")
+            raise StorageError(f"{source}: damaged: {digests}")
         if not rest:
-            shutil.copymode(folder / name, target)
-        done += entry.bytes
-        tell(done, manifest.size_bytes)
+            shutil.copymode(source, target)
 
 
-def _swap(drafts: dict[str, Path], targets: dict[str, Path]) -> tuple[Path, ...]:
+def _swap(drafts: dict[str, Path], targets: dict[str, Path]) -> list[Path]:
     """Rename what is there, then what was copied. Returns where the former is now."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = []
@@ -185,4 +153,4 @@ def _swap(drafts: dict[str, Path], targets: dict[str, Path]) -> tuple[Path, ...]
                 former.rename(away.with_name(away.name + suffix))
     for name, path in targets.items():
         drafts[name].rename(path)
-    return tuple(aside)
+    return aside

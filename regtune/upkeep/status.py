@@ -1,31 +1,24 @@
-"""The state of a project folder: its server, its databases, what MLflow lacks, disk, and who runs a sweep."""
+"""The state of a project folder: its server, its databases, disk, and who runs a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
-
-import sqlalchemy
 
 from regtune.errors import RegtuneError
 from regtune.server.databases import running_sweeps
-from regtune.server.process import answers
 from regtune.server.service import processes, running
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, open_engine, place, redact
+from regtune.storage import is_sqlite, open_engine, redact
 from regtune.storage.artifacts import Stray
 from regtune.storage.mlflow import SECONDS, is_server, tracking_schema, trouble
-from regtune.storage.schema import STUDIES, TRACKING, Tables, schema_of
+from regtune.storage.schema import STUDIES, Schema, schema_of
 from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import holder
 from regtune.sweep.plan import free_bytes
 from regtune.tracking.page import trials_page
 from regtune.tracking.store import strays
-from regtune.tracking.sync import Missing, sync
-
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -50,15 +43,14 @@ class ServerStatus:
 class DatabaseStatus:
     """One database.
 
-    state: that of its `Schema`, `server` where a tracking server keeps it, `away` where it cannot be reached.
-    size_bytes: None where unknown. problem: what is wrong and what to do; else empty.
+    state: that of its `Schema`, or `away` where it cannot be reached. problem: what is wrong and what to do; else
+    empty.
     """
 
     name: str
     place: str
     state: str
     revision: str | None = None
-    size_bytes: int | None = None
     problem: str = ""
 
 
@@ -66,88 +58,59 @@ class DatabaseStatus:
 class Status:
     """The state of a folder.
 
-    behind: study -> what MLflow lacks of it, as `regtune sync --check` finds it; None where nobody could look. strays:
-    where else its own store keeps artifacts. running: study -> who runs it. free_bytes: on the folder's file system.
+    strays: where else than in it its own store keeps artifacts. running: study -> who runs it. free_bytes: on the
+    folder's file system.
     """
 
     home: str
     server: ServerStatus
     databases: tuple[DatabaseStatus, ...]
-    behind: dict[str, Missing] | None
     strays: tuple[Stray, ...]
     running: dict[str, str]
     free_bytes: int
 
 
-def look(settings: Settings, compare: bool = True) -> Status:
-    """Look at everything; change nothing, and raise nothing for what cannot be reached.
-
-    compare: whether to look what MLflow lacks of the studies, which takes a second for 1,000 trials.
-    """
-    server = _server(settings)
+def look(settings: Settings) -> Status:
+    """Look at everything; change nothing, and raise nothing for what cannot be reached."""
+    elsewhere: list[Stray] = []
+    sweeps: dict[str, str] = {}
+    with suppress(RegtuneError):  # the database concerned has a line of its own
+        elsewhere = strays(settings)
+    with suppress(RegtuneError):
+        sweeps = _running(settings)
     return Status(
         home=str(settings.home.resolve()),
-        server=server,
+        server=_server(settings),
         databases=(
-            _database("studies", settings.storage_url, STUDIES),
-            _database("mlflow", settings.mlflow_uri, TRACKING),
+            _database("studies", settings.storage_url, lambda url: schema_of(url, STUDIES)),
+            _database("mlflow", settings.mlflow_uri, tracking_schema),
         ),
-        behind=_reached(_behind, settings) if compare and not (server.foreign and server.problem) else None,
-        strays=tuple(_reached(strays, settings) or ()),
-        running=_reached(_running, settings) or {},
+        strays=tuple(elsewhere),
+        running=sweeps,
         free_bytes=free_bytes(settings.home),
     )
 
 
-def _reached(read: Callable[[Settings], _Answer], settings: Settings) -> _Answer | None:
-    """None for what cannot be reached: the database or server concerned has a line of its own."""
-    with suppress(RegtuneError):
-        return read(settings)
-    return None
-
-
 def _server(settings: Settings) -> ServerStatus:
     if is_server(settings.tracking_uri):
-        url, problem = settings.tracking_uri, trouble(settings.tracking_uri)
-        status = ServerStatus("silent" if problem else "running", url, foreign=True, problem=problem)
+        status = ServerStatus("running", settings.tracking_uri, foreign=True)
     elif service := running(settings):
-        url, problem = service.url, "" if answers(service.url, SECONDS) else "does not answer"
-        state = "silent" if problem else "running"
-        status = ServerStatus(state, url, since=service.since, auth=service.auth, problem=problem)
+        status = ServerStatus("running", service.url, since=service.since, auth=service.auth)
     else:
         return ServerStatus("parts" if processes(settings.home) else "none")
-    return status if problem else replace(status, page=trials_page(url, seconds=SECONDS))
+    url = str(status.url)
+    if problem := trouble(url):
+        return replace(status, state="silent", problem=problem)
+    return replace(status, page=trials_page(url, seconds=SECONDS))
 
 
-def _database(name: str, url: str, tables: Tables) -> DatabaseStatus:
-    where = redact(url)
+def _database(name: str, url: str, schema_of: Callable[[str], Schema]) -> DatabaseStatus:
     try:
-        where = place(url)
-        schema = tracking_schema(url) if tables is TRACKING else schema_of(url, tables)
-        if schema is None:
-            return DatabaseStatus(name, url, "server")
-        size = None if schema.state == "missing" else _size(url, tables)
+        schema = schema_of(url)
     except RegtuneError as error:
-        return DatabaseStatus(name, where, "away", problem=str(error).splitlines()[0])
+        return DatabaseStatus(name, redact(url), "away", problem=str(error).splitlines()[0])
     problem = "" if schema.blank and is_sqlite(url) else schema.problem  # the first sweep creates it
-    return DatabaseStatus(name, where, schema.state, schema.revision, size, problem)
-
-
-def _size(url: str, tables: Tables) -> int:
-    """Bytes on disk: of the file with its write-ahead log, or as PostgreSQL counts them."""
-    if is_sqlite(url):
-        path = database_path(url)
-        files = (path, path.with_name(f"{path.name}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
-    with tables.opened(url) as engine, engine.connect() as connection:
-        return int(connection.scalar(sqlalchemy.text("SELECT pg_database_size(current_database())")) or 0)
-
-
-def _behind(settings: Settings) -> dict[str, Missing] | None:
-    entries = list(sync(settings, check=True, tell=lambda study, done, count: None))
-    if any(entry.problem for entry in entries):
-        return None
-    return {entry.study: entry.lacks for entry in entries if entry.lacks}
+    return DatabaseStatus(name, schema.where, schema.state, schema.revision, problem)
 
 
 def _running(settings: Settings) -> dict[str, str]:

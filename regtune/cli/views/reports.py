@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -16,10 +16,9 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.data.datasets import Entry
-    from regtune.server.databases import Database
+    from regtune.storage.schema import Schema
     from regtune.sweep.plan import Duration, Plan
     from regtune.sweep.retrain import Retrained
-    from regtune.tracking.sync import Missing
     from regtune.upkeep.doctor import Check
     from regtune.upkeep.status import DatabaseStatus, ServerStatus, Status
 
@@ -92,7 +91,6 @@ def status_view(status: Status) -> RenderableType:
         facts["newest sweep"] = Text(status.server.page, style=f"link {status.server.page}")
     for database in status.databases:
         facts[database.name] = _database_text(database)
-    facts["behind"] = _behind_text(status.behind)
     facts["artifacts"] = Text("; ".join(map(str, status.strays)), style="yellow")
     running = "; ".join(f"{printable(study)} ({who})" for study, who in status.running.items())
     facts["sweeps"] = running or "none is running"
@@ -115,24 +113,14 @@ def _server_text(server: ServerStatus) -> Text:
     return Text(f"{server.url}{said}{since}{accounts}{named}", style="red" if said else "green")
 
 
-def _behind_text(lacking_by_study: Mapping[str, Missing] | None) -> Text:
-    if lacking_by_study is None:
-        return Text("unknown: a database or MLflow does not answer", style="yellow")
-    if not lacking_by_study:
-        return Text("nothing: MLflow is up to date")
-    lacking = "; ".join(f"{printable(study)}: {missing}" for study, missing in lacking_by_study.items())
-    return Text(f"MLflow lacks {lacking}; bring it up to date with: regtune sync", style="yellow")
-
-
 def _database_text(database: DatabaseStatus) -> Text:
     if database.problem:
         return Text(database.problem, style="red")
     if database.state == "server":
         return Text(f"on {database.place}")
-    if database.size_bytes is None:
+    if database.revision is None:
         return Text(f"{database.place}, the first sweep creates it")
-    size = megabytes(database.size_bytes)
-    return Text(f"{database.place}, {size}, revision {database.revision}, {database.state}")
+    return Text(f"{database.place}, revision {database.revision}, {database.state}")
 
 
 def datasets_table(entries: Sequence[Entry]) -> RenderableType:
@@ -170,11 +158,11 @@ def retrained_view(retrained: Retrained) -> RenderableType:
     return Group(drawn, Text(), kept, Text(verdict, style=style))
 
 
-def databases_table(databases: Sequence[Database]) -> RenderableType:
+def databases_table(databases: Sequence[Schema]) -> RenderableType:
     fold = "revision", "expected", "where"
     drawn = table("database", "state", *fold, fold=fold)
     for database in databases:
         one = database.to_json()
-        state = Text(one["state"], style="green" if database.current else "bold red")
+        state = Text(one["state"], style="bold red" if database.problem else "green")
         drawn.add_row(one["database"], state, one["revision"] or "-", one["wanted"] or "-", one["place"])
     return drawn
