@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,22 @@ def run(verbs: Sequence[str]) -> Said:
 
 
 def as_account(user: int, call: Callable[[], Any], umask: int = 0o022) -> Any:
-    """What `call` returns, as JSON, in a fork of this process that belongs to another account."""
-    with tempfile.TemporaryFile() as answer:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.umask(umask)
-                if os.geteuid() == 0:
-                    os.setgroups([])
-                    os.setgid(GROUP)
-                    os.setuid(user)
-                os.write(answer.fileno(), json.dumps(call()).encode())
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        answer.seek(0)
-        said = answer.read()
-    assert said, "the other account's process broke off"
-    return json.loads(said)
+    """What `call` returns in a fork of this process that belongs to another account."""
+    answer, there = Pipe(duplex=False)
+
+    def become_and_call() -> None:
+        os.umask(umask)
+        os.setgroups([])
+        os.setgid(GROUP)
+        os.setuid(user)
+        there.send(call())
+
+    child = get_context("fork").Process(target=become_and_call)
+    child.start()
+    there.close()
+    said = answer.recv()
+    child.join()
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +78,8 @@ def made() -> Iterator[tuple[Path, Said]]:
 
     What is imported for a verb is imported here: another account may not be able to.
     """
+    if os.geteuid() != 0:
+        missing("two accounts need root")
     patch = pytest.MonkeyPatch()
     patch.setattr(sys, "argv", sys.argv)
     with tempfile.TemporaryDirectory(prefix="accounts") as folder:
@@ -108,26 +109,12 @@ def folder(made: tuple[Path, Said], monkeypatch: pytest.MonkeyPatch) -> Path:
     return made[0]
 
 
-@contextmanager
-def not_to_be_written(folder: Path) -> Iterator[None]:
-    """For whoever is not root, and has no other account, its own folder is one that may only be read."""
-    modes = {path: path.stat().st_mode for path in (*folder.rglob("*"), folder) if os.geteuid() != 0}
-    for path, mode in modes.items():
-        path.chmod(mode & 0o555)
-    try:
-        yield
-    finally:
-        for path, mode in reversed(modes.items()):
-            path.chmod(mode)
-
-
 def test_who_may_only_read_reads_and_is_told_what_needs_writing(
     folder: Path, made: tuple[Path, Said]
 ) -> None:
     own, before = made[1], sorted((folder / "mlruns").rglob("*"))
-    with not_to_be_written(folder):
-        theirs = as_account(NOBODY, lambda: run((*READING, *WRITING)))
-    assert {verb: tuple(theirs[verb]) for verb in SAME} == {verb: own[verb] for verb in SAME}
+    theirs = as_account(NOBODY, lambda: run((*READING, *WRITING)))
+    assert {verb: theirs[verb] for verb in SAME} == {verb: own[verb] for verb in SAME}
     for verb in READING:
         code, _, errors = theirs[verb]
         assert (code, errors) == (1 if verb == "doctor" else own[verb][0], own[verb][2]), theirs[verb]
@@ -145,13 +132,14 @@ def test_it_is_read_while_a_sweep_runs_and_after_one_was_killed(folder: Path) ->
         writer.execute("UPDATE studies SET study_name = 'renamed'")
         writer.commit()
         shutil.copytree("running", "killed")
-        verbs = ("status", "doctor", "sync --check", "stop renamed", "watch renamed --json")
-        with not_to_be_written(folder):
-            there = [f"{verb} --home running" for verb in verbs]
-            found = list(as_account(NOBODY, lambda: run((*there, "board renamed --home killed"))).values())
-    assert [code for code, _, _ in found] == [0, 1, 0, 1, 0, 0]
-    assert all(f"process {os.getpid()} on" in output for _, output, _ in found[:3])
-    assert "Permission denied" in found[3][2]
+        there = [
+            f"{verb} --home running"
+            for verb in ("status", "sync --check", "stop renamed", "watch renamed --json")
+        ]
+        found = list(as_account(NOBODY, lambda: run((*there, "board renamed --home killed"))).values())
+    assert [code for code, _, _ in found] == [0, 0, 1, 0, 0]
+    assert all(f"process {os.getpid()} on" in output for _, output, _ in found[:2])
+    assert "Permission denied" in found[2][2]
     assert not any("Traceback" in errors for _, _, errors in found)
 
 
@@ -167,8 +155,6 @@ def test_a_lock_that_is_looked_at_is_not_opened_for_writing(tmp_path: Path) -> N
 
 
 def test_the_server_of_another_account_is_known_and_left_alone(folder: Path) -> None:
-    if os.geteuid() != 0:
-        missing("two accounts need root")
     home = folder / "served"
     home.mkdir()
     home.chmod(0o777)
@@ -189,8 +175,6 @@ def test_the_server_of_another_account_is_known_and_left_alone(folder: Path) -> 
 
 
 def test_with_the_umask_of_a_group_both_accounts_write(folder: Path) -> None:
-    if os.geteuid() != 0:
-        missing("two accounts need root")
     home = folder / "shared"
     home.mkdir()
     os.chown(home, -1, GROUP)

@@ -226,7 +226,9 @@ def test_a_canary_is_nowhere_but_where_it_was_put(guarded: Guarded, tmp_path: Pa
             variables |= {"MLFLOW_TRACKING_URI": server, "MLFLOW_TRACKING_USERNAME": "admin"}
             variables.pop(f"{RUNS}_FILE", None)
             variables[RUNS] = canaries[ADMIN]
-            verb("sweep", "sweep.yaml", "--workers", "1", "--set", "run_cap=3")
+            more = verb("sweep", "sweep.yaml", "--workers", "1", "--set", "run_cap=3")
+            assert "MLflow is behind" not in more
+            assert f"compare the runs:  {server}/#/experiments/" in more
             variables[RUNS] = canaries[KEY]  # a wrong one
             printed.append(run(environment=variables, code=REFUSED)[1])
             assert "UNAUTHENTICATED" in printed[-1] or "401" in printed[-1], printed[-1]
