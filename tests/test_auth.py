@@ -63,21 +63,16 @@ def server(home: Path) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", ADMINS)
         with serving(Settings(REGTUNE_HOME=home), free_port(), auth=True) as found:
-            patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
-            patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMINS)
+            become(ADMIN, ADMINS, patch)
             from mlflow.server.auth.client import AuthServiceClient
 
             AuthServiceClient(found.url).create_user(READER, READERS)
             yield found
 
 
-@pytest.fixture
-def as_account(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    def become(name: str, password: str) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-
-    return become
+def become(name: str, password: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def ask(url: str, headers: Mapping[str, str] | None = None, body: Any = None) -> int:
@@ -103,25 +98,24 @@ def test_strangers_get_nothing_but_that_the_server_lives(server: Server) -> None
 
 @pytest.mark.slow
 def test_a_read_only_account_reads_all_and_writes_nothing_of_anothers(
-    server: Server, home: Path, as_account: Callable[[str, str], None], tmp_path: Path
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.server.auth.client import AuthServiceClient
 
     client, accounts = MlflowClient(server.url), AuthServiceClient(server.url)
-    as_account(ADMIN, ADMINS)
+    become(ADMIN, ADMINS, monkeypatch)
     accounts.create_user("short", "x" * SHORTEST_PASSWORD)
     with pytest.raises(MlflowException):  # the shortest password is MLflow's
         accounts.create_user("shorter", "x" * (SHORTEST_PASSWORD - 1))
     place = (home / "artifacts" / "runs").as_uri()
     experiment = client.create_experiment("the administrator's", artifact_location=place)
     run = client.create_run(experiment).info.run_id
-    (tmp_path / "note.txt").write_text("kept")
-    client.log_artifact(run, str(tmp_path / "note.txt"))
+    client.log_text(run, "kept", "note.txt")
     client.create_registered_model("digits")
 
-    as_account(READER, READERS)
+    become(READER, READERS, monkeypatch)
     assert stat.S_IMODE((home / "auth.db").stat().st_mode) == 0o600
     assert client.get_experiment(experiment).artifact_location == place
     assert [found.info.run_id for found in client.search_runs([experiment])] == [run]
@@ -140,7 +134,7 @@ def test_a_read_only_account_reads_all_and_writes_nothing_of_anothers(
     own = client.create_experiment("the reader's")  # which MLflow lets every account have
     assert client.create_run(own).info.experiment_id == own
 
-    as_account(ADMIN, ADMINS)
+    become(ADMIN, ADMINS, monkeypatch)
     accounts.update_user_password(READER, f"another-{READERS}")
     assert ask(artifact, basic(READER, READERS)) == 401  # also one that was right a moment ago
     assert ask(artifact, basic(READER, f"another-{READERS}")) == 200
@@ -148,11 +142,11 @@ def test_a_read_only_account_reads_all_and_writes_nothing_of_anothers(
 
 @pytest.mark.slow
 def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_said(
-    server: Server, as_account: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
-    as_account(ADMIN, ADMINS)
+    become(ADMIN, ADMINS, monkeypatch)
     sweep = MlflowClient(server.url).create_experiment("small", tags={names.SWEEP: "small"})
     page = f"{server.url}{runs_path(sweep)}"
     assert [trials_page(server.url, name) for name in (None, "small", "another")] == [page, page, None]

@@ -30,7 +30,7 @@ from regtune.processes import bypass_proxies
 from regtune.server import service
 from regtune.server.process import HARDENING, check_port, server_environment
 from regtune.settings import Settings
-from regtune.storage.mlflow import connect, prepare
+from regtune.storage.mlflow import connect, prepare, trouble
 from regtune.tracking.page import serve_ui, tell_newest, trials_page
 from regtune.tracking.store import target_of
 from regtune.tracking.sync import catch_up
@@ -57,14 +57,6 @@ def settings() -> Iterator[Settings]:
     assert not service.processes(settings.home)
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=60):
-            return True
-    except OSError:
-        return False
-
-
 def test_a_folder_without_a_server_says_so_and_down_has_nothing_to_do(settings: Settings) -> None:
     assert service.running(settings) is None
     assert not service.down(settings)
@@ -86,7 +78,7 @@ def test_another_process_that_has_got_the_servers_id_is_not_taken_for_it(setting
 def test_the_port_is_that_of_the_last_up_and_what_is_no_port_is_none(settings: Settings) -> None:
     assert service.usual_port(settings) == 5000
     settings.home.mkdir()
-    for text, port in (("5141\n", 5141), ("0", 5000), ("99999", 5000), ("http", 5000)):
+    for text, port in (("5141\n", 5141), ("http", 5000)):
         (settings.home / service.PORT).write_text(text)
         assert service.usual_port(settings) == port
 
@@ -114,8 +106,9 @@ def test_a_taken_port_is_refused_with_who_has_it(settings: Settings) -> None:
             said = rf"^port {port} is taken by process {os.getpid()} \(.* try --port \d+$"
             with pytest.raises(TrackingError, match=said) as caught:
                 service.up(settings, port=asked)
-            free = int(str(caught.value).rsplit(" ", 1)[1])
-            check_port("127.0.0.1", free)
+            check_port("127.0.0.1", int(str(caught.value).split()[-1]))
+        with pytest.raises(TrackingError, match="cannot be bound"):
+            check_port("192.0.2.1", port)
     assert not service.processes(settings.home)
 
 
@@ -156,7 +149,7 @@ def test_the_server_outlives_its_terminal_and_what_is_written_through_it_is_in_t
     assert known is not None
     assert os.getsid(known.pid) == known.pid  # a closed terminal reaches no other session
     terminal.close(force=True)  # SIGHUP to what is on it
-    assert answers(known.url)
+    assert trouble(known.url, 60) == ""
     assert len({process.pid for process in service.processes(settings.home)}) == 2  # mlflow and its child
 
     with pytest.raises(TrackingError, match=rf"{known.url}, on .*regtune down, then this command again"):
@@ -167,9 +160,7 @@ def test_the_server_outlives_its_terminal_and_what_is_written_through_it_is_in_t
     (experiment,) = direct.search_experiments(filter_string="name = 'mnist-regularization'")
     assert experiment.artifact_location == (settings.artifacts / "runs").as_uri()
     runs = direct.search_runs([experiment.experiment_id])
-    assert (
-        len(through.search_runs([experiment.experiment_id])) == len(runs) == 2
-    )  # the study's and the trial's
+    assert len(through.search_runs([experiment.experiment_id])) == len(runs) == 2
     for client in (through, direct):
         files = {file.path for run in runs for file in client.list_artifacts(run.info.run_id)}
         assert "config.yaml" in files
@@ -184,7 +175,7 @@ def test_the_server_outlives_its_terminal_and_what_is_written_through_it_is_in_t
 
     assert service.down(settings)
     assert not service.down(settings)
-    assert not answers(known.url)
+    assert trouble(known.url)
     assert not service.processes(settings.home)
     assert service.usual_port(settings) == port
 
@@ -205,14 +196,13 @@ def test_whatever_is_killed_the_next_up_starts_again(settings: Settings) -> None
         killed.kill()
         assert psutil.wait_procs([killed], timeout=120)[0]
         if victim == "mlflow":
-            assert answers(known.url)  # the child goes on alone
+            assert trouble(known.url, 60) == ""  # the child goes on alone
             assert look(settings).server.state == "parts"
         until(lambda: service.running(settings) is None)
         assert target_of(settings).uri == settings.mlflow_uri
-        again = service.up(settings, port=port, tell=lambda _: None)
-        assert again.pid != known.pid
-        assert answers(again.url)
-        known = again
+        former, known = known, service.up(settings, port=port, tell=lambda _: None)
+        assert known.pid != former.pid
+        assert trouble(known.url, 60) == ""
 
 
 # -- in the foreground
@@ -220,11 +210,9 @@ def test_whatever_is_killed_the_next_up_starts_again(settings: Settings) -> None
 
 def children() -> list[psutil.Process]:
     """The processes of servers that this one has started."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and "mlflow" in " ".join(child.cmdline())
-    ]
+    ours = psutil.Process().children(recursive=True)
+    alive = [child for child in ours if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "mlflow" in " ".join(child.cmdline())]
 
 
 @pytest.mark.slow
@@ -242,11 +230,7 @@ def test_ctrl_c_ends_the_page_and_every_process_of_it(settings: Settings) -> Non
         assert answer.read() == b"OK"
     parts = psutil.Process(page.pid).children(recursive=True)
     assert parts
-    for part in parts:
-        variables = part.environ()
-        assert {name: variables.get(name) for name in HARDENING} == HARDENING
-        assert variables["MLFLOW_DISABLE_TELEMETRY"] == "true"
-        assert "mlflow.db" not in " ".join(part.cmdline())
+    assert not any("mlflow.db" in " ".join(part.cmdline()) for part in parts)
     assert len([part for part in parts if "uvicorn" in part.cmdline()]) == 1
     for _ in range(3):  # once would do
         page.send_signal(signal.SIGINT)
@@ -295,14 +279,8 @@ def test_of_what_servers_read_only_what_is_meant_for_it_is_passed_on(
         monkeypatch.setenv(name, value)
     variables = server_environment(settings, {"MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})
     assert not variables.keys() & OF_ANOTHER_SERVER.keys()
-    assert {name: variables[name] for name in meant} == meant
-    assert {name: variables[name] for name in HARDENING} == HARDENING
-    assert variables["MLFLOW_AUTH_CONFIG_PATH"] == "auth.ini"
-
-
-def test_a_host_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(TrackingError, match="cannot be bound"):
-        check_port("192.0.2.1", free_port())
+    given = {**meant, **HARDENING, "MLFLOW_AUTH_CONFIG_PATH": "auth.ini", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    assert variables.items() >= given.items()
 
 
 def test_every_verb_names_the_page_of_a_sweep_s_trials_and_not_the_server_s_first_one() -> None:

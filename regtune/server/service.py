@@ -66,8 +66,7 @@ class Service:
 def usual_port(settings: Settings) -> int:
     """Return the port of this folder's pages when nobody names one: that of the last `up`, else 5000."""
     with suppress(OSError, ValueError):
-        port = int((settings.home / PORT).read_text(encoding="utf-8"))
-        return port if 0 < port < 2**16 else DEFAULT_PORT
+        return int((settings.home / PORT).read_text(encoding="utf-8"))
     return DEFAULT_PORT
 
 

@@ -1,11 +1,14 @@
-"""A folder that another account has made: who may read it reads it, what needs writing says so, a group shares it."""
+"""A folder of any name and of any account: nothing lies beside it, who may only read it reads it, a group shares it."""
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -16,26 +19,36 @@ from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
 from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import sqlalchemy
 import studies
+from mlflow.store.db.utils import create_sqlalchemy_engine_with_retry
+from mlflow.utils.file_utils import local_file_uri_to_path
 from parts import missing
 from specs import QUICK, spec_of
+from stores import UNUSUAL
 
+import regtune
 from regtune.cli import main
+from regtune.credentials import in_url
+from regtune.errors import InputError, SettingsError
 from regtune.server import service
-from regtune.server.databases import init_databases
-from regtune.settings import Settings
-from regtune.storage import locks, open_storage, sqlite
+from regtune.server.accounts import accounts_environment
+from regtune.server.databases import init_databases, urls_of
+from regtune.settings import Settings, sqlite_url
+from regtune.storage import database_path, full_url, locks, open_storage, parse_url, place
+from regtune.storage.mlflow import store_url
+from regtune.storage.postgres import Embedded
 from regtune.study.ownership import hold, holder
 from regtune.study.study import load, request
+from regtune.upkeep.backup import require_sqlite
 
 NAME = "mnist-regularization"
-NOBODY = 65534
-GROUP = 64_000
-SAME = ("board N --csv", "show N", "studies", "plan sweep.yaml", "db check")
-READING = (*SAME, "best N", "watch N --json", "status", "sync --check", "doctor")
-WRITING = ("enqueue N dropout=0.1", "sync", "delete N --yes", "db init", "db backup ../backup", "up", "down")
+NAMES = (
+    """a b| a |a#b|a%20b|100%41|what?x=1|a;b|a+b|a&token=1|a'b|a"b|a,b|a@b:c|äöü|日本|{x}|[x]|a\\b|~|$HOME"""
+)
 Said = dict[str, tuple[int, str, str]]
 
 
@@ -51,6 +64,113 @@ def run(verbs: Sequence[str]) -> Said:
                 code = ended.code
         found[verb] = (code, out.getvalue(), err.getvalue())
     return found
+
+
+def fill(home: Path) -> None:
+    """Put a study into a folder and a sweep file beside it."""
+    searched = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": list(studies.PLACEMENTS)}}
+    studies.fill(studies.create(home / "studies.db", spec=spec_of(searched, name=NAME).identity()))
+    shutil.copy(QUICK, home.parent / "sweep.yaml")
+
+
+# -- of any name
+
+
+@pytest.fixture(params=(*NAMES.split("|"), UNUSUAL))
+def named(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    found = tmp_path / "parent" / str(request.param)
+    found.mkdir(parents=True)
+    return found
+
+
+def test_the_url_of_a_file_leads_to_it_for_all(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(REGTUNE_HOME=named)
+    urls = {"studies.db": settings.storage_url, "mlflow.db": settings.mlflow_uri}
+    assert {f"{name}.db": url for name, url in urls_of(named, "sqlite").items()} == urls
+    for name, url in urls.items():
+        assert not in_url(url)
+        assert (database_path(url), place(url)) == (named / name, str(named / name))
+        for given in (url, full_url(url), store_url(url)):
+            assert given.format(SCHEMA_VERSION="12") == given  # Optuna takes it for a template
+            engine = sqlalchemy.create_engine(given)
+            with engine.begin() as connection:
+                connection.execute(sqlalchemy.text("CREATE TABLE IF NOT EXISTS here (x)"))
+            assert database_path(engine.url.render_as_string()) == named / name
+            engine.dispose()
+    create_sqlalchemy_engine_with_retry(store_url(settings.mlflow_uri)).dispose()  # it makes folders
+    assert Path(local_file_uri_to_path(settings.artifacts.as_uri())) == named / "artifacts"
+    assert sorted(path.name for path in named.iterdir()) == sorted(urls)
+    assert [path.name for path in named.parent.iterdir()] == [named.name]
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "a long password")
+    found = configparser.ConfigParser()
+    found.read(accounts_environment(settings)["MLFLOW_AUTH_CONFIG_PATH"])
+    assert database_path(found["mlflow"]["database_uri"]) == named / "auth.db"
+    embedded = Embedded(named)
+    hosts = {str(parse_url(url).query["host"]) for url in embedded.urls.values()}
+    assert hosts == {str(embedded.socket)}
+    assert "," not in hosts.pop()  # libpq takes it for two hosts
+
+
+def test_the_lines_that_back_up_a_file_beside_postgresql_work(named: Path) -> None:
+    settings = Settings(REGTUNE_HOME=named, MLFLOW_TRACKING_URI="postgresql+psycopg://me@db/mlflow")
+    copies = named / "copies"
+    copies.mkdir()
+    with closing(sqlite3.connect(named / "studies.db")) as connection, connection:
+        connection.execute("CREATE TABLE here (x)")
+    for verb in ("backup", "restore"):
+        with pytest.raises(InputError) as caught:
+            require_sqlite(settings, copies, verb)
+        (line,) = (line for line in str(caught.value).splitlines() if line.startswith("  sqlite3 "))
+        assert shlex.split(line)[1] == str(named / "studies.db")
+        if shutil.which("sqlite3"):
+            subprocess.run(shlex.split(line), check=True)
+            with closing(sqlite3.connect(copies / "studies.db")) as connection:
+                assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("here",)]
+
+
+def test_a_name_that_no_url_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"not UTF-8 text; rename it"):
+        sqlite_url(tmp_path / "a\udcff" / "studies.db")
+
+
+VERBS = """board N; board N --csv; show N; show N 2; studies; watch N --json; status --json; doctor; best N;
+best N -o best.yaml; plan sweep.yaml; data list; db init; db check; sync; sync --check; stop N; enqueue N dropout=0.1;
+db upgrade; db backup ../backup; db restore ../backup --yes; sync --check; delete N --yes; gc --yes; down"""
+
+
+def test_every_verb_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "parent" / UNUSUAL
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    fill(here / "mlruns")
+    copy = here.parent / unquote(UNUSUAL) / "mlruns" / "artifacts"
+    for verb in VERBS.split(";"):
+        if "delete" in verb:
+            shutil.copytree(here / "mlruns" / "artifacts", copy)
+        said = run([verb])[verb]
+        assert said[0] == 0, (verb, said)
+    left = list(copy.glob("runs/*"))
+    assert len(left) > 7
+    assert all(list(run.rglob("*.yaml")) for run in left)
+    assert not list((here / "mlruns" / "artifacts").glob("runs/*"))
+    shutil.rmtree(here.parent / unquote(UNUSUAL))
+    assert sorted(path.name for path in here.parent.iterdir()) == sorted((UNUSUAL, "backup"))
+    assert {"studies.db", "mlflow.db", "locks"} <= {path.name for path in (here / "mlruns").iterdir()}
+
+
+def test_no_path_is_put_into_a_url_in_another_way() -> None:
+    sources = Path(regtune.__file__).parent.rglob("*.py")
+    found = [path.name for path in sources if re.search(r"(sqlite(\+\w+)?|file):/*\{", path.read_text())]
+    assert sorted(found) == ["settings.py", "sqlite.py"]  # the second is SQLite's own form, for reading alone
+
+
+# -- of any account
+
+NOBODY, GROUP = 65534, 64_000
+SAME = ("board N --csv", "show N", "studies", "plan sweep.yaml", "db check")
+READING = (*SAME, "best N", "watch N --json", "status", "sync --check", "doctor")
+WRITING = ("enqueue N dropout=0.1", "sync", "delete N --yes", "db init", "db backup ../backup", "up", "down")
 
 
 def as_account(user: int, call: Callable[[], Any], umask: int = 0o022) -> Any:
@@ -87,16 +207,8 @@ def made() -> Iterator[tuple[Path, Said]]:
         here.chmod(0o755)
         patch.chdir(here)
         patch.setenv("HOME", folder)
-        searched = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": list(studies.PLACEMENTS)}}
-        spec = spec_of(searched, name=NAME).identity()
-        studies.fill(studies.create(here / "draft" / "studies.db", spec=spec))
-        shutil.copy(QUICK, here / "sweep.yaml")
-        run(["sync --home draft", "stop N --home draft"])
-        (here / "mlruns").mkdir()
-        for name in ("studies.db", "mlflow.db"):
-            sqlite.copy(here / "draft" / name, here / "mlruns" / name)
-        for name in ("artifacts", "locks"):
-            shutil.copytree(here / "draft" / name, here / "mlruns" / name)
+        fill(here / "draft")
+        run(["sync --home draft", "stop N --home draft", "db backup copy --home draft", "db restore copy"])
         yield here, run(READING)
         patch.undo()
 
