@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
@@ -74,8 +74,7 @@ def test_a_study_deleted_by_another_program_is_named_and_removed(settings: Setti
     assert (left.uid, left.name, left.runs, left.kept) == (UID, NAME, 3, "")
     assert [folder.name for folder in left.folders] == [f"{UID}-0"]
     assert left.size_bytes > len(b"weights") * 2  # its folder's, its run's, and two configurations
-    assert left.last is not None
-    assert left.last.timestamp() * 1000 == records.BEGIN_MS + 9000
+    assert left.last == datetime.fromtimestamp((records.BEGIN_MS + 9000) / 1000, UTC)
     assert remove(settings, left) == 3
     assert tracked_studies(settings) == {}
     assert find_garbage(settings) == []
