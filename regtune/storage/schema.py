@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, text
@@ -145,7 +145,7 @@ class Schema:
         revision = f"({self.revision or 'before all revisions'}, here {wanted})"
         return f"{self.where}: its tables are of {whose} {owner} {revision}; {remedy}"
 
-    def to_json(self) -> dict[str, str | None]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "database": self.tables.name,
             "place": self.where,
