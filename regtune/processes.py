@@ -54,22 +54,14 @@ class Child:
             )
         except OSError:
             os.close(self._lifeline)
-            self._log.close()
-            ours.close()
             raise
         finally:
             theirs.close()
             os.close(lifeline)
+        self.pid, self.kill = self._process.pid, self._process.kill
         self.connection = Connection(ours.detach())
         with suppress(OSError):  # it died at once: reading from the connection says so
             self.connection.send(arguments)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def kill(self) -> None:
-        self._process.kill()
 
     def wait(self, seconds: float | None = None) -> str:
         """Wait for its end and free its resources. Returns how it ended, with its last line if that was an error's.
@@ -97,11 +89,7 @@ def serve(module: str, connection_fd: int, lifeline_fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     connection = Connection(connection_fd)
-    try:
-        arguments = connection.recv()
-    except EOFError:
-        return
-    import_module(module).main(connection, *arguments)
+    import_module(module).main(connection, *connection.recv())
 
 
 def _end_with(lifeline_fd: int) -> None:

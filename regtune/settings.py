@@ -130,7 +130,7 @@ def read_choice(home: Path) -> dict[str, str]:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         raise SettingsError(f"{path}: {'; '.join(_lines(error))}; choose anew with: regtune up") from None
-    here = f"?host={quote_plus(str(socket_folder(home)))}"
+    here = f"?host={quote_plus(os.fsencode(socket_folder(home)))}"
     urls = chosen.model_dump().items()
     return {name: url.partition("?")[0] + here if is_own_postgres(url) else url for name, url in urls}
 

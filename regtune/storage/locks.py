@@ -189,7 +189,7 @@ class AdvisoryHold:
             mine = "SELECT pid, backend_start AS start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
             self._backend = dict(connection.execute(text(mine)).mappings().one())
             if not _acquire(connection, lock_key(self._name), LOOK_SECONDS):
-                raise Taken(_holders(connection).get(lock_key(self._name)) or _ELSEWHERE)
+                raise Taken(_holders(connection).get(lock_key(self._name), _ELSEWHERE))
         except BaseException:
             connection.close()
             raise
@@ -217,15 +217,13 @@ def hold_advisory(engine: Engine, name: str, take_over: bool = True) -> Iterator
 def advisory_holder(engine: Engine, name: str) -> Holder | None:
     """Return who holds the advisory lock for `name`, or None."""
     with engine.connect() as connection:
-        holders = _holders(connection)
-    key = lock_key(name)
-    return (holders[key] or _ELSEWHERE) if key in holders else None
+        return _holders(connection).get(lock_key(name))
 
 
 def advisory_holders(engine: Engine) -> list[Holder]:
     """List who runs a study of the database, whatever its tables look like."""
     with engine.connect() as connection:
-        return sorted({who for who in _holders(connection).values() if who is not None}, key=str)
+        return sorted({*_holders(connection).values()}, key=str)
 
 
 @contextmanager
@@ -255,8 +253,8 @@ def _acquire(connection: Connection, key: int, seconds: float) -> bool:
     return True
 
 
-def _holders(connection: Connection) -> dict[int, Holder | None]:
-    """Who holds the advisory locks of the database, by their keys; None for what is not a process of regtune's."""
+def _holders(connection: Connection) -> dict[int, Holder]:
+    """Which processes of regtune's hold advisory locks of the database, by the locks' keys."""
     rows = connection.execute(
         text(
             "SELECT held.classid::bigint << 32 | held.objid::bigint, activity.application_name "
@@ -265,5 +263,5 @@ def _holders(connection: Connection) -> dict[int, Holder | None]:
             "AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
     )
-    named = {key: _APPLICATION.fullmatch(application or "") for key, application in rows}
-    return {key: Holder(int(words[1]), words[3], words[2]) if words else None for key, words in named.items()}
+    named = [(key, _APPLICATION.fullmatch(application or "")) for key, application in rows]
+    return {key: Holder(int(words[1]), words[3], words[2]) for key, words in named if words}
