@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from regtune.cli import app
-from regtune.config.sweepfile.schema import json_schema
+from regtune.config.sweepfile.specification import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -45,15 +45,19 @@ class InputError(RegtuneError):
 class SourceError(InputError):
     """A file has mistakes. `problems` has one line for each: ``file:line: key: what was expected``."""
 
+    expected = "a YAML file"
+
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
 
-class SpecError(SourceError): ...
+class SpecError(SourceError):
+    expected = "a sweep file (keys such as parameters and run_cap)"
 
 
-class ConfigError(SourceError): ...
+class ConfigError(SourceError):
+    expected = "a configuration (try: regtune best STUDY -o best.yaml)"
 
 
 class DataError(InputError): ...

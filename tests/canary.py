@@ -10,8 +10,9 @@ import sqlite3
 import threading
 import urllib.parse
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
@@ -44,14 +45,11 @@ class Canaries:
 
     def in_files(self, folder: Path, but: Collection[Path] = ()) -> dict[str, set[str]]:
         """What is found in every file below `folder`: place -> names. Archives and databases are unpacked."""
-        places: dict[str, set[str]] = {}
-        for path in folder.rglob("*"):
-            if path in but:
-                continue
+        places = {}
+        for path in set(folder.rglob("*")).difference(but):
             found = self.found(str(path))
-            if path.is_file():
-                for data in contents(path.read_bytes(), path):
-                    found |= self.found(data)
+            for data in contents(path.read_bytes(), path) if path.is_file() else ():
+                found |= self.found(data)
             if found:
                 places[str(path)] = found
         return places
@@ -98,9 +96,9 @@ class Watch:
         self._roles = roles
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_on)
+        self._looks: Counter[int] = Counter()
         self.arguments: dict[str, set[str]] = {}
         self.environments: dict[str, set[str]] = {}
-        self._looks: dict[int, int] = {}
 
     @property
     def seen(self) -> int:
@@ -114,23 +112,18 @@ class Watch:
         self._over.set()
         self._thread.join()
 
-    def look(self) -> None:
-        for pid in psutil.pids():
-            self._looks[pid] = self._looks.get(pid, 0) + 1
-            if self._looks[pid] > LOOKS:
-                continue
-            try:
-                process = psutil.Process(pid)
-                words = " ".join(process.cmdline())
-                if found := self._canaries.found(words):
-                    self.arguments[words] = found
-                for role, mark in self._roles.items():
-                    if mark in words and (variables := process.environ()):
-                        found = self._canaries.found("\n".join(variables.values()))
-                        self.environments.setdefault(role, set()).update(found)
-            except (psutil.Error, OSError):  # gone in this moment
-                continue
-
     def _look_on(self) -> None:
         while not self._over.wait(EVERY_SECONDS):
-            self.look()
+            self._looks.update(psutil.pids())
+            for pid in (pid for pid in psutil.pids() if self._looks[pid] <= LOOKS):
+                with suppress(psutil.Error, OSError):  # gone in this moment
+                    self._look(psutil.Process(pid))
+
+    def _look(self, process: psutil.Process) -> None:
+        words = " ".join(process.cmdline())
+        if found := self._canaries.found(words):
+            self.arguments[words] = found
+        for role, mark in self._roles.items():
+            if mark in words and (variables := process.environ()):
+                found = self._canaries.found("\n".join(variables.values()))
+                self.environments.setdefault(role, set()).update(found)

@@ -28,9 +28,7 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--proofs", type=Path, metavar="FILE", help="write what passed, of which commit, to FILE"
-    )
+    parser.addoption("--proofs", type=Path, metavar="FILE", help="write what passed to FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,14 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = (
-        "OPTUNA_STORAGE",
-        "MLFLOW_TRACKING_URI",
-        "REGTUNE_HOME",
-        "REGTUNE_WORKERS",
-        "REGTUNE_DATA_DIR",
-    )
-    for name in (*settings, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
+    names = ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "REGTUNE_HOME", "REGTUNE_WORKERS", "REGTUNE_DATA_DIR")
+    for name in (*names, "PGPASSFILE", *SECRETS, *(f"{name}_FILE" for name in SECRETS)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     urllib.request.install_opener(None)  # the one that is kept has the proxies of the test that opened first

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import time
 from collections import Counter
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.report import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,24 +46,13 @@ class Record:
             "commit": self._commit,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock),
-            "processor": processor(),
-            "cores": os.cpu_count(),
+            "machine": machine(),
             "outcomes": dict(Counter(self._outcomes.values())),
             "files": {name: dict(counts) for name, counts in sorted(by_file.items())},
             "not_passed": sorted(test for test, outcome in self._outcomes.items() if outcome != "passed"),
             "figures": dict(sorted(self._figures.items())),
         }
         self._path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = fields.get("model name", platform.machine())
-    return f"{name} family {fields.get('cpu family')} model {fields.get('model')}"
 
 
 def _git(*words: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.sweepfile.targets import TARGETS, Target
+from regtune.config.sweepfile.parameters import TARGETS, Target
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 QUICK = next(path for path in SWEEPS if path.stem == "quickstart")

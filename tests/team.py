@@ -7,17 +7,14 @@ import os
 import shlex
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import requests
 from parts import missing
 from stores import free_port
-
-from regtune.credentials import basic
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "regtune:tested"
@@ -73,15 +70,17 @@ class Team:
         subprocess.run([str(folder / "deploy" / "make-secrets")], check=True, stdout=subprocess.DEVNULL)
         secrets = (folder / "deploy" / "secrets").iterdir()
         self.secrets = {file.name: file.read_text(encoding="utf-8") for file in secrets}
+        self.admin = "admin", self.secrets["tracking_admin_password"]
+        self.sweeper = "sweep", self.secrets["tracking_sweep_password"]
 
     def docker(self, *words: str, check: bool = True, seconds: float = 300) -> str:
         return self._run(["docker", *words], check, seconds)
 
-    def compose(self, *words: str, check: bool = True, seconds: float = 300, version: int = 0) -> str:
+    def compose(self, *words: str, check: bool = True, version: int = 0) -> str:
         """Run compose on this installation. Returns what it wrote, errors included."""
-        return self._run([*self.composers[version], "--project-name", self.project, *words], check, seconds)
+        return self._run([*self.composers[version], "--project-name", self.project, *words], check)
 
-    def _run(self, command: list[str], check: bool, seconds: float) -> str:
+    def _run(self, command: list[str], check: bool = True, seconds: float = 300) -> str:
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -104,8 +103,8 @@ class Team:
         if known and known != self.docker("images", "--quiet", "--no-trunc", KEPT).split():
             self.docker("rmi", *known, check=False)  # another test may be using it
 
-    def regtune(self, *words: str, check: bool = True) -> str:
-        return self.compose("run", "--rm", "--no-deps", "-T", "worker", *words, check=check)
+    def regtune(self, *words: str) -> str:
+        return self.compose("run", "--rm", "--no-deps", "-T", "worker", *words)
 
     def start(self, name: str, *words: str) -> str:
         container = f"{self.project}-{name}"
@@ -123,7 +122,7 @@ class Team:
         for said, here in {"docker compose": compose, **(otherwise or {})}.items():
             assert said in lines or said == "docker compose", f"{said!r} is not under {heading}"
             lines = lines.replace(said, here)
-        return self._run(["bash", "-euc", lines], check=True, seconds=300)
+        return self._run(["bash", "-euc", lines])
 
     def containers(self) -> list[str]:
         label = f"label=com.docker.compose.project={self.project}"
@@ -156,23 +155,10 @@ class Team:
 
         body: posted as JSON where there is one. account: name and password. host: name the server by this.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", **(basic(*account) if account else {})}
-        headers |= {"Host": host} if host else {}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            return error.code, None
-
-    @property
-    def admin(self) -> tuple[str, str]:
-        return "admin", self.secrets["tracking_admin_password"]
-
-    @property
-    def sweeper(self) -> tuple[str, str]:
-        return "sweep", self.secrets["tracking_sweep_password"]
+        method, headers = "GET" if body is None else "POST", {"Host": host} if host else None
+        address = f"http://127.0.0.1:{self.port}{path}"
+        answer = requests.request(method, address, json=body, auth=account, headers=headers, timeout=30)
+        return answer.status_code, answer.json() if answer.ok else None
 
     def as_admin(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         status, answer = self.ask(path, body, account=self.admin)
@@ -188,7 +174,6 @@ class Team:
         return list(self.as_admin("/api/2.0/mlflow/runs/search", asked).get("runs", []))
 
     def remove(self) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
         for container in self.containers():
             self.docker("rm", "--force", "--volumes", container, check=False)
         self.compose("down", "--volumes", check=False)

@@ -5,10 +5,10 @@ Each is read, or refused with exit code 2 in words that stay readable; no other 
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ from specs import SWEEPS
 
 from regtune.config.source import MAX_MESSAGE, MAX_PROBLEMS
 from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.parameters import TARGETS
 from regtune.config.trial import KEYS
 from regtune.data.datasets import load_arrays
 from regtune.errors import InputError
@@ -33,17 +34,34 @@ FEW = settings(
     derandomize="CI" in os.environ,  # what is drawn anew each time is for those who can look into it
 )
 
-ODD = [10**40, -(2**63), 1e308, 5e-324, "1e5", "no", "0x1F", "~", "../..", "a\nb", "\x1b[2J", "mnist-5k"]
+ODD = [
+    10**40,
+    10**400,
+    -(2**63),
+    1e308,
+    5e-324,
+    "1e5",
+    "no",
+    "~",
+    "../..",
+    "a\nb",
+    "\x1b[2J",
+    "mnist-5k",
+    "uniform",
+]
+FORMS = ["value", "values", "distribution", "min", "max", "q", "optional", "per_layer", "when"]
 ordinary = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-scalars = ordinary | st.sampled_from(ODD)
-KNOWN = [*KEYS.homes, *SweepSpec.model_fields, "value", "values", "min", "max", "when"]
-words = st.sampled_from(KNOWN) | st.text(max_size=8)
+words = st.sampled_from([*KEYS.homes, *SweepSpec.model_fields, *FORMS]) | st.text(max_size=8)
 values = st.recursive(
-    scalars,
+    ordinary | st.sampled_from(ODD),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(words, inner, max_size=5)),
     max_leaves=25,
 )
-groups = st.dictionaries(words, values, max_size=8)
+parameters = st.dictionaries(
+    st.sampled_from(sorted(TARGETS)),
+    st.dictionaries(st.sampled_from(FORMS), values, max_size=4) | values,
+    max_size=3,
+)
 
 
 def read_or_refused(read: Callable[[Path], Any], content: bytes, name: str = "drawn.yaml") -> Any:
@@ -57,8 +75,20 @@ def read_or_refused(read: Callable[[Path], Any], content: bytes, name: str = "dr
     lines = str(refusal).splitlines()
     assert refusal.exit_code == 2
     assert 0 < len(lines) <= MAX_PROBLEMS + 1
+    assert len(set(lines)) == len(lines)
     assert all(line.isprintable() and len(line) < 2 * MAX_MESSAGE for line in lines)
     return None
+
+
+def sweep_or_refused(content: bytes) -> None:
+    spec = read_or_refused(SweepSpec.load, content)
+    assert spec is None or SweepSpec.from_dict(spec.to_dict()) == spec
+    assert spec is None or all(warning.isprintable() for warning in spec.warnings)
+
+
+def best_or_refused(content: bytes) -> None:
+    best = read_or_refused(load_best, content)
+    assert best is None or read_or_refused(load_best, best.to_yaml().encode()) == best
 
 
 def data_or_refused(content: bytes) -> None:
@@ -70,129 +100,87 @@ def yaml_of(found: Any) -> bytes:
     return yaml.safe_dump(found, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-def json_of(found: Any) -> bytes:
-    return json.dumps(found).encode()
-
-
 # -- anything at all
 
 
 @FEW
-@given(values, st.sampled_from([yaml_of, json_of]))
-def test_any_values_are_a_configuration_or_are_refused(found: Any, write: Callable[[Any], bytes]) -> None:
-    read_or_refused(load_best, write(found))
-    read_or_refused(load_best, write({"provenance": found}))
-    read_or_refused(load_best, write({"regularization": found, "training": found, "data": found}))
+@given(values)
+def test_any_values_are_a_configuration_or_are_refused(found: Any) -> None:
+    best_or_refused(json.dumps(found).encode())
+    best_or_refused(yaml_of({"provenance": found}))
+    best_or_refused(yaml_of({"regularization": found, "training": found, "data": found}))
+
+
+@settings(FEW, max_examples=200)
+@given(st.dictionaries(st.sampled_from(list(SweepSpec.model_fields)), values, max_size=4), parameters)
+def test_any_values_of_its_keys_are_a_sweep_or_are_refused(keys: dict[str, Any], searched: Any) -> None:
+    sweep_or_refused(yaml_of({"run_cap": 9, "parameters": searched, **keys}))
 
 
 @FEW
 @given(st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
-    read_or_refused(SweepSpec.load, content)
-    read_or_refused(load_best, content)
+    sweep_or_refused(content)
+    best_or_refused(content)
     data_or_refused(content)
 
 
-yaml_letters = st.text(st.sampled_from("abx01.-:,[]{}&*!|>'\"#%@`\\?<~ \n\t"), max_size=120)
-
-
 @settings(FEW, max_examples=120)
-@given(yaml_letters)
+@given(st.text(st.sampled_from("abx01.-:,[]{}&*!|>'\"#%@`\\?<~ \n\t"), max_size=120))
 def test_the_letters_of_yaml_in_any_order_are_read_or_refused(text: str) -> None:
-    read_or_refused(SweepSpec.load, text.encode())
+    sweep_or_refused(text.encode())
 
 
 # -- good files, changed
 
 
-def places(found: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner: list[tuple[Any, ...]] = []
-    pairs = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
-    for key, value in pairs:
-        inner += [(*where, key), *places(value, (*where, key))]
-    return inner
-
-
 @st.composite
-def changed(draw: st.DrawFn, good: Any) -> Any:
-    """`good` with some of its keys dropped, renamed, moved elsewhere, or given another value."""
-    found = copy.deepcopy(good)
+def changed(draw: st.DrawFn, good: str) -> bytes:
+    """`good` with some of its keys and values replaced by drawn ones."""
+    parts = re.split(r"([\w.-]+)", good)
     for _ in range(draw(st.integers(1, 3))):
-        every = places(found)
-        if not every:
-            break
-        *above, last = draw(st.sampled_from(every))
-        group = found
-        for key in above:
-            group = group[key]
-        how = draw(st.sampled_from(["drop", "replace", "rename", "swap", "wrap"]))
-        if how == "drop":
-            del group[last]
-        elif how == "rename" and isinstance(group, dict):
-            group[draw(words)] = group.pop(last)
-        elif how == "swap":
-            other = draw(st.sampled_from(list(group) if isinstance(group, dict) else range(len(group))))
-            group[last], group[other] = group[other], group[last]
-        elif how == "wrap":
-            group[last] = draw(st.sampled_from([[group[last]], {"value": group[last]}, str(group[last])]))
-        else:
-            group[last] = draw(values)
-    return found
+        parts[2 * draw(st.integers(0, len(parts) // 2 - 1)) + 1] = json.dumps(draw(values))
+    return "".join(parts).encode()
 
 
 @st.composite
 def torn(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` with bytes changed, lines given twice or left out, or its end cut off."""
-    how = draw(st.sampled_from(["bytes", "twice", "without", "cut"]))
-    if how == "bytes":
-        at = draw(st.integers(0, len(content) - 1))
-        put, after = draw(st.binary(min_size=1, max_size=8)), at + draw(st.integers(0, 8))
-        return content[:at] + put + content[after:]
-    if how == "cut":
-        return content[: draw(st.integers(0, len(content) - 1))]
+    """`content` with bytes changed, or with some of its lines twice or not at all."""
     lines = content.splitlines(keepends=True)
-    at = draw(st.integers(0, len(lines) - 1))
-    return b"".join(lines[:at] + (lines[at : at + 1] * 2 if how == "twice" else []) + lines[at + 1 :])
+    times = st.sampled_from([1, 1, 1, 1, 0, 2])
+    content = b"".join(line * draw(times) for line in lines)
+    at = draw(st.integers(0, len(content)))
+    put, after = draw(st.binary(max_size=8)), at + draw(st.integers(0, 8))
+    return content[:at] + put + content[after:]
 
 
 @pytest.mark.parametrize("name", ["mnist", "per_layer"])
 def test_a_sweep_of_ours_with_changes_is_read_or_refused(name: str) -> None:
-    (file,) = (path for path in SWEEPS if path.stem == name)
-    good = yaml.safe_load(file.read_text())
+    good = yaml.safe_dump(SweepSpec.load(SWEEPS[0].with_stem(name)).to_dict())
 
     @settings(FEW, max_examples=40)
-    @given(changed(good))
-    def values_change(found: Any) -> None:
-        spec = read_or_refused(SweepSpec.load, yaml_of(found))
-        assert spec is None or SweepSpec.from_dict(spec.to_dict()) == spec
+    @given(changed(good), torn(good.encode()))
+    def change(drawn: bytes, content: bytes) -> None:
+        sweep_or_refused(drawn)
+        sweep_or_refused(content)
 
-    @settings(FEW, max_examples=40)
-    @given(torn(file.read_bytes()))
-    def bytes_change(content: bytes) -> None:
-        read_or_refused(SweepSpec.load, content)
-
-    values_change()
-    bytes_change()
+    change()
 
 
 @settings(FEW, max_examples=60)
-@given(changed(yaml.safe_load(configurations.GOOD)))
-def test_a_best_yaml_with_changes_is_read_or_refused(found: Any) -> None:
-    best = read_or_refused(load_best, yaml_of(found))
-    assert best is None or read_or_refused(load_best, best.to_yaml().encode()) == best
+@given(changed(configurations.GOOD))
+def test_a_best_yaml_with_changes_is_read_or_refused(content: bytes) -> None:
+    best_or_refused(content)
 
 
 @settings(FEW, max_examples=40)
-@given(st.data())
-def test_what_best_yaml_says_of_its_origin_comes_back_whatever_it_is(data: st.DataObject) -> None:
-    odd = st.sampled_from(["1e5", "0o17", "no", "1:30", "~", "#", "1_0"])
-    name = data.draw(st.text(min_size=1, max_size=20) | odd)
+@given(st.text(min_size=1, max_size=20) | st.sampled_from(["1e5", "0o17", "no", "1:30", "~", "#", "1_0"]))
+def test_what_best_yaml_says_of_its_origin_comes_back_whatever_it_is(name: str) -> None:
     best = configurations.BEST
     assert best.provenance is not None
     origin = best.provenance.model_copy(update={"study": name, "uid": name, "created": name})
     found = type(best)(best.config, origin)
-    again = read_or_refused(load_best, found.to_yaml().encode())
-    assert again == found
+    assert read_or_refused(load_best, found.to_yaml().encode()) == found
 
 
 NPZ = datasets.saved()
@@ -200,13 +188,10 @@ HEADS = [info.header_offset for info in zipfile.ZipFile(io.BytesIO(NPZ)).infolis
 
 
 @settings(FEW, max_examples=80)
-@given(st.data())
-def test_a_damaged_npz_is_read_or_refused(data: st.DataObject) -> None:
-    begin = data.draw(st.sampled_from([*HEADS, len(NPZ) - 400]))
-    at = begin + data.draw(st.integers(0, 300))
-    damage = data.draw(st.binary(min_size=1, max_size=6))
-    content = NPZ[:at] + damage + NPZ[at + len(damage) :]
-    data_or_refused(content)
+@given(st.sampled_from([*HEADS, len(NPZ) - 400]), st.integers(0, 300), st.binary(min_size=1, max_size=6))
+def test_a_damaged_npz_is_read_or_refused(begin: int, offset: int, damage: bytes) -> None:
+    at = begin + offset
+    data_or_refused(NPZ[:at] + damage + NPZ[at + len(damage) :])
 
 
 @settings(FEW, max_examples=50)

@@ -151,7 +151,7 @@ board {NAME} --sort nothing => --sort nothing: expected one of rank; board {NAME
 sweep quick.yaml --set =5; sweep quick.yaml --set ''; sweep quick.yaml --set run_cap=[1; sweep quick.yaml --from '';
 sweep quick.yaml --name ../elsewhere; sweep quick.yaml --name --fresh; show {NAME} 999 => has no trial 999;
 enqueue spaced dropout; enqueue spaced dropout=much; enqueue spaced dropuot=0.1; enqueue spaced dropout=0.9;
-enqueue spaced dropout=[[[[; plan . => found a folder;
+enqueue spaced dropout=[[[[; plan . => Is a directory;
 train absent.yaml => absent.yaml: no such file; sweep absent.yaml --quiet => absent.yaml;
 data verify cifar => expected mnist, mnist-5k, fashion-mnist or a path; data fetch cifar10 --quiet;
 data fetch mnist-5k --quiet => nothing to fetch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
@@ -18,19 +17,16 @@ from mkdocs.config import load_config
 
 from docs.generate import stale, verbs
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.sweepfile.schema import json_schema
+from regtune.config.sweepfile.specification import json_schema
+from regtune.errors import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        ROOT / "benchmarks/README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-    )
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", *DOCS)
 }
+README = PAGES["README.md"]
 VERBS = dict(verbs())
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
 PROGRAMS = {"bash", "chmod", "curl", "docker", "git", "make", "mkdir", "pip", "regtune", "source"}
@@ -103,31 +99,28 @@ def test_a_command_that_would_be_refused_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sweep-file.md"])
-def test_the_example_of_a_sweep_file_is_the_one_in_sweeps(page: str) -> None:
-    Path("example.yaml").write_text(block(page, "yaml"))
-    assert SweepSpec.load(Path("example.yaml")) == SweepSpec.load(ROOT / "sweeps/mnist.yaml")
-
-
-def test_the_error_that_is_quoted_is_the_error_that_is_given() -> None:
-    quoted = re.search(r"`sweeps/mine\.yaml:\d+: (parameters\.drop_out: .*?)`", README)
+def test_the_example_of_a_sweep_file_is_the_one_in_sweeps_and_the_error_that_is_quoted_is_given(
+    page: str,
+) -> None:
+    example = Path("mine.yaml")
+    example.write_text(block(page, "yaml"))
+    assert SweepSpec.load(example) == SweepSpec.load(ROOT / "sweeps/mnist.yaml")
+    quoted = re.search(r"sweeps/mine\.yaml:\d+: (parameters\.drop_out: [^`\n]*)", PAGES[page])
     assert quoted is not None
-    Path("mine.yaml").write_text(block("README.md", "yaml").replace("dropout:  ", "drop_out: "))
-    with pytest.raises(Exception, match=re.escape(quoted[1])):
-        SweepSpec.load(Path("mine.yaml"))
+    example.write_text(block(page, "yaml").replace("dropout:  ", "drop_out: "))
+    with pytest.raises(SpecError, match=re.escape(quoted[1])):
+        SweepSpec.load(example)
 
 
 def test_every_distribution_is_explained() -> None:
-    words = set(re.findall(r"'((?:inv_|q_|int_)*(?:log_)?uniform(?:_values)?)'", str(json_schema())))
-    assert len(words) > 8
+    words = set(re.findall(r"'(\w*uniform\w*)'", str(json_schema())))
+    assert len(words) == 5
     assert words <= set(re.findall(r"\w+", PAGES["docs/sweep-file.md"]))
 
 
-def test_the_readme_names_every_verb_and_stays_short() -> None:
+def test_the_readme_is_short_names_every_verb_and_the_tests_and_links_in_it_are_there() -> None:
     assert {name.split()[0] for name in VERBS} <= set(re.findall(r"\w+", README))
     assert len(README.splitlines()) <= 170
-
-
-def test_the_tests_and_links_of_the_readme_are_there() -> None:
     names = re.findall(r"`(?:pytest tests/)?(test_\w+\.py)`", README)
     assert len(names) == 14
     assert all(any((ROOT / "tests").rglob(name)) for name in names)
@@ -160,15 +153,9 @@ def test_the_python_example_runs() -> None:
     [("build_model", "training"), ("load_data", "data"), ("run_sweep", "sweep"), ("train", "training")],
 )
 def test_a_public_function_describes_what_it_takes_returns_and_raises(name: str, room: str) -> None:
-    trees = (ast.parse(path.read_text()) for path in (ROOT / "regtune" / room).glob("*.py"))
-    nodes = (node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef))
-    (described,) = (ast.get_docstring(node) for node in nodes if node.name == name)
-    assert described is not None
+    sources = "".join(path.read_text() for path in (ROOT / "regtune" / room).glob("*.py"))
+    described = sources.split(f"\ndef {name}(")[1].split('"""')[1].replace("\n    ", "\n")
     assert all(f"\n{section}:\n" in described for section in ("Args", "Returns", "Raises", "Example"))
-
-
-def test_every_make_target_is_known_to_make() -> None:
-    subprocess.run(["make", "-n", "-C", str(ROOT), *sorted(TARGETS)], check=True, capture_output=True)
 
 
 def test_a_python_that_is_too_old_is_said_with_what_to_do() -> None:

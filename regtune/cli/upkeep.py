@@ -294,6 +294,6 @@ def doctor(as_json: options.Json = False, home: options.Home = None) -> None:
 
 def schema() -> None:
     """Print the JSON Schema of the sweep file, for editors."""
-    from regtune.config.sweepfile.schema import json_schema
+    from regtune.config.sweepfile.specification import json_schema
 
     terminal.show_json(json_schema())

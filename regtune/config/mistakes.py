@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -19,32 +20,22 @@ Where = tuple[str | int, ...]
 Problem = tuple[Where, str]
 """A mistake: where it is, and what was expected there."""
 
-SYNONYMS: Mapping[str, str] = {
-    "batch_norm": "batchnorm",
-    "batch_normalization": "batchnorm",
+SYNONYMS = {
     "bn": "batchnorm",
-    "dropout_rate": "dropout",
-    "epochs": "max_epochs",
-    "hidden_layers": "hidden",
     "layers": "hidden",
-    "lr": "learning_rate",
-    "num_epochs": "max_epochs",
-    "opt": "optimizer",
     "units": "hidden",
+    "lr": "learning_rate",
     "wd": "weight_decay",
 }
 """Spellings of other tools. They are not read, only recognized in a "did you mean"."""
 
-_CLIPPING = "gradient clipping is not supported; a smaller learning_rate is the nearest thing"
-_SCHEDULE = "learning-rate schedules are not supported; search learning_rate instead"
-UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm", "gradient_clip"), _CLIPPING),
-    **dict.fromkeys(("decay", "learning_rate_schedule", "lr_schedule", "lr_decay"), _SCHEDULE),
-    **dict.fromkeys(("reduce_lr_on_plateau", "warmup", "warmup_epochs"), _SCHEDULE),
-    "label_smoothing": "label smoothing is not supported; remove it",
-    "parameters": "nested parameters are not read; name each key directly under parameters",
-    "metrics": "several objectives are not supported; expected metric: with name and goal",
-    "probabilities": "values cannot be weighted; use values alone",
+UNSUPPORTED = {
+    **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm", "gradient_clip"), "gradient clipping"),
+    **dict.fromkeys(
+        ("decay", "lr_decay", "lr_schedule", "learning_rate_schedule"), "a learning-rate schedule"
+    ),
+    **dict.fromkeys(("reduce_lr_on_plateau", "warmup", "warmup_epochs"), "a learning-rate schedule"),
+    "label_smoothing": "label smoothing",
 }
 """What other tools have and regtune does not, refused by name."""
 
@@ -53,20 +44,16 @@ _EXPECTED = {
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
-    "string_too_short": "at least {min_length} letters",
-    "string_too_long": "at most {max_length} letters",
-    "string_pattern_mismatch": "text of the form {pattern}",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
     "int_type": "a whole number",
-    "int_from_float": "a whole number",
     "float_type": "a number",
-    "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text",
     "tuple_type": "a list",
     "dict_type": "a group of keys",
 }
+"""What pydantic says in words of Python."""
 
 
 def shortened(text: str, most: int = MAX_SHOWN) -> str:
@@ -112,36 +99,36 @@ def refused(*problems: Problem) -> PydanticCustomError:
 
 
 class Keys:
-    """The keys that may stand in each group of a model.
+    """The keys that may stand in each group of a model. homes: the group of each key that belongs in one."""
 
-    homes: the group in which a key belongs that is known elsewhere.
-    """
-
-    def __init__(self, model: type[BaseModel], homes: Mapping[str, str]) -> None:
+    def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
-        self.homes = homes
+        groups = reversed(model.model_fields)
+        self.homes = {name: group for group in groups for name in self.at((group,))}
 
     def at(self, where: Where) -> Sequence[str]:
+        """The keys of the group at `where`; none where no group is."""
         model = self.model
         for part in where:
             annotation = model.model_fields[str(part)].annotation
-            kinds = (annotation, *get_args(annotation))
-            model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+            kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+            models = [kind for kind in kinds if issubclass(kind, BaseModel)]
+            if not models:
+                return ()
+            model = models[0]
         return tuple(model.model_fields)
 
     def unknown(self, where: Where) -> str:
         """What to say about the key at `where`, which means nothing there."""
         *group, name = map(str, where)
         known = self.at(where[:-1])
-        homes = {key: home for key, home in self.homes.items() if group != [home]}
         if name in UNSUPPORTED:
-            return UNSUPPORTED[name]
-        if name in homes and not group[1:]:
-            return f"unknown key here; it belongs under {homes[name]}"
+            return f"{UNSUPPORTED[name]} is not supported; remove it"
         if name in known:
             return "means nothing in this form of a parameter"
-        hint = suggestion(name, known)
-        if not hint and not group[1:] and (near := nearest(name, tuple(homes))):
+        homes = {} if group[1:] else self.homes
+        hint = "" if name in homes else suggestion(name, known)
+        if not hint and (near := nearest(name, tuple(homes))):
             hint = f'; did you mean "{near}" under {homes[near]}?'
         what = "parameter" if group == ["parameters"] else "key"
         return f"unknown {what}{hint or '; expected one of ' + ', '.join(known)}"
@@ -165,49 +152,29 @@ def explain(
         if each["type"] == "too_short" and each["loc"] in groups:
             continue  # a list whose items were refused is not short
         where = tuple(part for part in each["loc"] if part not in tags)
-        context = each.get("ctx", {})
         if each["type"] == "refused":
-            problems += [((*under, *where, *inner), what) for inner, what in context["problems"]]
+            problems += [((*under, *where, *inner), what) for inner, what in each["ctx"]["problems"]]
         else:
-            problems.append(((*under, *where), _said(each, context, where, keys)))
+            problems.append(((*under, *where), _said(each, where, keys)))
     return problems
 
 
-def _said(error: Any, context: Mapping[str, Any], where: Where, keys: Keys) -> str:
-    kind, value = error["type"], error["input"]
-    found = f", found {describe(value)}"
+def _said(error: Any, where: Where, keys: Keys) -> str:
+    kind, value, context, hint = error["type"], error["input"], error.get("ctx", {}), ""
+    expected = str(error["msg"]).replace("Input should be", "expected")
     match kind:
         case "extra_forbidden":
             return keys.unknown(where)
         case "missing":
             return "missing"
-        case "literal_error":
-            return _literal(context["expected"], value, where)
+        case "value_error":
+            return str(context["error"])
         case "model_type" | "model_attributes_type":
             expected = f"expected a group of keys ({', '.join(keys.at(where))})"
-        case "form":
-            expected = str(error["msg"])
-            if isinstance(value, Mapping):
-                found = f", found {shortened(', '.join(map(str, value))) or 'no keys'}"
-        case "value_error":
-            return str(error["msg"]).removeprefix("Value error, ")
+        case "literal_error" if context["expected"] == "False":
+            return f"means nothing for {where[-2]}"
+        case "literal_error" if isinstance(value, str):
+            hint = suggestion(value, re.findall("'(.*?)'", expected))
         case _ if kind in _EXPECTED:
             expected = f"expected {_EXPECTED[kind].format(**context)}"
-            if kind in ("too_short", "too_long"):
-                found = f", found {context['actual_length']}"
-            if kind == "float_type" and str(where[-1]).endswith("timeout"):
-                expected += " of seconds"
-        case _:
-            expected = str(error["msg"])
-    return expected + found
-
-
-def _literal(expected: str, value: Any, where: Where) -> str:
-    words = tuple(word.strip(" '") for word in expected.replace(" or ", ", ").split(","))
-    if words != ("False",):
-        hint = suggestion(value, words) if isinstance(value, str) else ""
-        return f"expected one of {', '.join(words)}, found {describe(value)}{hint}"
-    if not isinstance(value, bool):
-        return f"expected true or false, found {describe(value)}"
-    *_, name, key = where
-    return f"adds 0, which {name} does not take" if key == "optional" else f"{name} has one for all layers"
+    return f"{expected}, found {describe(value)}{hint}"

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from regtune.config.mistakes import Keys, describe, explain, refused
-from regtune.config.source import CONFIGURATION, Source, parse_mapping, read, text_of
+from regtune.config.source import Source, parse_mapping, read, text_of
 from regtune.errors import ConfigError
 
 BatchNorm = Literal["none", "before_activation", "after_activation"]
@@ -180,6 +180,10 @@ class TrialConfig(Frozen):
             object.__setattr__(self, "regularization", wide)
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, as YAML and JSON have them."""
+        return self.model_dump(mode="json")
+
     def canonical(self) -> str:
         """Return the canonical JSON text: sorted keys, no spaces, shortest exact numbers."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -200,10 +204,6 @@ class TrialConfig(Frozen):
             "batch norm": (placement.partition("_")[0] for placement in techniques.batchnorm),
         }
         return " + ".join(filter(None, starmap(_mixed, layers.items()))) or "none"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, as YAML and JSON have them."""
-        return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, values: Any, source: str | Source = "configuration") -> TrialConfig:
@@ -241,10 +241,9 @@ class TrialConfig(Frozen):
             return cls.from_dict(given)
         if not isinstance(given, str | Path):
             raise ConfigError([f"expected a configuration or the path of its file, found {describe(given)}"])
-        source = read(Path(given), CONFIGURATION)
-        return cls.from_dict(
-            {key: value for key, value in source.values.items() if key != PROVENANCE}, source
-        )
+        source = read(Path(given), ConfigError)
+        source.values.pop(PROVENANCE, None)
+        return cls.from_dict(source.values, source)
 
     def to_yaml(self) -> str:
         """Return complete, readable YAML."""
@@ -253,18 +252,11 @@ class TrialConfig(Frozen):
     @classmethod
     def from_yaml(cls, text: str, source: str = "configuration") -> TrialConfig:
         """Read what `to_yaml` wrote. Raises ConfigError."""
-        parsed = parse_mapping(text, source, CONFIGURATION)
+        parsed = parse_mapping(text, source, ConfigError)
         return cls.from_dict(parsed.values, parsed)
 
 
-KEYS = Keys(
-    TrialConfig,
-    {
-        name: block
-        for block in ("model", "regularization", "training", "early_stopping", "data")
-        for name in Keys(TrialConfig, {}).at((block,))
-    },
-)
+KEYS = Keys(TrialConfig)
 """The keys that a configuration may have."""
 
 

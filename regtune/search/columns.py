@@ -12,8 +12,7 @@ from optuna.trial import BaseTrial
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import shown_value
-from regtune.config.sweepfile.parameters import Categorical, Range
-from regtune.config.sweepfile.targets import TARGETS, Target
+from regtune.config.sweepfile.parameters import TARGETS, Categorical, Range, Target
 from regtune.config.trial import format_number
 
 Value = float | int | str | bool

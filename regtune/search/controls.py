@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.sweepfile.targets import BLOCKS
+from regtune.config.sweepfile.parameters import BLOCKS
 from regtune.config.trial import DataConfig, RegularizationConfig, TrialConfig
 from regtune.errors import ParameterError
 from regtune.search.columns import Value, shown

@@ -14,8 +14,7 @@ from regtune.config.mistakes import suggestion
 from regtune.config.source import parse
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import depths_of
-from regtune.config.sweepfile.parameters import Categorical
-from regtune.config.sweepfile.targets import BLOCKS, TARGETS
+from regtune.config.sweepfile.parameters import BLOCKS, TARGETS, Categorical
 from regtune.config.trial import DataConfig, TrialConfig
 from regtune.errors import ParameterError, SpecError
 from regtune.search.columns import Column, Value, columns_of, in_order_of_conditions, shown

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
 from regtune.config.mistakes import Keys, explain
-from regtune.config.source import CONFIGURATION, Source, parse_mapping, read, text_of
+from regtune.config.source import Source, parse_mapping, read, text_of
 from regtune.config.sweepfile.specification import differences_of
 from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, StorageError, StudyNotFound
@@ -140,13 +140,12 @@ def changes(best: Best, engine: Engine) -> list[str]:
 
 def load_best(path: Path) -> Best:
     """Read `best.yaml`, or a bare configuration. Raises ConfigError with one line for each mistake."""
-    remedy = f"; try: regtune best STUDY -o {shell_word(str(path))}"
-    return _best(read(path, CONFIGURATION, remedy), str(path))
+    return _best(read(path, ConfigError), str(path))
 
 
 def parse_best(text: str, source: str = "best.yaml") -> Best:
     """The same from text; `source`, a path, leads each line of an error."""
-    return _best(parse_mapping(text, printable(source), CONFIGURATION), source)
+    return _best(parse_mapping(text, printable(source), ConfigError), source)
 
 
 def _best(source: Source, path: str) -> Best:
@@ -159,4 +158,4 @@ def _best(source: Source, path: str) -> Best:
     try:
         return Best(config, Provenance.model_validate(values[PROVENANCE]))
     except ValidationError as error:
-        raise ConfigError(source.lines(explain(error, Keys(Provenance, {}), (PROVENANCE,)))) from None
+        raise ConfigError(source.lines(explain(error, Keys(Provenance), (PROVENANCE,)))) from None

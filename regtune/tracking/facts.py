@@ -115,7 +115,7 @@ class StudyFacts:
 
 def _settings(space: Space) -> dict[str, Value]:
     """What a sweep was begun with, under the names of its trials' params: of what is searched, the range."""
-    from regtune.config.sweepfile.targets import TARGETS
+    from regtune.config.sweepfile.parameters import TARGETS
     from regtune.search.columns import shown
 
     spec = space.spec

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CANARY = "canary"
+LINES = ("run_cap: 20", "parameters: {l2: {values: [0, 0.1]}}")
+GOOD = "\n".join(LINES) + "\n"
+"""A small sweep file."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,15 @@ def written(name: str, content: str | bytes) -> str:
     return name
 
 
+def link(name: str, target: str) -> str:
+    """The name of a symbolic link."""
+    Path(name).symlink_to(target)
+    return name
+
+
 def text(what: str, content: str | bytes, said: str, name: str = "bad.yaml") -> Malformed:
     """A file of this content."""
     return Malformed(what, lambda: written(name, content), said)
-
-
-LINES = ("run_cap: 20", "parameters: {l2: {values: [0, 0.1]}}")
-GOOD = "\n".join(LINES) + "\n"
-"""A small sweep file."""
 
 
 def beside(*lines: str) -> str:
@@ -50,45 +54,8 @@ def beside(*lines: str) -> str:
     return "\n".join([*lines, *(line for line in LINES if line.partition(":")[0] not in keys)]) + "\n"
 
 
-TAGS = {
-    "a tag that calls os.system": f"!!python/object/apply:os.system ['touch {CANARY}']",
-    "a tag that names a function": "!!python/name:os.system",
-    "a tag of one's own": "!include secrets.yaml",
-    "a tag by its whole address": "!<tag:evil.example,2026:run> x",
-    "a tag that is a set": "!!set {1, 2}",
-    "a tag that is base64": "!!binary aGVsbG8=",
-    "a number's tag on a word": "!!int five",
-    "a tag without its handle": "!nowhere!x 1",
-}
-"""Tags of YAML in place of a value."""
-
-
-def nested(depth: int) -> str:
-    """Lists in lists."""
-    return "[" * depth + "]" * depth
-
-
 def bomb(levels: int = 12, width: int = 10) -> str:
     """Aliases that multiply: a few hundred bytes which are `width ** levels` values."""
     lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
     return "\n".join(lines) + "\n"
-
-
-def encodings(content: str) -> dict[str, bytes]:
-    """The same text in encodings that are not UTF-8, and bytes that are no text."""
-    return {
-        "UTF-16 with its mark": content.encode("utf-16"),
-        "UTF-16 without its mark": content.encode("utf-16-le"),
-        "Latin-1 with an accent": f"# caf\xe9\n{content}".encode("latin-1"),
-        "a surrogate written as UTF-8": b"# \xed\xa0\x80\n" + content.encode(),
-        "a slash in three bytes": b"# \xe0\x80\xaf\n" + content.encode(),
-        "a letter that is cut in two": content.encode() + "# \u00e9".encode()[:-1],
-        "bytes at random": bytes(range(256)) * 4,
-        "a gzip": b"\x1f\x8b\x08" + bytes(64),
-    }
-
-
-def large(what: str, content: Callable[[int], bytes], said: str, name: str = "bad.yaml") -> Malformed:
-    """A file of 10 MB, made when it is asked for."""
-    return Malformed(what, lambda: written(name, content(10_000_000)), said)

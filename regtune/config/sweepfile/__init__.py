@@ -1,7 +1,7 @@
 """The sweep file: what is searched, how, on which data, and for how long.
 
-`SweepSpec.load` reads a file and reports every mistake in it at once, each with its line. `forms` is the grammar of
-what is searched, `checks` says what must fit together, `schema` what editors need.
+`SweepSpec.load` reads a file and reports every mistake in it at once, each with its line. `parameters` is the
+grammar of what is searched, `checks` says what must fit together.
 """
 
 from regtune.config.sweepfile.specification import SweepSpec

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 from regtune.config.mistakes import Problem, describe, suggestion
-from regtune.config.sweepfile.parameters import Categorical, Constant, Range
-from regtune.config.sweepfile.targets import TARGETS
+from regtune.config.sweepfile.parameters import TARGETS, Categorical, Constant, Range
 from regtune.config.trial import DATASETS
 
 if TYPE_CHECKING:
     from regtune.config.sweepfile.specification import SweepSpec
 
 _ANY = "use tpe or random"
-_FLAT_ONLY: Mapping[str, str] = {
-    "cmaes": "searches one fixed space of numbers",
-    "qmc": "walks one sequence through a fixed space",
-    "gp": "models one fixed space",
-}
+_FLAT_ONLY = ("cmaes", "qmc", "gp")
 _OF_ITS_OPTIMIZER = {"weight_decay": "adamw", "momentum": "sgd", "fused": "adam"}
 
 
@@ -33,9 +29,8 @@ def _budget(spec: SweepSpec) -> Iterator[Problem]:
         budget = "run_cap (trials) or timeout (seconds), for example run_cap: 60"
         yield ("run_cap",), f"missing; expected a budget: {budget}"
     if not spec.searched:
-        fixed = ", each has one value only" if spec.parameters else ""
         expected = "expected at least one range or list, for example dropout: {min: 0.0, max: 0.6}"
-        yield ("parameters",), f"nothing is searched{fixed}; {expected}"
+        yield ("parameters",), f"nothing is searched; {expected}"
 
 
 def _dataset(spec: SweepSpec) -> Iterator[Problem]:
@@ -53,14 +48,13 @@ def _layers(spec: SweepSpec) -> Iterator[Problem]:
     for name, parameter in spec.parameters.items():
         where, target = ("parameters", name), TARGETS[name]
         if target.block == "early_stopping" and spec.early_stopping is None:
-            remedy = "give early_stopping, or remove it"
-            yield where, f"early_stopping is null, so this would never act; {remedy}"
+            yield where, "early_stopping is null, so this would never act; give early_stopping, or remove it"
         elif isinstance(parameter, Constant):
             value = parameter.value
             length = len(value) if target.layered and isinstance(value, tuple) else 1
             if length != 1 and depths != {length}:
-                what = f"expected one value, or {counts} (one a hidden layer), found {length}"
-                yield (*where, "value"), what
+                expected = f"expected one value, or {counts} (one a hidden layer)"
+                yield (*where, "value"), f"{expected}, found {length}"
         elif parameter.per_layer and len(depths) > 1:
             remedy = "drop per_layer, or search hidden of one depth"
             yield (*where, "per_layer"), f"expected one number of hidden layers, found {counts}; {remedy}"
@@ -79,7 +73,8 @@ def _conditions(spec: SweepSpec) -> Iterator[Problem]:
             where = ("parameters", name, "when", other)
             base, _, layer = other.partition(".")
             if base not in searched:
-                yield where, _not_searched(base, spec)
+                expected = f"expected another searched parameter, one of {', '.join(searched)}"
+                yield where, expected + suggestion(base, tuple(searched))
                 continue
             edges[name].append(base)
             if refusal := _layer_refusal(spec, name, base, layer):
@@ -90,30 +85,20 @@ def _conditions(spec: SweepSpec) -> Iterator[Problem]:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
         circle = error.args[1][::-1]  # each node needs the one before it
-        start = min(range(len(circle) - 1), key=lambda n: list(searched).index(circle[n]))
-        circle = [*circle[start:-1], *circle[:start], circle[start]]
-        what = f"a circle: {' needs '.join(circle)}; expected one that needs none"
-        yield ("parameters", circle[0], "when"), what
-
-
-def _not_searched(name: str, spec: SweepSpec) -> str:
-    if name in spec.parameters:
-        return "has one value only; expected another searched parameter"
-    names = tuple(spec.searched)
-    return f"expected another searched parameter, one of {', '.join(names)}{suggestion(name, names)}"
+        yield ("parameters", circle[0], "when"), f"a circle: {' needs '.join(circle)}"
 
 
 def _layer_refusal(spec: SweepSpec, name: str, other: str, layer: str) -> str | None:
+    layers = [str(number) for number in range(1, max(depths_of(spec)) + 1)]
     if not spec.searched[other].per_layer:
         return f"{other} is not per layer; expected {other}" if layer else None
-    layers = [str(number) for number in range(1, max(depths_of(spec)) + 1)]
     if layer in layers or (not layer and spec.searched[name].per_layer):
         return None
-    expected = f"expected {other}.1 to {other}.{layers[-1]}"
-    return expected if layer else f"{other} is per layer; {expected}"
+    return f"{other} is per layer; expected {other}.1 to {other}.{layers[-1]}"
 
 
 def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -> Iterator[str]:
+    """What is wrong with values of a condition: those that the parameter asked about never has."""
     words = dict.fromkeys(map(shown_value, parameter.values)) if isinstance(parameter, Categorical) else {}
     for value in values:
         converted = TARGETS[name].convert(value)
@@ -122,11 +107,9 @@ def _outside(name: str, parameter: Categorical | Range, values: Iterable[Any]) -
             continue
         if isinstance(parameter, Categorical):
             if shown_value(converted) not in words:
-                hint = suggestion(value, tuple(words)) if isinstance(value, str) else ""
-                yield f"{name} is one of {', '.join(words)}, found {describe(value)}{hint}"
+                yield f"{name} is one of {', '.join(words)}, found {describe(value)}"
         elif parameter.steps is None:
-            only = "expected 0 (off)" if parameter.optional else "expected a parameter with values or q"
-            yield f"{name} is continuous, no single value of it recurs; {only}"
+            yield f"{name} is continuous, no single value of it recurs; expected values or q there"
         elif not number or not parameter.has(converted):
             first, last = map(parameter.multiple, parameter.steps)
             yield f"{name} goes from {first} to {last} by {parameter.step}, found {describe(value)}"
@@ -145,18 +128,16 @@ def _method(spec: SweepSpec) -> Iterator[Problem]:
             yield where, f"continuous, and method grid needs single values; give values or q, or {_ANY}"
         for key in ("optional", "when"):
             if spec.method in _FLAT_ONLY and getattr(parameter, key):
-                reason = f"{_FLAT_ONLY[spec.method]}, where nothing is conditional"
-                yield (*where, key), f"method {spec.method} {reason}; {_ANY}"
+                reason = f"method {spec.method} searches one fixed space, without conditions"
+                yield (*where, key), f"{reason}; {_ANY}"
     kinds = {type(parameter) for parameter in spec.searched.values()}
     if spec.method == "cmaes" and kinds == {Categorical}:
-        reason = "cmaes searches numbers, and every parameter here is a list of values"
-        yield ("method",), f"{reason}; {_ANY}, or grid"
+        yield ("method",), f"cmaes searches numbers, and every parameter here is a list of values; {_ANY}"
 
 
 def warnings(spec: SweepSpec) -> list[str]:
     """One line for each thing that is legal and probably not meant."""
-    every = (_penalty, _wasted, _method_warnings, _pruner_warnings, _controls)
-    return [warning for check in every for warning in check(spec)]
+    return [*_penalty(spec), *_method_warnings(spec), *_budget_warnings(spec)]
 
 
 def _penalty(spec: SweepSpec) -> Iterator[str]:
@@ -174,13 +155,10 @@ def _possible(spec: SweepSpec, name: str) -> set[Any]:
     return set(parameter.values) if isinstance(parameter, Categorical) else {spec.fixed(name)}
 
 
-def _wasted(spec: SweepSpec) -> Iterator[str]:
+def _method_warnings(spec: SweepSpec) -> Iterator[str]:
     for name, needed in _OF_ITS_OPTIMIZER.items():
         if name in spec.searched and needed not in _possible(spec, "optimizer"):
             yield f"parameters.{name}: acts under optimizer {needed} only, which no trial uses"
-
-
-def _method_warnings(spec: SweepSpec) -> Iterator[str]:
     listed = [name for name, parameter in spec.searched.items() if isinstance(parameter, Categorical)]
     if spec.method == "cmaes" and listed:
         yield f"method: cmaes searches numbers only and draws {', '.join(listed)} at random; {_ANY}"
@@ -188,29 +166,21 @@ def _method_warnings(spec: SweepSpec) -> Iterator[str]:
         yield f"early_terminate: {spec.method} learns from complete trials only, not from pruned ones; use tpe"
 
 
-def _pruner_warnings(spec: SweepSpec) -> Iterator[str]:
+def _budget_warnings(spec: SweepSpec) -> Iterator[str]:
     pruner, epochs = spec.early_terminate, most_epochs(spec)
-    if pruner is None:
-        return
-    if pruner.first_epoch >= epochs:
+    controls = 0 if spec.method == "grid" else control_count(spec)
+    searched = math.inf if spec.run_cap is None else spec.run_cap - controls
+    if pruner and pruner.first_epoch >= epochs:
         when = f"the first check is at epoch {pruner.first_epoch} of at most {epochs}"
         yield f"early_terminate: {when}, so nothing is ended early"
-        return
-    if pruner.max_iter is not None and pruner.max_iter > epochs:
+    elif pruner and pruner.max_iter and pruner.max_iter > epochs:
         yield f"early_terminate.max_iter: {pruner.max_iter} is more than the {epochs} epochs of a trial"
-    if pruner.type == "hyperband" and spec.run_cap is not None:
-        count, controls = len(pruner.brackets(epochs)), 0 if spec.method == "grid" else control_count(spec)
-        trials = max(0, spec.run_cap - controls)
-        if trials <= 10 * count:
-            yield (
-                f"early_terminate: hyperband has {_counted(count, 'bracket')} for {_counted(trials, 'trial')}; "
-                f"expected more than 10 a bracket: run_cap above {10 * count + controls}, a larger min_iter, "
-                "or type: median"
-            )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    elif pruner and pruner.type == "hyperband" and searched <= (least := 10 * len(pruner.brackets(epochs))):
+        remedy = "use a larger run_cap or min_iter, or type: median"
+        yield f"early_terminate: hyperband needs more than {least} trials, found {searched}; {remedy}"
+    if searched <= 0:
+        nothing = f"{spec.run_cap} leaves nothing for the search, because {controls} controls run first"
+        yield f"run_cap: {nothing}; raise it above {controls}, or set controls: false"
 
 
 def most_epochs(spec: SweepSpec) -> int:
@@ -224,10 +194,3 @@ def most_epochs(spec: SweepSpec) -> int:
 def control_count(spec: SweepSpec) -> int:
     """How many controls run first: without early stopping, `none` and `early_stopping` are the same one."""
     return (6 if spec.early_stopping is None else 7) if spec.controls else 0
-
-
-def _controls(spec: SweepSpec) -> Iterator[str]:
-    count = control_count(spec)
-    if spec.method != "grid" and spec.run_cap is not None and count and spec.run_cap <= count:
-        nothing = f"{spec.run_cap} leaves nothing for the search, because {count} controls run first"
-        yield f"run_cap: {nothing}; raise it above {count}, or set controls: false"

@@ -33,17 +33,18 @@ class MetricSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _goal_of_the_metric(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "goal" not in given and isinstance(given.get("name"), str):
-            return {**given, "goal": "maximize" if higher_is_better(given["name"]) else "minimize"}
-        return given
+        return {"goal": goal_of(str(given.get("name"))), **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        right = "maximize" if higher_is_better(self.name) else "minimize"
-        if self.goal != right:
-            better = "higher" if right == "maximize" else "lower"
-            raise ValueError(f"expected goal: {right}, because {self.name} is better when it is {better}")
+        if self.goal != goal_of(self.name):
+            raise ValueError(f"expected goal: {goal_of(self.name)} for {self.name}")
         return self
+
+
+def goal_of(metric: str) -> Goal:
+    """The sensible goal: accuracies grow as a network gets better, losses shrink."""
+    return "maximize" if higher_is_better(metric) else "minimize"
 
 
 class PrunerSpec(Frozen):

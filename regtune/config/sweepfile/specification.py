@@ -17,12 +17,10 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from regtune.config.mistakes import Problem, Where, describe, explain, refused
-from regtune.config.source import SWEEP, Source, read
+from regtune.config.source import Source, read
 from regtune.config.sweepfile import checks
-from regtune.config.sweepfile.forms import TAGS, Parameters, SweepKeys
 from regtune.config.sweepfile.groups import MetricSpec, PrunerSpec, SplitSpec
-from regtune.config.sweepfile.parameters import Constant, Range
-from regtune.config.sweepfile.targets import TARGETS, whole
+from regtune.config.sweepfile.parameters import TAGS, TARGETS, Constant, Parameters, SweepKeys, whole
 from regtune.config.trial import MAX_SEED, EarlyStoppingConfig, Frozen, ModelConfig, TrainingConfig
 from regtune.errors import SpecError
 from regtune.escaping import shell_word
@@ -34,12 +32,9 @@ BUDGET_KEYS = (
     *("max_failures", "trial_timeout", "trial_memory_mb"),
 )
 """What may differ when a study goes on: the budget, and what changes no proposal and no result."""
-IGNORED: Mapping[str, tuple[str, ...]] = {
-    "": (
-        *("program", "command", "project", "entity", "apiVersion", "kind"),
-        *("controller", "job", "image_uri", "launch", "scheduler"),
-    ),
-    "metric": ("target", "impute", "impute_while_running"),
+IGNORED = {
+    "": ("program", "command", "project", "entity"),
+    "metric": ("target",),
     "early_terminate": ("strict",),
 }
 """Keys of W&B that mean nothing here, by the group in which they stand."""
@@ -65,7 +60,7 @@ class SweepSpec(Frozen):
     """The sweep's and the study's name; the file's stem when it is missing."""
     description: str = Field(default="", max_length=10_000)
     """A text for people."""
-    dataset: str = Field(default="mnist", min_length=1, max_length=1024)
+    dataset: str = Field(default="mnist", max_length=1024)
     """mnist, mnist-5k (part of the installation), fashion-mnist, or a path to a .npz file."""
     split: SplitSpec = SplitSpec()
     """How the training images are divided."""
@@ -99,13 +94,13 @@ class SweepSpec(Frozen):
     """Memory in MiB at which one trial is stopped."""
     keep_models: int = Field(default=5, ge=0, le=100_000)
     """How many of the best trials keep their weights on disk."""
-    _notes: tuple[str, ...] = PrivateAttr(default=())
+    _notes: Sequence[str] = PrivateAttr(default=())
     _file: str = PrivateAttr(default="")
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.match(NAME, name):
+        if not re.fullmatch(NAME, name):
             expected = "expected up to 100 letters, digits, spaces or . _ + = @ -"
             raise ValueError(f"{expected}, found {describe(name)}")
         return name
@@ -132,7 +127,7 @@ class SweepSpec(Frozen):
         Raises:
             SpecError: The file is not valid; one line for each mistake.
         """
-        source = read(Path(path), SWEEP)
+        source = read(Path(path), SpecError)
         if "provenance" in source.values or "regularization" in source.values:
             instead = f"regtune train {shell_word(str(path))}"
             raise SpecError([f"{source.label}: this is a configuration, not a sweep file; try: {instead}"])
@@ -163,7 +158,7 @@ class SweepSpec(Frozen):
             SpecError: A value is not valid; one line for each mistake.
         """
         if not isinstance(values, Mapping):
-            raise SpecError([f"{source}: expected {SWEEP.keys}, found {describe(values)}"])
+            raise SpecError([f"{source}: expected {SpecError.expected}, found {describe(values)}"])
         return cls._read(Source(dict(values), source))
 
     @classmethod
@@ -182,7 +177,7 @@ class SweepSpec(Frozen):
         values = dict(source.values)
         notes = _ignore(values)
         _translate(values)
-        spec, problems = _validated(values, {"file": file, "notes": notes, "given": values["parameters"]})
+        spec, problems = _validated(values, {"file": file, "notes": notes})
         if spec is None or source.problems:
             raise SpecError(source.lines(problems))
         return spec
@@ -190,8 +185,7 @@ class SweepSpec(Frozen):
     def model_post_init(self, context: Any) -> None:
         """Keep what no key says: the path of the file, and what is to be noted about its words."""
         if context:
-            self._file = context["file"]
-            self._notes = (*context["notes"], *_exponents(context["given"], self))
+            self._file, self._notes = context["file"], context["notes"]
 
     @property
     def file(self) -> str:
@@ -222,17 +216,9 @@ class SweepSpec(Frozen):
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form: plain JSON, a sweep file in itself, with all defaults written out."""
         values = self.model_dump(mode="json", exclude={"parameters", "early_terminate"})
-        values["parameters"] = {
-            name: {
-                key: value
-                for key, value in parameter.model_dump(mode="json").items()
-                if key == "value" or (value is not None and value is not False and value != {})
-            }
-            for name, parameter in self.parameters.items()
-        }
-        pruner = self.early_terminate
-        values["early_terminate"] = pruner.model_dump(mode="json", exclude_none=True) if pruner else None
-        return values
+        searched = {name: _short(parameter) for name, parameter in self.parameters.items()}
+        pruner = self.early_terminate and _short(self.early_terminate)
+        return {**values, "parameters": searched, "early_terminate": pruner}
 
     @property
     def digest(self) -> str:
@@ -258,10 +244,11 @@ class SweepSpec(Frozen):
         return hash(self.digest)
 
 
-_HOMES: Mapping[str, str] = {name: target.block for name, target in TARGETS.items()}
-KEYS = SweepKeys(
-    SweepSpec, {name: home.replace("regularization", "parameters") for name, home in _HOMES.items()}
-)
+KEYS = SweepKeys(SweepSpec)
+
+
+def _short(group: Frozen) -> dict[str, Any]:
+    return group.model_dump(mode="json", exclude_defaults=True)
 
 
 def _ignore(values: dict[str, Any]) -> list[str]:
@@ -282,10 +269,8 @@ def _translate(values: dict[str, Any]) -> None:
     """W&B's words in ours, and what YAML takes for a number in text."""
     if values.get("method") == "bayes":
         values["method"] = "tpe"
-    pruner = values.get("early_terminate")
-    if isinstance(pruner, Mapping):  # W&B takes 3.0 for eta
-        numbers = {key: whole(value) for key, value in pruner.items()}
-        values["early_terminate"] = None if pruner.get("type") == "none" else numbers
+    if isinstance(pruner := values.get("early_terminate"), Mapping):  # W&B takes 3.0 for eta
+        values["early_terminate"] = {key: whole(value) for key, value in pruner.items()}
     for key in ("description", "name", "dataset"):
         if type(values.get(key)) in (int, float):
             values[key] = str(values[key])  # `name: 2024` is a name
@@ -293,52 +278,36 @@ def _translate(values: dict[str, Any]) -> None:
         values["parameters"] = {}
 
 
-def _exponents(given: Mapping[str, Any], spec: SweepSpec) -> Iterator[str]:
-    for name, parameter in spec.parameters.items():
-        bounds = given[name]
-        exponents = bounds.get("distribution") in ("log_uniform", "q_log_uniform")
-        if exponents and isinstance(parameter, Range) and parameter.max / parameter.min <= 2:
-            yield (
-                f"parameters.{name}: {bounds['distribution']} takes exponents of e, so this searches "
-                f"{parameter.min:.4g} to {parameter.max:.4g}; for {bounds['min']} to {bounds['max']} themselves use "
-                "log_uniform_values"
-            )
-
-
-def _validated(values: dict[str, Any], context: Any) -> tuple[SweepSpec | None, list[Problem]]:
-    """Validate; when a key is wrong, again without it, so that mistakes behind it are found too."""
+def _validated(values: Mapping[str, Any], context: Any) -> tuple[SweepSpec | None, list[Problem]]:
+    """Validate; when a key is wrong, again without it, so that mistakes between the others are found too."""
     problems: list[Problem] = []
+    wrong: set[Where] = set()
     for _ in range(2):
         try:
             spec = SweepSpec.model_validate(values, context=context)
         except ValidationError as error:
-            wrong = explain(error, KEYS, tags=TAGS)
+            found = explain(error, KEYS, tags=TAGS)
             between_keys = error.errors()[0]["loc"] == ()
         else:
             return (None if problems else spec), problems
-        known = {where for where, _ in problems}
-        problems += [problem for problem in wrong if not _follows(problem[0], known)]
+        problems += [problem for problem in found if not _follows(problem[0], wrong)]
         if between_keys:
             break
-        removed = {where[:2] if where[0] == "parameters" else where[:1] for where, _ in wrong if where}
-        parameters = values["parameters"] if isinstance(values["parameters"], Mapping) else {}
-        kept = {key: value for key, value in values.items() if (key,) not in removed}
-        rest = {name: given for name, given in parameters.items() if ("parameters", name) not in removed}
-        values = {**kept, "parameters": {} if ("parameters",) in removed else rest}
+        wrong = {where[:2] if where[0] == "parameters" else where[:1] for where, _ in found}
+        values = {key: value for key, value in values.items() if (key,) not in wrong}
+        given = values.pop("parameters", {})
+        values["parameters"] = {name: one for name, one in given.items() if ("parameters", name) not in wrong}
     return None, problems
 
 
 def _follows(where: Where, wrong: set[Where]) -> bool:
-    """Whether a mistake is one that was found already, or only its consequence."""
-    tops = {at[0] for at in wrong if at}
+    """Whether a mistake is only the consequence of keys that are wrong, and were left out."""
     if where == ("run_cap",):
-        return not tops.isdisjoint(("run_cap", "timeout"))
+        return not wrong.isdisjoint({("run_cap",), ("timeout",)})
     if where == ("parameters",):
-        return "parameters" in tops
-    if where[:1] == ("parameters",):
-        asked = str(where[3]).partition(".")[0] if len(where) == 4 and where[2] == "when" else None
-        return any(at[:2] in (where[:2], ("parameters", asked)) for at in wrong)
-    return where[:1] != () and where[0] in tops
+        return any(at[0] == "parameters" for at in wrong)
+    asked = str(where[-1]).partition(".")[0]
+    return where[:1] in wrong or ("parameters", asked) in wrong
 
 
 def differences_of(old: Any, new: Any, key: str = "") -> Iterator[str]:
@@ -354,3 +323,29 @@ def _text(value: Any) -> str:
     if value is None:
         return "nothing"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a sweep file, for completion and checks in editors.
+
+    What only several keys together can have wrong (a circle of conditions, a range upside down) it cannot say.
+    """
+    schema = SweepSpec.model_json_schema()
+    groups = {
+        "": schema,
+        "metric": schema["$defs"]["MetricSpec"],
+        "early_terminate": schema["$defs"]["PrunerSpec"],
+    }
+    for group, keys in IGNORED.items():
+        ignored = {"description": "A key of Weights & Biases; regtune does not use it.", "deprecated": True}
+        groups[group]["properties"] |= dict.fromkeys(keys, ignored)
+    schema["properties"]["method"]["enum"].append("bayes")
+    schema["properties"]["parameters"]["minProperties"] = 1
+    del schema["properties"]["name"]["default"]
+    budgets = {"run_cap": "integer", "timeout": "number"}
+    return schema | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "regtune sweep",
+        "required": ["parameters"],
+        "anyOf": [{"required": [key], "properties": {key: {"type": kind}}} for key, kind in budgets.items()],
+    }
