@@ -29,15 +29,9 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | changes
 
 
-def regtune(*arguments: str, timeout: float = 400, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", START, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(**changes),
-        check=False,
-    )
+def regtune(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    command, variables = [sys.executable, "-c", START, *arguments], environment(**changes)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, env=variables, check=False)
 
 
 def imported(code: str) -> set[str]:
@@ -66,13 +60,9 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=2000)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
-        self.process = pexpect.spawn(
-            sys.executable,
-            ["-c", START, *arguments],
-            dimensions=(rows, columns),
-            env=environment(**changes),
-            timeout=120,
-        )
+        command, variables = ["-c", START, *arguments], environment(**changes)
+        size = rows, columns
+        self.process = pexpect.spawn(sys.executable, command, dimensions=size, env=variables, timeout=120)
 
     def read(self, seconds: float) -> bool:
         """Feed the screen for at most `seconds`; false when the process has ended."""

@@ -15,8 +15,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from regtune.cli.terminal import span, working
-from regtune.cli.views.display import STOPPING, LineDisplay, LiveDisplay, choose
-from regtune.cli.views.drawing import BARS, ended_text, learning_curve, metric_text, sparkline, sweep_view
+from regtune.cli.views.drawing import (
+    BARS,
+    STOPPING,
+    LineDisplay,
+    LiveDisplay,
+    choose,
+    ended_text,
+    learning_curve,
+    metric_text,
+    sparkline,
+    sweep_view,
+)
 from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 
 SEARCHED = {"dropout": 0.31, "batchnorm": "after_activation", "patience": 3}
@@ -243,6 +253,6 @@ def test_what_takes_seconds_is_shown_on_a_terminal_until_it_is_done(monkeypatch:
 
 def test_a_narrow_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     for width, display in ((40, LineDisplay), (60, LiveDisplay)):
-        monkeypatch.setattr("regtune.cli.views.display.console", lambda stream, width=width: screen(width)[1])
+        monkeypatch.setattr("regtune.cli.views.drawing.console", lambda stream, width=width: screen(width)[1])
         assert type(choose(quiet=False)) is display
     assert type(choose(quiet=True)) is LineDisplay

@@ -49,7 +49,7 @@ def sweep(
     if dry_run:
         _show_plan(spec, settings, fresh=fresh)
         return
-    from regtune.cli.views.display import choose
+    from regtune.cli.views.drawing import choose
     from regtune.sweep import run_sweep
 
     asked = threading.Event()
@@ -88,7 +88,7 @@ def watch(
     home: options.Home = None,
 ) -> None:
     """Follow a running study; Ctrl-C stops watching, not the study."""
-    from regtune.cli.views.display import choose
+    from regtune.cli.views.drawing import choose
     from regtune.study.board import read_progress
     from regtune.sweep.watch import follow
 

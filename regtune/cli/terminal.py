@@ -96,7 +96,7 @@ def show_error(error: RegtuneError) -> None:
 
 def _tell(message: str, head: str = "") -> None:
     err = console(sys.stderr)
-    whole = head + _with_home(message)
+    whole = printable_lines(head + _with_home(message))
     text = Text(wrapped(whole, err.width) if err.is_terminal else whole)
     text.stylize("bold red", 0, len(head))
     err.print(text, soft_wrap=True)

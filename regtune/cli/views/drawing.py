@@ -1,25 +1,38 @@
-"""Figures as text, sparklines, learning curves, and the live view of a sweep."""
+"""Figures as text, learning curves, and the displays of a running sweep.
+
+A display is live on a terminal, one line for each finished trial elsewhere, or silent. It is called from the
+coordinator's loop and only keeps what it gets, or prints one line; Rich's own thread draws, four times a second. A
+terminal that has gone away does not end a sweep.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
+import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from regtune.cli.terminal import counted, span
+from regtune.cli.terminal import console, counted, keys_unseen, span
 from regtune.config.trial import RegularizationConfig, format_number
 from regtune.escaping import printable
 from regtune.study.board.rows import STATES, Row
 from regtune.study.progress import FinishedTrial, Progress, RunningTrial
 from regtune.study.record import State
 
+NARROW = 60
+STOPPING = "stopping at the end of this epoch; Ctrl-C again stops at once"
 BARS = "▁▂▃▄▅▆▇█"
 STYLES = dict(zip(STATES, ("green", "yellow", "red", "cyan", "dim", "dim"), strict=True))
 WORDS: dict[State, str] = {state: state.lower() for state in STATES} | {"FAIL": "failed"}
@@ -88,6 +101,40 @@ def reason(end_reason: str | None, message: str | None) -> str:
     if message:
         return printable(message.splitlines()[0])
     return "still running" if end_reason is None else REASONS.get(end_reason, end_reason)
+
+
+def learning_curve(
+    train: Sequence[float], validation: Sequence[float], *, width: int, height: int, kept: int | None = None
+) -> RenderableType:
+    """Draw validation as a line and training as dots over epochs; `kept`, from 1, is marked on the curve."""
+    from plotille import Figure
+
+    curves = [[(i, y) for i, y in enumerate(values, 1) if math.isfinite(y)] for values in (validation, train)]
+    points = [value for curve in curves for _, value in curve]
+    if not points:
+        return Text("no finite epoch to draw", style="dim")
+    figure = Figure()
+    figure.width, figure.height = max(10, width - 24), max(3, height - 5)
+    figure.origin, figure.color_mode = False, "names"
+    figure.x_label, figure.y_label = "epoch", "cross-entropy"
+    epochs = max(map(len, (train, validation)))
+    ticks = figure.width / 10  # of ten columns; the last one stays free
+    a_tick = math.ceil(max(1, epochs - 1) / (ticks - 0.1))
+    figure.set_x_limits(1, 1 + a_tick * ticks)
+    low, high = min(points), max(points)
+    margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
+    figure.set_y_limits(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
+    figure.x_ticks_fkt = lambda tick, _: f"{tick:.0f}"
+    figure.y_ticks_fkt = lambda tick, _: f"{tick:.3f}"
+    styles: tuple[dict[str, Any], ...] = {"lc": "cyan"}, {"lc": "magenta", "marker": "•", "interp": None}
+    for curve, style in zip(curves, styles, strict=True):
+        if curve:
+            figure.plot(*zip(*curve, strict=True), **style)
+    legend = Text.assemble(("⠤⠤ validation", "cyan"), "  ", ("• • training", "magenta"))
+    if kept is not None:
+        figure.scatter([kept], [validation[kept - 1]], lc="cyan", marker="▲")
+        legend.append(f"  ▲ kept: {kept}")
+    return Group(legend, Text.from_ansi(figure.show()))
 
 
 def sweep_view(
@@ -192,35 +239,100 @@ def ended_text(trial: FinishedTrial, metric: str = "") -> Text:
     return _line((mark, style), f" trial {trial.number}: ", (figures, style), (rest, "dim"))
 
 
-def learning_curve(
-    train: Sequence[float], validation: Sequence[float], *, width: int, height: int, kept: int | None = None
-) -> RenderableType:
-    """Draw validation as a line and training as dots over epochs; `kept`, from 1, is marked on the curve."""
-    from plotille import Figure
+def choose(*, quiet: bool) -> LineDisplay | LiveDisplay:
+    """The display for standard error as it is; lines, too, where a terminal is too narrow to draw."""
+    out = Console(quiet=True) if quiet else console(sys.stderr)
+    drawn = out.is_terminal and not out.is_dumb_terminal and out.width >= NARROW and not quiet
+    return LiveDisplay(out) if drawn else LineDisplay(out)
 
-    curves = [[(i, y) for i, y in enumerate(values, 1) if math.isfinite(y)] for values in (validation, train)]
-    points = [value for curve in curves for _, value in curve]
-    if not points:
-        return Text("no finite epoch to draw", style="dim")
-    figure = Figure()
-    figure.width, figure.height = max(10, width - 24), max(3, height - 5)
-    figure.origin, figure.color_mode = False, "names"
-    figure.x_label, figure.y_label = "epoch", "cross-entropy"
-    epochs = max(map(len, (train, validation)))
-    ticks = figure.width / 10  # of ten columns; the last one stays free
-    a_tick = math.ceil(max(1, epochs - 1) / (ticks - 0.1))
-    figure.set_x_limits(1, 1 + a_tick * ticks)
-    low, high = min(points), max(points)
-    margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
-    figure.set_y_limits(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
-    figure.x_ticks_fkt = lambda tick, _: f"{tick:.0f}"
-    figure.y_ticks_fkt = lambda tick, _: f"{tick:.3f}"
-    styles: tuple[dict[str, Any], ...] = {"lc": "cyan"}, {"lc": "magenta", "marker": "•", "interp": None}
-    for curve, style in zip(curves, styles, strict=True):
-        if curve:
-            figure.plot(*zip(*curve, strict=True), **style)
-    legend = Text.assemble(("⠤⠤ validation", "cyan"), "  ", ("• • training", "magenta"))
-    if kept is not None:
-        figure.scatter([kept], [validation[kept - 1]], lc="cyan", marker="▲")
-        legend.append(f"  ▲ kept: {kept}")
-    return Group(legend, Text.from_ansi(figure.show()))
+
+class LineDisplay:
+    """One line for each finished trial."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        if progress.starting and not self._begun:
+            self.note(starting(progress))
+        self._begun = True
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
+        best = " (best so far)" if progress.best and progress.best.number == trial.number else ""
+        self.note(f"[{of}] {ended_text(trial, progress.metric)}{best}")
+
+    def note(self, message: str) -> None:
+        try:
+            self._out.print(message, soft_wrap=True)
+        except OSError:  # the terminal is gone; the sweep goes on
+            self._out = Console(quiet=True)
+
+    def stopping(self) -> None:
+        """Say so past Python's buffers: a signal may arrive in the middle of a print, and no lock may be taken."""
+        if not self._out.quiet:
+            with suppress(OSError, ValueError):
+                os.write(self._out.file.fileno(), f"{STOPPING}\n".encode())
+
+
+class LiveDisplay:
+    """The sweep as it stands, redrawn in place; gone when it is closed."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._progress: Progress | None = None
+        self._at = time.monotonic()
+        self._recent: deque[FinishedTrial] = deque(maxlen=3)
+        self._notice = ""
+        self._width = out.width
+        self._unseen = ExitStack()
+        self.live = Live(
+            console=out,
+            get_renderable=self._view,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        self._unseen.enter_context(keys_unseen(self._out.file))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._unseen, suppress(OSError):  # the terminal may be gone
+            self.live.stop()
+
+    def _view(self) -> RenderableType:
+        width, height = self._out.size
+        if width < self._width:  # the terminal has broken the lines of the last drawing
+            self._out.clear()
+        self._width = width
+        if self._progress is None:
+            return Text("starting workers", style="dim")
+        age = time.monotonic() - self._at
+        return sweep_view(
+            self._progress, self._recent, width=width, height=height, seconds_since=age, notice=self._notice
+        )
+
+    def progress(self, progress: Progress) -> None:
+        self._progress, self._at = progress, time.monotonic()
+
+    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+        self._recent.append(trial)
+        self.progress(progress)
+
+    def note(self, message: str) -> None:
+        """Print the note above the drawing."""
+        with suppress(OSError):  # the terminal may be gone
+            self.live.refresh()  # in the size that the window has now
+            self._out.print(Text(message, style="dim"))
+
+    def stopping(self) -> None:
+        self._notice = STOPPING

@@ -136,20 +136,16 @@ def parameter_text(value: Any) -> str:
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
+    shown = ["study", "trials", "best", "accuracy", "last active"]
     rows = []
     for summary in summaries:
         info, best, cap = summary.info, summary.best, summary.info.budget.get("run_cap")
-        row = {
-            "study": printable(info.name),
-            "trials": f"{info.finished}/{cap}" if cap else str(info.finished),
-            "best": metric_text(best.value if best else None),
-            "accuracy": percent(best.accuracy if best else None),
-            "last active": when(info.last_active),
-        }
-        rows.append(row)
-    shown = ["study", "trials", "best", "accuracy", "last active"]
+        trials = f"{info.finished}/{cap}" if cap else str(info.finished)
+        figures = (metric_text(best.value), percent(best.accuracy)) if best else ("–", "–")
+        cells = printable(info.name), trials, *figures, when(info.last_active)
+        rows.append(dict(zip(shown, cells, strict=True)))
     for name in ("last active", "accuracy", "best"):
-        if _width(shown, dict(zip(shown, shown, strict=True)), rows) > width:
+        if _width(shown, {head: head for head in shown}, rows) > width:
             shown.remove(name)
     drawn = table(*shown, right=("trials", "best", "accuracy"), fold=("study",))
     for row in rows:
@@ -246,9 +242,9 @@ def trial_view(info: StudyInfo, row: Row, width: int) -> RenderableType:
     kept = None if waits else record.kept
     if kept:
         figures = table("", "cross-entropy", "accuracy", right=("cross-entropy", "accuracy"))
+        loss, accuracy = kept.figures["val_cross_entropy"], kept.figures["val_accuracy"]
         figures.add_row("training", metric_text(kept.train_cross_entropy), percent(kept.train_accuracy))
-        validation = kept.figures["val_cross_entropy"], kept.figures["val_accuracy"]
-        figures.add_row("validation", metric_text(validation[0]), percent(validation[1]))
+        figures.add_row("validation", metric_text(loss), percent(accuracy))
         figures.add_row("gap", f"{kept.generalization_gap:+.4f}", "")
         parts += [Text(), Text(f"kept weights: epoch {kept.epoch}", style="dim"), figures]
         parts += [Text(GAP_NOTE, style="dim")]
