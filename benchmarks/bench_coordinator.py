@@ -40,7 +40,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, DataConfig
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialStarted
 from regtune.settings import Settings, load_settings
-from regtune.study.progress import FinishedTrial, Progress
+from regtune.study.progress import Observer
 from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.training.result import TrialResult, Verdict
@@ -155,17 +155,8 @@ class Untracked:
         return 0
 
 
-class Unwatched:
+class Unwatched(Observer):
     """An observer that looks away."""
-
-    def progress(self, progress: Progress) -> None:
-        """Nothing."""
-
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
-        """Nothing."""
-
-    def note(self, message: str) -> None:
-        """Nothing."""
 
 
 def main() -> int:

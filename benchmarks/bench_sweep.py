@@ -26,8 +26,8 @@ from regtune import SweepSpec, run_sweep
 from regtune.cli.views.tables import board_table, comparison_text
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
-from regtune.study.board import read_board, read_top
-from regtune.study.board.rows import Row, compare
+from regtune.study.board import compare, read_board, read_top
+from regtune.study.progress import Row
 from regtune.training.runtime import ARITHMETIC
 
 SWEEP = Path(__file__).resolve().parents[1] / "sweeps" / "mnist.yaml"

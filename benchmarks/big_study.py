@@ -31,8 +31,7 @@ from regtune.config.trial import DataConfig
 from regtune.search import Space, controls
 from regtune.settings import Settings, load_settings
 from regtune.storage.schema import STUDIES
-from regtune.study.origins import Origin
-from regtune.study.record import DATA, ORIGIN, RECORD, Kept, TrialRecord
+from regtune.study.record import DATA, ORIGIN, RECORD, Kept, Origin, TrialRecord
 from regtune.study.study import Study, derive_seed
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"

@@ -14,21 +14,12 @@ from optuna.trial import TrialState, create_trial
 
 from regtune.config.trial import METRICS, DataConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.settings import sqlite_url
-from regtune.study.record import (
-    BUDGET,
-    DATA,
-    ORIGIN,
-    RECORD,
-    SPEC,
-    STUDY_UID,
-    VERSIONS,
-    Kept,
-    TrialRecord,
-    trial_uid,
-)
+from regtune.study import record as stored
+from regtune.study.record import MEASURED, Kept, TrialRecord, trial_uid
 
 PLACEMENTS = ("none", "before_activation", "after_activation")
 DISTRIBUTIONS = {"dropout": FloatDistribution(0.0, 0.6), "batchnorm": CategoricalDistribution(PLACEMENTS)}
+METRIC = "val_cross_entropy"
 STARTED_MS = 1_700_000_000_000
 EPOCH_MS = 800
 DIGEST = "ab" * 32
@@ -56,29 +47,20 @@ def record(
     floor: float = 0.08,
     epochs: int = 12,
     end: str | None = "early_stopping",
-    control: str | None = None,
-    worker: int = 0,
-    seed: int = 7,
     training: TrainingConfig | None = None,
+    **more: Any,
 ) -> TrialRecord:
     """A trial's record with `epochs` epochs; `end=None` while it still runs."""
+    techniques = {key: parameters[key] for key in RegularizationConfig.model_fields if key in parameters}
     config = TrialConfig(
-        regularization=RegularizationConfig(
-            dropout=parameters.get("dropout", 0.0), batchnorm=parameters.get("batchnorm", "none")
-        ),
+        regularization=RegularizationConfig(**techniques),
         training=training or TrainingConfig(),
         data=DataConfig(name="mnist-5k", digest=DIGEST),
-        seed=seed,
+        seed=7,
     )
     begun = STARTED_MS + number * 10_000
-    found = TrialRecord(
-        uid=f"{number:032x}",
-        config=config,
-        parameters=parameters,
-        control=control,
-        worker=worker,
-        started_ms=begun,
-    )
+    given = {"worker": 0, "started_ms": begun, **more}
+    found = TrialRecord(uid=f"{number:032x}", config=config, parameters=parameters, **given)
     points = curve(floor, epochs)
     for epoch, figures in enumerate(points, start=1):
         found = found.with_epoch(figures, EPOCH_MS / 1000, begun + epoch * EPOCH_MS)
@@ -86,17 +68,11 @@ def record(
         return found
     kept = None
     if end in ("max_epochs", "early_stopping"):
-        best = min(range(epochs), key=lambda i: points[i]["val_cross_entropy"])
+        best = min(range(epochs), key=lambda i: points[i][METRIC])
         figures = points[best]
-        kept = Kept(
-            epoch=best + 1,
-            figures=figures,
-            train_cross_entropy=figures["cross_entropy"],
-            train_accuracy=figures["accuracy"],
-            generalization_gap=figures["val_cross_entropy"] - figures["cross_entropy"],
-            sparsity=0.125,
-            l2_norm=21.5,
-        )
+        train = figures["cross_entropy"]
+        measured = (train, figures["accuracy"], figures[METRIC] - train, 0.125, 21.5)
+        kept = Kept(best + 1, figures, **dict(zip(MEASURED, measured, strict=True)))
     return replace(found, kept=kept, end_reason=end, ended_ms=begun + (epochs + 1) * EPOCH_MS)
 
 
@@ -106,39 +82,36 @@ def create(
     *,
     run_cap: int = 20,
     spec: Mapping[str, Any] | None = None,
-    metric: str = "val_cross_entropy",
-    goal: str = "minimize",
 ) -> optuna.Study:
     """An empty study in the database at `path`, with the attributes that a coordinator writes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(storage=sqlite_url(path.resolve()), study_name=name, direction=goal)
-    study.set_user_attr(STUDY_UID, f"{abs(hash(name)) % 16**12:012x}")
-    study.set_user_attr(SPEC, dict(spec or {"name": name, "metric": {"name": metric, "goal": goal}}))
-    study.set_user_attr(BUDGET, {"run_cap": run_cap, "timeout": None})
-    study.set_user_attr(DATA, FACTS)
-    study.set_user_attr(VERSIONS, {"regtune": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"})
+    study = optuna.create_study(storage=sqlite_url(path.resolve()), study_name=name)
+    study.set_user_attr(stored.STUDY_UID, f"{abs(hash(name)) % 16**12:012x}")
+    study.set_user_attr(
+        stored.SPEC, dict(spec or {"name": name, "metric": {"name": METRIC, "goal": "minimize"}})
+    )
+    study.set_user_attr(stored.BUDGET, {"run_cap": run_cap, "timeout": None})
+    study.set_user_attr(stored.DATA, FACTS)
+    study.set_user_attr(stored.VERSIONS, {"regtune": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"})
     return study
 
 
-def add(
-    study: optuna.Study, found: TrialRecord, state: TrialState, metric: str = "val_cross_entropy"
-) -> None:
+def add(study: optuna.Study, found: TrialRecord, state: TrialState) -> None:
     """Add a trial in the given state; a running one as Optuna itself opens it."""
     found = of(study, found)
-    steps = dict(enumerate(found.history.get(metric, ()), start=1))
+    steps = dict(enumerate(found.history.get(METRIC, ()), start=1))
     searched = {key: value for key, value in found.parameters.items() if key in DISTRIBUTIONS}
     if state is TrialState.RUNNING:
         trial = study.ask()
         for step, value in steps.items():
             trial.report(value, step)
-        trial.set_user_attr(RECORD, found.to_json())
+        trial.set_user_attr(stored.RECORD, found.to_json())
         return
-    value = found.kept.figures[metric] if state is TrialState.COMPLETE and found.kept else None
     study.add_trial(
         create_trial(
             state=state,
-            value=value,
+            value=found.kept.figures[METRIC] if state is TrialState.COMPLETE and found.kept else None,
             params=searched,
             distributions={key: DISTRIBUTIONS[key] for key in searched},
             intermediate_values=steps,
@@ -149,27 +122,25 @@ def add(
 
 def of(study: optuna.Study, found: TrialRecord) -> TrialRecord:
     """The record as that of the study's next trial."""
-    return replace(found, uid=trial_uid(study.user_attrs[STUDY_UID], len(study.get_trials(deepcopy=False))))
+    number = len(study.get_trials(deepcopy=False))
+    return replace(found, uid=trial_uid(study.user_attrs[stored.STUDY_UID], number))
 
 
 def attributes(found: TrialRecord) -> dict[str, Any]:
     """The trial's attributes: its record, and for a control where it comes from."""
-    kept: dict[str, Any] = {RECORD: found.to_json()}
+    kept: dict[str, Any] = {stored.RECORD: found.to_json()}
     if found.control is not None:
-        kept[ORIGIN] = {"kind": "control", "key": f"control {found.control}", "control": None}
+        kept[stored.ORIGIN] = {"kind": "control", "key": f"control {found.control}", "control": None}
     return kept
 
 
 def fill(study: optuna.Study, floors: Sequence[float] = (0.081, 0.0742, 0.0768)) -> None:
     """Two controls, a trial for each floor, then a pruned, a failed, a running and a waiting one."""
 
-    def put(
-        state: str, dropout: float | None, batchnorm: str = "none", message: str = "", **changes: Any
-    ) -> None:
+    def put(state: str, dropout: float | None, batchnorm: str = "none", **more: Any) -> None:
         number = len(study.get_trials(deepcopy=False))
         parameters = {} if dropout is None else {"dropout": dropout, "batchnorm": batchnorm}
-        found = record(number, parameters, **changes)
-        add(study, replace(found, message=message or None), TrialState[state])
+        add(study, record(number, parameters, **more), TrialState[state])
 
     put("COMPLETE", None, floor=0.095, control="none", end="max_epochs", epochs=30)
     put("COMPLETE", 0.2, floor=0.088, control="dropout")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,27 @@ INTERRUPTED, BUDGET = 19, 24
 QUEUED = {"dropout": 0.25, "l1": 0.0, "batchnorm": "none"}
 
 
-def regtune(*arguments: str) -> str:
+def regtune(*arguments: str) -> Any:
     done = terminals.regtune(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture
-def before(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    with tarfile.open(FOLDER) as archive:
-        archive.extractall(tmp_path)
-    return lambda: json.loads(regtune("board", "before", "--json"))
+    return json.loads(done.stdout) if "--json" in arguments else None
 
 
 @pytest.mark.slow
-def test_a_study_of_the_version_before_goes_on(before: Callable[[], list[dict[str, Any]]]) -> None:
+def test_a_study_of_the_version_before_goes_on() -> None:
+    with tarfile.open(FOLDER) as archive:
+        archive.extractall()
     left = json.loads(Path("board.json").read_text())
-    assert before() == left
-    interrupted = json.loads(regtune("show", "before", str(INTERRUPTED), "--json"))
+    assert regtune("board", "before", "--json") == left
+    interrupted = regtune("show", "before", str(INTERRUPTED), "--json")
 
     regtune("sweep", "before.yaml", "--workers", "1")
-    rows = {row["trial"]: row for row in before()}
+    rows = {row["trial"]: row for row in regtune("board", "before", "--json")}
     assert sorted(rows) == list(range(BUDGET))
     for row in left:  # the rank may have changed
         if row["trial"] != INTERRUPTED:
             assert rows[row["trial"]] | {"rank": 0} == row | {"rank": 0}
-    again = json.loads(regtune("show", "before", str(INTERRUPTED), "--json"))
+    again = regtune("show", "before", str(INTERRUPTED), "--json")
     assert again["record"]["config"] == interrupted["record"]["config"]
     assert again["state"] in ("COMPLETE", "PRUNED")
     queued = [n for n, row in rows.items() if n > INTERRUPTED and QUEUED.items() <= row.items()]

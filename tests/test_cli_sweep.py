@@ -137,8 +137,8 @@ def test_figures_that_differ_are_said_and_are_no_success(home: Path, capsys: Cap
     code, output, errors = run_here(capsys, "train", str(best))
     assert code == 0
     why = f"ot compared: the configuration was changed since trial {recorded.provenance.trial} of tiny was recorded"
-    assert f"n{why}: seed: {seed} → {seed + 1}" in errors
-    assert f"N{why}: seed: {seed} → {seed + 1}." in output
+    assert f"n{why}" in errors
+    assert f"N{why}." in output
 
 
 def test_delete_asks_first_and_gc_removes_what_was_forgotten(home: Path, capsys: Capture) -> None:

@@ -27,20 +27,25 @@ from regtune.cli.views.drawing import (
     sparkline,
     sweep_view,
 )
-from regtune.study.progress import FinishedTrial, Progress, RunningTrial
+from regtune.study.progress import Progress, Row
 
 SEARCHED = {"dropout": 0.31, "batchnorm": "after_activation", "patience": 3}
-FINISHED = FinishedTrial.of(17, "COMPLETE", 0.07123, studies.record(17, SEARCHED, epochs=14))
-PRUNED = replace(FINISHED, number=18, state="PRUNED", value=None, end_reason="pruned", epochs=4)
-FAILED = replace(PRUNED, number=19, state="FAIL", end_reason="non_finite", message="loss is NaN", epochs=14)
+FINISHED = Row(17, "COMPLETE", 0.07123, studies.record(17, SEARCHED, epochs=14))
+PRUNED = Row(18, "PRUNED", None, studies.record(18, SEARCHED, epochs=4, end="pruned"))
 ACCURACY = f"{100 * (FINISHED.accuracy or 0):.2f} %"
 
 
-def running(number: int, epochs: int = 7, **changes: object) -> RunningTrial:
-    curve = tuple(point["val_cross_entropy"] for point in studies.curve(0.08, epochs))
-    mix = "dropout 0.12 + L1 3.1e-6 + batch norm before"
-    trial = RunningTrial(number, None, mix, {"learning_rate": 0.0021}, number % 8, epochs, 30, curve)
-    return replace(trial, **changes)  # type: ignore[arg-type]
+def failed(end: str, message: str | None) -> Row:
+    return Row(19, "FAIL", None, studies.record(19, SEARCHED, epochs=14, end=end, message=message))
+
+
+FAILED = failed("non_finite", "loss is NaN")
+
+
+def running(number: int, epochs: int = 7, worker: int | None = 0) -> Row:
+    parameters = {"dropout": 0.12, "l1": 3.1e-6, "batchnorm": "before_activation", "learning_rate": 0.0021}
+    record = studies.record(number, parameters, epochs=epochs, end=None, worker=worker)
+    return Row(number, "RUNNING", None, record)
 
 
 def progress(workers: int = 2, **changes: object) -> Progress:
@@ -55,7 +60,7 @@ def progress(workers: int = 2, **changes: object) -> Progress:
         failed=1,
         waiting=0,
         elapsed_seconds=192.0,
-        remaining_seconds=341.0,
+        finished_before=2,
         trial_epochs=412,
         best=FINISHED,
         running=tuple(running(24 + worker) for worker in range(workers)),
@@ -84,7 +89,7 @@ def test_the_view_fits_every_terminal() -> None:
         assert max(map(len, lines)) <= width, (width, height, workers)
         assert len(lines) <= height, (width, height, workers)
     assert any("and " in line and "more" in line for line in drawn(80, 16, workers=16))
-    first = tuple(running(number, 0, worker=-1) for number in (0, 1))
+    first = tuple(running(number, 0, worker=None) for number in (0, 1))
     assert "starting 2 workers" in "\n".join(drawn(80, 24, running=first, starting=2, best=None))
 
 
@@ -176,8 +181,8 @@ def test_a_finished_trial_is_one_line_with_every_searched_parameter() -> None:
         (FINISHED, f"✓ trial 17: val_cross_entropy 0.0712, accuracy {ACCURACY}; {searched}"),
         (PRUNED, "– trial 18: pruned; dropout"),
         (FAILED, f"✗ trial 19: failed: loss is NaN; {searched}"),
-        (replace(FAILED, message=None), "failed: the loss became infinite or not a number; dropout"),
-        (replace(FAILED, end_reason="timeout", message=f"{late}\nmore"), f"failed: {late}; dropout"),
+        (failed("non_finite", None), "failed: the loss became infinite or not a number; dropout"),
+        (failed("timeout", f"{late}\nmore"), f"failed: {late}; dropout"),
     ):
         assert expected in ended_text(trial, "val_cross_entropy").plain
         assert len(ended_text(trial).plain.splitlines()) == 1
@@ -187,7 +192,7 @@ def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
     file = io.StringIO()
     with LineDisplay(Console(file=file, width=40, highlight=False)) as display:
         for _ in range(2):
-            display.progress(progress(running=(running(0, 0, worker=-1),), starting=1))
+            display.progress(progress(running=(running(0, 0, worker=None),), starting=1))
         for trial in (FINISHED, PRUNED):
             display.finished(trial, progress())
         display.note("worker 1 ended with signal SIGKILL; another takes its place")

@@ -1,4 +1,4 @@
-"""The leaderboard says what Optuna's database says, in the order a person wants."""
+"""The leaderboard says what Optuna's database says, in the order a person wants; best.yaml is its first row."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine, event
 from terminals import imported
 
-from regtune.errors import InputError, StorageError, StudyNotFound
+from regtune.config.trial import TrialConfig
+from regtune.errors import ConfigError, InputError, StorageError, StudyNotFound
 from regtune.storage import open_engine
 from regtune.storage.schema import STUDIES
+from regtune.study import tables
+from regtune.study.best import Best, best_of, load_best
 from regtune.study.board import (
+    columns,
     covered,
     list_studies,
+    order_of,
     read_best,
     read_board,
     read_ended,
     read_progress,
     read_study,
     read_trial,
-    tables,
 )
-from regtune.study.board.rows import Row, StudyInfo, columns, order_of
-from regtune.study.progress import Progress
+from regtune.study.progress import Progress, Row, StudyInfo
 from regtune.study.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking.contents import points_of
 from regtune.tracking.trials import StudyTrials
@@ -57,25 +60,20 @@ def engine(study: optuna.Study) -> Engine:
     return open_engine("sqlite:///studies.db")
 
 
-def test_complete_trials_come_first_then_pruned_failed_running(engine: Engine, study: optuna.Study) -> None:
+def test_complete_trials_come_first_with_the_values_and_parameters_of_optuna(
+    engine: Engine, study: optuna.Study
+) -> None:
     board = read_board(engine, NAME)
     assert board.parameters == ("dropout", "batchnorm")
     rows = board.rows
     assert [row.state for row in rows] == ["COMPLETE"] * 5 + ["PRUNED", "FAIL", "RUNNING", "WAITING"]
-    values = [row.value for row in rows[:5]]
-    assert values == sorted(values)
     assert [row.rank for row in rows] == [1, 2, 3, 4, 5, None, None, None, None]
     assert rows[0].number == study.best_trial.number
-
-
-def test_values_parameters_and_states_are_those_of_optuna(engine: Engine, study: optuna.Study) -> None:
-    rows = {row.number: row for row in read_board(engine, NAME).rows}
-    for trial in study.get_trials():
-        row = rows[trial.number]
-        assert row.state == trial.state.name
-        assert row.value == trial.value
-        known = {key: value for key, value in row.parameters.items() if key in trial.params}
-        assert row.record is None or {**trial.params} == known
+    trials = study.get_trials()
+    for row in rows:
+        trial = trials[row.number]
+        assert (row.state, row.value) == (trial.state.name, trial.value)
+        assert row.record is None or trial.params.items() <= dict(row.parameters).items()
 
 
 def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name(engine: Engine) -> None:
@@ -89,6 +87,11 @@ def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name
 
 
 def test_what_is_not_there_is_answered_with_what_there_is(engine: Engine) -> None:
+    studies.create(Path("studies.db"), "empty")
+    with pytest.raises(StudyNotFound, match="no complete trial yet"):
+        read_best(engine, "empty")
+    assert read_board(engine, "empty").rows == []
+    assert read_progress(engine, "empty").finished == 0
     with pytest.raises(InputError, match=r"--sort dropuot: expected one of rank, .*dropout"):
         read_board(engine, NAME, "dropuot")
     with pytest.raises(StudyNotFound, match='did you mean "mnist-regularization"'):
@@ -112,15 +115,6 @@ def test_studies_of_other_programs_are_left_alone(engine: Engine) -> None:
         read_board(engine, "theirs")
 
 
-def test_a_study_without_a_complete_trial_has_no_best(tmp_path: Path) -> None:
-    studies.create(tmp_path / "empty.db", "empty")
-    engine = open_engine(f"sqlite:///{tmp_path / 'empty.db'}")
-    with pytest.raises(StudyNotFound, match="no complete trial yet"):
-        read_best(engine, "empty")
-    assert read_board(engine, "empty").rows == []
-    assert read_progress(engine, "empty").finished == 0
-
-
 def test_progress_counts_as_the_coordinator_does(engine: Engine, study: optuna.Study) -> None:
     progress = read_progress(engine, NAME)
     assert (progress.complete, progress.pruned, progress.failed, progress.waiting) == (5, 1, 1, 1)
@@ -128,17 +122,16 @@ def test_progress_counts_as_the_coordinator_does(engine: Engine, study: optuna.S
     assert progress.best is not None
     assert progress.best.value == study.best_value
     (running,) = progress.running
-    assert (running.number, running.worker, running.epoch, running.max_epochs) == (7, 1, 5, 30)
-    assert running.curve == tuple(point["val_cross_entropy"] for point in studies.curve(0.08, 5))
+    assert (running.number, running.worker, running.epochs, running.max_epochs) == (7, 1, 5, 30)
+    assert [*running.curve(progress.metric)] == [
+        point["val_cross_entropy"] for point in studies.curve(0.08, 5)
+    ]
 
 
 def test_pauses_do_not_count_as_time_spent() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def at(seconds: float) -> datetime:
-        return start + timedelta(seconds=seconds)
-
-    spans = [(at(0), at(10)), (at(5), at(12)), (at(6), at(7)), (at(100), at(103))]
+    seconds = (0, 10), (5, 12), (6, 7), (100, 103)
+    spans = [(start + timedelta(seconds=begun), start + timedelta(seconds=ended)) for begun, ended in seconds]
     assert math.isclose(covered(spans), 15.0)
 
 
@@ -151,7 +144,7 @@ def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: o
 
 def test_what_others_have_trained_counts_for_nothing(engine: Engine, study: optuna.Study) -> None:
     def now() -> tuple[StudyInfo, Row, Progress]:
-        progress = replace(read_progress(engine, NAME), elapsed_seconds=0, remaining_seconds=0)
+        progress = replace(read_progress(engine, NAME), elapsed_seconds=0)
         return read_study(engine, NAME), read_best(engine, NAME), progress
 
     before = now()
@@ -191,3 +184,45 @@ def test_an_unknown_revision_of_optuna_s_tables_is_refused(
     monkeypatch.setattr(tables, "REVISIONS", frozenset({"v2.6.0.a"}))
     with pytest.raises(StorageError, match=r"revision v3.2.0.a; regtune reads v2.6.0.a"):
         read_study(engine, NAME)
+
+
+@pytest.fixture
+def best(engine: Engine) -> Best:
+    return best_of(engine, NAME)
+
+
+def test_the_best_is_read_back_exactly_and_without_provenance_is_a_configuration(best: Best) -> None:
+    file = Path("best.yaml")
+    best.write(file)
+    assert load_best(file) == best
+    assert not list(Path().glob(".best*"))
+    assert best.provenance is not None
+    kept = min(studies.curve(0.0742, 12), key=lambda point: point["val_cross_entropy"])
+    assert (best.provenance.figures, best.provenance.value) == (kept, kept["val_cross_entropy"])
+    bare = best.to_yaml().partition("provenance:")[0]
+    assert TrialConfig.from_yaml(bare) == best.config
+    file.write_text(bare)
+    assert load_best(file) == Best(best.config, None)
+    assert not load_best(file).changed
+
+
+def test_data_that_lies_elsewhere_is_no_change_and_other_data_is(best: Best) -> None:
+    def moved(**data: str) -> Best:
+        config = best.config.model_copy(update={"data": best.config.data.model_copy(update=data)})
+        return replace(best, config=config)
+
+    assert not best.changed
+    assert not moved(name="elsewhere/data.npz").changed
+    assert moved(digest="0" * 64).changed
+    assert replace(best, config=best.config.model_copy(update={"seed": 8})).changed
+    assert best.provenance is not None
+    of_before = best.provenance.model_copy(update={"config": best.config.digest})
+    assert not replace(best, provenance=of_before).changed
+
+
+def test_a_best_that_cannot_be_written_or_read_is_named(best: Best) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        best.write(Path("absent/best.yaml"))
+    Path("best.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="expected UTF-8 text"):
+        load_best(Path("best.yaml"))

@@ -21,51 +21,49 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.search import Space
-from regtune.settings import Settings, load_settings
+from regtune.settings import load_settings
 from regtune.storage import open_engine
 from regtune.study import board
-from regtune.study.board.rows import Row, parameter_names, top_and_controls
-from regtune.study.record import ORIGIN, SPEC, STUDY_UID, TrialRecord
+from regtune.study.progress import Row, Tally
+from regtune.study.record import ORIGIN, SPEC, STATES, STUDY_UID, TrialRecord
 from regtune.study.study import Study, record_of
-from regtune.sweep.standing import Standing, Tally
+from regtune.sweep.standing import Standing
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import big_study
 
 NAME = "big"
-STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN")
+ODD = {
+    "least": ("val_cross_entropy", "minimize"),
+    "most": ("val_accuracy", "maximize"),
+    "most of another": ("accuracy", "maximize"),
+}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A database with a study of 300 trials, NAME, and one of every oddity for each goal."""
     if request.param == "sqlite":
-        found = f"sqlite:///{tmp_path_factory.mktemp('scale')}/studies.db"
-        Path(found.removeprefix("sqlite:///")).touch()
+        url = f"sqlite:///{tmp_path_factory.mktemp('scale')}/studies.db"
     else:
         server: Postgres = request.getfixturevalue("postgres_server")
-        found = server.fresh("scale")
-    RDBStorage(found).engine.dispose()
-    big_study.make_study(load_settings(storage=found), big(300), 300)
-    odd(found, "least", "val_cross_entropy", "minimize")
-    odd(found, "most", "val_accuracy", "maximize")
-    odd(found, "most of another", "accuracy", "maximize")
-    return found
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    found = open_engine(url)
-    yield found
-    found.dispose()
+        url = server.fresh("scale")
+    RDBStorage(url).engine.dispose()
+    big_study.make_study(load_settings(storage=url), big(300), 300)
+    for name in ODD:
+        odd(url, name)
+    engine = open_engine(url)
+    yield engine
+    engine.dispose()
 
 
 def big(run_cap: int, name: str = NAME) -> SweepSpec:
     return SweepSpec.load(big_study.SWEEP, [f"run_cap={run_cap}"], name=name)
 
 
-def odd(url: str, name: str, metric: str, goal: str) -> None:
+def odd(url: str, name: str) -> None:
     """Ties, infinite and missing values, controls with and without parameters, layers, trials without a record."""
+    metric, goal = ODD[name]
     study = optuna.create_study(storage=url, study_name=name, direction=goal)
     study.set_user_attr(STUDY_UID, "ab" * 16)
     study.set_user_attr(SPEC, {"name": name, "metric": {"name": metric, "goal": goal}})
@@ -74,25 +72,22 @@ def odd(url: str, name: str, metric: str, goal: str) -> None:
         attributes = studies.attributes(studies.of(study, found)) if found else {}
         if found and found.control == "l1":
             attributes[ORIGIN] = {"kind": "retry", "key": "retry 3", "control": "l1"}
-        elif found and found.uid.endswith("f"):
-            attributes[ORIGIN] = {"kind": "request", "key": "request", "control": None}
         study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
 
-    placements = ("none", "before_activation", "after_activation", "Älter")
     for number in range(24):
         parameters: dict[str, Any] = {"dropout.1": [0.1, 0.25, 1 / 3][number % 3], "patience": number % 4}
         if number % 5:
             parameters |= {"hidden": ["64", "128-64", "16-8-4"][number % 3], "fused": number % 2 == 0}
-        control = {0: "none", 7: "dropout", 8: "l1"}.get(number)
+        parameters |= {"batchnorm": studies.PLACEMENTS[number % 3], "dropout": [0.0, 0.2][number % 2]}
         found = studies.record(
             number,
-            {**parameters, "batchnorm": placements[number % 3], "dropout": [0.0, 0.2][number % 2]},
+            parameters,
             floor=[0.08, 0.09, 0.1][number // 2 % 3],
             epochs=[3, 12, 30][number % 3],
             end=["early_stopping", "early_stopping", "pruned", "non_finite"][number % 4],
-            control=control,
+            control={0: "none", 7: "dropout", 8: "l1"}.get(number),
         )
-        if control and number != 8:
+        if found.control in ("none", "dropout"):
             found = replace(found, parameters={})
         if found.kept:
             found = replace(found, kept=replace(found.kept, sparsity=number // 4 / 8, l2_norm=1e-9 * number))
@@ -102,12 +97,16 @@ def odd(url: str, name: str, metric: str, goal: str) -> None:
             put(TrialState.PRUNED, None if number == 2 else found.history[metric][-1], found)
         else:
             put(TrialState.FAIL, None, found)
-    put(TrialState.FAIL, None, None)
     plain = {"dropout": 0.15, "batchnorm": "none"}
+    put(TrialState.FAIL, None, None)
     put(TrialState.WAITING, None, studies.record(25, plain, epochs=4, end=None))
     put(TrialState.WAITING, None, None)
     put(TrialState.RUNNING, None, studies.record(27, plain, end=None, epochs=2))
-    put(TrialState.RUNNING, None, replace(studies.record(28, plain, end=None, epochs=4), again=1))
+    put(TrialState.RUNNING, None, studies.record(28, plain, end=None, epochs=4, again=1))
+
+
+def parameters_of(rows: list[Row]) -> set[str]:
+    return {name for row in rows for name in row.parameters}
 
 
 def by_rank(rows: list[Row], goal: str) -> list[Row]:
@@ -117,79 +116,64 @@ def by_rank(rows: list[Row], goal: str) -> list[Row]:
     def key(row: Row) -> tuple[int, float, int]:
         return STATES.index(row.state), math.inf if row.value is None else sign * row.value, row.number
 
-    found = sorted(rows, key=key)
-    places = enumerate(found, 1)
+    places = enumerate(sorted(rows, key=key), 1)
     return [replace(row, rank=place if row.state == "COMPLETE" else None) for place, row in places]
 
 
 def by_column(rows: list[Row], sort: str, metric: str, goal: str) -> list[int]:
     """Numbers in the order of a column, in Python."""
-    name, turned = sort.removeprefix("-"), sort.startswith("-")
-    names = parameter_names(rows)
-    cell = metric if name == "metric" else name
-    better_large = goal == "maximize" if cell == metric else cell in ("val_accuracy", "sparsity")
-    largest_first = turned != better_large
-    cells = {row.number: row.cells(metric, names)[cell] for row in rows}
-    have = [row for row in rows if cells[row.number] is not None]
-    have.sort(key=lambda row: cells[row.number], reverse=largest_first)
-    return [row.number for row in have] + [row.number for row in rows if cells[row.number] is None]
+    name = sort.removeprefix("-")
+    better_large = goal == "maximize" if name == metric else name in ("val_accuracy", "sparsity")
+    cells = {row.number: row.cells(metric, [*parameters_of(rows)])[name] for row in rows}
+    have = [number for number, cell in cells.items() if cell is not None]
+    have.sort(key=cells.__getitem__, reverse=sort.startswith("-") != better_large)
+    return [*have, *(number for number, cell in cells.items() if cell is None)]
 
 
-@pytest.mark.parametrize("study", [NAME, "least", "most", "most of another"])
+@pytest.mark.parametrize("study", [NAME, *ODD])
 def test_the_database_ranks_and_limits_as_python_does(engine: Engine, study: str) -> None:
     info = board.read_study(engine, study)
     rows = by_rank(board.read_rows(engine, study, range(info.trials)), info.goal)
-    assert len(rows) == info.trials
-    assert len({row.value for row in rows}) < len(rows)
+    assert len({row.value for row in rows}) < len(rows) == info.trials
     assert board.read_board(engine, study).rows == rows
     assert board.read_board(engine, study, limit=9).rows == rows[:9]
+    for count in (1, 4, 10):
+        top = board.read_top(engine, study, count)
+        assert top.rows == [
+            row for place, row in enumerate(rows) if (place < count and row.rank) or row.control
+        ]
+        assert set(top.parameters) == parameters_of(rows)
+    assert board.read_best(engine, study) == rows[0]
+    assert board.read_trial(engine, study, rows[3].number) == rows[3]
+    assert board.read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
+    running = [row.number for row in rows if row.state == "RUNNING"]
+    assert [trial.number for trial in board.read_progress(engine, study).running] == sorted(running)
 
 
 def test_any_column_sorts_either_way_and_rows_without_a_value_come_last(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    odd(url, "least", "val_cross_entropy", "minimize")
-    odd(url, "most of another", "accuracy", "maximize")
-    engine = open_engine(url)
     for study in ("least", "most of another"):
+        odd(url, study)
+        engine = open_engine(url)
         shown = board.read_board(engine, study)
         assert len(shown.parameters) >= 4
-        for sort in [sign + column for column in shown.columns for sign in ("", "-")]:
-            if sort == "rank":
-                continue
+        for sort in [sign + column for column in shown.columns for sign in ("", "-") if column != "rank"]:
             expected = by_column(shown.rows, sort, shown.info.metric, shown.info.goal)
             assert [row.number for row in board.read_board(engine, study, sort).rows] == expected, sort
             assert [row.number for row in board.read_board(engine, study, sort, 7).rows] == expected[:7], sort
 
 
-@pytest.mark.parametrize("study", [NAME, "least", "most"])
-def test_the_best_and_the_controls_are_those_of_the_whole_board(engine: Engine, study: str) -> None:
-    rows = board.read_board(engine, study).rows
-    for count in (1, 4, 10):
-        top = board.read_top(engine, study, count)
-        assert top.rows == top_and_controls(rows, count)
-        assert set(top.parameters) == set(parameter_names(rows))
-    assert board.read_best(engine, study) == rows[0]
-    assert board.read_trial(engine, study, rows[3].number) == rows[3]
-    assert board.read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
-    assert [trial.number for trial in board.read_progress(engine, study).running] == sorted(
-        row.number for row in rows if row.state == "RUNNING"
-    )
-
-
 def test_a_study_made_in_bulk_is_what_optuna_would_have_made(tmp_path: Path) -> None:
-    spec = big(60)
-    ours = big_study.make_study(load_settings(home=tmp_path / "ours"), spec, 60)
+    spec, settings = big(60), load_settings(home=tmp_path)
+    ours = big_study.make_study(settings, spec, 60)
     theirs = RDBStorage(f"sqlite:///{tmp_path}/theirs.db")
     study = optuna.create_study(storage=theirs, study_name=NAME)
     for trial in big_study.frozen_trials(spec, ours.name, ours.uid, 60):
         study.add_trial(trial)
-    made = theirs.get_all_trials(theirs.get_study_id_from_name(NAME))
-    assert len(ours.trials()) == 60
-    assert [record_of(trial) for trial in ours.trials()] == [record_of(trial) for trial in made]
-    assert {trial.state.name for trial in ours.trials()} == set(STATES) - {"FOREIGN"}
-    stored = RDBStorage(load_settings(home=tmp_path / "ours").storage_url).get_all_trials(1)
-    assert [vars(trial) for trial in stored] == [vars(trial) for trial in made]
-    assert sum(record_of(trial) is not None for trial in ours.trials()) >= 58
+    stored = RDBStorage(settings.storage_url).get_all_trials(1)
+    assert [vars(trial) for trial in stored] == [vars(trial) for trial in theirs.get_all_trials(1)]
+    assert [record_of(trial) for trial in ours.trials()] == [record_of(trial) for trial in stored]
+    assert {trial.state.name for trial in stored} == set(STATES) - {"FOREIGN"}
 
 
 def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
@@ -197,29 +181,24 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
     study = Study.open(load_settings(home=tmp_path), spec)
     standing = Standing(study, Space(spec))
 
-    def counted() -> Tally:
+    def same() -> None:
         trials = study.trials()
         states = [trial.state.name for trial in trials]
-        retries = sum(trial.user_attrs.get("regtune.origin", {}).get("kind") == "retry" for trial in trials)
-        return Tally(
+        retries = sum(trial.user_attrs.get(ORIGIN, {}).get("kind") == "retry" for trial in trials)
+        counted = Tally(
             complete=states.count("COMPLETE"),
             pruned=states.count("PRUNED"),
             failed=states.count("FAIL") - retries,
             waiting=states.count("WAITING"),
-            epochs=sum(len(trial.intermediate_values) for trial in trials),
+            trial_epochs=sum(len(trial.intermediate_values) for trial in trials),
         )
-
-    def same() -> None:
-        assert standing.tally == counted() == Standing(study, Space(spec)).tally
-        complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
-        expected = [trial.number for trial in sorted(complete, key=lambda trial: (trial.value, trial.number))]
-        assert standing.best() == expected
-        assert standing.best(2) == expected[:2]
-        assert [standing.value(place) for place in range(1, len(expected) + 1)] == sorted(
-            trial.value or 0.0 for trial in complete
-        )
-        assert standing.value(len(expected) + 1) is None
-        assert (standing.winner.number if standing.winner else None) == (expected[0] if expected else None)
+        assert standing.tally == counted == Standing(study, Space(spec)).tally
+        order = sorted((t.value or 0.0, t.number) for t in trials if t.state is TrialState.COMPLETE)
+        numbers = [number for _, number in order]
+        assert (standing.best(), standing.best(2)) == (numbers, numbers[:2])
+        values = [standing.value(place) for place in range(1, len(order) + 2)]
+        assert values == [*(value for value, _ in order), None]
+        assert (standing.winner and standing.winner.number) == (numbers[0] if numbers else None)
 
     for turn in range(30):
         if turn % 6 == 1:
@@ -257,41 +236,27 @@ def sent_through(engine: Engine | type[Engine]) -> list[str]:
     return statements
 
 
-def peak_bytes(call: Callable[[Engine], Any], engine: Engine) -> int:
-    call(engine)  # what SQLAlchemy compiles, it keeps
-    tracemalloc.start()
-    try:
-        call(engine)
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_thousands_of_trials_are_read_with_the_statements_and_the_memory_of_hundreds(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_thousands_of_trials_are_read_with_the_statements_and_the_memory_of_hundreds(tmp_path: Path) -> None:
     costs = []
     for count in (400, 4_000):
-        if kind == "sqlite":
-            settings: Settings = load_settings(home=tmp_path / str(count))
-        else:
-            url = request.getfixturevalue("postgres_server").fresh(f"scale_{count}")
-            RDBStorage(url).engine.dispose()
-            settings = load_settings(storage=url)
+        settings = load_settings(home=tmp_path / str(count))
         big_study.make_study(settings, big(count), count)
         engine = open_engine(settings.storage_url)
         cost = {}
         for name, read in READS.items():
             statements = sent_through(engine)
+            read(engine)  # what SQLAlchemy compiles, it keeps
+            sent = len(statements)
+            tracemalloc.start()
             read(engine)
-            cost[name] = len(statements), peak_bytes(read, engine)
+            cost[name] = sent, tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
         engine.dispose()
         costs.append(cost)
     small, large = costs
-    for name, (statements, memory) in large.items():
-        assert statements == small[name][0], name
+    for name, (sent, memory) in large.items():
+        assert sent == small[name][0], name
         assert memory < 1.2 * small[name][1] + 200_000, name
 
 
@@ -328,14 +293,14 @@ def test_the_coordinator_asks_the_database_as_often_in_a_large_study_as_in_a_sma
 
 
 def test_beside_its_workers_the_coordinator_computes_in_one_thread(tmp_path: Path) -> None:
-    def threads() -> list[int]:
-        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
     import bench_coordinator  # whatever computes is loaded before the threads are counted
 
     assert bench_coordinator
-    meanwhile: list[int] = []
+    meanwhile: set[int] = set()
     with threadpool_limits(limits=2, user_api="blas"):
-        statements_of_a_sweep(20, tmp_path, 2, lambda: meanwhile.extend(threads()))
-        assert set(threads()) == {2}
-    assert set(meanwhile) == {1}
+        statements_of_a_sweep(20, tmp_path, 2, lambda: meanwhile.update(threads()))
+        assert threads() == {2}
+    assert meanwhile == {1}

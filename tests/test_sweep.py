@@ -26,7 +26,7 @@ from regtune.settings import load_settings
 from regtune.storage import open_engine
 from regtune.study.board import read_progress, read_study
 from regtune.study.ownership import hold
-from regtune.study.progress import FinishedTrial, Progress
+from regtune.study.progress import Progress, Row
 from regtune.study.record import TrialRecord
 from regtune.study.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
@@ -47,9 +47,9 @@ class Watching:
     def __init__(
         self,
         act: Callable[[Progress], Any] = lambda _: False,
-        at_end: Callable[[FinishedTrial], Any] = lambda _: None,
+        at_end: Callable[[Row], Any] = lambda _: None,
     ) -> None:
-        self.ended: list[FinishedTrial] = []
+        self.ended: list[Row] = []
         self.notes: list[str] = []
         self.last: Progress | None = None
         self._act, self._acted, self._at_end = act, False, at_end
@@ -58,7 +58,7 @@ class Watching:
         self.last = progress
         self._acted = self._acted or bool(self._act(progress))
 
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+    def finished(self, trial: Row, progress: Progress) -> None:
         self.ended.append(trial)
         self._at_end(trial)
 
@@ -161,7 +161,7 @@ def test_a_sweep_that_is_stopped_again_and_again_ends_as_one_that_is_not(
         stop, done = threading.Event(), stops
 
         def act(progress: Progress, stop: threading.Event = stop, done: int = done) -> bool:
-            if progress.finished < done or not any(trial.epoch for trial in progress.running):
+            if progress.finished < done or not any(trial.epochs for trial in progress.running):
                 return False
             stop.set()
             return True
@@ -337,17 +337,17 @@ def test_requests_of_another_terminal_are_taken_up_and_a_stop_leaves_a_study_tha
 def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_sweep_lets_it_end() -> None:
     stop = threading.Event()
     long = {"run_cap": 400, "training": {"batch_size": 64, "max_epochs": 5}}
-    interrupt = Watching(lambda progress: any(t.epoch >= 3 for t in progress.running) and not stop.set())
+    interrupt = Watching(lambda progress: any(t.epochs >= 3 for t in progress.running) and not stop.set())
     assert run(observer=interrupt, stop=stop, **long).interrupted == 1
     before = records()[-1]
-    seen: list[tuple[int, int, int, int]] = []
+    seen: list[tuple[int, int]] = []
 
     def look(progress: Progress) -> bool:
         if not seen:
             ask("stop", drain=True)
         watched = read_progress(open_engine(load_settings().storage_url), "small").running
         for live, other in zip(progress.running, watched, strict=True):
-            seen.append((live.epoch, len(live.curve), other.epoch, len(other.curve)))
+            seen.append((live.epochs, other.epochs))
         return False
 
     watching = Watching(look)

@@ -15,7 +15,6 @@ from optuna.pruners import HyperbandPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
 from stores import Postgres
 
 from regtune.search.memory import Draft
@@ -76,13 +75,22 @@ def same(cache: TrialCache, storage: RDBStorage) -> bool:
 
 
 def test_at_every_moment_it_says_what_the_database_says(url: str) -> None:
-    """Proposed and queued trials, pruned, failed and complete ones, and values that are infinite or NaN."""
+    """Proposed, queued and requeued trials, pruned, failed and complete ones, and values that are infinite or NaN."""
     storage, cache, study = opened(url, "maximize")
+    draft = Draft(cache, [], RandomSampler(seed=1))
+    draft.trial.suggest_float("x", 0, 1)
+    assert storage.get_n_trials(cache.study_id) == len(study.trials) == 0
     study.pruner = HyperbandPruner(min_resource=1, max_resource=5, reduction_factor=2)
     study.enqueue_trial({"x": 0.5}, user_attrs={"why": ("asked", None)})
     for turn in range(12):
         number = start(cache, TPESampler(seed=turn, n_startup_trials=4))
         assert same(cache, storage)
+        if turn == 2:
+            params = study.trials[number].params
+            cache.set_trial_state_values(number, TrialState.WAITING)
+            assert same(cache, storage)
+            assert start(cache) == number
+            assert study.trials[number].params == params
         value = (cache.get_trial(number).params["x"] - 0.3) ** 2
         state = TrialState.COMPLETE
         for step in range(1, 6):
@@ -99,42 +107,6 @@ def test_at_every_moment_it_says_what_the_database_says(url: str) -> None:
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED", "FAIL"}
     assert study.best_trial.number == storage.get_best_trial(cache.study_id).number
     assert same(opened(url)[1], storage)
-
-
-def test_looking_at_trials_asks_the_database_nothing(url: str) -> None:
-    storage, cache, study = opened(url)
-    study.tell(start(cache), 0.5)
-    start(cache)
-    statements: list[str] = []
-    event.listen(storage.engine, "before_cursor_execute", lambda *call: statements.append(str(call[2])))
-    assert len(study.get_trials(deepcopy=False)) == 2
-    assert len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) == 1
-    assert study.best_trial.number == 0
-    assert statements == []
-
-
-def test_a_proposed_trial_is_not_in_the_database_before_it_is_started_and_then_it_is_whole(url: str) -> None:
-    storage, cache, _ = opened(url)
-    draft = Draft(cache, [], RandomSampler(seed=1))
-    draft.trial.suggest_float("x", 0, 1)
-    assert storage.get_n_trials(cache.study_id) == len(cache.get_all_trials(cache.study_id)) == 0
-    trial = draft.proposed
-    trial.user_attrs[RECORD] = record(0)
-    assert cache.start(trial)
-    assert same(cache, storage)
-    (stored,) = storage.get_all_trials(cache.study_id)
-    assert (stored.params, stored.user_attrs) == (trial.params, {RECORD: record(0)})
-
-
-def test_a_trial_goes_back_into_the_queue_and_comes_out_again(url: str) -> None:
-    storage, cache, study = opened(url)
-    number = start(cache)
-    params = study.trials[0].params
-    cache.set_trial_state_values(number, TrialState.WAITING)
-    assert same(cache, storage)
-    assert start(cache) == number
-    assert study.trials[0].params == params
-    assert same(cache, storage)
 
 
 def test_what_others_queue_is_found_and_its_number_is_not_given_twice(url: str) -> None:
@@ -226,19 +198,7 @@ def test_a_call_that_was_cut_off_after_it_was_done_is_made_again_and_changes_not
     study.set_user_attr("ended", 1)
     assert study.user_attrs == {"ended": 1}
     cache.set_trial_intermediate_value(1, 1, 0.5)
+    study.set_user_attr("a", 1)
+    assert study.user_attrs == {"a": 1}
     assert same(cache, storage)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]
-
-
-def test_it_is_of_one_study(url: str) -> None:
-    storage, cache, _ = opened(url)
-    optuna.create_study(storage=storage, study_name="other")
-    with pytest.raises(KeyError, match="of study s alone"):
-        optuna.load_study(storage=cache, study_name="other")
-
-
-def test_a_parameter_of_another_kind_is_refused(url: str) -> None:
-    _, cache, _ = opened(url)
-    number = start(cache)
-    with pytest.raises(ValueError, match="distribution"):
-        cache.set_trial_param(number, "x", 0.0, FLAT["kind"])

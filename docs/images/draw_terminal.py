@@ -20,9 +20,8 @@ from regtune.cli.views.drawing import sweep_view
 from regtune.cli.views.tables import board_table, comparison_text
 from regtune.settings import load_settings
 from regtune.storage import open_engine
-from regtune.study.board import read_board, read_top
-from regtune.study.board.rows import Row, StudyInfo, compare, finished_trial
-from regtune.study.progress import Progress, RunningTrial
+from regtune.study.board import compare, read_board, read_top
+from regtune.study.progress import Progress, Row, StudyInfo
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -45,18 +44,7 @@ def at_moment(info: StudyInfo, rows: Sequence[Row], share: float) -> tuple[Progr
             and (record.started_ms or 0) <= now < (record.ended_ms or ended)
         ):
             epoch = sum(moment <= now for moment in record.epoch_ended_ms)
-            running.append(
-                RunningTrial(
-                    number=row.number,
-                    control=row.control,
-                    mix=row.mix,
-                    parameters=row.parameters,
-                    worker=record.worker,
-                    epoch=epoch,
-                    max_epochs=record.config.training.max_epochs,
-                    curve=record.history[info.metric][:epoch],
-                )
-            )
+            running.append(Row(row.number, "RUNNING", None, record.until(epoch)))
     states = [row.state for row in done]
     cap = info.budget["run_cap"]
     best = min((row for row in done if row.rank), key=lambda row: row.rank or 0, default=None)
@@ -71,9 +59,8 @@ def at_moment(info: StudyInfo, rows: Sequence[Row], share: float) -> tuple[Progr
         failed=states.count("FAIL"),
         waiting=0,
         elapsed_seconds=(now - begun) / 1000,
-        remaining_seconds=(now - begun) / 1000 / max(1, len(done)) * (cap - len(done)),
         trial_epochs=0,
-        best=finished_trial(best) if best else None,
+        best=best,
         running=tuple(running),
     )
     return progress, done
@@ -100,7 +87,7 @@ def main() -> None:
     engine = open_engine(load_settings(home=given.home).storage_url)
     whole, top = read_board(engine, given.study), read_top(engine, given.study, 10)
     progress, done = at_moment(whole.info, whole.rows, given.at)
-    recent = [finished_trial(row) for row in done[-3:]]
+    recent = done[-3:]
     draw("terminal", 100, given.command, sweep_view(progress, recent, width=100, height=30))
     found = compare(top)
     assert found is not None, "no trial is complete"

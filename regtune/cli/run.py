@@ -20,7 +20,7 @@ from regtune.escaping import printable, shell_word
 if TYPE_CHECKING:
     from regtune.config.sweepfile import SweepSpec
     from regtune.settings import Settings
-    from regtune.study.board.rows import Board
+    from regtune.study.board import Board
     from regtune.sweep import SweepOutcome
 
 RESTARTED = "finished trials are kept, running ones restart from epoch 0"
@@ -192,7 +192,7 @@ def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool = False, fr
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
     from regtune.cli.views.tables import comparison_text
     from regtune.storage.mlflow import SECONDS, is_server
-    from regtune.study.board.rows import compare
+    from regtune.study.board import compare
     from regtune.tracking.page import trials_page
     from regtune.tracking.store import target_of
 

@@ -1,6 +1,6 @@
 """Optuna's database: opened, made, migrated and waited for, and the private names of Optuna that regtune relies on.
 
-Reading Optuna's tables by plain SQL is a matter of `study/board/tables.py`, which checks their revision.
+Reading Optuna's tables by plain SQL is a matter of `study/tables.py`, which checks their revision.
 """
 
 from __future__ import annotations

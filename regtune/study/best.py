@@ -16,12 +16,11 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
 from regtune.config.mistakes import Keys, explain
-from regtune.config.source import Source, parse_mapping, read, text_of
-from regtune.config.sweepfile.specification import differences_of
+from regtune.config.source import read, text_of
 from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
-from regtune.errors import ConfigError, StorageError, StudyNotFound
-from regtune.escaping import printable, shell_word
-from regtune.study.board import read_best, read_study, read_trial
+from regtune.errors import ConfigError, StorageError
+from regtune.escaping import shell_word
+from regtune.study.board import read_best, read_study
 
 
 class Provenance(Frozen):
@@ -62,14 +61,12 @@ class Best:
         return self.provenance is not None and self.provenance.config not in known
 
     def to_dict(self) -> dict[str, Any]:
-        values = self.config.to_dict()
-        if self.provenance is not None:
-            values[PROVENANCE] = self.provenance.model_dump(mode="json")
-        return values
+        block = self.provenance and {PROVENANCE: self.provenance.model_dump(mode="json")}
+        return self.config.to_dict() | (block or {})
 
     def to_yaml(self) -> str:
         """The text of `best.yaml`. Numbers are written so that they are read back exactly."""
-        block = self.provenance and {PROVENANCE: self.provenance.model_dump(mode="json")}
+        block = {key: value for key, value in self.to_dict().items() if key == PROVENANCE}
         return self.config.to_yaml() + (text_of(block, flow=False) if block else "")
 
     def is_in(self, path: Path) -> bool:
@@ -125,37 +122,16 @@ def best_of(engine: Engine, study: str) -> Best:
     return Best(record.config, provenance)
 
 
-def changes(best: Best, engine: Engine) -> list[str]:
-    """What was changed since the configuration was recorded, one line a key; empty where its trial is unknown."""
-    if best.provenance is None:
-        return []
-    try:
-        record = read_trial(engine, best.provenance.study, best.provenance.trial).record
-    except (StudyNotFound, StorageError):
-        return []
-    if record is None or record.uid != best.provenance.trial_uid:
-        return []
-    return list(differences_of(record.config.to_dict(), best.config.to_dict()))
-
-
 def load_best(path: Path) -> Best:
     """Read `best.yaml`, or a bare configuration. Raises ConfigError with one line for each mistake."""
-    return _best(read(path, ConfigError), str(path))
-
-
-def parse_best(text: str, source: str = "best.yaml") -> Best:
-    """The same from text; `source`, a path, leads each line of an error."""
-    return _best(parse_mapping(text, printable(source), ConfigError), source)
-
-
-def _best(source: Source, path: str) -> Best:
-    values, label = source.values, source.label
+    source = read(path, ConfigError)
+    values = dict(source.values)
     if "parameters" in values:
-        raise ConfigError([f"{label}: this is a sweep file; try: regtune sweep {shell_word(path)}"])
-    config = TrialConfig.from_dict({key: values[key] for key in values if key != PROVENANCE}, source)
-    if values.get(PROVENANCE) is None:
-        return Best(config, None)
+        sweep = f"regtune sweep {shell_word(str(path))}"
+        raise ConfigError([f"{source.label}: this is a sweep file; try: {sweep}"])
+    provenance = values.pop(PROVENANCE, None)
+    config = TrialConfig.from_dict(values, source)
     try:
-        return Best(config, Provenance.model_validate(values[PROVENANCE]))
+        return Best(config, None if provenance is None else Provenance.model_validate(provenance))
     except ValidationError as error:
         raise ConfigError(source.lines(explain(error, Keys(Provenance), (PROVENANCE,)))) from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from optuna.storages import BaseStorage
+import optuna
 from sqlalchemy import text
 
 from regtune.errors import StudyBusy
@@ -19,7 +19,9 @@ from regtune.storage.locks import Holder
 from regtune.storage.schema import STUDIES
 from regtune.study.record import COORDINATOR
 
-_SIGNATURE = text("SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key")
+_SIGNATURE = text(
+    "SELECT value_json FROM study_user_attributes JOIN studies USING (study_id) WHERE study_name = :name AND key = :key"
+)
 
 
 def holder(settings: Settings, name: str) -> Holder | None:
@@ -46,14 +48,13 @@ class Ownership:
         self._name = name
         self._held = held
         self._signature = uuid.uuid4().hex
-        self._signed: int | None = None
+        self._signed = False
         self._doubtful = False
 
-    def sign(self, storage: BaseStorage) -> None:
+    def sign(self, study: optuna.Study) -> None:
         """Sign the study; another coordinator that runs it later signs with another signature."""
-        study = storage.get_study_id_from_name(self._name)
-        storage.set_study_user_attr(study, COORDINATOR, self._signature)
-        self._signed = study
+        study.set_user_attr(COORDINATOR, self._signature)
+        self._signed = True
 
     def check(self) -> None:
         """Require that nobody else has run the study since. Raises StudyBusy, or what an absent database raises."""
@@ -66,16 +67,12 @@ class Ownership:
         if not self._doubtful:
             return
         study = f'study "{printable(self._name)}"'
-        if self._signed is None:
+        if not self._signed:
             raise StudyBusy(f"{study}: its database was away; run the same command again")
-        signature = self._held.connection.scalar(_SIGNATURE, {"study": self._signed, "key": COORDINATOR})
-        if signature is None:
-            raise StudyBusy(f"{study} was deleted while its database was away")
+        signature = self._held.connection.scalar(_SIGNATURE, {"name": self._name, "key": COORDINATOR})
         if signature != json.dumps(self._signature):
-            raise StudyBusy(
-                f"{study} was run by another process while its database was away; "
-                f"look at it with: regtune watch {shell_word(self._name)}"
-            )
+            taken_over = f"{study} was run by another process while its database was away, or deleted"
+            raise StudyBusy(f"{taken_over}; look at it with: regtune watch {shell_word(self._name)}")
         self._doubtful = False
 
 

@@ -11,8 +11,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from regtune.config.trial import METRICS, TrialConfig
 from regtune.errors import StorageError
@@ -37,8 +37,10 @@ REQUEST = "regtune.request."  # prefix of what another terminal asks the coordin
 
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool
-State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL", "FOREIGN"]
+State = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "FOREIGN"]
 """As Optuna has it; FOREIGN is a trial in this study that regtune has not trained: it counts for nothing."""
+STATES: tuple[State, ...] = get_args(State)
+"""States in the order of a board."""
 
 EndReason = Literal[
     "max_epochs",  # COMPLETE: every epoch was trained
@@ -134,11 +136,8 @@ class TrialRecord:
     @property
     def end_state(self) -> State | None:
         """The state that a trial with this end has; None without an end."""
-        if self.end_reason is None:
-            return None
-        if self.end_reason in ("max_epochs", "early_stopping"):
-            return "COMPLETE"
-        return "PRUNED" if self.end_reason == "pruned" else "FAIL"
+        ends: dict[str, State] = {"max_epochs": "COMPLETE", "early_stopping": "COMPLETE", "pruned": "PRUNED"}
+        return None if self.end_reason is None else ends.get(self.end_reason, "FAIL")
 
     @property
     def seconds(self) -> float:
@@ -189,25 +188,46 @@ class TrialRecord:
         )
 
     def to_json(self) -> dict[str, Any]:
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**plain, "config": self.config.to_dict(), "kept": asdict(self.kept) if self.kept else None}
+        return {**vars(self), "config": self.config.to_dict(), "kept": self.kept and asdict(self.kept)}
 
     @classmethod
     def from_json(cls, values: Any, where: str = "trial") -> TrialRecord:
         """Read what `to_json` wrote, given as an object or as JSON text. Raises StorageError for anything else."""
         try:
             found = dict(json.loads(values) if isinstance(values, str) else values)
-            kept = found.pop("kept")
-            history = {name: tuple(points) for name, points in found.pop("history").items()}
             uid_of(found["uid"])
-            return cls(
-                config=TrialConfig.from_dict(found.pop("config"), where),
-                kept=Kept(**kept) if kept else None,
-                history=history,
-                epoch_ended_ms=tuple(found.pop("epoch_ended_ms")),
-                epoch_seconds=tuple(found.pop("epoch_seconds")),
-                **found,
-            )
+            found["config"] = TrialConfig.from_dict(found["config"], where)
+            found["kept"] = found["kept"] and Kept(**found["kept"])
+            found["history"] = {name: tuple(points) for name, points in found["history"].items()}
+            for name in ("epoch_ended_ms", "epoch_seconds"):
+                found[name] = tuple(found[name])
+            return cls(**found)
         except (ValueError, KeyError, TypeError) as error:
             unread = f"{where}: its record cannot be read ({error})"
             raise StorageError(f"{unread}; was it written by another version?") from None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Why a queued trial exists, when the sampler did not propose it.
+
+    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another
+    terminal, or `earlier` (another study's best). key: unique; what is queued under it is queued once.
+    config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
+    """
+
+    kind: str
+    key: str
+    config: TrialConfig | None = None
+    parameters: Mapping[str, Value] | None = None
+    attempt: int = 1
+    retry_of: int | None = None
+    control: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "config": self.config.to_dict() if self.config else None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Origin:
+        config = TrialConfig.from_dict(values["config"], "origin") if values["config"] else None
+        return cls(**{**values, "config": config})

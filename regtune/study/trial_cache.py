@@ -113,16 +113,16 @@ class TrialCache(StudyInMemory):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        value = param_value_internal
-        self._write(lambda id_: self.backend.set_trial_param(id_, param_name, value, distribution), trial_id)
-        super().set_trial_param(trial_id, param_name, value, distribution)
+        given = param_name, param_value_internal, distribution
+        self._call_with_id(self.backend.set_trial_param, trial_id, *given)
+        super().set_trial_param(trial_id, *given)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         outages = self.patience.outages
         try:
-            done = self._write(lambda id_: self.backend.set_trial_state_values(id_, state, values), trial_id)
+            done = self._call_with_id(self.backend.set_trial_state_values, trial_id, state, values)
         except UpdateFinishedTrialError:
             self._read(trial_id)
             raise
@@ -132,58 +132,44 @@ class TrialCache(StudyInMemory):
         return self.patience.outages != outages  # then the call that was cut off had done it
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        value = intermediate_value
-        self._write(lambda id_: self.backend.set_trial_intermediate_value(id_, step, value), trial_id)
-        super().set_trial_intermediate_value(trial_id, step, value)
+        self._call_with_id(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda id_: self.backend.set_trial_user_attr(id_, key, value), trial_id)
+        self._call_with_id(self.backend.set_trial_user_attr, trial_id, key, value)
         super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda id_: self.backend.set_trial_system_attr(id_, key, value), trial_id)
+        self._call_with_id(self.backend.set_trial_system_attr, trial_id, key, value)
         super().set_trial_system_attr(trial_id, key, value)
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         return self.patience.through(call)
 
-    def _write(self, write: Callable[[int], _Result], number: int) -> _Result:
+    def _call_with_id(self, call: Callable[..., _Result], number: int, *given: Any) -> _Result:
         trial_id = self._id(number)
-        return self._call(lambda: write(trial_id))
+        return self._call(lambda: call(trial_id, *given))
 
     def _read(self, number: int) -> None:
-        trial_id = self._id(number)
-        self.keep(self._own(self._call(lambda: self.backend.get_trial(trial_id))))
+        self.keep(self._own(self._call_with_id(self.backend.get_trial, number)))
 
     def _id(self, number: int) -> int:
         """The database's id of a trial. Raises KeyError."""
         if number not in self._ids:
-            trial_id = self._call(lambda: self._find(number))
-            if trial_id is None:
-                raise KeyError(number)
-            self._ids[number] = trial_id
+            find = self.backend.get_trial_id_from_study_id_trial_number
+            self._ids[number] = self._call(lambda: find(self.study_id, number))
         return self._ids[number]
-
-    def _find(self, number: int) -> int | None:
-        try:
-            return self.backend.get_trial_id_from_study_id_trial_number(self.study_id, number)
-        except KeyError:
-            return None
 
     def _own(self, trial: FrozenTrial) -> FrozenTrial:
         """A trial of the database as it is known here: its number is its id, and a foreign one has failed."""
         record = trial.user_attrs.get(RECORD)
         own = isinstance(record, dict) and record.get("uid") == trial_uid(self._uid, trial.number)
         begins = trial.state is TrialState.WAITING or (trial.state is TrialState.RUNNING and not trial.params)
+        if not own and not begins:
+            return numbered(create_trial(state=TrialState.FAIL), trial.number)
         known = numbered(trial, trial.number)
         if not own and record is not None:
             known.user_attrs = {}
-        if own or begins:
-            return known
-        known.state, known.values = TrialState.FAIL, None
-        known.datetime_start = known.datetime_complete = None
-        known.params, known.distributions, known.intermediate_values = {}, {}, {}
-        known.user_attrs, known.system_attrs = {}, {}
         return known
 
 

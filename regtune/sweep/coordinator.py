@@ -24,9 +24,9 @@ from regtune.executors import Executor, Task
 from regtune.executors.worker import MODEL_FILE
 from regtune.search import Space
 from regtune.search.samplers import make_pruner
-from regtune.study.progress import FinishedTrial, Observer, Progress, RunningTrial, remaining_seconds
+from regtune.study.progress import Observer, Progress, Row
 from regtune.study.record import TrialRecord, Value, trial_uid
-from regtune.study.study import Study, now_ms, record_of
+from regtune.study.study import Study, record_of
 from regtune.sweep.loop import Loop, Running
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
@@ -60,7 +60,6 @@ class Coordinator:
         self._observer = observer
         self._stop = stop
         self._folder = folder
-        self._outages = 0
         space = Space(spec)
         self._standing = Standing(study, space)
         self._proposals = Proposals(study, space, self._standing, data)
@@ -79,7 +78,7 @@ class Coordinator:
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
         """Settle what a dead coordinator left, and queue what is decided beforehand."""
-        self._study.begin()
+        self._study.set_end(None)
         self._study.settle()
         self._proposals.queue_controls()
         for refusal in self._proposals.queue_earlier(earlier):
@@ -108,7 +107,7 @@ class Coordinator:
             with suppress(Exception):  # what cannot be written now is settled by the next coordinator
                 for uid in list(self._numbers):
                     self._put_back(uid)
-                self._study.end("KILLED", now_ms())
+                self._study.set_end("KILLED")
             raise
         return self._end()
 
@@ -197,8 +196,8 @@ class Coordinator:
             self._drop_models([number])
             self._proposals.queue_retry(ended)
             self._count_failures()
-        shown = FinishedTrial.of(number, record.end_state or "FAIL", ended.value, record)
-        self._observer.finished(shown, self.progress())
+        row = Row(number, record.end_state or "FAIL", ended.value, record)
+        self._observer.finished(row, self.progress())
 
     def _drop_earlier_models(self) -> None:
         """Remove the models that an earlier sweep has left beside the best, and the halves that killed workers left."""
@@ -234,10 +233,7 @@ class Coordinator:
         if time.monotonic() - self._requests_read < REQUESTS_SECONDS:
             return
         self._requests_read = time.monotonic()
-        self._study.check_ownership()
-        if self._study.outages != self._outages:  # a trial may have been made without our hearing of it
-            self._outages = self._study.outages
-            self._study.settle(self._numbers.values())
+        self._study.check(self._numbers.values())
         for request in self._study.requests():
             answer = ""
             if request.verb == "enqueue":
@@ -260,51 +256,27 @@ class Coordinator:
         return True
 
     def progress(self) -> Progress:
-        tally, running = self._standing.tally, self._loop.running.values()
-        elapsed, finished = time.monotonic() - self._began, tally.finished - self._finished_before
+        tally, running = self._standing.tally, [one.record for one in self._loop.running.values()]
         return Progress(
+            **vars(tally),
             study=self._study.name,
             metric=self._spec.metric.name,
             goal=self._spec.metric.goal,
             run_cap=self._spec.run_cap,
             timeout_seconds=self._spec.timeout,
-            complete=tally.complete,
-            pruned=tally.pruned,
-            failed=tally.failed,
-            waiting=tally.waiting,
-            elapsed_seconds=elapsed,
-            remaining_seconds=remaining_seconds(
-                run_cap=self._spec.run_cap,
-                timeout=self._spec.timeout,
-                finished=tally.finished,
-                spent=self._spent_before + elapsed,
-                pace=elapsed / finished if finished else None,
-            ),
-            trial_epochs=tally.epochs,
+            elapsed_seconds=time.monotonic() - self._began,
+            finished_before=self._finished_before,
+            spent_before=self._spent_before,
             best=self._standing.winner,
-            running=tuple(map(self._shown, running)),
-            starting=sum(one.record.worker is None for one in running),
+            running=tuple(Row(self._numbers[one.uid], "RUNNING", None, one.now) for one in running),
+            starting=sum(one.worker is None for one in running),
             tracking=self._tracker.status,
-            beside=tally.beside,
-        )
-
-    def _shown(self, running: Running) -> RunningTrial:
-        record = running.record
-        return RunningTrial(
-            number=self._numbers[record.uid],
-            control=record.control,
-            mix=record.config.mix,
-            parameters=record.parameters,
-            worker=-1 if record.worker is None else record.worker,
-            epoch=running.epoch,
-            max_epochs=record.config.training.max_epochs,
-            curve=tuple(record.history.get(self._spec.metric.name, ()))[: running.epoch],
         )
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
         stopped = self._stop.is_set() or (self._draining and self._budget_left())
-        self._study.end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED", now_ms())
+        self._study.set_end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
         self._tell_news()
@@ -321,7 +293,7 @@ class Coordinator:
             reason=reason_of_end(self._spec, tally, points, stopped, self._reason, self._untried),
             best=best_trial(self._study, self._standing),
             seconds=time.monotonic() - self._began,
-            trial_epochs=tally.epochs,
+            trial_epochs=tally.trial_epochs,
             unwritten=unwritten,
             interrupted=self._interrupted,
         )

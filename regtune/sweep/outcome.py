@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import TrialConfig
 from regtune.errors import COMMAND
+from regtune.study.progress import Tally
 from regtune.study.record import Value
 from regtune.study.study import Study, record_of
-from regtune.sweep.standing import Standing, Tally
+from regtune.sweep.standing import Standing
 
 
 @dataclass(frozen=True)

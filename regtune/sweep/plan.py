@@ -22,7 +22,7 @@ from regtune.search import Searched, Space, controls
 from regtune.settings import Settings
 from regtune.storage import open_engine, place
 from regtune.study.board import list_studies, read_board, read_progress, read_study
-from regtune.study.board.rows import Row
+from regtune.study.progress import Row
 from regtune.study.study import require_same
 
 SECONDS_AN_EPOCH = 0.85

@@ -22,9 +22,8 @@ from regtune.errors import InputError, ParameterError
 from regtune.search import Space, controls
 from regtune.search.samplers import History, make_sampler
 from regtune.storage.optuna import FIXED_PARAMS
-from regtune.study.origins import Origin, Request, origin_of
-from regtune.study.record import ORIGIN, RECORD, TrialRecord, Value, trial_uid
-from regtune.study.study import Study, derive_seed, now_ms, record_of
+from regtune.study.record import ORIGIN, RECORD, Origin, TrialRecord, Value, trial_uid
+from regtune.study.study import Request, Study, derive_seed, now_ms, origin_of, record_of
 from regtune.sweep.standing import Standing
 
 ATTEMPTS = 2  # a trial whose worker died is tried once more

@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regtune.config.source import MAX_MESSAGE
 from regtune.config.trial import METRICS, RegularizationConfig, higher_is_better
 from regtune.data.datasets import Data, load_data
-from regtune.errors import StorageError, TrackingError, WorkerError
+from regtune.errors import TrackingError, WorkerError
 from regtune.escaping import printable
 from regtune.executors import Task
 from regtune.executors.local import LocalExecutor
 from regtune.executors.worker import MODEL_FILE
 from regtune.settings import Settings
-from regtune.storage import open_engine, writable_folder
+from regtune.storage import writable_folder
 from regtune.storage.mlflow import check_store
-from regtune.study.best import Best, Provenance, changes
+from regtune.study.best import Best, Provenance
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
 from regtune.sweep.loop import Loop, Running
@@ -71,7 +70,7 @@ def retrain(
     TrackingError.
     """
     data = load_data(best.config.data, settings.data_dir)  # before anything is written
-    uncompared = _uncompared(best, settings)
+    uncompared = _uncompared(best)
     for note in (*data.notes, *([f"not compared: {uncompared}"] if best.changed else [])):
         on_note(note)
     writable_folder(settings.home.resolve())
@@ -118,22 +117,12 @@ def retrain(
     )
 
 
-def _uncompared(best: Best, settings: Settings) -> str:
+def _uncompared(best: Best) -> str:
     """Why the figures of `best` are not compared, or empty."""
     if best.provenance is None:
         return "the file has no recorded figures"
-    if not best.changed:
-        return ""
-    try:
-        engine = open_engine(settings.storage_url)
-    except StorageError:
-        lines = []
-    else:
-        lines = changes(best, engine)
-        engine.dispose()
     trial = f"trial {best.provenance.trial} of {printable(best.provenance.study)}"
-    what = f": {printable('; '.join(lines))[:MAX_MESSAGE]}" if lines else ""
-    return f"the configuration was changed since {trial} was recorded{what}"
+    return f"the configuration was changed since {trial} was recorded" if best.changed else ""
 
 
 def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:

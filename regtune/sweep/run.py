@@ -20,7 +20,7 @@ from regtune.storage.mlflow import check_store
 from regtune.storage.optuna import Patience
 from regtune.study.board import read_top
 from regtune.study.ownership import hold
-from regtune.study.progress import FinishedTrial, Observer, Progress
+from regtune.study.progress import Observer
 from regtune.study.record import FILE, Value
 from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator
@@ -33,10 +33,7 @@ MOST_CONTROLS = 7  # controls may be among the best, and have nothing to enqueue
 BREAK_OFF_SECONDS = 2.0
 
 
-class _Silent:
-    def progress(self, progress: Progress) -> None: ...
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None: ...
-    def note(self, message: str) -> None: ...
+class _Silent(Observer): ...
 
 
 def run_sweep(
@@ -105,7 +102,7 @@ def run_sweep(
         earlier = _earlier(settings, from_study)
         patience = Patience(where, ownership.check, observer.note, stop)
         study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
-        study.sign(ownership)
+        ownership.sign(study.optuna)
         if spec.file:
             study.set_attribute(FILE, spec.file)
         tally = Standing(study, Space(spec)).tally

@@ -8,39 +8,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config.trial import higher_is_better
 from regtune.search import Space
 from regtune.study.board import covered
-from regtune.study.progress import FinishedTrial
-from regtune.study.record import ORIGIN, RECORD, State, Value
+from regtune.study.progress import Row, Tally
+from regtune.study.record import ORIGIN, RECORD, Value
 from regtune.study.study import Study, record_of
 
 Point = tuple[Value, ...]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Numbers of trials by their ends. failed: without those that were tried again. epochs: of all of them.
-
-    beside: how many of the complete and pruned ones are controls beside a grid.
-    """
-
-    complete: int
-    pruned: int
-    failed: int
-    waiting: int
-    epochs: int
-    beside: int = 0
-
-    @property
-    def finished(self) -> int:
-        return self.complete + self.pruned - self.beside
 
 
 class Standing:
@@ -60,7 +39,7 @@ class Standing:
         self._order: list[tuple[float, int]] = []
         self._queued: set[str] = set()
         self._points: set[Point] = set()
-        self._winner: FinishedTrial | None = None
+        self._winner: Row | None = None
 
     @property
     def tally(self) -> Tally:
@@ -71,7 +50,7 @@ class Standing:
             pruned=self._ended[TrialState.PRUNED],
             failed=self._ended[TrialState.FAIL] - self._retries,
             waiting=sum(trial.state is TrialState.WAITING for trial in open_),
-            epochs=self._epochs + sum(len(trial.intermediate_values) for trial in open_),
+            trial_epochs=self._epochs + sum(len(trial.intermediate_values) for trial in open_),
             beside=self._beside,
         )
 
@@ -86,15 +65,14 @@ class Standing:
         return self._sign * self._order[place - 1][0] if place <= len(self._order) else None
 
     @property
-    def winner(self) -> FinishedTrial | None:
+    def winner(self) -> Row | None:
         trials = self._look()
         if not self._order:
             return None
         number = self._order[0][1]
         if self._winner is None or self._winner.number != number:
             trial = trials[number]
-            state = cast("State", trial.state.name)
-            self._winner = FinishedTrial.of(number, state, trial.value, record_of(trial))
+            self._winner = Row(number, "COMPLETE", trial.value, record_of(trial))
         return self._winner
 
     def has_queued(self, key: str) -> bool:

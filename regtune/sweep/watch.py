@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
 from regtune.study.board import read_ended, read_progress, read_rows
-from regtune.study.board.rows import finished_trial
 from regtune.study.ownership import holder
 from regtune.study.progress import Observer
 from regtune.study.study import load
@@ -33,7 +32,7 @@ def follow(
         observer.progress(progress)
         now = read_ended(engine, study)
         for row in read_rows(engine, study, now - known):
-            observer.finished(finished_trial(row), progress)
+            observer.finished(row, progress)
         known = now
         if not running or wait():
             return

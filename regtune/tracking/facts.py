@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from regtune.config.source import text_of
-from regtune.study.board.rows import parameter_of
+from regtune.study.progress import flat
 from regtune.study.record import (
     BUDGET,
     CREATED,
@@ -144,17 +144,9 @@ def params(facts: StudyFacts, record: TrialRecord) -> dict[str, Value]:
     Every searched parameter is among them, off being 0; a control's are read from its configuration. The data's keys
     are `data.name` and so on; what differs between the layers is `dropout.1`, `dropout.2`.
     """
-    config = record.config
-    blocks = (config.model, config.training, config.early_stopping)
-    shown: dict[str, Value] = {key: value for block in blocks if block for key, value in block}
-    shown["hidden"] = "-".join(map(str, config.model.hidden))
-    for key, values in config.regularization:
-        layers = {f"{key}.{at}": value for at, value in enumerate(values, start=1)}
-        shown |= {key: values[0]} if len(set(values)) == 1 else layers
+    config, every = record.config, flat(record.config)
+    repeated = {name for name in every if "." in name and name.partition(".")[0] in every}
+    shown = {name: every[name] for name in every if name not in repeated or name in facts.parameters}
     shown |= {} if config.early_stopping else _NO_EARLY_STOPPING
     shown |= {f"data.{key}": value for key, value in config.data if value is not None}
-    shown |= {"seed": config.seed, **record.parameters}
-    for name in facts.parameters:
-        if name not in shown and (value := parameter_of(config, name)) is not None:
-            shown[name] = value
-    return shown
+    return shown | {"seed": config.seed, **record.parameters}

@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 from regtune.errors import NoStudies, StudyBusy, TrackingError
 from regtune.settings import Settings
 from regtune.storage import open_engine
-from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import hold, holder
+from regtune.study.tables import reading, studies_of_regtune
 from regtune.tracking import names
 from regtune.tracking.contents import study_contents, trial_contents
 from regtune.tracking.differences import experiment_lacks, lacking

@@ -18,16 +18,9 @@ from sqlalchemy import Engine
 
 from regtune.errors import SpecError, StorageError
 from regtune.escaping import printable
-from regtune.study.board import end_without_pauses
-from regtune.study.board.tables import (
-    Standing,
-    read_attributes,
-    read_info,
-    read_records,
-    read_standings,
-    reading,
-)
+from regtune.study.board import covered
 from regtune.study.record import CREATED, DATA, ENDED, State, TrialRecord, trial_uid
+from regtune.study.tables import Head, read_attributes, read_info, read_records, read_standings, reading
 from regtune.tracking.facts import ParentState, StudyFacts
 
 BATCH = 200
@@ -105,7 +98,7 @@ class StudyTrials:
         self._models = None if keep is None else {number for _, number in self._ranking[:keep]}
         return changed
 
-    def _take(self, trial: Standing) -> bool:
+    def _take(self, trial: Head) -> bool:
         number, ended = trial.number, trial.state not in OPEN
         self._last = max(self._last, trial.trial_id)
         self._open[number] = trial.trial_id
@@ -158,7 +151,8 @@ class StudyTrials:
     @property
     def ended_ms(self) -> int | None:
         """Its end as MLflow shows it: pauses between its sweeps are no part of its duration."""
-        return end_without_pauses(self._attributes.get(CREATED), list(self._spans.values()))
+        created = self._attributes.get(CREATED)
+        return None if created is None else created + round(1000 * covered(self._spans.values()))
 
     def __len__(self) -> int:
         return len(self.numbers)

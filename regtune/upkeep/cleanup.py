@@ -16,10 +16,10 @@ from pathlib import Path
 from regtune.errors import NoStudies
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine
-from regtune.study.board.tables import read_first_start, read_uids, reading
 from regtune.study.ownership import was_held
 from regtune.study.record import uid_of
-from regtune.study.study import delete
+from regtune.study.study import deleting
+from regtune.study.tables import read_first_start, read_uids, reading
 from regtune.tracking.names import RETRAINED
 from regtune.tracking.removal import Tracked, tracked_studies
 from regtune.tracking.removal import delete_study as delete_runs
@@ -53,15 +53,10 @@ def delete_study(settings: Settings, name: str) -> Leftover:
 
     Raises StudyNotFound, StudyBusy, StorageError; TrackingError when MLflow is away: then the study is still there.
     """
-    left: list[Leftover] = []
-
-    def remove_first(uid: str) -> None:
+    with deleting(settings, name) as uid:
         folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
-        leftover = Leftover(uid, name, 0, folders, _size(folders))
-        left.append(replace(leftover, runs=remove(settings, leftover)))
-
-    delete(settings, name, remove_first)
-    return left[0]
+        left = Leftover(uid, name, 0, folders, _size(folders))
+        return replace(left, runs=remove(settings, left))
 
 
 def find_garbage(settings: Settings) -> list[Leftover]:

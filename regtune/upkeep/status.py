@@ -14,8 +14,8 @@ from regtune.storage import is_sqlite, open_engine, redact
 from regtune.storage.artifacts import Stray
 from regtune.storage.mlflow import SECONDS, is_server, tracking_schema, trouble
 from regtune.storage.schema import STUDIES, Schema, schema_of
-from regtune.study.board.tables import reading, studies_of_regtune
 from regtune.study.ownership import holder
+from regtune.study.tables import reading, studies_of_regtune
 from regtune.sweep.plan import free_bytes
 from regtune.tracking.page import trials_page
 from regtune.tracking.store import strays

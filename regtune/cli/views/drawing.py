@@ -27,9 +27,8 @@ from rich.text import Text
 from regtune.cli.terminal import console, counted, keys_unseen, span
 from regtune.config.trial import RegularizationConfig, format_number
 from regtune.escaping import printable
-from regtune.study.board.rows import STATES, Row
-from regtune.study.progress import FinishedTrial, Progress, RunningTrial
-from regtune.study.record import State
+from regtune.study.progress import Progress, Row
+from regtune.study.record import STATES, State, TrialRecord
 
 NARROW = 60
 STOPPING = "stopping at the end of this epoch; Ctrl-C again stops at once"
@@ -81,7 +80,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
-def techniques(trial: RunningTrial | FinishedTrial | Row) -> str:
+def techniques(trial: Row) -> str:
     """The techniques in use and every other searched parameter, marked as a control where it is one."""
     others = [
         f"{name} {format_number(value) if isinstance(value, float) else value}"
@@ -97,10 +96,12 @@ def mix_text(mix: str, control: str | None) -> str:
     return control.replace("_", " ") if control and mix == "none" else mix
 
 
-def reason(end_reason: str | None, message: str | None) -> str:
-    if message:
-        return printable(message.splitlines()[0])
-    return "still running" if end_reason is None else REASONS.get(end_reason, end_reason)
+def reason(record: TrialRecord | None) -> str:
+    if record is None or record.end_reason is None:
+        return "still running"
+    if record.message:
+        return printable(record.message.splitlines()[0])
+    return REASONS.get(record.end_reason, record.end_reason)
 
 
 def learning_curve(
@@ -139,7 +140,7 @@ def learning_curve(
 
 def sweep_view(
     progress: Progress,
-    recent: Sequence[FinishedTrial] = (),
+    recent: Sequence[Row] = (),
     *,
     width: int,
     height: int,
@@ -207,14 +208,15 @@ def _workers(progress: Progress, width: int, room: int) -> list[Text]:
         return [_line((starting(progress), "dim"))]
     most, accuracy = max(1, room - 2), progress.metric.endswith("accuracy")
     shown = running if len(running) <= most else running[: max(1, most - 1)]
-    curves = [sparkline(trial.curve, max(10, min(18, width - 70)), accuracy=accuracy) for trial in shown]
-    bars = max(5, *map(len, curves))
+    spark, curves = max(10, min(18, width - 70)), [trial.curve(progress.metric) for trial in shown]
+    bars = max(5, *(min(spark, len(curve)) for curve in curves))
     lines = [_line((f"worker  trial   epoch  {'curve':<{bars}}     now  techniques", "dim"))]
     for trial, curve in zip(shown, curves, strict=True):
         worker = trial.worker if trial.worker >= 0 else "–"
-        epoch = f"{trial.epoch}/{trial.max_epochs}"
-        now = metric_text(trial.curve[-1] if trial.curve else None)
-        number, drawn = (f"{trial.number:>5}", "cyan"), (f"{curve:<{bars}}", "cyan")
+        epoch = f"{trial.epochs}/{trial.max_epochs}"
+        now = metric_text(curve[-1] if curve else None)
+        number = f"{trial.number:>5}", "cyan"
+        drawn = f"{sparkline(curve, spark, accuracy=accuracy):<{bars}}", "cyan"
         lines += [
             _line(f"{worker:>6}  ", number, f"  {epoch:>6}  ", drawn, f"  {now:>6}  {techniques(trial)}")
         ]
@@ -227,13 +229,13 @@ def starting(progress: Progress) -> str:
     return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
 
 
-def ended_text(trial: FinishedTrial, metric: str = "") -> Text:
+def ended_text(trial: Row, metric: str = "") -> Text:
     """How a trial ended, in one line; `metric` before its value, where there is room for it."""
     figures = "pruned"
     if trial.state == "COMPLETE":
         figures = f"{metric} {metric_text(trial.value)}, accuracy {percent(trial.accuracy)}".lstrip()
     elif trial.state == "FAIL":
-        figures = f"failed: {reason(trial.end_reason, trial.message)}"
+        figures = f"failed: {reason(trial.record)}"
     mark, style = MARKS.get(trial.state, " "), STYLES[trial.state]
     rest = f"; {techniques(trial)}; {counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s"
     return _line((mark, style), f" trial {trial.number}: ", (figures, style), (rest, "dim"))
@@ -263,7 +265,7 @@ class LineDisplay:
             self.note(starting(progress))
         self._begun = True
 
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+    def finished(self, trial: Row, progress: Progress) -> None:
         of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
         best = " (best so far)" if progress.best and progress.best.number == trial.number else ""
         self.note(f"[{of}] {ended_text(trial, progress.metric)}{best}")
@@ -288,7 +290,7 @@ class LiveDisplay:
         self._out = out
         self._progress: Progress | None = None
         self._at = time.monotonic()
-        self._recent: deque[FinishedTrial] = deque(maxlen=3)
+        self._recent: deque[Row] = deque(maxlen=3)
         self._notice = ""
         self._width = out.width
         self._unseen = ExitStack()
@@ -324,7 +326,7 @@ class LiveDisplay:
     def progress(self, progress: Progress) -> None:
         self._progress, self._at = progress, time.monotonic()
 
-    def finished(self, trial: FinishedTrial, progress: Progress) -> None:
+    def finished(self, trial: Row, progress: Progress) -> None:
         self._recent.append(trial)
         self.progress(progress)
 

@@ -20,7 +20,8 @@ from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.search.space import Searched
-    from regtune.study.board.rows import Board, Comparison, Row, StudyInfo, StudySummary
+    from regtune.study.board import Board, Comparison, StudySummary
+    from regtune.study.progress import Row, StudyInfo
 
 GAP_NOTE = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
 TECHNIQUES = "techniques"
@@ -226,7 +227,7 @@ def trial_view(info: StudyInfo, row: Row, width: int) -> RenderableType:
             why = f"Another program queued it; regtune refused it: {row.refused}"
         return Group(title, Text(why, style="dim"))
     waits = row.state == "WAITING"
-    ended = drawing.reason(record.end_reason, record.message)
+    ended = drawing.reason(record)
     pace = f" ({row.seconds / row.epochs:.2f} s an epoch)" if row.epochs else ""
     epochs = f"{record.epochs} of at most {record.config.training.max_epochs}, {row.seconds:.1f} s{pace}"
     facts = {

@@ -13,33 +13,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import ColumnElement, Connection, Engine, Float, Integer, String, Subquery, Text, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
 from regtune.errors import StorageError, StudyNotFound
 from regtune.escaping import printable
-from regtune.storage import explain, not_json, place
+from regtune.storage import place, understood
 from regtune.storage.schema import STUDIES
-from regtune.study.board.rows import STATES, Row, StudyInfo
-from regtune.study.record import (
-    BUDGET,
-    DATA,
-    FILE,
-    ORIGIN,
-    RECORD,
-    REFUSED,
-    REQUEST,
-    SPEC,
-    STUDY_UID,
-    VERSIONS,
-    State,
-    TrialRecord,
-    trial_uid,
-)
+from regtune.study import record as stored
+from regtune.study.progress import Row, StudyInfo
+from regtune.study.record import STATES, State, TrialRecord, trial_uid
 
 
 def _table(name: str, **types: type[TypeEngine[Any]]) -> sql.TableClause:
@@ -54,17 +41,19 @@ _VALUES = _table("trial_values", trial_id=Integer, objective=Integer, value=Floa
 _TRIAL_ATTRIBUTES = _table("trial_user_attributes", trial_id=Integer, key=String, value_json=Text)
 _STEPS = _table("trial_intermediate_values", trial_id=Integer, step=Integer)
 _PARAMETERS = _table("trial_params", trial_id=Integer)
+_OF_TRIAL = _TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id
+_IS_UID = _STUDY_ATTRIBUTES.c.key == stored.STUDY_UID
+_IS_RECORD = _OF_TRIAL & (_TRIAL_ATTRIBUTES.c.key == stored.RECORD)
 
 REVISIONS = frozenset({"v3.2.0.a"})
 """Revisions of Optuna's tables that are as this module reads them."""
-ENDED: tuple[State, ...] = STATES[:3]
 _BATCH = 500
 _BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 """How a trial's record begins: with the uid of its study and its number."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class Head:
     """A trial without its record. own: whether it has regtune's record. span: its start and end, once it has both."""
 
     trial_id: int
@@ -81,33 +70,27 @@ def reading(engine: Engine) -> Iterator[Connection]:
     if STUDIES.migrations.head not in REVISIONS:
         differ = f"are of revision {STUDIES.migrations.head}; regtune reads {', '.join(REVISIONS)}"
         raise StorageError(f"Optuna's tables {differ}; install the Optuna version that regtune names")
-    where = place(engine.url.render_as_string())
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except SQLAlchemyError as error:
-        raise StorageError(explain(error, where)) from None
-    except json.JSONDecodeError as error:
-        raise StorageError(not_json(error, where)) from None
+    with understood(place(engine.url.render_as_string())), engine.connect() as connection:
+        yield connection
+
+
+def _own(study_uid: str) -> ColumnElement[bool]:
+    """Whether a trial has regtune's record, whose text begins with the trial's uid."""
+    study = sql.literal(f'{{"uid": "{trial_uid(study_uid, 0)[:-1]}')
+    begins = study + sql.cast(_TRIALS.c.number, String) + sql.literal('"')
+    text = func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, func.length(begins))
+    return sql.exists().where(_IS_RECORD, text == begins)
 
 
 def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]:
     """Ids of the trials that regtune has not trained, as the cache of trials (`trial_cache`) sees them.
 
-    A trial of regtune's has its record, whose text begins with its uid; one that is just beginning has nothing yet.
+    A trial of regtune's has its record; one that is just beginning has nothing yet.
     """
-    trials, attributes = _TRIALS.c, _TRIAL_ATTRIBUTES.c
-    state = sql.cast(trials.state, String)
-    study = sql.literal(f'{{"uid": "{trial_uid(uid, 0)[:-1]}')
-    begins = study + sql.cast(trials.number, String) + sql.literal('"')
-    own = sql.exists().where(
-        attributes.trial_id == trials.trial_id,
-        attributes.key == RECORD,
-        func.substr(attributes.value_json, 1, func.length(begins)) == begins,
-    )
-    begun = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
-    ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | own
-    return tuple(connection.scalars(select(trials.trial_id).where(trials.study_id == study_id, ~ours)))
+    state = sql.cast(_TRIALS.c.state, String)
+    begun = sql.exists().where(_PARAMETERS.c.trial_id == _TRIALS.c.trial_id)
+    ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | _own(uid)
+    return tuple(connection.scalars(select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id, ~ours)))
 
 
 def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:
@@ -129,11 +112,11 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     """Read a study's facts. Raises StudyNotFound with the nearest name."""
     study_id = connection.scalar(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study))
     if study_id is None:
-        raise StudyNotFound(_unknown(connection, study))
+        raise unknown_study(study, [*connection.scalars(select(_STUDIES.c.study_name))])
     attributes = read_attributes(connection, study_id)
-    if STUDY_UID not in attributes:
+    if stored.STUDY_UID not in attributes:
         raise StudyNotFound(f'study "{printable(study)}" was not created by regtune')
-    uid = str(attributes[STUDY_UID])
+    uid = str(attributes[stored.STUDY_UID])
     counts: dict[State, int] = dict.fromkeys(STATES, 0)
     foreign = _foreign(connection, study_id, uid)
     trials = _trials_of(study_id, foreign).c
@@ -141,11 +124,11 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
     moments = func.min(begun), func.max(begun), func.max(ended)
     by_state = select(trials.state, func.count(), *moments).group_by(trials.state)
     times = list[datetime]()
-    for state, count, *stored in connection.execute(by_state):
+    for state, count, *moments_utc in connection.execute(by_state):
         counts[state] = count
         if state != "FOREIGN":
-            times += filter(None, map(_utc, stored))
-    spec, beside = _mapping(attributes.get(SPEC)), 0
+            times += filter(None, map(_utc, moments_utc))
+    spec, beside = _mapping(attributes.get(stored.SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
         searched = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
         chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~searched
@@ -157,74 +140,57 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
         foreign=foreign,
         beside=beside,
         spec=spec,
-        budget=_mapping(attributes.get(BUDGET)),
-        data=_mapping(attributes.get(DATA)),
-        versions=_mapping(attributes.get(VERSIONS)),
-        file=str(attributes.get(FILE, "")),
+        budget=_mapping(attributes.get(stored.BUDGET)),
+        data=_mapping(attributes.get(stored.DATA)),
+        versions=_mapping(attributes.get(stored.VERSIONS)),
+        file=str(attributes.get(stored.FILE, "")),
         counts=counts,
         started=min(times, default=None),
         last_active=max(times, default=None),
     )
 
 
-def _unknown(connection: Connection, study: str) -> str:
-    from difflib import get_close_matches
-
-    names = list(connection.scalars(select(_STUDIES.c.study_name)))
-    near = get_close_matches(study, names, n=1)
-    missing = f'no study "{printable(study)}"'
-    if near:
-        return f'{missing}; did you mean "{printable(near[0])}"?'
-    return f"{missing}; try: regtune studies" if names else f"{missing}: there are no studies here yet"
+def unknown_study(study: str, names: Sequence[str]) -> StudyNotFound:
+    """The error for a study that is not among `names`, with the nearest name."""
+    hint = "; try: regtune studies" if names else ": there are no studies here yet"
+    for near in get_close_matches(study, names, n=1):
+        hint = f'; did you mean "{printable(near)}"?'
+    return StudyNotFound(f'no study "{printable(study)}"{hint}')
 
 
 def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
     """All attributes of a study, requests aside."""
-    stored = _STUDY_ATTRIBUTES.c
-    chosen = select(stored.key, stored.value_json).where(stored.study_id == study_id)
-    rows = connection.execute(chosen.where(stored.key.not_like(f"{REQUEST}%")))
+    attributes = _STUDY_ATTRIBUTES.c
+    ours, request = attributes.study_id == study_id, attributes.key.like(f"{stored.REQUEST}%")
+    rows = connection.execute(select(attributes.key, attributes.value_json).where(ours, ~request))
     return {key: json.loads(text) for key, text in rows}
 
 
-def read_standings(
-    connection: Connection, info: StudyInfo, after: int = -1, ids: Collection[int] = ()
-) -> list[Standing]:
+def read_standings(connection: Connection, info: StudyInfo, after: int, ids: Collection[int]) -> list[Head]:
     """Read how the trials with an id above `after`, and those of `ids`, stand, in order."""
+    kind = sql.cast(_VALUES.c.value_type, String)
     chosen = (
-        select(
-            _TRIALS,
-            _VALUES.c.value,
-            sql.cast(_VALUES.c.value_type, String).label("kind"),
-            func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120).label("begins"),
-        )
+        select(_TRIALS, _VALUES.c.value, kind.label("kind"), _own(info.uid).label("own"))
         .outerjoin(_VALUES, (_VALUES.c.trial_id == _TRIALS.c.trial_id) & (_VALUES.c.objective == 0))
-        .outerjoin(_TRIAL_ATTRIBUTES, _is_record())
         .where(_TRIALS.c.study_id == info.id, (_TRIALS.c.trial_id > after) | _among(_TRIALS.c.trial_id, ids))
         .order_by(_TRIALS.c.number)
     )
-    found = []
+    heads = []
     for row in connection.execute(chosen):
-        own = str(row.begins).startswith(f'{{"uid": "{trial_uid(info.uid, row.number)}"')
-        start, end = _utc(row.datetime_start), _utc(row.datetime_complete)
-        span = (start, max(start, end)) if start and end else None
-        value = _value_of(row.value, row.kind)
-        found.append(Standing(row.trial_id, row.number, row.state, value, own, span))
-    return found
+        value, span = _value_of(row.value, row.kind), _span(row.datetime_start, row.datetime_complete)
+        heads.append(Head(row.trial_id, row.number, row.state, value, bool(row.own), span))
+    return heads
 
 
 def read_records(connection: Connection, ids: Collection[int]) -> list[tuple[int, State, str]]:
     """Read number, state and record, as JSON text, of those of the trials `ids` that have one, in order."""
     chosen = (
         select(_TRIALS.c.number, sql.cast(_TRIALS.c.state, String), _TRIAL_ATTRIBUTES.c.value_json)
-        .join(_TRIAL_ATTRIBUTES, _is_record())
+        .join(_TRIAL_ATTRIBUTES, _IS_RECORD)
         .where(_among(_TRIALS.c.trial_id, ids))
         .order_by(_TRIALS.c.number)
     )
     return [(number, state, text) for number, state, text in connection.execute(chosen)]
-
-
-def _is_record() -> ColumnElement[bool]:
-    return (_TRIAL_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id) & (_TRIAL_ATTRIBUTES.c.key == RECORD)
 
 
 def read_heads(
@@ -268,11 +234,9 @@ def read_heads(
 
 
 def _attributes(info: StudyInfo, *keys: str) -> sql.Select[int, str, str]:
-    attributes = _TRIAL_ATTRIBUTES.c
-    chosen = select(_TRIALS.c.number, attributes.key, attributes.value_json)
-    of_trial = attributes.trial_id == _TRIALS.c.trial_id
+    chosen = select(_TRIALS.c.number, _TRIAL_ATTRIBUTES.c.key, _TRIAL_ATTRIBUTES.c.value_json)
     ours = _TRIALS.c.study_id == info.id
-    return chosen.join(_TRIAL_ATTRIBUTES, of_trial).where(ours, attributes.key.in_(keys))
+    return chosen.join(_TRIAL_ATTRIBUTES, _OF_TRIAL).where(ours, _TRIAL_ATTRIBUTES.c.key.in_(keys))
 
 
 def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) -> Iterator[Row]:
@@ -283,34 +247,34 @@ def with_records(connection: Connection, info: StudyInfo, heads: Sequence[Row]) 
     for start in range(0, len(heads), _BATCH):
         batch = heads[start : start + _BATCH]
         states = {head.number: head.state for head in batch}
-        stored = _attributes(info, RECORD, REFUSED).where(_TRIALS.c.number.in_(states))
+        chosen = _attributes(info, stored.RECORD, stored.REFUSED).where(_TRIALS.c.number.in_(states))
         known: dict[int, dict[str, Any]] = {}
-        for number, key, text in connection.execute(stored):
+        for number, key, text in connection.execute(chosen):
             state, value = states[number], json.loads(text)
-            if key == REFUSED and state == "FOREIGN":
+            if key == stored.REFUSED and state == "FOREIGN":
                 known[number] = {"refused": str(value)}
-            elif key == RECORD and state != "FOREIGN":
+            elif key == stored.RECORD and state != "FOREIGN":
                 record = TrialRecord.from_json(value, f"{info.name}: trial {number}")
                 known[number] = {"record": record.now if state == "RUNNING" else record}
         yield from (replace(head, **known.get(head.number, {})) for head in batch)
 
 
 def read_controls(connection: Connection, info: StudyInfo) -> set[int]:
-    stored = connection.execute(_attributes(info, ORIGIN))
-    origins = ((number, _mapping(json.loads(text))) for number, _, text in stored)
+    rows = connection.execute(_attributes(info, stored.ORIGIN))
+    origins = ((number, _mapping(json.loads(text))) for number, _, text in rows)
     return {number for number, origin in origins if origin.get("kind") == "control" or origin.get("control")}
 
 
 def studies_of_regtune(connection: Connection) -> list[str]:
-    own = (_STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_STUDY_ATTRIBUTES.c.key == STUDY_UID)
+    own = (_STUDY_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & _IS_UID
     return list(connection.scalars(select(_STUDIES.c.study_name).join(_STUDY_ATTRIBUTES, own)))
 
 
 def read_uids(connection: Connection) -> set[str]:
     """Read the uids of studies that any study or trial here has. Raises StorageError."""
-    own = select(_STUDY_ATTRIBUTES.c.value_json).where(_STUDY_ATTRIBUTES.c.key == STUDY_UID)
+    own = select(_STUDY_ATTRIBUTES.c.value_json).where(_IS_UID)
     begins = func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, 120)
-    records = select(begins).where(_TRIAL_ATTRIBUTES.c.key == RECORD).distinct()
+    records = select(begins).where(_TRIAL_ATTRIBUTES.c.key == stored.RECORD).distinct()
     uids = {json.loads(text) for text in connection.scalars(own)}
     for text in connection.scalars(records):
         if (match := _BEGINS.match(text)) is None:
@@ -323,10 +287,11 @@ def read_first_start(connection: Connection) -> datetime | None:
     return _utc(connection.scalar(select(func.min(_TRIALS.c.datetime_start))))
 
 
-def read_numbers_of(connection: Connection, info: StudyInfo, states: Sequence[State]) -> list[int]:
+def read_ended(connection: Connection, info: StudyInfo) -> list[int]:
+    """Read the numbers of the trials that have ended, in order."""
     trials = _trials_of(info.id, info.foreign).c
-    chosen = select(trials.number).where(trials.state.in_(states)).order_by(trials.number)
-    return list(connection.scalars(chosen))
+    ended = trials.state.in_(("COMPLETE", "PRUNED", "FAIL"))
+    return list(connection.scalars(select(trials.number).where(ended).order_by(trials.number)))
 
 
 def count_epochs(connection: Connection, info: StudyInfo) -> int:
@@ -337,26 +302,26 @@ def count_epochs(connection: Connection, info: StudyInfo) -> int:
 
 def read_spans(connection: Connection, info: StudyInfo) -> list[tuple[datetime, datetime]]:
     """Read start and end of every trial that has begun; now for those still running."""
-    now = datetime.now(UTC)
     trials = _trials_of(info.id, info.foreign).c
     chosen = select(trials.datetime_start, trials.datetime_complete, trials.state)
-    spans = []
-    for begun, ended, state in connection.execute(chosen.where(trials.state != "FOREIGN")):
-        start = _utc(begun)
-        end = _utc(ended) or (now if state == "RUNNING" else None)
-        if start and end:
-            spans.append((start, max(start, end)))
-    return spans
+    rows = connection.execute(chosen.where(trials.state != "FOREIGN"))
+    ends = {"RUNNING": datetime.now(UTC)}
+    return [span for begun, ended, state in rows if (span := _span(begun, ended or ends.get(state)))]
+
+
+def _span(begun: Any, ended: Any) -> tuple[datetime, datetime] | None:
+    start, end = _utc(begun), _utc(ended)
+    return (start, max(start, end)) if start and end else None
 
 
 def _value_of(amount: float | None, kind: str | None) -> float | None:
     return {"INF_POS": math.inf, "INF_NEG": -math.inf}.get(kind or "", amount)
 
 
-def _utc(stored: Any) -> datetime | None:
-    if stored is None:
+def _utc(time: Any) -> datetime | None:
+    if time is None:
         return None
-    moment = stored if isinstance(stored, datetime) else datetime.fromisoformat(str(stored))
+    moment = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
     return moment.replace(tzinfo=UTC)
 
 
