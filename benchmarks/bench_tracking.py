@@ -31,7 +31,7 @@ from regtune.executors.local import LocalExecutor
 from regtune.server import service
 from regtune.server.databases import init_databases
 from regtune.settings import Settings, load_settings
-from regtune.tracking import Tracker
+from regtune.tracking.live import Tracker
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "mnist.yaml"
 WORKERS = 2

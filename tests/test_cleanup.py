@@ -20,8 +20,9 @@ from regtune.errors import TrackingError
 from regtune.settings import Settings
 from regtune.study.ownership import hold
 from regtune.study.record import RECORD, STUDY_UID
-from regtune.tracking.removal import delete_study as delete_runs
-from regtune.tracking.removal import tracked_studies
+from regtune.tracking.store import delete_study as delete_runs
+from regtune.tracking.store import tracked_studies
+from regtune.tracking.studies import Recorded
 from regtune.tracking.sync import catch_up
 from regtune.upkeep.cleanup import delete_study, find_garbage, remove
 
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begin(settings, NAME, UID, 2024)
     runs = [(n, "COMPLETE", replace(records.complete(n)[2], uid=f"{UID}-{n}")) for n in (0, 1)]
     runs[0] = records.with_model(runs[0], settings.artifacts)
-    catch_up(settings, records.facts(NAME, UID), records.Listed(runs), "FINISHED", 0)
+    catch_up(settings, Recorded(records.facts(NAME, UID), runs, winner=0))
     return settings.home
 
 

@@ -33,10 +33,12 @@ from regtune.errors import RegtuneError, SpecError, StorageError
 from regtune.escaping import code, csv_cell, markdown, printable, printable_lines, shell_word
 from regtune.settings import Settings
 from regtune.storage.mlflow import connect
+from regtune.storage.schema import TRACKING
 from regtune.study.record import TrialRecord
-from regtune.tracking import RetrainedFrom
-from regtune.tracking.notes import experiment_note, study_note, trial_note
 from regtune.tracking.projection import Projection
+from regtune.tracking.runs import SqlReader
+from regtune.tracking.studies import RetrainedFrom
+from regtune.tracking.views import experiment_note, study_note, trial_note
 
 HOSTILE = {
     "markup": "[red]x[/red][link=http://evil.example]y[/link][bold",
@@ -286,12 +288,13 @@ def test_a_uid_that_would_lead_elsewhere_is_refused() -> None:
 def test_an_experiment_is_found_again_whatever_its_name(tmp_path: Path) -> None:
     settings = Settings(REGTUNE_HOME=tmp_path / "home")
     client = connect(settings.mlflow_uri, settings.artifacts)
+    reader = SqlReader(TRACKING.engine(settings.mlflow_uri))
     quoting = ("it's", "back\\", "100%", 'quo"te', "`tick`", "a' AND tags.x = 'b")
     names = [*quoting, *map(printable, HOSTILE.values())]
     for turn, (number, name) in product(range(2), enumerate(names)):
         facts = replace(tracking_records.facts(name, f"study-{number}"), description=name)
-        projection = Projection(client, facts, settings.artifacts)
-        projection.open()
+        projection = Projection(facts, settings.artifacts, reader, client)
+        projection.study("RUNNING", None)
         assert client.get_experiment(projection.experiment_id).name == name
         assert (projection.writes > 0) is (turn == 0)
     assert len(client.search_experiments()) == len(names) + 1
@@ -303,7 +306,7 @@ def test_notes_are_free_of_what_acts() -> None:
         facts = replace(facts, name=text, description=text, data=replace(facts.data, name=text))
         notes = [experiment_note(facts)]
         for each in (facts, replace(facts, retrained=RetrainedFrom(text, 3))):
-            notes += [study_note(each, "FINISHED", None, {}, {}), trial_note(each, 3)]
+            notes += [study_note(each, "FINISHED", None, None), trial_note(each, 3)]
         for note in notes:
             assert not acts(note)
             tags = {tag.strip("</>") for tag in re.findall(TAG, rendered(note))}

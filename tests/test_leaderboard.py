@@ -37,7 +37,7 @@ from regtune.study.board import (
 from regtune.study.progress import Progress, Row, StudyInfo
 from regtune.study.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking.contents import points_of
-from regtune.tracking.trials import StudyTrials
+from regtune.tracking.studies import StudyTrials
 
 NAME = "mnist-regularization"
 

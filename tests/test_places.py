@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 
 from regtune.settings import Settings, read_choice, write_choice
 from regtune.storage.artifacts import inside
-from regtune.tracking.removal import delete_study
-from regtune.tracking.store import project, strays
+from regtune.tracking.projection import project
+from regtune.tracking.store import delete_study, strays
+from regtune.tracking.studies import Recorded
 from regtune.tracking.sync import catch_up
 from regtune.upkeep.doctor import examine
 from regtune.upkeep.status import look
@@ -45,7 +46,7 @@ def write(settings: Settings, *numbers: int, models: bool = True) -> int:
     trials = [records.complete(number) for number in numbers]
     if models:
         trials[0] = (0, "COMPLETE", replace(trials[0][2], artifacts=MODEL))
-    return catch_up(settings, records.facts(), records.Listed(trials), "FINISHED", 0).trials
+    return catch_up(settings, Recorded(records.facts(), trials, winner=0)).trials
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -103,7 +104,7 @@ def test_artifacts_of_another_project_are_neither_written_nor_deleted(made: Path
     try:
         before = files(made)
         write(other, 0, 1, 2, models=False)
-        (projection := project(other, records.facts())).open()
+        (projection := project(other, records.facts())).study("FINISHED", 0)
         assert projection.outside.startswith(f"{made.as_uri()}/artifacts/runs/")  # as the sweep says
         assert delete_study(other, "study-1") == 4
         assert files(made) == before
@@ -117,7 +118,7 @@ def test_another_project_s_experiment_in_this_store_stays_where_it_is(copy: Path
     write(settings, 0, 1)
     other = Settings(REGTUNE_HOME=others, MLFLOW_TRACKING_URI=f"sqlite:///{copy / 'mlflow.db'}")
     trial = (0, "COMPLETE", replace(records.complete(0)[2], uid="study-2-0"))
-    catch_up(other, records.facts("other", "study-2"), records.Listed([trial]))
+    catch_up(other, Recorded(records.facts("other", "study-2"), [trial]))
     before = files(others)
     assert len(before) == 1
     write(settings, 0, 1, 2)

@@ -33,6 +33,7 @@ from regtune.settings import Settings
 from regtune.storage.mlflow import connect, prepare, trouble
 from regtune.tracking.page import serve_ui, tell_newest, trials_page
 from regtune.tracking.store import target_of
+from regtune.tracking.studies import Recorded
 from regtune.tracking.sync import catch_up
 from regtune.tracking.views import runs_path
 from regtune.upkeep.status import ServerStatus, Status, look
@@ -115,17 +116,15 @@ def test_a_taken_port_is_refused_with_who_has_it(settings: Settings) -> None:
 def test_a_sweep_writes_to_the_folders_server_else_to_its_store(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = (settings.artifacts / "runs").as_uri()
-    assert target_of(settings) == type(target_of(settings))(settings.mlflow_uri, place)
-    foreign = target_of(Settings(MLFLOW_TRACKING_URI="http://127.0.0.1:9"))
-    assert (foreign.uri, foreign.place) == ("http://127.0.0.1:9", None)
+    assert target_of(settings) == settings.mlflow_uri
+    assert target_of(Settings(MLFLOW_TRACKING_URI="http://127.0.0.1:9")) == "http://127.0.0.1:9"
     for auth, uri in ((False, "http://127.0.0.1:9"), (True, settings.mlflow_uri)):
         known = service.Service("http://127.0.0.1:9", "127.0.0.1", 9, auth, settings.mlflow_uri, 1, "")
         monkeypatch.setattr("regtune.tracking.store.running", lambda _, known=known: known)
-        assert (target_of(settings).uri, target_of(settings).place) == (uri, place)
+        assert target_of(settings) == uri
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "some-thing-secret")
-    assert target_of(settings).uri == "http://127.0.0.1:9"
+    assert target_of(settings) == "http://127.0.0.1:9"
 
 
 @pytest.mark.slow
@@ -155,7 +154,7 @@ def test_the_server_outlives_its_terminal_and_what_is_written_through_it_is_in_t
     with pytest.raises(TrackingError, match=rf"{known.url}, on .*regtune down, then this command again"):
         service.up(settings, port=free_port())
     monkeypatch.setenv("NO_PROXY", "*")
-    catch_up(settings, records.facts(), records.Listed([records.complete(0)]), "FINISHED", 0)
+    catch_up(settings, Recorded(records.facts(), [records.complete(0)], winner=0))
     through, direct = (connect(uri, settings.artifacts) for uri in (known.url, settings.mlflow_uri))
     (experiment,) = direct.search_experiments(filter_string="name = 'mnist-regularization'")
     assert experiment.artifact_location == (settings.artifacts / "runs").as_uri()
@@ -199,7 +198,7 @@ def test_whatever_is_killed_the_next_up_starts_again(settings: Settings) -> None
             assert trouble(known.url, 60) == ""  # the child goes on alone
             assert look(settings).server.state == "parts"
         until(lambda: service.running(settings) is None)
-        assert target_of(settings).uri == settings.mlflow_uri
+        assert target_of(settings) == settings.mlflow_uri
         former, known = known, service.up(settings, port=port, tell=lambda _: None)
         assert known.pid != former.pid
         assert trouble(known.url, 60) == ""

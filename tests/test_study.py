@@ -28,7 +28,7 @@ from regtune.study.record import CREATED, DATA, RECORD, STUDY_UID, Kept, Origin,
 from regtune.study.study import Study, deleting, derive_seed, record_of
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing
-from regtune.tracking.trials import StudyTrials
+from regtune.tracking.studies import StudyTrials
 
 SPEC: dict[str, Any] = {"name": "s", "run_cap": 5, "parameters": {"dropout": {"min": 0.0, "max": 0.5}}}
 

@@ -30,7 +30,7 @@ from regtune.study.progress import Progress, Row
 from regtune.study.record import TrialRecord
 from regtune.study.study import derive_seed, record_of, request
 from regtune.sweep import SweepOutcome, run_sweep
-from regtune.tracking import Tracker
+from regtune.tracking.live import Tracker
 from regtune.upkeep.cleanup import delete_study, find_garbage
 
 SHORT: dict[str, Any] = {"training": {"batch_size": 64, "max_epochs": 3}, "early_stopping": {"patience": 2}}

@@ -17,14 +17,13 @@ import pytest
 import tracking_records as records
 from mlflow import MlflowClient
 from stores import Postgres, free_port, until
-from tracking_records import Sweeping
+from tracking_records import NAME, Sweeping
 
 from regtune.server.process import serving
 from regtune.settings import Settings
-from regtune.tracking import Tracker, names, trials
-from regtune.tracking.live import Follower
-
-STUDY = "mnist-regularization"
+from regtune.study import tables
+from regtune.tracking import names
+from regtune.tracking.live import Follower, Tracker
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_mlflow_follows_a_study_while_it_runs_and_to_its_end(
     sweep = Sweeping(settings.storage_url)
     sweep.write(0, "RUNNING", records.after(records.started(0), 2))
     sweep.study.enqueue_trial({})
-    follower = follow(Follower(settings, STUDY))
+    follower = follow(Follower(settings, NAME))
     run = runs(settings)["0"]
     assert set(runs(settings)) == {None, "0"}
     assert run.info.status == "RUNNING"
@@ -92,12 +91,12 @@ def test_a_round_reads_only_what_may_have_changed_and_writes_only_what_has(
     for number in range(3):
         sweep.write(*records.complete(number))
     sweep.write(3, "RUNNING", records.after(records.started(3), 1))
-    follower = follow(follow(Follower(settings, STUDY)))
+    follower = follow(follow(Follower(settings, NAME)))
     with closing(sqlite3.connect(settings.home / "mlflow.db")) as database:
         before = database.execute("PRAGMA data_version").fetchone()
         asked: list[int] = []
-        read = trials.read_records
-        monkeypatch.setattr(trials, "read_records", lambda c, ids: asked.extend(ids) or read(c, ids))
+        read = tables.read_records
+        monkeypatch.setattr(tables, "read_records", lambda c, ids: asked.extend(ids) or read(c, ids))
         follow(follower)
         assert len(asked) == 1
         assert database.execute("PRAGMA data_version").fetchone() == before
@@ -113,7 +112,7 @@ def test_of_models_mlflow_has_those_of_the_best_trials_alone(settings: Settings)
     )
     client = MlflowClient(settings.mlflow_uri)
     sweep.write(*first)
-    follower = follow(Follower(settings, STUDY))
+    follower = follow(Follower(settings, NAME))
     for trial, expected in ((None, {"0": 2}), (second, {"0": 1, "1": 2})):
         if trial is not None:
             sweep.write(*trial)
@@ -126,7 +125,7 @@ def test_a_database_that_is_deleted_under_it_is_made_again_with_everything(
     settings: Settings, sweep: Sweeping
 ) -> None:
     sweep.write(*records.complete(0))
-    follower = follow(Follower(settings, STUDY))
+    follower = follow(Follower(settings, NAME))
     for file in settings.home.glob("mlflow.db*"):
         file.unlink()
     sweep.write(*records.complete(1))
@@ -140,7 +139,7 @@ def test_a_study_that_cannot_be_read_is_waited_for(settings: Settings, sweep: Sw
     sweep.write(*records.complete(0))
     file = settings.home / "studies.db"
     file.rename(settings.home / "away.db")
-    follower = Follower(settings, STUDY)
+    follower = Follower(settings, NAME)
     for _ in range(3):
         assert follower.round() > 0
     assert not follower.finished
@@ -152,17 +151,17 @@ def test_a_study_that_cannot_be_read_is_waited_for(settings: Settings, sweep: Sw
 
 def test_the_runs_of_a_study_that_was_set_aside_say_its_new_name(settings: Settings, sweep: Sweeping) -> None:
     sweep.write(*records.complete(0))
-    follow(Follower(settings, STUDY))
+    follow(Follower(settings, NAME))
     with closing(sqlite3.connect(settings.home / "studies.db")) as database, database:
         database.execute("UPDATE studies SET study_name = 'earlier'")
     Sweeping(settings.storage_url, uid="study-2")
-    follow(Follower(settings, STUDY, aside="earlier"))
+    follow(Follower(settings, NAME, aside="earlier"))
     assert "**earlier**" in runs(settings)["0"].data.tags[names.NOTE]
 
 
 def test_what_is_refused_is_said_and_tried_once_more_at_the_end(settings: Settings, sweep: Sweeping) -> None:
     sweep.write(0, "RUNNING", records.after(records.started(0), 1))
-    follower = follow(Follower(settings, STUDY))
+    follower = follow(Follower(settings, NAME))
     run = runs(settings)["0"].info.run_id
     with closing(sqlite3.connect(settings.home / "mlflow.db", timeout=30)) as database, database:
         for table in ("runs", "tags"):
@@ -182,7 +181,7 @@ def test_what_is_refused_is_said_and_tried_once_more_at_the_end(settings: Settin
 def test_a_server_that_was_away_has_everything_when_it_is_back(settings: Settings, sweep: Sweeping) -> None:
     port = free_port()
     there = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
-    follower = Follower(there, STUDY)
+    follower = Follower(there, NAME)
     sweep.write(*records.complete(0))
     for number in (1, 2):
         follower.round()
@@ -200,7 +199,7 @@ def test_a_server_that_was_away_has_everything_when_it_is_back(settings: Setting
 
 def test_a_process_that_is_killed_is_replaced_and_none_is_left(settings: Settings, sweep: Sweeping) -> None:
     sweep.write(*records.complete(0))
-    tracker = Tracker(settings, STUDY)
+    tracker = Tracker(settings, NAME)
     first = tracker.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: tracker.news() == [] and tracker.pid != first)
@@ -217,7 +216,7 @@ def test_what_cannot_be_written_is_counted_at_the_end(settings: Settings, sweep:
     away = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     sweep.write(*records.complete(0))
     sweep.write(*records.complete(1))
-    tracker = Tracker(away, STUDY)
+    tracker = Tracker(away, NAME)
     (said,) = tracker.news()
     assert said.endswith("MLflow is away; the sweep continues, and MLflow catches up later")
     until(lambda: tracker.status)

@@ -7,7 +7,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from mlflow.entities import Run
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.storage.mlflow import connect
+from regtune.storage.schema import TRACKING
 from regtune.study.record import BUDGET, CREATED, DATA, ENDED, ORIGIN, RECORD, SPEC, STUDY_UID
-from regtune.tracking import DataFacts, RetrainedFrom, StudyFacts, names
+from regtune.tracking import names
 from regtune.tracking.projection import Projection
+from regtune.tracking.runs import SqlReader
+from regtune.tracking.studies import RetrainedFrom, StudyFacts, Trial
 from regtune.tracking.views import KEY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,10 +35,10 @@ class Store:
 
     def __init__(self, home: Path, empty: bytes) -> None:
         home.mkdir()
-        self.database = home / "mlflow.db"
-        self.artifacts = home / "artifacts"
+        self.database, self.artifacts = home / "mlflow.db", home / "artifacts"
         self.database.write_bytes(empty)
         self.client: MlflowClient = connect(f"sqlite:///{self.database}", self.artifacts)
+        self._reader = SqlReader(TRACKING.engine(f"sqlite:///{self.database}"))
         self._empty = sqlite3.connect(":memory:")
         with closing(sqlite3.connect(self.database)) as database:
             database.backup(self._empty)
@@ -46,11 +49,12 @@ class Store:
             self._empty.backup(database)
         shutil.rmtree(self.artifacts, ignore_errors=True)
 
-    def project(self, facts: StudyFacts, *trials: records.Trial) -> Projection:
+    def project(self, facts: StudyFacts, *trials: Trial) -> Projection:
         """Project trials as a process that has just been started does."""
-        projection = Projection(self.client, facts, self.artifacts)
-        for number, state, record in trials:
-            projection.trial(number, state, record)
+        place = (self.artifacts / "runs").as_uri()
+        projection = Projection(facts, self.artifacts, self._reader, self.client, place)
+        for trial in trials:
+            projection.trial(*trial)
         return projection
 
     def runs(self) -> list[Run]:
@@ -105,7 +109,7 @@ def test_written_epoch_by_epoch_or_at_once_mlflow_says_the_same(store: Store) ->
         return histories, run.data.params, own, run.info.status, run.info.start_time, run.info.end_time
 
     number, state, over = records.complete(0)
-    live = Projection(store.client, records.facts(), store.artifacts)
+    live = store.project(records.facts())
     for epochs in range(13):
         live.trial(0, "RUNNING", records.after(records.started(0), epochs))
     live.trial(number, state, over)
@@ -136,17 +140,23 @@ def test_every_epoch_is_a_point_and_the_figures_of_the_kept_weights_are_single_o
 
 
 @pytest.mark.parametrize("metric", ["val_cross_entropy", "val_accuracy"])
-def test_a_pruned_trial_has_the_figures_of_its_best_epoch_so_far(store: Store, metric: str) -> None:
+def test_a_pruned_trial_has_the_figures_of_its_best_epoch_by_the_primary_metric(
+    store: Store, metric: str
+) -> None:
     number, state, record = records.failed(0, "pruned", epochs=9)
     values = record.history[metric]
     best = values.index(max(values) if metric == "val_accuracy" else min(values))
     assert 0 < best < 8
-    store.project(records.facts(metric=metric), (number, state, record))
+    projection = store.project(records.facts(metric=metric), (number, state, record))
     assert {name: value for name, value in store.run(0).data.metrics.items() if "/" in name} == {
         "best/val_cross_entropy": record.history["val_cross_entropy"][best],
         "best/val_accuracy": record.history["val_accuracy"][best],
         "best/epoch": best + 1,
     }
+    tags = store.client.get_experiment(projection.experiment_id).tags
+    assert tags[names.PRIMARY_METRIC] == f"best/{metric}"
+    assert tags[names.PRIMARY_METRIC_GREATER] == str(metric == "val_accuracy")
+    assert ("higher is better" in tags[names.NOTE]) is (metric == "val_accuracy")
 
 
 def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
@@ -158,15 +168,12 @@ def test_a_point_that_is_not_finite_is_left_out(store: Store) -> None:
     assert [len(store.points(store.run(0), name)) for name in ("loss", "accuracy")] == [3, 4]
 
 
-def test_a_study_is_a_parent_and_each_trial_that_has_begun_a_child_with_the_status_of_its_state(
-    store: Store,
-) -> None:
+def test_a_study_is_a_parent_and_each_trial_a_child_with_the_status_of_its_state(store: Store) -> None:
     ends = {"pruned": "KILLED", "stopped": "KILLED", "non_finite": "FAILED", "worker_died": "FAILED"}
     trials = [records.failed(number, reason) for number, reason in enumerate(ends)]
     trials += [records.complete(4), (5, "WAITING", records.after(records.started(5), 2))]
     trials += [(6, "RUNNING", records.started(6))]
-    unbegun = (7, "WAITING", replace(records.started(7), started_ms=None))
-    store.project(records.facts(), *trials, unbegun)
+    store.project(records.facts(), *trials)
     parent, *children = store.runs()
     assert (parent.data.tags[names.STUDY_TAG], parent.data.tags[names.KIND]) == ("study-1", names.STUDY)
     assert {run.data.tags[names.PARENT] for run in children} == {parent.info.run_id}
@@ -181,31 +188,23 @@ def test_a_study_is_a_parent_and_each_trial_that_has_begun_a_child_with_the_stat
         assert run.data.tags.get(names.END_REASON) == record.end_reason
 
 
-def test_an_interrupted_trial_goes_on_in_its_own_run(store: Store) -> None:
+def test_an_interrupted_trial_goes_on_in_its_own_run_and_lasts_as_long_as_its_last_attempt(
+    store: Store,
+) -> None:
     early = records.after(records.started(0), 4)
     store.project(records.facts(), (0, "RUNNING", early), (0, "WAITING", early))
     assert store.run(0).info.status == "KILLED"
     store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 1)))
     assert store.run(0).info.status == "RUNNING"
     number, state, over = records.complete(0)
-    store.project(records.facts(), (number, state, over))
-    run = store.run(0)
-    assert (run.info.status, run.info.end_time) == ("FINISHED", over.ended_ms)
-    assert len(store.points(run, "val_loss")) == over.epochs
-    assert len(store.runs()) == 2
-
-
-@pytest.mark.parametrize("seen", [True, False])
-def test_a_trial_that_was_interrupted_lasts_as_long_as_its_last_attempt(store: Store, seen: bool) -> None:
-    early = records.after(records.started(0), 4)
-    if seen:
-        store.project(records.facts(), (0, "WAITING", early))
-    number, state, over = records.complete(0)
     began_again = (over.started_ms or 0) + 3_600_000
     over = replace(over, again_ms=began_again, ended_ms=began_again + 9_000)
     store.project(records.facts(), (number, state, over))
-    info = store.run(0).info
-    assert (info.start_time, info.end_time - info.start_time) == (over.started_ms, 9_000)
+    run = store.run(0)
+    assert (run.info.status, run.info.start_time) == ("FINISHED", over.started_ms)
+    assert run.info.end_time - run.info.start_time == 9_000
+    assert len(store.points(run, "val_loss")) == over.epochs
+    assert len(store.runs()) == 2
     assert store.project(records.facts(), (number, state, over)).writes == 0
 
 
@@ -262,8 +261,7 @@ def test_the_study_s_own_run_has_its_sweep_file_and_says_what_is_fixed_and_what_
     spec = SweepSpec.load(
         ROOT / "sweeps" / "quickstart.yaml", ["parameters.patience={'values': [1, 3]}", "method=random"]
     )
-    data = {key: getattr(records.facts().data, key) for key in DataFacts.__dataclass_fields__}
-    attributes = {SPEC: spec.identity(), BUDGET: {"run_cap": 32}, STUDY_UID: "study-1", DATA: data}
+    attributes = {SPEC: spec.identity(), STUDY_UID: "study-1", DATA: asdict(records.facts().data)}
     file = tmp_path / "sweep.yaml"
     for cap in (32, 40):  # a budget may be raised
         attributes[BUDGET] = {"run_cap": cap, "timeout": None, "keep_models": 5}
@@ -275,7 +273,8 @@ def test_the_study_s_own_run_has_its_sweep_file_and_says_what_is_fixed_and_what_
     keys = ("method", "hidden", "learning_rate", "data.name", "seed")
     assert [found[key] for key in keys] == ["random", "128-64", "0.001", "mnist-5k", "42"]
     assert (found["l1"], found["patience"]) == ("1e-7 to 0.001, log, or 0 (off)", "1, 3")
-    assert store.project(StudyFacts.of("quickstart", attributes)).study("RUNNING", None) is False
+    (again := store.project(StudyFacts.of("quickstart", attributes))).study("RUNNING", None)
+    assert again.writes == 0
 
 
 def test_data_sets_are_inputs_with_their_digest_and_part(store: Store) -> None:
@@ -330,7 +329,7 @@ def test_the_parent_has_the_winner_and_its_figures_and_a_study_that_goes_on_may_
     again.study("RUNNING", None)
     parent = store.runs()[0]
     assert (parent.info.status, parent.data.tags[names.STATE]) == ("RUNNING", "RUNNING")
-    again.trial(*records.complete(8, 0.1, 0, 0, "before_activation"))
+    again.trial(*records.complete(8, dropout=0.1, l2=0.0, batchnorm="before_activation"))
     again.study("FINISHED", 8)
     figures = [run.data.metrics["best/val_cross_entropy"] for run in (store.runs()[0], store.run(8))]
     assert figures[0] == figures[1]
@@ -363,14 +362,6 @@ def test_a_description_that_a_person_wrote_stays(store: Store) -> None:
     assert store.client.get_experiment(parent.info.experiment_id).tags[names.NOTE] == "Mine too."
 
 
-def test_a_person_finds_the_primary_metric_and_a_description(store: Store) -> None:
-    projection = store.project(records.facts(metric="val_accuracy"), records.complete(0))
-    tags = store.client.get_experiment(projection.experiment_id).tags
-    assert tags["mlflow.experiment.primaryMetric.name"] == "best/val_accuracy"
-    assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
-    assert "higher is better" in tags[names.NOTE]
-
-
 def test_two_studies_of_one_sweep_share_an_experiment_whatever_it_is_called_by_now(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0))
     store.client.rename_experiment(projection.experiment_id, "renamed by hand")
@@ -380,16 +371,15 @@ def test_two_studies_of_one_sweep_share_an_experiment_whatever_it_is_called_by_n
     assert len(store.runs()) == 4
 
 
+RETRAINED = "Trial 3 of the study **wide**, trained again. "
+TRAINED = "A configuration, trained by `regtune train`."
+
+
 @pytest.mark.parametrize(
     ("origin", "study_run", "run", "said"),
     [
-        (
-            RetrainedFrom("wide", 3),
-            "retraining of ",
-            "again #003 ",
-            "Trial 3 of the study **wide**, trained again. ",
-        ),
-        (RetrainedFrom(), "training of ", "trained ", "A configuration, trained by `regtune train`."),
+        (RetrainedFrom("wide", 3), "retraining of ", "again #003 ", RETRAINED),
+        (RetrainedFrom(), "training of ", "trained ", TRAINED),
     ],
 )
 def test_a_retraining_is_no_trial_of_the_study(
@@ -400,10 +390,10 @@ def test_a_retraining_is_no_trial_of_the_study(
     assert str(parent.info.run_name).startswith(study_run)
     assert child.info.run_name == f"{run}dropout 0.2 + L2 1e-4"
     for found in (parent, child):
-        assert said in found.data.tags["mlflow.note.content"]
-        assert "regtune board" not in found.data.tags["mlflow.note.content"]
-        assert found.data.tags["mlflow.source.name"] == "regtune train (mnist-regularization)"
-    shown = store.client.get_experiment(projection.experiment_id).tags["mlflow.note.content"]
+        assert said in found.data.tags[names.NOTE]
+        assert "regtune board" not in found.data.tags[names.NOTE]
+        assert found.data.tags[names.SOURCE_NAME] == "regtune train (mnist-regularization)"
+    shown = store.client.get_experiment(projection.experiment_id).tags[names.NOTE]
     assert "Each *training* is one configuration" in shown
 
 
@@ -416,17 +406,13 @@ def trials_in_view(store: Store, experiment_id: str) -> list[str]:
     return [str(run.info.run_name) for run in runs]
 
 
-def retraining_of_0() -> tuple[StudyFacts, records.Trial]:
-    origin = RetrainedFrom("mnist-regularization", 0, "study-1")
-    facts = replace(records.facts(uid="train-1"), name="mnist-regularization, again", retrained=origin)
-    return facts, (0, "COMPLETE", replace(records.complete(0)[2], uid="train-1-0", parameters={}))
-
-
 def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0), records.complete(1))
     projection.study("FINISHED", 1, records.BEGIN_MS + 900_000)
-    facts, again = retraining_of_0()
-    assert store.project(facts, again).study("FINISHED", 0) is False
+    origin = RetrainedFrom("mnist-regularization", 0, "study-1")
+    facts = replace(records.facts(uid="train-1"), name="mnist-regularization, again", retrained=origin)
+    again = replace(records.complete(0)[2], uid="train-1-0", parameters={})
+    store.project(facts, (0, "COMPLETE", again)).study("FINISHED", 0)
     first, second, *trials = store.runs()
     parent, found = (first, second) if first.data.tags[names.KIND] == names.STUDY else (second, first)
     assert found.info.run_name == "again #000 dropout 0.2 + L2 1e-4"
@@ -443,7 +429,7 @@ def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(
 def test_a_run_that_a_person_deleted_stays_deleted(store: Store) -> None:
     store.project(records.facts(), records.complete(0), records.complete(1))
     store.client.delete_run(store.run(0).info.run_id)
-    assert not store.project(records.facts()).trial(*records.complete(0))
+    assert store.project(records.facts(), records.complete(0)).writes == 0
     assert [run.data.tags.get(names.NUMBER) for run in store.runs()] == [None, "1"]
 
 

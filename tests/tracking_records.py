@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,13 @@ from regtune.study.record import (
     State,
     TrialRecord,
 )
-from regtune.tracking import DataFacts, StudyFacts, Tracker
+from regtune.tracking.live import Tracker
+from regtune.tracking.studies import DataFacts, StudyFacts, Trial
 
 NAME = "mnist-regularization"
 BEGIN_MS = 1_795_000_000_000
 DIGEST = hashlib.sha256(b"some images").hexdigest()
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
-Trial = tuple[int, State, TrialRecord]
-
-
-class Listed:
-    """Trials that are at hand, as `regtune.tracking.trials.Trials`."""
-
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self._trials = {trial[0]: trial for trial in trials}
-        self.numbers = {record.uid: number for number, _, record in trials}
-
-    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
-        return (self._trials[number] for number in sorted(numbers))
 
 
 class Untracked(Tracker):
@@ -67,24 +55,22 @@ class Sweeping:
     def __init__(self, url: str, *, uid: str = "study-1", keep_models: int = 5) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(storage=url, study_name=NAME)
-        self._trials: dict[int, optuna.Trial] = {}
+        self._trials: list[optuna.Trial] = []
         searched = {"dropout": {"min": 0.0, "max": 0.6}}
-        spec = SweepSpec.from_dict(
-            {"name": NAME, "dataset": "mnist-5k", "run_cap": 20, "parameters": searched}
-        )
-        budget = {"run_cap": 20, "timeout": None, "keep_models": keep_models}
+        form = {"name": NAME, "dataset": "mnist-5k", "run_cap": 20, "parameters": searched}
         attributes = {
-            SPEC: spec.identity(),
-            BUDGET: budget,
+            SPEC: SweepSpec.from_dict(form).identity(),
+            BUDGET: {"run_cap": 20, "timeout": None, "keep_models": keep_models},
             CREATED: BEGIN_MS - 2000,
             DATA: asdict(facts().data),
+            STUDY_UID: uid,
         }
-        for key, value in {**attributes, STUDY_UID: uid}.items():
+        for key, value in attributes.items():
             self.study.set_user_attr(key, value)
 
     def write(self, number: int, state: State, record: TrialRecord) -> None:
         while len(self._trials) <= number:
-            self._trials[len(self._trials)] = self.study.ask()
+            self._trials.append(self.study.ask())
         self._trials[number].set_user_attr(RECORD, record.to_json())
         if state != "RUNNING":
             value = record.kept.figures["val_cross_entropy"] if record.kept else None
@@ -94,9 +80,7 @@ class Sweeping:
         self.study.set_user_attr(ENDED, {"state": state, "at_ms": BEGIN_MS + 1_000_000})
 
 
-def facts(
-    name: str = "mnist-regularization", uid: str = "study-1", metric: str = "val_cross_entropy"
-) -> StudyFacts:
+def facts(name: str = NAME, uid: str = "study-1", metric: str = "val_cross_entropy") -> StudyFacts:
     """A study over four parameters."""
     return StudyFacts(
         uid=uid,
@@ -113,15 +97,12 @@ def facts(
     )
 
 
-def started(
-    number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none"
-) -> TrialRecord:
+def started(number: int, **strengths: Any) -> TrialRecord:
     """A trial that has just begun, with these strengths in both layers."""
-    parameters = {"dropout": dropout, "l1": l1, "l2": l2, "batchnorm": batchnorm}
-    regularization = RegularizationConfig(**parameters)
+    parameters: dict[str, Any] = {"dropout": 0.2, "l1": 0.0, "l2": 1e-4, "batchnorm": "none"} | strengths
     return TrialRecord(
         uid=f"study-1-{number}",
-        config=TrialConfig(regularization=regularization, seed=1000 + number),
+        config=TrialConfig(regularization=RegularizationConfig(**parameters), seed=1000 + number),
         parameters=parameters,
         worker=number % 2,
         started_ms=BEGIN_MS + 9000 * number,
@@ -163,17 +144,15 @@ def ended(record: TrialRecord) -> TrialRecord:
             train_cross_entropy=train,
             train_accuracy=1 - train / 3.2,
             generalization_gap=figures["val_cross_entropy"] - train,
-            sparsity=min(0.9, 0.05 + 600 * record.config.regularization.l1[0]),
-            l2_norm=14 / (1 + 900 * record.config.regularization.l2[0]),
+            sparsity=0.05,
+            l2_norm=14.0,
         ),
     )
 
 
-def complete(
-    number: int, dropout: float = 0.2, l1: float = 0.0, l2: float = 1e-4, batchnorm: str = "none"
-) -> Trial:
+def complete(number: int, **strengths: Any) -> Trial:
     """A trial at its end."""
-    return number, "COMPLETE", ended(after(started(number, dropout, l1, l2, batchnorm), 12))
+    return number, "COMPLETE", ended(after(started(number, **strengths), 12))
 
 
 def failed(number: int, reason: str, epochs: int = 3) -> Trial:
@@ -184,32 +163,28 @@ def failed(number: int, reason: str, epochs: int = 3) -> Trial:
     return number, "PRUNED" if reason == "pruned" else "FAIL", over
 
 
-def with_model(trial: Trial, artifacts: Path, content: bytes = b"weights") -> Trial:
+def with_model(trial: Trial, artifacts: Path) -> Trial:
     """The trial with a `model.keras` in its folder."""
     number, state, record = trial
     folder = artifacts / "trials" / record.uid
     folder.mkdir(parents=True)
-    (folder / "model.keras").write_bytes(content)
-    return number, state, replace(record, artifacts={"model.keras": hashlib.sha256(content).hexdigest()})
+    (folder / "model.keras").write_bytes(b"weights")
+    return number, state, replace(record, artifacts={"model.keras": hashlib.sha256(b"weights").hexdigest()})
+
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    **{"none": {}, "early_stopping": {}, "dropout": {"dropout": 0.2}, "l1": {"l1": 1e-5}, "l2": {"l2": 1e-4}},
+    **{f"batchnorm_{place}": {"batchnorm": f"{place}_activation"} for place in ("before", "after")},
+}
 
 
 def study(count: int) -> list[Trial]:
     """The seven controls, then proposals of which one is pruned."""
-    strengths: dict[str, dict[str, Any]] = {
-        **{
-            "none": {},
-            "early_stopping": {},
-            "dropout": {"dropout": 0.2},
-            "l1": {"l1": 1e-5},
-            "l2": {"l2": 1e-4},
-        },
-        **{f"batchnorm_{place}": {"batchnorm": f"{place}_activation"} for place in ("before", "after")},
-    }
-    off = {"dropout": 0.0, "l2": 0.0}
     trials: list[Trial] = []
-    for number, (label, strength) in enumerate(strengths.items()):
-        _, state, record = complete(number, **{**off, **strength})
+    for number, (label, strength) in enumerate(CONTROLS.items()):
+        _, state, record = complete(number, **{"dropout": 0.0, "l2": 0.0, **strength})
         trials.append((number, state, replace(record, control=label, parameters={})))
     for number in range(len(trials), count):
-        trials.append(failed(number, "pruned") if number % 5 == 3 else complete(number, number / 20))
+        pruned = number % 5 == 3
+        trials.append(failed(number, "pruned") if pruned else complete(number, dropout=number / 20))
     return trials[:count]

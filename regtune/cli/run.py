@@ -207,7 +207,7 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if outcome.unwritten:
         behind = f"MLflow is behind by {counted(outcome.unwritten, 'run')}; bring it up to date with"
         terminal.say(f"{behind}: regtune sync {study}", quiet)
-    uri = target_of(settings).uri
+    uri = target_of(settings)
     page = "regtune ui  (MLflow, best trial first)"
     if is_server(uri):
         page = trials_page(uri, outcome.study, SECONDS) or uri

@@ -133,7 +133,7 @@ def _synced(entry: Synced) -> str:
         return f"is run by {entry.running}, whose sweep keeps MLflow up to date"
     if entry.lacks:
         return f"MLflow lacks {entry.lacks}"
-    if entry.wrote and any(entry.wrote):
+    if entry.wrote:
         own = "the study's own run" if entry.wrote.own else ""
         trials = counted(entry.wrote.trials, "trial") if entry.wrote.trials else ""
         return f"wrote {' and '.join(filter(None, (trials, own)))}"

@@ -31,7 +31,7 @@ from regtune.sweep.loop import Loop, Running
 from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, spent_seconds
-from regtune.tracking import Tracker
+from regtune.tracking.live import Tracker
 from regtune.training.result import Verdict
 
 REQUESTS_SECONDS = 1.0

@@ -21,10 +21,9 @@ from regtune.study.best import Best, Provenance
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
 from regtune.sweep.loop import Loop, Running
-from regtune.tracking import DataFacts, ParentState, RetrainedFrom, StudyFacts
 from regtune.tracking.names import RETRAINED
+from regtune.tracking.studies import DataFacts, ParentState, Recorded, RetrainedFrom, StudyFacts
 from regtune.tracking.sync import catch_up
-from regtune.tracking.trials import OneTrial
 from regtune.training.result import Verdict
 
 
@@ -155,10 +154,10 @@ def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
 
 def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:
     """Write the run and its trial into MLflow; False when MLflow does not take them."""
-    state = record.end_state or "FAIL"
-    end: tuple[ParentState, int | None] = ("FINISHED", 0) if record.kept else ("FAILED", None)
+    state, winner = record.end_state or "FAIL", 0 if record.kept else None
+    stands: ParentState = "FINISHED" if record.kept else "FAILED"
     try:
-        catch_up(settings, facts, OneTrial(state, record), *end, record.ended_ms)
+        catch_up(settings, Recorded(facts, [(0, state, record)], stands, winner, record.ended_ms))
     except TrackingError:
         return False
     return True

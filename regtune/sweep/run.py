@@ -26,7 +26,7 @@ from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator
 from regtune.sweep.outcome import SweepOutcome
 from regtune.sweep.standing import Standing
-from regtune.tracking import Tracker
+from regtune.tracking.live import Tracker
 
 EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
 MOST_CONTROLS = 7  # controls may be among the best, and have nothing to enqueue

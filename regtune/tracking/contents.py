@@ -1,4 +1,4 @@
-"""The contents of runs and experiments: every name, tag, point and input of a study and its trials.
+"""What MLflow is to say of a study and its trials, and what it lacks of that.
 
 Plain values: MLflow is imported only for what is its own.
 """
@@ -10,16 +10,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+from regtune.config.trial import METRICS
 from regtune.escaping import printable
-from regtune.study.record import State, TrialRecord, Value
+from regtune.storage.artifacts import inside
+from regtune.study.record import State, TrialRecord
 from regtune.tracking import names
-from regtune.tracking.facts import ParentState, RetrainedFrom, StudyFacts, params
-from regtune.tracking.notes import study_note, trial_note
-from regtune.tracking.runs import Run
-from regtune.tracking.views import view_tag
+from regtune.tracking.runs import Experiment, Reader, Run
+from regtune.tracking.studies import ParentState, RetrainedFrom, StudyFacts, params
+from regtune.tracking.views import experiment_note, study_note, trial_note, view_tag
 
 TAG_LENGTH = 5000
 
@@ -38,8 +41,8 @@ class Contents:
 
     tags: those that a run is made with and keeps to. note: its description, until a person writes another.
     points: of each metric, in the order of the steps. config: makes the text of the file `config_name`, which is
-    written again when the tag CONFIG_DIGEST changes; None for a run without one. artifacts: file name -> SHA-256,
-    without that file. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was"; moved so that
+    written again when the tag CONFIG_DIGEST changes; None for a run without one. artifacts: other files and their
+    SHA-256. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was"; moved so that
     from started_ms on it is as long as the run took, pauses left out.
     """
 
@@ -53,14 +56,14 @@ class Contents:
     ended_ms: int | None
     config: Callable[[], str] | None = None
     config_name: str = names.CONFIG
-    artifacts: Mapping[str, str] | None = None
+    artifacts: Mapping[str, str] = field(default_factory=dict)
 
 
 def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRecord) -> Contents:
     """What a trial's run says, its parent's id aside."""
     status = names.status(state, record.end_reason)
     ended, again = None, facts.retrained
-    if status != names.RUNNING:
+    if status != "RUNNING":
         last = record.epoch_ended_ms[-1] if record.epoch_ended_ms else record.started_ms
         ended = record.ended_ms or last
         if ended and record.started_ms and record.again_ms and ended >= record.again_ms:
@@ -83,11 +86,11 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
         names.MESSAGE: record.message[:TAG_LENGTH] if record.message else None,
     }
     return Contents(
-        name=run_name(number, record, again),
+        name=_run_name(number, record, again),
         started_ms=record.started_ms,
         tags={name: value for name, value in tags.items() if value is not None},
         note=trial_note(facts, number),
-        params=_text(params(facts, record)),
+        params=params(facts, record),
         points=points_of(facts, record),
         status=status,
         ended_ms=ended,
@@ -96,15 +99,8 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
     )
 
 
-def _text(values: Mapping[str, Value]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
-
-
-def run_name(number: int, record: TrialRecord, retrained: RetrainedFrom | None = None) -> str:
-    """The run's name: number, technique mix, and what else sets this trial apart.
-
-    A trial that is trained again has its own number.
-    """
+def _run_name(number: int, record: TrialRecord, retrained: RetrainedFrom | None) -> str:
+    """Number, technique mix, and what else sets this trial apart; one that is trained again has its own number."""
     parts = [f"#{number:03d}", record.config.mix]
     if retrained is not None:
         parts[0] = "trained" if retrained.trial is None else f"again #{retrained.trial:03d}"
@@ -138,7 +134,6 @@ def study_contents(
             for name, (_, value) in sorted(best.last.items())
             if name.startswith(("best/", "weights/"))
         }
-    figures = {name: found[0].value for name, found in points.items()}
     started = facts.created_ms or int(time.time() * 1000)
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(started / 1000))
     name = "study" if facts.name == facts.sweep else f"study {printable(facts.name)}"
@@ -148,11 +143,11 @@ def study_contents(
         name=f"{name} of {day}",
         started_ms=started,
         tags=tags,
-        note=study_note(facts, state, winner, best.tags if best else {}, figures),
-        params=_text(facts.settings),
+        note=study_note(facts, state, winner, best),
+        params=facts.settings,
         points=points,
         status=state,
-        ended_ms=None if state == names.RUNNING else at_ms,
+        ended_ms=None if state == "RUNNING" else at_ms,
         config=(lambda: file) if file else None,
         config_name=names.SWEEP_FILE,
     )
@@ -165,7 +160,7 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     pruned trial, of its best epoch. Points that are not finite are left out.
     """
     points: dict[str, list[Point]] = {}
-    for name in names.EPOCH_METRICS:
+    for name in METRICS:
         curve = zip(record.history.get(name, ()), record.epoch_ended_ms, strict=False)
         points[name] = [Point(at, float(y), ms) for at, (y, ms) in enumerate(curve, 1) if math.isfinite(y)]
     wanted = dict.fromkeys(("val_cross_entropy", "val_accuracy", facts.metric))
@@ -187,17 +182,6 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
         finite = {name: float(value) for name, value in single.items() if math.isfinite(value)}
         points |= {name: [Point(0, value, record.ended_ms)] for name, value in finite.items()}
     return points
-
-
-def experiment_tags(facts: StudyFacts) -> dict[str, str]:
-    """By what an experiment is found again, and how MLflow's page shows it."""
-    return {
-        names.SWEEP: facts.sweep,
-        names.EXPERIMENT_KIND: "custom_model_development",
-        names.PRIMARY_METRIC: names.best(facts.metric),
-        names.PRIMARY_METRIC_GREATER: str(facts.goal == "maximize"),
-        **view_tag(facts),
-    }
 
 
 def dataset_inputs(facts: StudyFacts) -> list[Any]:
@@ -223,3 +207,135 @@ def dataset_inputs(facts: StudyFacts) -> list[Any]:
         tags = [InputTag(names.DATA_CONTEXT, part), InputTag(names.DATA, data.digest)]
         inputs.append(DatasetInput(dataset, tags))
     return inputs
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What a run lacks. points: with their metric's name, oldest first. config: whether its configuration is missing.
+
+    artifacts: files to be brought, with their SHA-256. surplus: files to be removed. ended_ms: Unix milliseconds.
+    """
+
+    points: Sequence[tuple[str, Point]]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    inputs: bool
+    config: bool
+    artifacts: Mapping[Path, str]
+    surplus: Sequence[str]
+    status: str | None
+    ended_ms: int | None
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is missing, in words."""
+        found = {
+            "points": self.points,
+            "params": self.params,
+            "tags": self.tags,
+            "data sets": self.inputs,
+            names.CONFIG: self.config,
+            "files": self.artifacts or self.surplus,
+            "state": self.status,
+        }
+        return [kind for kind, lack in found.items() if lack]
+
+
+def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
+    """What `run` lacks of `wanted`. folder: regtune's artifact folder.
+
+    A file of another digest is not brought. A file that is not here cannot be brought and is not missed: the
+    trial's folder may lie on another machine. Nor is any of a run that keeps its files outside the project.
+    """
+    reached = inside(run.artifact_uri, folder)
+    wanted_tags, brought = dict(wanted.tags), {}
+    tagged = {
+        name.removeprefix(names.ARTIFACT): sha256
+        for name, sha256 in run.tags.items()
+        if name.startswith(names.ARTIFACT)
+    }
+    present = {name: sha256 for name, sha256 in tagged.items() if not _lost(run, name, folder)}
+    for name, sha256 in wanted.artifacts.items():
+        file = folder / "trials" / wanted.tags[names.TRIAL_UID] / name
+        if not reached or present.get(name) == sha256 or not file.is_file():
+            continue
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        if found == sha256:
+            brought[file] = sha256
+        else:
+            said = f"{name} has digest {found}, its record says {sha256}: not shown here"
+            wanted_tags[names.MESSAGE] = said
+    tags = _differing(wanted_tags, run.tags) | note(run.tags, wanted.note)
+    done = run.status == wanted.status and wanted.ended_ms in (None, run.end_ms)
+    stale = wanted.config_name not in present or names.CONFIG_DIGEST in tags
+    return Lack(
+        points=_points(run, wanted.points, reader),
+        params={name: value for name, value in wanted.params.items() if name not in run.params},
+        tags=tags,
+        inputs=not run.inputs,
+        config=reached and wanted.config is not None and stale,
+        artifacts=brought,
+        surplus=sorted(tagged.keys() - {wanted.config_name, *wanted.artifacts}) if reached else [],
+        status=None if done else wanted.status,
+        ended_ms=None if done else wanted.ended_ms,
+    )
+
+
+def _lost(run: Run, name: str, folder: Path) -> bool:
+    """Whether a file that MLflow is said to have in this folder is not there; elsewhere its server sees to it."""
+    own = f"{(folder / 'runs').as_uri()}/"
+    if not run.artifact_uri.startswith(own):
+        return False
+    return not (folder / "runs" / unquote(run.artifact_uri.removeprefix(own)) / name).exists()
+
+
+def experiment_lacks(facts: StudyFacts, found: Experiment | None) -> dict[str, str]:
+    """The tags that an experiment lacks; all where it has to be made.
+
+    They are those of the study that has the sweep's name; others that share the experiment, set aside or trained
+    again, leave them alone.
+    """
+    if found is not None and facts.name != facts.sweep:
+        return {}
+    tags = {} if found is None else found.tags
+    wanted = {
+        names.SWEEP: facts.sweep,
+        names.EXPERIMENT_KIND: "custom_model_development",
+        names.PRIMARY_METRIC: names.best(facts.metric),
+        names.PRIMARY_METRIC_GREATER: str(facts.goal == "maximize"),
+        **view_tag(facts),
+    }
+    return _differing(wanted, tags) | note(tags, experiment_note(facts))
+
+
+def _differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if found.get(name) != value}
+
+
+def note(tags: Mapping[str, str], text: str) -> dict[str, str]:
+    """The tags of a description, unless it is there, or a person has written another since."""
+    current = tags.get(names.NOTE, "")
+    if current == text or (current and digest(current) != tags.get(names.NOTE_DIGEST)):
+        return {}
+    return {names.NOTE: text, names.NOTE_DIGEST: digest(text)}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _points(run: Run, wanted: Mapping[str, Sequence[Point]], reader: Reader) -> list[tuple[str, Point]]:
+    """The points that MLflow lacks, oldest first.
+
+    A metric's points are written in order, so its newest tells how many there are; the whole history is
+    read only when the newest is none of those wanted.
+    """
+    missing: list[tuple[str, Point]] = []
+    for name, points in wanted.items():
+        last, known = run.last.get(name), [(point.step, point.value) for point in points]
+        if last in known:
+            missing += [(name, point) for point in points[known.index(last) + 1 :]]
+        else:
+            there = set() if last is None else reader.history(run.run_id, name)
+            missing += [(name, point) for point in points if (point.step, point.value) not in there]
+    return sorted(missing, key=lambda entry: entry[1].step)

@@ -1,6 +1,9 @@
-"""Live tracking: the synchronization of one study in a loop, in a process that reads the study.
+"""Live tracking: a process of its own keeps MLflow up to date while a study runs.
 
-The process has no other source than the study, so its death loses nothing: another one begins by catching up.
+MLflow can delay neither a sweep nor its training: nothing is handed over, the process reads the study itself, as
+`regtune sync` does, in a loop. A store that is away is tried again for as long as the sweep runs; what is missing then
+is caught up at the next start, or by `regtune sync`. The process has no other source than the study, so its death
+loses nothing: another one begins by catching up. It ends with its coordinator, however that ends.
 """
 
 from __future__ import annotations
@@ -8,17 +11,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 from sqlalchemy import Engine
 
+from regtune.credentials import OF_TRACKING, STORAGE_PASSWORD, without_secrets
 from regtune.errors import StorageError, StudyNotFound
+from regtune.processes import Child
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, open_engine
-from regtune.tracking.store import project, refusal
-from regtune.tracking.trials import StudyTrials
+from regtune.storage import database_path, is_sqlite, open_engine, redact
+from regtune.storage.mlflow import is_server, trouble
+from regtune.tracking.projection import Projection, project, refusal
+from regtune.tracking.studies import StudyTrials
 
 PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""
@@ -29,6 +35,15 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 60.0
 NICENESS = 10
+RESTARTS = 3
+DRAIN_SECONDS = 60.0
+"""How long a finished sweep waits for MLflow to take what is left; what is missing then is caught up later."""
+START_SECONDS = 180.0
+"""How long it waits before that while the process has not said a word since it was started: on a busy machine MLflow's
+import outlasts a short sweep.
+"""
+GOES_ON = "is away; the sweep continues, and MLflow catches up later"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +60,128 @@ class Report:
     outside: str = ""
 
 
+class Tracker:
+    """Writes a study into MLflow in the background. Nothing blocks but `close`. To be used by one thread.
+
+    aside: the name of a study that was set aside for it. Whether MLflow answers at a server's address is asked once.
+    """
+
+    def __init__(self, settings: Settings, study: str, aside: str | None = None) -> None:
+        uri = settings.mlflow_uri
+        self._where, self._artifacts = redact(uri), settings.artifacts
+        wrong = trouble(uri) if is_server(uri) else ""
+        self._news = [f"{self._where} {wrong}: MLflow {GOES_ON}"] if wrong else []
+        self._arguments = (settings, study, aside, bool(wrong))
+        self._report = Report(away=bool(wrong))
+        self._heard = self._closing = self._over = False
+        self._restarts = RESTARTS
+        self._began = time.monotonic()
+        self._child = self._start()
+
+    def news(self) -> list[str]:
+        """What is to be said once, and has not been said: that MLflow is away, that it is back."""
+        self._listen(0.0)
+        found, self._news = self._news, []
+        return found
+
+    @property
+    def status(self) -> str:
+        """One phrase on how far MLflow is behind and why; empty when there is nothing to say."""
+        self._listen(0.0)
+        return f"{self._report.trouble}; {_wait(self._report.waiting)}" if self._report.trouble else ""
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def close(self, timeout_seconds: float | None = None) -> int:
+        """Write what is left, end the process, and return the number of unwritten runs, the study's own among them.
+
+        timeout_seconds: how long writing may take; None for DRAIN_SECONDS, counted from the process's first word, for
+        which START_SECONDS since the tracker was created are allowed.
+        """
+        if not self._closing:
+            self._closing = True
+            self._tell()
+        if timeout_seconds is None:
+            first_word = self._began + START_SECONDS
+            while not (self._heard or self._over) and (left := first_word - time.monotonic()) > 0:
+                self._listen(left)
+            timeout_seconds = DRAIN_SECONDS
+        deadline = time.monotonic() + timeout_seconds
+        while not self._over and (left := deadline - time.monotonic()) > 0:
+            self._listen(left)
+        behind = self._report.waiting + self._report.own
+        if not self._over:
+            self._over = True
+            self._child.kill()
+            self._child.wait()
+            behind = max(1, behind)
+        return behind
+
+    def _start(self) -> Child:
+        environment = without_secrets(os.environ, but=(*OF_TRACKING, STORAGE_PASSWORD)) | ONE_THREAD
+        return Child(__name__, *self._arguments, environment=environment)
+
+    def _tell(self) -> None:
+        with suppress(OSError):  # it has died; listening finds that out
+            self._child.connection.send(None)
+
+    def _listen(self, seconds: float) -> None:
+        """Take what the process has said; wait for a first word of it for `seconds`."""
+        while not self._over and self._child.connection.poll(seconds):
+            seconds = 0.0
+            try:
+                self._take(self._child.connection.recv())
+            except (EOFError, OSError):
+                self._restart(self._child.wait())
+
+    def _take(self, report: Report) -> None:
+        if report.waiting < self._report.waiting or (self._report.own and not report.own):
+            self._restarts = RESTARTS
+        if report.away != self._report.away:
+            waiting = f"; {_wait(report.waiting)} to be written" if report.waiting else ", and up to date"
+            back = f"MLflow is back{waiting}"
+            self._news.append(f"MLflow at {self._where} {GOES_ON}" if report.away else back)
+        if report.outside and not self._report.outside:
+            self._news.append(
+                f"MLflow keeps this sweep's files in {report.outside}, outside {self._artifacts}; "
+                f"there nothing is written: to have them in MLflow take another --name, or another store"
+            )
+        self._heard, self._report = True, report
+
+    def _restart(self, how: str) -> None:
+        """After the process has ended: another one, unless it was told to end."""
+        if self._closing and how == "exit code 0":
+            self._over = True
+            return
+        if self._restarts == 0:
+            self._give_up("the MLflow writer died; the next sweep catches up")
+            return
+        self._restarts -= 1
+        try:
+            self._child = self._start()
+        except OSError as error:
+            self._give_up(f"the MLflow writer died and cannot be started ({error.strerror})")
+            return
+        if self._closing:
+            self._tell()
+
+    def _give_up(self, why: str) -> None:
+        self._over = True
+        self._report = Report(max(1, self._report.waiting), True, why)
+
+
+def _wait(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}"
+
+
 def main(link: Connection, settings: Settings, study: str, aside: str | None, away: bool) -> None:
     """Keep MLflow up to date until something comes through `link`; then write what is left, and end.
 
     aside: the new name of a study that was set aside for this one. away: the store was, a moment ago.
     """
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    os.nice(NICENESS)
     follower = Follower(settings, study, aside, away)
     told = None
     closing = False
@@ -74,9 +204,7 @@ class Follower:
     """Writes one study into MLflow, round by round: first what MLflow lacks of it, then what has changed since."""
 
     def __init__(self, settings: Settings, study: str, aside: str | None = None, away: bool = False) -> None:
-        self._settings = settings
-        self._study = study
-        self._aside = aside
+        self._settings, self._study, self._aside = settings, study, aside
         self._failures = int(away)
         self._since = time.time()
         self._refusal = ""
@@ -87,11 +215,14 @@ class Follower:
 
     def _forget(self) -> None:
         self._trials: StudyTrials | None = None
-        self._projection: Any = None
         self._pending: set[int] = set()
         self._behind = True
-        self._steps: Iterator[int] | None = None
         self._done = 0
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._projection: Projection | None = None
+        self._steps: Iterator[int] | None = None
         self._own: object = None
 
     def close(self) -> None:
@@ -108,16 +239,18 @@ class Follower:
         """Write what can be written; of what MLflow lacks from before one step. Returns the seconds to the next."""
         began = time.process_time()
         try:
+            if self._engine is None:
+                self._engine = open_engine(self._settings.storage_url)
             if self._trials is None:
-                self._engine = self._engine or open_engine(self._settings.storage_url)
                 self._trials = StudyTrials(self._engine, self._study, at_rest=False)
             else:
                 self._pending |= self._trials.look()
-            self._write(self._trials)
+            self._write(self._engine, self._trials)
         except (StorageError, StudyNotFound):  # others may have synchronized it meanwhile
             self._forget()
             return PACE_SECONDS
         except Exception as error:  # MLflow and its stores raise many kinds: nothing was written
+            self._pending |= self._refused.keys()
             self._disconnect()
             self._since = self._since if self._failures else time.time()
             self._failures, self._refusal = self._failures + 1, refusal(error)
@@ -128,27 +261,21 @@ class Follower:
         share = (time.process_time() - began) / (SHARE * (os.cpu_count() or 1))
         return min(LONGEST_PACE_SECONDS, max(PACE_SECONDS, share))
 
-    def _disconnect(self) -> None:
-        if self._projection is not None:
-            self._pending |= self._projection.refusals.keys()
-        self._projection, self._steps, self._own = None, None, None
-
-    def _write(self, trials: StudyTrials) -> None:
+    def _write(self, engine: Engine, trials: StudyTrials) -> None:
         uri = self._settings.mlflow_uri
-        if (
-            is_sqlite(uri) and not database_path(uri).exists()
-        ):  # SQLite would go on writing into the deleted file
-            self._disconnect()
+        if is_sqlite(uri) and not database_path(uri).exists():
+            self._disconnect()  # SQLite would go on writing into the deleted file
             self._behind = True
-        if self._projection is None:
-            self._projection = project(self._settings, trials.facts)
-        if self._steps is None and self._behind:
-            self._steps, self._done = self._past(trials), 0
+        projection = self._projection = self._projection or project(self._settings, trials.facts)
+        if self._behind and self._steps is None:
+            self._steps, self._done = self._past(engine, trials, projection), 0
         if time.monotonic() >= self._retry_at:
-            self._pending |= self._projection.refusals.keys()
+            self._pending |= self._refused.keys()
             self._retry_at = time.monotonic() + REFUSED_PAUSE_SECONDS
+        else:
+            self._pending -= self._refused.keys()
         for number, state, record in trials.read(self._pending):
-            self._projection.trial(number, state, record)
+            projection.trial(number, state, record)
             self._pending.discard(number)
         self._pending.clear()  # the others have not begun
         if self._steps is not None:
@@ -159,53 +286,43 @@ class Follower:
         if running or not self._behind:  # its end comes last
             own = (trials.state, None if running else trials.winner, None if running else trials.ended_ms)
             if own != self._own:
-                self._projection.study(*own)
+                projection.study(*own)
                 self._own = own
 
-    def _past(self, trials: StudyTrials) -> Iterator[int]:
-        for done, _ in self._projection.catch_up(trials):
-            yield done
-        if self._aside is not None:
-            for _ in _bring(self._settings, self._aside):
-                yield len(trials)
+    def _past(self, engine: Engine, trials: StudyTrials, projection: Projection) -> Iterator[int]:
+        """Write what MLflow lacks from before, also of a study that was set aside; yields as `catch_up` does."""
+        yield from projection.catch_up(trials)
+        if self._aside is None:
+            return
+        with suppress(StudyNotFound, StorageError):  # another program's, or what cannot be read any more
+            aside = StudyTrials(engine, self._aside, at_rest=True)
+            if aside.begun:
+                for _ in project(self._settings, aside.facts).bring(aside):
+                    yield len(trials)
+
+    @property
+    def _refused(self) -> dict[int, str]:
+        """Trials that MLflow refuses, and why."""
+        return {} if self._projection is None else self._projection.refusals
 
     @property
     def report(self) -> Report:
-        refusals = {} if self._projection is None else self._projection.refusals
-        waiting = len(self._pending | refusals.keys())
+        refused = self._refused
+        waiting = len(self._pending | refused.keys())
         if self._behind and self._trials is not None:
             waiting = max(waiting, len(self._trials) - self._done)
-        trouble = ""
+        said = ""
         if self._refusal:
-            trouble = f"MLflow refuses the study ({self._refusal})"
+            said = f"MLflow refuses the study ({self._refusal})"
         elif self._failures > 1:
-            trouble = f"MLflow is away since {time.strftime('%H:%M', time.localtime(self._since))}"
-        elif refusals:
-            number, reason = next(iter(refusals.items()))
-            trouble = f"MLflow refuses #{number:03d} ({reason})"
+            said = f"MLflow is away since {time.strftime('%H:%M', time.localtime(self._since))}"
+        elif refused:
+            number, reason = next(iter(refused.items()))
+            said = f"MLflow refuses #{number:03d} ({reason})"
         return Report(
             waiting=waiting,
             own=self._own is None or self._behind,
-            trouble=trouble,
+            trouble=said,
             away=self._failures > 1 and not self._refusal,
             outside="" if self._projection is None else self._projection.outside,
         )
-
-
-def _bring(settings: Settings, name: str) -> Iterator[None]:
-    """Write what MLflow lacks of a study that was set aside."""
-    engine = open_engine(settings.storage_url)
-    try:
-        trials = StudyTrials(engine, name, at_rest=True)
-        if trials.begun:
-            projection = project(settings, trials.facts)
-            for _ in projection.catch_up(trials):
-                yield
-            projection.study(trials.state, trials.winner, trials.ended_ms)
-    except (StudyNotFound, StorageError):  # another program's, or what cannot be read any more
-        return
-    except Exception as error:
-        if not refusal(error):
-            raise
-    finally:
-        engine.dispose()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from regtune.config.trial import METRICS
 from regtune.study.record import State
 
 # Tags of experiments and runs
@@ -50,7 +49,6 @@ NOTE_DIGEST: Final = "regtune.note_sha256"
 # Tags that MLflow itself reads
 NOTE: Final = "mlflow.note.content"
 PARENT: Final = "mlflow.parentRunId"
-RUN_NAME: Final = "mlflow.runName"
 SOURCE_NAME: Final = "mlflow.source.name"
 SOURCE_TYPE: Final = "mlflow.source.type"
 EXPERIMENT_KIND: Final = "mlflow.experimentKind"
@@ -58,8 +56,7 @@ PRIMARY_METRIC: Final = "mlflow.experiment.primaryMetric.name"
 PRIMARY_METRIC_GREATER: Final = "mlflow.experiment.primaryMetric.greaterIsBetter"
 DATA_CONTEXT: Final = "mlflow.data.context"
 
-# Metrics: one point an epoch, and single points at the end
-EPOCH_METRICS: Final = METRICS
+# Single points at the end, beside METRICS, which have one an epoch
 BEST_EPOCH: Final = "best/epoch"
 BEST_GAP: Final = "best/generalization_gap"
 SPARSITY: Final = "weights/sparsity"
@@ -69,13 +66,6 @@ L2_NORM: Final = "weights/l2_norm"
 CONFIG: Final = "config.yaml"
 SWEEP_FILE: Final = "sweep.yaml"
 """Of a study's own run: its sweep file in the canonical form."""
-MODEL: Final = "model.keras"
-
-# MLflow's run statuses
-RUNNING: Final = "RUNNING"
-FINISHED: Final = "FINISHED"
-KILLED: Final = "KILLED"
-FAILED: Final = "FAILED"
 
 
 def best(metric: str) -> str:
@@ -86,5 +76,5 @@ def best(metric: str) -> str:
 def status(state: State, end_reason: str | None) -> str:
     """What MLflow calls a trial in `state`. A trial that waits to be run again was interrupted: KILLED."""
     if state == "FAIL":
-        return KILLED if end_reason == "stopped" else FAILED
-    return {"RUNNING": RUNNING, "COMPLETE": FINISHED, "PRUNED": KILLED, "WAITING": KILLED}[state]
+        return "KILLED" if end_reason == "stopped" else "FAILED"
+    return {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "WAITING": "KILLED"}[state]

@@ -8,7 +8,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from http.client import HTTPException
 
@@ -42,16 +42,17 @@ def serve_ui(
     answers there. To be called from the main thread. Raises TrackingError, and InputError for what would let strangers
     in, and NoStudies where neither a study nor a store is there to be shown.
     """
-    uri = settings.mlflow_uri
+    uri, service = settings.mlflow_uri, running(settings)
     check_uri(uri)
-    service = running(settings)
-    if is_server(uri) or service is not None:
-        url = uri if is_server(uri) or service is None else service.url
-        wrong = trouble(uri) if is_server(uri) else ""
-        started = "" if service is None or url == uri else ", which regtune up has started"
-        tell(f"MLflow: {url}{f' {wrong}' if wrong else started}")
+    if is_server(uri):
+        wrong = trouble(uri)
+        tell(f"MLflow: {uri}{f' {wrong}' if wrong else ''}")
         if not wrong:
-            _browse(tell_newest(url, tell) or url, open_browser)
+            _show(uri, tell, open_browser)
+        return
+    if service is not None:
+        tell(f"MLflow: {service.url}, which regtune up has started")
+        _show(service.url, tell, open_browser)
         return
     accounts = wants_accounts(host, auth)
     port = port or usual_port(settings)
@@ -59,21 +60,18 @@ def serve_ui(
     if is_sqlite(uri) and tracking_schema(uri).blank:
         open_engine(settings.storage_url).dispose()
     stop = threading.Event()
-    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in wanted}
-    try:
+    with ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         with suppress(KeyboardInterrupt), serving(settings, port, host, stop, accounts) as server:
             tell(f"MLflow: {server.url}  (Ctrl-C stops it)")
             for line in notices(host, accounts):
                 tell(line)
-            _browse(tell_newest(server.url, tell) or server.url, open_browser)
+            _show(server.url, tell, open_browser)
             while server.process.poll() is None and not stop.wait(0.5):
                 pass
             if not stop.is_set():
                 raise TrackingError(f"the MLflow server has ended by itself: {last_line(server.log)}")
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def tell_newest(url: str, tell: Callable[[str], None]) -> str | None:
@@ -98,8 +96,10 @@ def trials_page(url: str, sweep: str | None = None, seconds: float = PAGE_SECOND
     return url.rstrip("/") + runs_path(found[0]["experiment_id"]) if found else None
 
 
-def _browse(url: str, wanted: bool) -> None:
+def _show(url: str, tell: Callable[[str], None], browse: bool) -> None:
     """Open a window, where there are windows: a text browser would take the terminal."""
-    windows = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if wanted and windows:
-        webbrowser.open(url)
+    page = tell_newest(url, tell) or url
+    if browse and (
+        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        webbrowser.open(page)

@@ -1,79 +1,134 @@
-"""The projection of a study into MLflow: makes the runs match the study's records.
+"""The projection of a study into MLflow: makes the runs match the study's records, or says what they lack.
 
 One experiment a sweep name, one parent run a study, one child run a trial. Every run is found by its tag
 before it is made, and only what MLflow lacks is written, with the recorded times; so writing while trials
-run, catching up and rebuilding from nothing are the same calls. What has been read or written is remembered
-of runs that are not at their end, and forgotten on any error.
+run, catching up and rebuilding from nothing are the same calls, and comparing is the same without the writing.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
+from regtune.settings import Settings
 from regtune.storage.artifacts import inside, remove
 from regtune.storage.mlflow import is_server
 from regtune.storage.schema import TRACKING
-from regtune.study.record import State, TrialRecord
+from regtune.study.record import State, TrialRecord, trial_uid
 from regtune.tracking import names
 from regtune.tracking.contents import (
     Contents,
+    Lack,
     dataset_inputs,
-    experiment_tags,
+    digest,
+    experiment_lacks,
+    lacking,
+    note,
     study_contents,
     trial_contents,
 )
-from regtune.tracking.differences import Lack, digest, experiment_lacks, lacking, note
-from regtune.tracking.facts import ParentState, StudyFacts
-from regtune.tracking.notes import experiment_note
-from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader
-from regtune.tracking.store import refusal
-from regtune.tracking.trials import Trials
+from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader, runs_with
+from regtune.tracking.store import first_line, open_client
+from regtune.tracking.studies import OPEN, ParentState, StudyFacts, Trial, Trials
 
 AT_ONCE = 25
 """Trials that are made between two looks at how far it is."""
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "PERMISSION_DENIED",
+    "BAD_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+)
+"""Error codes of MLflow."""
+
+
+def refusal(error: Exception) -> str:
+    """Why MLflow understood a request and will not do it, so that trying again cannot help; empty for other errors."""
+    return first_line(error)[:120] if getattr(error, "error_code", None) in REFUSALS else ""
+
+
+def project(settings: Settings, facts: StudyFacts) -> Projection:
+    """The projection of a study to where its runs go. Raises as `open_client`."""
+    client, store = open_client(settings), settings.mlflow_uri
+    if is_server(store):
+        return Projection(facts, settings.artifacts, ClientReader(client), client)
+    reader = SqlReader(TRACKING.engine(store))  # also where it lies behind this folder's own server
+    return Projection(facts, settings.artifacts, reader, client, (settings.artifacts / "runs").as_uri())
+
+
+@dataclass
+class Missing:
+    """What MLflow lacks of a study.
+
+    absent: trials without a run. wrong: trials whose run lacks something; of what kind, is counted in `kinds`. own:
+    whether the study's own run or experiment lack something. place: where the artifacts of the folder lay before it
+    was moved or copied, if MLflow says so still.
+    """
+
+    absent: int = 0
+    wrong: int = 0
+    own: bool = False
+    kinds: dict[str, int] = field(default_factory=dict)
+    place: str | None = None
+
+    @property
+    def trials(self) -> int:
+        return self.absent + self.wrong
+
+    def add(self, kinds: Iterable[str]) -> None:
+        """Count a trial whose run lacks these."""
+        self.wrong += 1
+        self.kinds |= {kind: self.kinds.get(kind, 0) + 1 for kind in kinds}
+
+    def __bool__(self) -> bool:
+        return bool(self.trials or self.own or self.place)
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{kind} of {count}" for kind, count in Counter(self.kinds).most_common())
+        said = {
+            f"{counted(self.absent)} without a run": self.absent,
+            f"{counted(self.wrong)} whose run lacks something ({kinds})": self.wrong,
+            "the study's own run or its experiment": self.own,
+            f"the place of its artifacts, which is {self.place} no longer": self.place,
+        }
+        return "; ".join(words for words, true in said.items() if true)
+
+
+def counted(trials: int) -> str:
+    return f"{trials:,} trial{'' if trials == 1 else 's'}"
 
 
 class Projection:
-    """One study in one MLflow store. `client` is a MlflowClient; artifacts is regtune's artifact folder.
+    """One study in one MLflow store. artifacts: regtune's artifact folder.
 
-    place: where a new experiment keeps its artifacts, a URI; None leaves it to a server, and means the artifact
-    folder for a database. database: the URI of the client's store where that is known to lie behind a server, to
-    be read faster than through it.
-    Every method raises what MLflow raises, and may be called again after that. Not to be shared between
-    threads.
+    client: a MlflowClient; without one nothing is written, and `missing` says what would be. place: where a new
+    experiment keeps its artifacts, a URI; None leaves it to a server.
+    Every method raises what MLflow raises, and may be called again after that. What has been read or written is
+    remembered of runs that are not at their end, and forgotten on any error. Not to be shared between threads.
     """
 
     def __init__(
-        self,
-        client: Any,
-        facts: StudyFacts,
-        artifacts: Path,
-        place: str | None = None,
-        database: str | None = None,
+        self, facts: StudyFacts, artifacts: Path, reader: Reader, client: Any = None, place: str | None = None
     ) -> None:
-        self._client, self._facts, self._artifacts = client, facts, artifacts
-        server = is_server(client.tracking_uri)
-        self._place = place or (None if server else (artifacts / "runs").as_uri())
-        direct = database or (None if server else client.tracking_uri)
-        self._reader: Reader = SqlReader(TRACKING.engine(direct)) if direct else ClientReader(client)
+        self._facts, self._artifacts, self._reader = facts, artifacts, reader
+        self._client, self._place = client, place
         self.experiment_id = ""
         """MLflow's id of the experiment; empty before anything was read."""
         self._parent: Run | None = None
         self._open: dict[str, Run] = {}
-        self._known: set[str] | None = None
         self._made: set[str] = set()
         self.writes = 0
-        """Calls that changed something in MLflow."""
+        """Changes that MLflow needed."""
+        self.missing = Missing()
+        """What it lacked."""
         self.refusals: dict[int, str] = {}
         """Trials that MLflow would not take, by their numbers, and why."""
 
@@ -83,186 +138,181 @@ class Projection:
         found = self._parent.artifact_uri if self._parent is not None else ""
         return "" if inside(found or "mlflow-artifacts:/", self._artifacts) else found
 
-    def open(self) -> None:
-        """Find or make the experiment and the parent."""
-        if self._parent is None:
-            self._open, self._known = {}, None
-            self.experiment_id = self._experiment()
-            self._parent = self._open_parent()
+    def bring(self, trials: Trials) -> Iterator[int]:
+        """Bring MLflow up to date with a study at rest, in steps; yields how many trials have been seen to."""
+        yield from self.catch_up(trials)
+        self.study(trials.state, trials.winner, trials.ended_ms)
 
-    def trial(self, number: int, state: State, record: TrialRecord) -> None:
-        """Make the run of one trial say what its record says.
-
-        A trial that has not started has no run. A run that a person has deleted in MLflow stays deleted.
-        """
-        if record.started_ms is None:
-            return
-        with self._opened():
-            run = self._find(record.uid)
-            if run is None or not run.deleted:
-                self._write_trial(run, number, state, record)
-        if number in self.refusals:
-            self._parent = None
-
-    def catch_up(self, trials: Trials) -> Iterator[tuple[int, int]]:
-        """Write whatever MLflow lacks of `trials`, read once, page by page.
-
-        Yields after each step how many trials were compared and how many of them had to be written.
-        """
-        with self._opened():
+    def catch_up(self, trials: Trials) -> Iterator[int]:
+        """Write whatever MLflow lacks of `trials`, read once, page by page; yields as `bring`."""
+        with self._opened() as parent:
             kept: dict[str, Run] = {}
-            done = changed = 0
-            for page in self._reader.trials(self.experiment_id, self._facts.uid):
-                before = self.writes
-                runs = [run for run in page if self._first(run, kept)]
-                changed += self.writes - before
+            done = 0
+            for page in self._reader.pages(self.experiment_id, {names.STUDY_TAG: self._facts.uid}):
+                runs = [run for run in page if names.TRIAL_UID in run.tags and self._first(run, kept)]
                 uids = {run.tags[names.TRIAL_UID]: run for run in runs}
                 numbers = {trials.numbers[uid]: run for uid, run in uids.items() if uid in trials.numbers}
                 for found in trials.read([n for n, run in numbers.items() if not run.deleted]):
-                    changed += self._write_trial(numbers[found[0]], *found)
-                for run in runs:  # of runs that are seen to, only which they are is kept
-                    kept[run.tags[names.TRIAL_UID]] = replace(run, tags={}, params={}, last={})
+                    self._write_trial(parent, numbers[found[0]], found)
+                for uid, run in uids.items():  # of runs that are seen to, only which they are is kept
+                    kept[uid] = replace(run, tags={}, params={}, last={})
                 done += len(numbers)
-                yield done, changed
-            missing = [(number, uid) for uid, number in trials.numbers.items() if uid not in kept]
-            for start in range(0, len(missing), AT_ONCE):
-                batch = missing[start : start + AT_ONCE]
-                for found in trials.read([number for number, uid in batch if uid not in self._made]):
-                    changed += self._write_trial(None, *found)
-                done += len(batch)
-                yield done, changed
-            self._known = kept.keys() | self._made
+                yield done
+            for found in trials.read([number for uid, number in trials.numbers.items() if uid not in kept]):
+                if found[2].uid not in self._made:  # by `trial`, since the pages were read
+                    self._write_trial(parent, None, found)
+                done += 1
+                if done % AT_ONCE == 0:
+                    yield done
 
-    def study(self, state: ParentState, winner: int | None, at_ms: int | None = None) -> bool:
+    def trial(self, number: int, state: State, record: TrialRecord) -> None:
+        """Make the run of a trial that has begun say what its record says.
+
+        A run that a person has deleted in MLflow stays deleted.
+        """
+        with self._opened() as parent:
+            run = self._open.get(record.uid) or self._find({names.TRIAL_UID: record.uid})
+            if run is None or not run.deleted:
+                self._write_trial(parent, run, (number, state, record))
+        if number in self.refusals:
+            self._parent = None
+
+    def study(self, state: ParentState, winner: int | None, at_ms: int | None = None) -> None:
         """Make the parent say how the study stands, and which trial, by its number, is the best so far.
 
         at_ms: when it ended, in Unix milliseconds; None leaves what MLflow has, and means now where it has nothing.
-        Returns whether anything had to be written. A retraining leaves the study that it belongs to alone.
+        A retraining leaves the study that it belongs to alone.
         """
-        before = self.writes
         with self._opened() as parent:
             if parent.tags[names.STUDY_TAG] != self._facts.uid:
-                return False
-            best = None if winner is None else self._find(f"{self._facts.uid}-{winner}")
+                return
+            uid = trial_uid(self._facts.uid, winner or 0)
+            best = None if winner is None else self._find({names.TRIAL_UID: uid})
             best = None if best is None or best.deleted else best
             wanted = study_contents(self._facts, state, winner, best, at_ms)
-            if wanted.ended_ms is None and state not in (names.RUNNING, parent.status):
+            if wanted.ended_ms is None and state not in ("RUNNING", parent.status):
                 wanted = replace(wanted, ended_ms=int(time.time() * 1000))
-            self._write(parent, wanted)
-        return self.writes > before
+            self.missing.own |= bool(self._write(parent, wanted))
 
     # -- finding
 
+    @contextmanager
+    def _opened(self) -> Iterator[Run]:
+        """Find or make experiment and parent; after an error nothing that was remembered is sure: read it again."""
+        try:
+            if self._parent is None:
+                before, self._open = self.writes, {}
+                self.experiment_id = self._experiment()
+                self._parent = self._open_parent()
+                self.missing.own |= self.writes > before
+            yield self._parent
+        except Exception:
+            self._parent = None
+            raise
+
     def _experiment(self) -> str:
-        facts = self._facts
-        found = self._reader.experiment(facts.sweep)
-        tags = experiment_tags(facts)
+        found = self._reader.experiment(self._facts.sweep)
+        tags = experiment_lacks(self._facts, found)
         if found is None:
-            tags |= note({}, experiment_note(facts))
-            return str(self._change(self._client.create_experiment, facts.sweep, self._place, tags))
+            return str(self._change("create_experiment", self._facts.sweep, self._place, tags))
         if found.deleted:
-            self._change(self._client.restore_experiment, found.experiment_id)
-        for name, value in experiment_lacks(facts, found).items():
-            self._change(self._client.set_experiment_tag, found.experiment_id, name, value)
+            self._change("restore_experiment", found.experiment_id)
+        for name, value in tags.items():
+            self._change("set_experiment_tag", found.experiment_id, name, value)
         return found.experiment_id
 
     def _open_parent(self) -> Run:
         again = self._facts.retrained
-        others = self._reader.parents(self.experiment_id, again.uid) if again and again.uid else []
-        if whose := next(
-            (run for run in others if not run.deleted), None
-        ):  # of the study that was trained again
-            return whose
-        found = self._reader.parents(self.experiment_id, self._facts.uid)
-        if not found:
+        if again is not None and again.uid is not None:
+            theirs = runs_with(self._reader, self.experiment_id, _own(again.uid))
+            if theirs and not theirs[0].deleted:
+                return theirs[0]
+        found = self._find(_own(self._facts.uid))
+        if found is None:
             return self._create(study_contents(self._facts, "RUNNING", None, None))
-        first, *others = found
-        for other in others:  # made by a request whose answer was lost
+        if found.deleted:
+            self._change("restore_run", found.run_id)
+            found.deleted = False
+        return found
+
+    def _find(self, tags: Mapping[str, str]) -> Run | None:
+        """The one run with these tags; others were made by a request whose answer was lost."""
+        runs = runs_with(self._reader, self.experiment_id, tags)
+        for other in runs[1:]:
             self._delete(other)
-        if first.deleted:
-            self._change(self._client.restore_run, first.run_id)
-            first.deleted = False
-        return first
-
-    def _find(self, uid: str) -> Run | None:
-        """The run of a trial; None where there is none."""
-        if uid in self._open:
-            return self._open[uid]
-        if self._known is not None and uid not in self._known and uid not in self._made:
-            return None
-        kept: dict[str, Run] = {}
-        for run in self._reader.trial(self.experiment_id, uid):
-            self._first(run, kept)
-        return kept.get(uid)
-
-    def _delete(self, run: Run) -> None:
-        if not run.deleted:
-            self._change(self._client.delete_run, run.run_id)
+        return runs[0] if runs else None
 
     def _first(self, run: Run, kept: dict[str, Run]) -> bool:
-        """Return whether a run is the one of its trial.
-
-        Of two, created by a request that was answered too late, the later is deleted. kept: uid -> the run's age and
-        whether it is deleted, of those seen so far.
-        """
-        uid = run.tags[names.TRIAL_UID]
-        other = kept.get(uid)
-        if other is None or (other.deleted and not run.deleted):
-            kept[uid] = run
+        """Return whether a run is the one of its trial so far. kept: uid -> that run."""
+        other = kept.setdefault(run.tags[names.TRIAL_UID], run)
+        if other is run:
             return True
-        if run.deleted:
-            return False
-        first, second = sorted((run, other), key=lambda found: found.age)
-        self._delete(second)
-        kept[uid] = first
+        first, second = sorted((run, other), key=lambda found: found.rank)
+        if not second.deleted:
+            self._delete(second)
+            self.missing.add(["one run only"])
+        kept[run.tags[names.TRIAL_UID]] = first
         return first is run
 
     # -- making and writing
 
-    def _change(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _change(self, verb: str, *arguments: Any) -> Any:
         self.writes += 1
-        return call(*arguments)
+        return None if self._client is None else getattr(self._client, verb)(*arguments)
+
+    def _delete(self, run: Run) -> None:
+        if not run.deleted:
+            self._change("delete_run", run.run_id)
 
     def _create(self, wanted: Contents, more: Mapping[str, str] | None = None) -> Run:
         verb = "sweep" if self._facts.retrained is None else "train"
         source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
         tags = {**(more or {}), **wanted.tags, **note({}, wanted.note), **source}
-        made = self._change(self._client.create_run, self.experiment_id, wanted.started_ms, tags, wanted.name)
+        made = self._change("create_run", self.experiment_id, wanted.started_ms, tags, wanted.name)
+        if made is None:
+            return Run("", "", "RUNNING", tags=tags)
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
 
-    def _write_trial(self, run: Run | None, number: int, state: State, record: TrialRecord) -> bool:
-        """Write a trial and return whether that was needed; one that MLflow refuses does not hold up the others."""
-        assert self._parent is not None
-        before = self.writes
+    def _write_trial(self, parent: Run, run: Run | None, trial: Trial) -> None:
+        """Write a trial; one that MLflow refuses does not hold up the others."""
+        number, state, record = trial
         self.refusals.pop(number, None)
         wanted = trial_contents(self._facts, number, state, record)
-        study = self._parent.tags[names.STUDY_TAG]  # a retraining goes with the study that it is of
-        wanted = replace(wanted, tags={**wanted.tags, names.STUDY_TAG: study})
+        uid = parent.tags[names.STUDY_TAG]  # a retraining goes with the study that it is of
+        wanted = replace(wanted, tags={**wanted.tags, names.STUDY_TAG: uid})
         try:
             if run is None:
-                run = self._create(wanted, {names.PARENT: self._parent.run_id})
+                self.missing.absent += 1
+                if self._client is None:
+                    return
+                run = self._create(wanted, {names.PARENT: parent.run_id})
                 self._made.add(record.uid)
-            self._write(run, wanted)
-        except MlflowException as error:
+                self._write(run, wanted)
+            elif kinds := self._write(run, wanted):
+                self.missing.add(kinds)
+        except Exception as error:
             if not (reason := refusal(error)):
                 raise
             self.refusals[number] = reason
-            return False
-        if wanted.status == names.RUNNING:
+            return
+        if state in OPEN:
             self._open[record.uid] = run
         else:
             self._open.pop(record.uid, None)
-        return self.writes > before
 
-    def _write(self, run: Run, wanted: Contents) -> None:
-        """Write what is missing: files first, then all that goes in one call, the state last."""
+    def _write(self, run: Run, wanted: Contents) -> list[str]:
+        """Write what is missing: files first, then all that goes in one call, the state last. Returns of what kinds."""
         lack = lacking(run, wanted, self._reader, self._artifacts)
+        if self._client is None:
+            return lack.kinds
+        from mlflow.entities import Metric, Param, RunTag
+
         tags = dict(lack.tags)
         if lack.config or lack.artifacts or lack.surplus:  # of a run inside the project's artifacts
             tags |= self._files(run, lack, wanted)
         if lack.points or lack.params or tags:
             self._change(
-                self._client.log_batch,
+                "log_batch",
                 run.run_id,
                 [Metric(name, point.value, point.at_ms, point.step) for name, point in lack.points],
                 [Param(name, value) for name, value in lack.params.items()],
@@ -272,17 +322,20 @@ class Projection:
             run.params |= lack.params
             run.last |= {name: (point.step, point.value) for name, point in lack.points}
         if lack.inputs:
-            self._change(self._client.log_inputs, run.run_id, dataset_inputs(self._facts))
+            self._change("log_inputs", run.run_id, dataset_inputs(self._facts))
             run.inputs = True
         if lack.status is not None:
             if lack.ended_ms is None:
-                self._change(self._client.update_run, run.run_id, lack.status)
+                self._change("update_run", run.run_id, lack.status)
             else:
-                self._change(self._client.set_terminated, run.run_id, lack.status, lack.ended_ms)
+                self._change("set_terminated", run.run_id, lack.status, lack.ended_ms)
             run.status, run.end_ms = lack.status, lack.ended_ms or run.end_ms
+        return lack.kinds
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
         """Bring files and remove them; returns the tags that say which are there now."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         repository = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
         tags = {}
         if lack.config and wanted.config is not None:
@@ -290,24 +343,17 @@ class Projection:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / wanted.config_name
                 file.write_text(text, encoding="utf-8")
-                self._change(repository.log_artifact, str(file))
+                repository.log_artifact(str(file))
             tags[names.ARTIFACT + wanted.config_name] = digest(text)
         for path, sha256 in lack.artifacts.items():
-            self._change(repository.log_artifact, str(path))
+            repository.log_artifact(str(path))
             tags[names.ARTIFACT + path.name] = sha256
         for name in lack.surplus:
             remove(run.artifact_uri, self._client.tracking_uri, name)
-            self._change(self._client.delete_tag, run.run_id, names.ARTIFACT + name)
+            self._change("delete_tag", run.run_id, names.ARTIFACT + name)
             del run.tags[names.ARTIFACT + name]
         return tags
 
-    @contextmanager
-    def _opened(self) -> Iterator[Run]:
-        """Find or make experiment and parent; after an error nothing that was remembered is sure: read it again."""
-        try:
-            self.open()
-            assert self._parent is not None
-            yield self._parent
-        except Exception:
-            self._parent = None
-            raise
+
+def _own(uid: str) -> dict[str, str]:
+    return {names.STUDY_TAG: uid, names.KIND: names.STUDY}

@@ -5,8 +5,7 @@ The client makes a dozen objects of every run, which takes ten times as long as 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +14,11 @@ from sqlalchemy import Connection, Engine, bindparam, text
 from regtune.tracking import names
 
 PAGE = 500
-_TAG = "SELECT 1 FROM tags k WHERE k.run_uuid = t.run_uuid"
 _RUNS = (
-    "SELECT r.run_uuid, r.artifact_uri, r.status, r.start_time, r.end_time, r.lifecycle_stage "
-    "FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid "
-    "WHERE t.key = :key AND t.value = :value AND r.experiment_id = :experiment"
+    "SELECT r.run_uuid, r.artifact_uri, r.status, r.start_time, r.end_time, r.lifecycle_stage FROM runs r "
+    "WHERE r.experiment_id = :experiment AND r.run_uuid > :last"
 )
+_TAGGED = " AND r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key{0} AND value = :value{0})"
 
 
 @dataclass
@@ -39,9 +37,9 @@ class Run:
     inputs: bool = False
 
     @property
-    def age(self) -> tuple[int, str]:
-        """By this the first of several comes first."""
-        return self.start_ms or 0, self.run_id
+    def rank(self) -> tuple[bool, int, str]:
+        """By this the run that counts comes first of several: the oldest that is not deleted."""
+        return self.deleted, self.start_ms or 0, self.run_id
 
 
 @dataclass(frozen=True)
@@ -49,82 +47,49 @@ class Experiment:
     """An experiment. deleted: it lies in MLflow's bin."""
 
     experiment_id: str
-    name: str
     deleted: bool
     tags: Mapping[str, str]
 
 
-class Reader(ABC):
-    """Reads what MLflow has of a study."""
-
-    @abstractmethod
-    def experiment(self, sweep: str) -> Experiment | None:
-        """The experiment of a sweep: found by its tag, whatever it is called now, else by its name."""
-
-    @abstractmethod
-    def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
-        """Step and value of every point of a metric."""
-
-    @abstractmethod
-    def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
-        """Every run with these tags, deleted ones too, in an order that writing does not change."""
-
-    def parents(self, experiment_id: str, uid: str) -> list[Run]:
-        """The study's own runs, deleted ones too; the first comes first."""
-        return self._sorted(experiment_id, {names.STUDY_TAG: uid, names.KIND: names.STUDY})
-
-    def trial(self, experiment_id: str, uid: str) -> list[Run]:
-        """The runs of the trial `uid`, deleted ones too; the first comes first."""
-        return self._sorted(experiment_id, {names.TRIAL_UID: uid})
-
-    def trials(self, experiment_id: str, uid: str) -> Iterator[list[Run]]:
-        """Every run of the study's trials by pages, deleted ones too."""
-        for page in self.pages(experiment_id, {names.STUDY_TAG: uid}):
-            yield [run for run in page if names.TRIAL_UID in run.tags]
-
-    def _sorted(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
-        return sorted(
-            (run for page in self.pages(experiment_id, tags) for run in page), key=lambda run: run.age
-        )
-
-
-class SqlReader(Reader):
+class SqlReader:
     """Reads MLflow's tables (`mlflow/store/tracking/dbmodels/models.py`); raises what the database raises."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def experiment(self, sweep: str) -> Experiment | None:
-        tagged = (
-            "SELECT e.experiment_id, e.name, e.lifecycle_stage FROM experiments e JOIN experiment_tags t "
-            "ON t.experiment_id = e.experiment_id WHERE t.key = :key AND t.value = :sweep ORDER BY 1 LIMIT 1"
+        """The experiment of a sweep: found by its tag, whatever it is called now, else by its name."""
+        query = (
+            "SELECT e.experiment_id, e.lifecycle_stage FROM experiments e "
+            "LEFT JOIN experiment_tags t ON t.experiment_id = e.experiment_id AND t.key = :key "
+            "WHERE t.value = :sweep OR e.name = :sweep "
+            "ORDER BY CASE WHEN t.value = :sweep THEN 0 ELSE 1 END, e.experiment_id LIMIT 1"
         )
-        named = "SELECT experiment_id, name, lifecycle_stage FROM experiments WHERE name = :sweep"
         with self.engine.connect() as connection:
-            found = connection.execute(text(tagged), {"key": names.SWEEP, "sweep": sweep}).first()
-            found = found or connection.execute(text(named), {"sweep": sweep}).first()
+            found = connection.execute(text(query), {"key": names.SWEEP, "sweep": sweep}).first()
             if found is None:
                 return None
             tags = text("SELECT key, value FROM experiment_tags WHERE experiment_id = :id")
             rows = connection.execute(tags, {"id": found[0]})
-            return Experiment(str(found[0]), found[1], found[2] == "deleted", dict(map(tuple, rows)))
+            return Experiment(str(found[0]), found[1] == "deleted", dict(map(tuple, rows)))
 
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
+        """Step and value of every point of a metric."""
         query = text("SELECT step, value FROM metrics WHERE run_uuid = :run_id AND key = :metric")
         with self.engine.connect() as connection:
             return {(step, y) for step, y in connection.execute(query, {"run_id": run_id, "metric": metric})}
 
     def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
-        (key, value), *others = tags.items()
-        given = {"key": key, "value": value, "experiment": int(experiment_id), "page": PAGE}
-        query, last = _RUNS, ""
-        for at, (other, its) in enumerate(others):
-            query += f" AND EXISTS ({_TAG} AND k.key = :key{at} AND k.value = :value{at})"
-            given |= {f"key{at}": other, f"value{at}": its}
-        query += " AND t.run_uuid > :last ORDER BY t.run_uuid LIMIT :page"
+        """Every run with these tags, deleted ones too, in an order that writing does not change."""
+        given: dict[str, Any] = {"experiment": int(experiment_id), "page": PAGE, "last": ""}
+        query = _RUNS
+        for at, (key, value) in enumerate(tags.items()):
+            query += _TAGGED.format(at)
+            given |= {f"key{at}": key, f"value{at}": value}
+        query += " ORDER BY r.run_uuid LIMIT :page"
         while True:
             with self.engine.connect() as connection:
-                rows = connection.execute(text(query), {**given, "last": last})
+                rows = connection.execute(text(query), given)
                 runs = {
                     run_id: Run(run_id, uri, status, start, end, stage == "deleted")
                     for run_id, uri, status, start, end, stage in rows
@@ -133,7 +98,7 @@ class SqlReader(Reader):
                     return
                 _fill(connection, runs)
             yield list(runs.values())
-            last = max(runs)
+            given["last"] = max(runs)
 
 
 def _fill(connection: Connection, runs: dict[str, Run]) -> None:
@@ -153,8 +118,8 @@ def _fill(connection: Connection, runs: dict[str, Run]) -> None:
         runs[run_id].inputs = True
 
 
-class ClientReader(Reader):
-    """Reads a tracking server, as `SqlReader` reads a database. client: a MlflowClient on it."""
+class ClientReader:
+    """Reads a tracking server by the same calls as `SqlReader` a database. client: a MlflowClient on it."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -169,32 +134,25 @@ class ClientReader(Reader):
         found = found or self._client.get_experiment_by_name(sweep)
         if found is None:
             return None
-        return Experiment(found.experiment_id, found.name, found.lifecycle_stage == "deleted", found.tags)
+        return Experiment(found.experiment_id, found.lifecycle_stage == "deleted", found.tags)
 
     def history(self, run_id: str, metric: str) -> set[tuple[int, float]]:
         return {(point.step, point.value) for point in self._client.get_metric_history(run_id, metric)}
 
     def pages(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[list[Run]]:
-        for page in search(self._client, [experiment_id], tags):
-            yield [_run(found) for found in page]
+        from mlflow.entities import ViewType
+
+        wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
+        while True:
+            page = self._client.search_runs([experiment_id], wanted, ViewType.ALL, PAGE, order, token)
+            yield [_run(found.info, found.data, found.inputs) for found in page]
+            token = page.token
+            if not token:
+                return
 
 
-def search(client: Any, experiments: Sequence[str], tags: Mapping[str, str]) -> Iterator[Sequence[Any]]:
-    """Every run (`mlflow.entities.Run`) with these tags by pages, deleted ones too, oldest first."""
-    from mlflow.entities import ViewType
-
-    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
-    while True:
-        page = client.search_runs(experiments, wanted, ViewType.ALL, PAGE, order, token)
-        yield page
-        token = page.token
-        if not token:
-            return
-
-
-def _run(found: Any) -> Run:
-    info, data = found.info, found.data
+def _run(info: Any, data: Any, inputs: Any) -> Run:
     return Run(
         run_id=info.run_id,
         artifact_uri=info.artifact_uri,
@@ -205,5 +163,14 @@ def _run(found: Any) -> Run:
         tags=data.tags,
         params=data.params,
         last={point.key: (point.step, point.value) for point in data.to_proto().metrics},
-        inputs=bool(found.inputs and found.inputs.dataset_inputs),
+        inputs=bool(inputs and inputs.dataset_inputs),
     )
+
+
+Reader = SqlReader | ClientReader
+
+
+def runs_with(reader: Reader, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+    """Every run with these tags, deleted ones too; the one that counts comes first."""
+    found = (run for page in reader.pages(experiment_id, tags) for run in page)
+    return sorted(found, key=lambda run: run.rank)

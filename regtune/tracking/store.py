@@ -1,13 +1,18 @@
-"""The MLflow store of a folder: where runs go, and how they are read and written there."""
+"""The MLflow store of a folder: where runs go, what reads them, and the deletion of a study's."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from regtune.credentials import authorization
@@ -16,78 +21,54 @@ from regtune.server.service import running
 from regtune.settings import Settings
 from regtune.storage import database_path, explain, is_sqlite
 from regtune.storage import place as place_of
-from regtune.storage.artifacts import Stray, find_strays, is_own
+from regtune.storage.artifacts import Stray, find_strays, inside, is_own, local_path, remove
 from regtune.storage.mlflow import (
     check_server,
     connect,
+    erase_experiment,
+    erase_run,
     is_server,
+    open_sql,
     prepare,
     settle_environment,
     tracking_schema,
 )
 from regtune.storage.schema import TRACKING
-from regtune.tracking.facts import StudyFacts
-from regtune.tracking.runs import ClientReader, Reader, SqlReader
+from regtune.tracking import names
+from regtune.tracking.runs import ClientReader, Reader, SqlReader, runs_with
 
-REFUSALS = (
-    "INVALID_PARAMETER_VALUE",
-    "PERMISSION_DENIED",
-    "BAD_REQUEST",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-    "INVALID_STATE",
-)
-"""Error codes of MLflow."""
+_TRACKED = """
+    SELECT tags.value, runs.start_time, runs.artifact_uri, named.value
+    FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
+    LEFT JOIN experiment_tags AS named ON named.experiment_id = runs.experiment_id AND named.key = :sweep
+    WHERE tags.key = :uid
+"""
 
 
-class Target(NamedTuple):
-    """Where runs go.
-
-    uri: of a tracking server or a database. place: URI of the artifact folder that a new experiment gets; None leaves
-    it to the server. This folder's own server and its store share one place, so that a run made through one is read
-    through the other.
-    """
-
-    uri: str
-    place: str | None
-
-
-def target_of(settings: Settings) -> Target:
-    """MLFLOW_TRACKING_URI where it is set, else this folder's server while it runs, else its store.
+def target_of(settings: Settings) -> str:
+    """Where runs go: MLFLOW_TRACKING_URI where it is set, else this folder's server while it runs, else its store.
 
     A server that asks for an account is passed by when no credentials are given. Raises SettingsError.
     """
-    place = (settings.artifacts / "runs").as_uri()
-    if settings.tracking_uri:
-        return Target(settings.tracking_uri, None if is_server(settings.tracking_uri) else place)
-    found = running(settings)
+    found = None if settings.tracking_uri else running(settings)
     if found is not None and (not found.auth or authorization()):
-        return Target(found.url, place)
-    return Target(settings.mlflow_uri, place)
+        return found.url
+    return settings.mlflow_uri
 
 
-def open_client(settings: Settings) -> tuple[Any, Target]:
+def open_client(settings: Settings) -> Any:
     """Return a `MlflowClient` on where runs go; a SQLite store is made first where there is none.
 
     Raises TrackingError, also when the file behind this folder's own server is gone, and what MLflow raises.
     """
     target, own = target_of(settings), settings.mlflow_uri
-    if is_server(target.uri) and not is_server(own):
+    if target != own:
         if is_sqlite(own) and not database_path(own).exists():
             raise TrackingError(
                 f"{database_path(own)}: gone, and its server still runs; try: regtune down, regtune up"
             )
         prepare(own, settings.artifacts)  # the folder may have been moved since its server started
-    return connect(target.uri, settings.artifacts), target
-
-
-def project(settings: Settings, facts: StudyFacts) -> Any:
-    """Return a `Projection` of a study to where its runs go. Raises as `open_client`."""
-    client, target = open_client(settings)
-    from regtune.tracking.projection import Projection
-
-    database = None if is_server(settings.mlflow_uri) else settings.mlflow_uri
-    return Projection(client, facts, settings.artifacts, target.place, database)
+    return connect(target, settings.artifacts)
 
 
 def open_reader(settings: Settings) -> Reader | None:
@@ -99,8 +80,6 @@ def open_reader(settings: Settings) -> Reader | None:
         from mlflow import MlflowClient
 
         return ClientReader(MlflowClient(uri, uri))
-    if is_sqlite(uri) and not database_path(uri).exists():
-        return None
     found = tracking_schema(uri)
     if found.blank:
         return None
@@ -111,7 +90,7 @@ def open_reader(settings: Settings) -> Reader | None:
 
 def strays(settings: Settings) -> list[Stray]:
     """Where else than in the project's artifacts its own store keeps some. Raises TrackingError, StorageError."""
-    if is_server(settings.mlflow_uri) or not is_own(settings.mlflow_uri, settings.artifacts):
+    if not is_own(settings.mlflow_uri, settings.artifacts):
         return []
     with understood(settings):
         reader = open_reader(settings)
@@ -132,13 +111,92 @@ def understood(settings: Settings) -> Iterator[None]:
         where = place_of(settings.mlflow_uri)
         if isinstance(error, SQLAlchemyError | sqlite3.Error) and not is_server(settings.mlflow_uri):
             raise TrackingError(explain(error, where)) from error
-        raise TrackingError(f"MLflow at {where}: {_first_line(error)}") from error
+        raise TrackingError(f"MLflow at {where}: {first_line(error)}") from error
 
 
-def refusal(error: Exception) -> str:
-    """Why MLflow understood a request and will not do it, so that trying again cannot help; empty for other errors."""
-    return _first_line(error)[:120] if getattr(error, "error_code", None) in REFUSALS else ""
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a database of MLflow has of a study.
+
+    last: when one of its runs began last. folders: of its runs' artifacts, those in the project's folder. here: whether
+    there are some, and none lies elsewhere.
+    """
+
+    sweep: str
+    runs: int
+    last: datetime | None
+    folders: tuple[Path, ...]
+    here: bool
+
+
+def tracked_studies(settings: Settings) -> dict[str, Tracked]:
+    """Studies that have runs in the folder's own store, deleted ones among them, by uid. Raises TrackingError."""
+    with understood(settings):
+        prepare(settings.mlflow_uri, settings.artifacts)
+        with TRACKING.engine(settings.mlflow_uri).connect() as connection:
+            given = {"uid": names.STUDY_TAG, "sweep": names.SWEEP}
+            rows = connection.execute(text(_TRACKED), given).all()
+    of_study = defaultdict(list)
+    for uid, *row in rows:
+        of_study[uid].append(row)
+    return {uid: _tracked(of_one, settings.artifacts) for uid, of_one in of_study.items()}
+
+
+def _tracked(rows: Sequence[Any], artifacts: Path) -> Tracked:
+    starts, uris, sweeps = zip(*rows, strict=True)
+    last = max(filter(None, starts), default=None)
+    inner = (local_path(uri) for uri in uris if inside(uri, artifacts))
+    places = [folder for folder in inner if folder is not None]
+    folders = tuple(filter(Path.is_dir, places))
+    return Tracked(
+        sweep=sweeps[0] or "",
+        runs=len(rows),
+        last=None if last is None else datetime.fromtimestamp(last / 1000, UTC),
+        folders=folders,
+        here=bool(folders) and len(places) == len(rows),
+    )
+
+
+def delete_study(settings: Settings, uid: str) -> int:
+    """Delete the runs of one study and their artifacts, and its experiment when nothing is left in it.
+
+    In a database they are gone for good. A tracking server offers no such thing: there the artifacts are
+    deleted and the runs put into its bin, which `mlflow gc`, given on the server, empties. Artifacts on this machine
+    outside the project's are left. Returns how many runs. Raises TrackingError.
+    """
+    with understood(settings):
+        client = open_client(settings)
+        from mlflow.entities import ViewType
+
+        store = None if is_server(settings.mlflow_uri) else open_sql(settings.mlflow_uri, settings.artifacts)
+        reader, count = ClientReader(client), 0
+        for experiment in client.search_experiments(ViewType.ALL):
+            runs = runs_with(reader, experiment.experiment_id, {names.STUDY_TAG: uid})
+            for run in runs:
+                if inside(run.artifact_uri, settings.artifacts):
+                    remove(run.artifact_uri, client.tracking_uri)
+                if not run.deleted:
+                    client.delete_run(run.run_id)
+                if store is not None:
+                    erase_run(store, run.run_id)
+            if runs:
+                _delete_empty(client, store, experiment)
+            count += len(runs)
+        return count
+
+
+def _delete_empty(client: Any, store: Any, experiment: Any) -> None:
+    """Delete an experiment of a sweep when no run is left in it."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if store is not None else ViewType.ACTIVE_ONLY
+    if names.SWEEP not in experiment.tags or client.search_runs([experiment.experiment_id], "", view, 1):
+        return
+    if experiment.lifecycle_stage != "deleted":
+        client.delete_experiment(experiment.experiment_id)
+    if store is not None:
+        erase_experiment(store, experiment.experiment_id)

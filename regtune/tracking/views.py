@@ -1,4 +1,4 @@
-"""The saved view of an experiment in MLflow: trials best first, with their parameters and figures.
+"""MLflow's pages for people who do not know regtune: descriptions of what the rows are, and the trials' saved view.
 
 MLflow 3.17 keeps a view as a tag of the experiment, `mlflow.sharedViewState.KEY`: an envelope around the page's own
 state as JSON. A page's address may name the key. What a page cannot read it passes over: another version of MLflow
@@ -11,14 +11,107 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from regtune.config.trial import METRICS, format_number
+from regtune.escaping import code, markdown, printable, shell_word
 from regtune.tracking import names
-from regtune.tracking.facts import StudyFacts
+from regtune.tracking.runs import Run
+from regtune.tracking.studies import ParentState, RetrainedFrom, StudyFacts
 
 KEY = "regtune-best-first"
 TITLE = "Trials, best first"
 CHARTS, CURVES, BEST, WEIGHTS = "regtune-parameters", "regtune-curves", "regtune-best", "regtune-weights"
+SECTIONS = {CURVES: "Model metrics", BEST: "best", WEIGHTS: "weights"}
 NARROW, WIDE, NAME = 88, 165, 290
 """Widths of the table's columns in pixels: a parameter, a figure, the run's name; chosen for a page of 1440."""
+
+
+def experiment_note(facts: StudyFacts) -> str:
+    """Markdown for the experiment's page."""
+    metric = names.best(facts.metric)
+    better = "lower" if facts.goal == "minimize" else "higher"
+    searched = ", ".join(map(code, facts.parameters))
+    rows = (
+        f"Each *study* is one sweep of {searched}. The runs under it are its trials: one network each, named "
+        "by number and technique mix. The *controls* use no technique, or one alone: what every mix has to beat. "
+        f"*Views*, then *{TITLE}*, lists all trials with their parameters."
+    )
+    if facts.retrained is not None:
+        rows = "Each *training* is one configuration that `regtune train` trained; the run under it has its figures."
+    return "\n\n".join(
+        (
+            f"Which regularization makes this network generalize best? {markdown(facts.description)}".strip(),
+            f"**Rows.** {rows}",
+            f"**Figures.** `{metric}` is what the sweep {facts.goal}s ({better} is better). All `best/` figures are "
+            "those of the weights a trial keeps; of a pruned one, those of its best epoch. Cross-entropy here never "
+            "contains the L1 or L2 penalty, so it compares across strengths. `best/generalization_gap` is validation "
+            "minus training cross-entropy: near 0 is good.",
+            "**Status.** Finished: trained to its end. Killed: pruned because others did better (`regtune.state` says "
+            "PRUNED), or stopped. Failed: diverged or broke; `regtune.end_reason` says how.",
+            "**Compare.** The chart symbol above the table draws every trial from its parameters to its accuracy, and "
+            "all curves. Or select trials and press *Compare*.",
+        )
+    )
+
+
+def study_note(facts: StudyFacts, state: ParentState, winner: int | None, best: Run | None) -> str:
+    """Markdown for the parent run's page. winner: number of the best trial; best: its run."""
+    data, again = facts.data, facts.retrained
+    paragraphs = []
+    wanted = dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP))
+    figures = {} if best is None else {name: best.last[name][1] for name in wanted if name in best.last}
+    if winner is not None and best is not None and figures:
+        said = ", ".join(
+            f"{name.removeprefix('best/')} {_figure(name, value)}" for name, value in figures.items()
+        )
+        label = "Best trial" if state == "FINISHED" else "Best so far"
+        label = f"{label}: #{winner:03d}" if again is None else "Trained:"
+        mix = markdown(best.tags.get(names.MIX, ""))
+        paragraphs.append(f"**{label} {mix}** with {said}. The metrics of this page are that trial's.")
+    if again is None:
+        stands = {
+            "RUNNING": "is running",
+            "FINISHED": "has ended",
+            "KILLED": "was interrupted",
+            "FAILED": "broke off",
+        }
+        size = "small" if facts.goal == "minimize" else "large"
+        paragraphs.append(
+            f"The study **{markdown(printable(facts.name))}** {stands[state]}. Its trials are the runs nested under "
+            f"this one; `{facts.method}` proposes them, and `{facts.metric}` is to be as {size} as possible."
+        )
+    else:
+        paragraphs.append(f"{_origin(again)} Its run is nested under this one.")
+    paragraphs.append(
+        f"Data: {markdown(printable(data.name))}, {data.train:,} training and {data.validation:,} validation images, "
+        f"digest `{data.digest[:12]}`."
+    )
+    if again is None:
+        word = shell_word(facts.name)
+        keep = code(f"regtune best {word} -o best.yaml")
+        paragraphs.append(f"In a terminal: {code(f'regtune board {word}')}, {keep}.")
+    return "\n\n".join(paragraphs)
+
+
+def trial_note(facts: StudyFacts, number: int) -> str:
+    """Markdown for a trial's page."""
+    if facts.retrained is not None:
+        return _origin(facts.retrained)
+    return f"Trial {number} of the study **{markdown(printable(facts.name))}**. {_shown(facts.name, number)}"
+
+
+def _origin(again: RetrainedFrom) -> str:
+    if again.study is None or again.trial is None:
+        return "A configuration, trained by `regtune train`."
+    study = markdown(printable(again.study))
+    return f"Trial {again.trial} of the study **{study}**, trained again. {_shown(again.study, again.trial)}"
+
+
+def _shown(study: str, number: int) -> str:
+    return f"In a terminal: {code(f'regtune show {shell_word(study)} {number}')}."
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.2%}" if name.endswith("accuracy") else format_number(value)
 
 
 def view_tag(facts: StudyFacts) -> dict[str, str]:
@@ -61,9 +154,7 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
         "isAccordionReordered": True,
         "compareRunSections": [
             {**_SECTION, "uuid": CHARTS, "name": "Parameters to accuracy", "columns": 1, "cardHeight": 420},
-            {**_SECTION, "uuid": CURVES, "name": "Model metrics"},
-            {**_SECTION, "uuid": BEST, "name": "best"},
-            {**_SECTION, "uuid": WEIGHTS, "name": "weights"},
+            *({**_SECTION, "uuid": uuid, "name": name} for uuid, name in SECTIONS.items()),
         ],
         "compareRunCharts": [
             {
@@ -77,7 +168,7 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
                 "deleted": False,
                 "isGenerated": False,
             },
-            *(_chart("LINE", CURVES, name) for name in reversed(names.EPOCH_METRICS)),
+            *(_chart("LINE", CURVES, name) for name in reversed(METRICS)),
             *(_chart("BAR", BEST, name) for name in (*figures, names.BEST_GAP, names.BEST_EPOCH)),
             *(_chart("BAR", WEIGHTS, name) for name in (names.SPARSITY, names.L2_NORM)),
         ],

@@ -21,8 +21,8 @@ from regtune.study.record import uid_of
 from regtune.study.study import deleting
 from regtune.study.tables import read_first_start, read_uids, reading
 from regtune.tracking.names import RETRAINED
-from regtune.tracking.removal import Tracked, tracked_studies
-from regtune.tracking.removal import delete_study as delete_runs
+from regtune.tracking.store import Tracked, tracked_studies
+from regtune.tracking.store import delete_study as delete_runs
 
 _UNTRACKED = Tracked("", 0, None, (), here=False)
 

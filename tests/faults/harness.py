@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from places import Place
 from stores import Postgres, until
 
+from regtune.config.trial import METRICS
 from regtune.storage import is_sqlite
 from regtune.study.record import TrialRecord
 from regtune.study.study import record_of
@@ -123,7 +124,7 @@ def _assert_mlflow(
         assert run.data.tags[names.STATE] == trial.state.name, where
         assert run.info.status == STATES[trial.state.name], where
         assert run.data.tags[names.PARENT] == own.info.run_id, where
-        for metric in names.EPOCH_METRICS:
+        for metric in METRICS:
             points = client.get_metric_history(run.info.run_id, metric)
             curve = [(point.step, point.value, point.timestamp) for point in points]
             steps = range(1, record.epochs + 1)
