@@ -55,7 +55,7 @@ class Postgres:
         log = str(self.socket / "log")
         options = ("-o", f"-h '' -k {self.socket}") if "start" in arguments else ()
         subprocess.run(
-            [self.program("pg_ctl"), "-w", "-s", "-D", str(self.socket), "-l", log, *options, *arguments],
+            [self.programs / "pg_ctl", "-w", "-s", "-D", str(self.socket), "-l", log, *options, *arguments],
             user=self.system_user,
             cwd="/",
             check=True,
@@ -76,9 +76,6 @@ class Postgres:
             with suppress(subprocess.CalledProcessError):
                 self.control("stop", "-m", "immediate")
             self.control("start")
-
-    def program(self, name: str) -> str:
-        return str(self.programs / name)
 
 
 @contextmanager

@@ -115,12 +115,6 @@ def test_a_line_s_beginning_means_nothing() -> None:
         assert set(re.findall(TAG, page)) == {"<p>", "</p>"}, line
 
 
-def test_common_words_are_written_as_they_are() -> None:
-    for text in ("mnist-regularization", "A quick look at 5,000 images: (what works?) + 50 %.", "v1.2=a+b"):
-        assert markdown(text) == text
-    assert code("regtune board mnist") == "`regtune board mnist`"
-
-
 def test_text_in_a_spreadsheet_is_no_formula() -> None:
     for start in ("=", "+", "-", "@", "\t=", "\r="):
         shown = csv_cell(f"{start}1+1")

@@ -140,7 +140,7 @@ class Guarded:
     def dump(self) -> bytes:
         """Every row of every database, and the roles."""
         words = ["-h", str(self.server.socket), "-p", str(self.port), "-U", "postgres"]
-        command = [self.server.program("pg_dumpall"), *words]
+        command = [self.server.programs / "pg_dumpall", *words]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
 
