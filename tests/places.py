@@ -70,8 +70,7 @@ class Place:
 
     @property
     def settings(self) -> Settings:
-        given = {name: self.environment.get(name, "") for name in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")}
-        return Settings(REGTUNE_HOME=self.home, **{name: value for name, value in given.items() if value})
+        return Settings.model_validate(dict(self.environment))
 
     def variables(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400", MARK: self.mark, **self.environment}
@@ -159,8 +158,7 @@ class Sweep:
         children = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.Error):
-                if any(module in word for word in process.cmdline()):
-                    children.append(process)
+                children += [process] if module in " ".join(process.cmdline()) else []
         return sorted(children, key=lambda process: process.create_time())
 
     def signal(self, number: signal.Signals) -> None:

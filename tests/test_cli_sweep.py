@@ -135,10 +135,9 @@ def test_figures_that_differ_are_said_and_are_no_success(home: Path, capsys: Cap
     seed = recorded.config.seed
     best.write_text(text.replace(f"seed: {seed}", f"seed: {seed + 1}"))
     code, output, errors = run_here(capsys, "train", str(best))
-    assert code == 0
-    why = f"ot compared: the configuration was changed since trial {recorded.provenance.trial} of tiny was recorded"
-    assert f"n{why}" in errors
-    assert f"N{why}." in output
+    why = f"compared: the configuration was changed since trial {recorded.provenance.trial} of tiny was recorded"
+    for said in (output, errors):
+        assert (code, why in said) == (0, True)
 
 
 def test_delete_asks_first_and_gc_removes_what_was_forgotten(home: Path, capsys: Capture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -127,8 +128,7 @@ def train(
     from regtune.cli.views.reports import retrained_view
     from regtune.sweep.retrain import retrain
 
-    def tell(message: str) -> None:
-        terminal.say(message, quiet)
+    tell = partial(terminal.say, quiet=quiet)
 
     def tell_epoch(epoch: int, figures: Mapping[str, float]) -> None:
         shown = (f"{name} {figures[name]:.4f}" for name in ("val_cross_entropy", "val_accuracy"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,10 +67,7 @@ def up(
         raise InputError(f"{url}: expected --postgres before a PostgreSQL server: --postgres {url}")
     databases = "sqlite" if sqlite else (url or "postgres") if postgres else None
 
-    def tell(line: str) -> None:
-        terminal.say(line, quiet)
-
-    settings = terminal.settings_of(home)
+    settings, tell = terminal.settings_of(home), partial(terminal.say, quiet=quiet)
     service = start(settings, databases=databases, port=port, host=host, auth=auth, tell=tell)
     tell_newest(service.url, tell)
 
