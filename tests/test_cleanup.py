@@ -76,7 +76,8 @@ def test_a_study_deleted_by_another_program_is_named_and_removed(settings: Setti
     assert [folder.name for folder in left.folders] == [f"{UID}-0"]
     assert left.size_bytes > len(b"weights") * 2  # its folder's, its run's, and two configurations
     assert left.last == datetime.fromtimestamp((records.BEGIN_MS + 9000) / 1000, UTC)
-    assert remove(settings, left) == 3
+    remove(settings, left.uid)
+    assert not left.folders[0].exists()
     assert tracked_studies(settings) == {}
     assert find_garbage(settings) == []
 

@@ -423,8 +423,7 @@ def test_the_best_models_are_kept_here_and_in_mlflow_and_a_deleted_study_leaves_
     models = {uid for uid, found in files.items() if "model.keras" in {artifact.path for artifact in found}}
     assert len(runs) == 8
     assert models == kept
-    deleted = delete_study(settings, "small")
-    assert (deleted.runs, len(deleted.folders)) == (9, 2)  # the study's own run is one, too
+    delete_study(settings, "small")
     assert optuna.get_all_study_names(settings.storage_url) == ["other"]
     assert [one.name for one in client.search_experiments() if one.name != "Default"] == ["other"]
     assert not list(Path("mlruns/artifacts/trials").iterdir())

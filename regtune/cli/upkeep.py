@@ -150,8 +150,8 @@ def delete(
         trials = counted(read_study(engine, study).trials, "trial")
     terminal.confirm(f"Delete {name} with {trials}, their MLflow runs and artifacts?", yes)
     with terminal.working(f"deleting {name}", quiet):
-        gone = delete_study(settings, study)
-    terminal.say(f"Deleted {name}, {gone}.", quiet)
+        delete_study(settings, study)
+    terminal.say(f"Deleted {name}.", quiet)
 
 
 def gc(yes: options.Yes = False, quiet: options.Quiet = False, home: options.Home = None) -> None:
@@ -171,7 +171,7 @@ def gc(yes: options.Yes = False, quiet: options.Quiet = False, home: options.Hom
     terminal.confirm(f"Remove the leftovers of deleted studies: {'; '.join(map(_leftover, garbage))}?", yes)
     for left in garbage:
         with terminal.working(f"removing {left}", quiet):
-            remove(settings, left)
+            remove(settings, left.uid)
         terminal.say(f"Removed {left}.", quiet)
 
 

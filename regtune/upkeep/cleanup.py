@@ -8,8 +8,9 @@ and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are mar
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -48,15 +49,13 @@ class Leftover:
         return f"{self.runs} MLflow runs and {len(self.folders)} trial folders ({size})"
 
 
-def delete_study(settings: Settings, name: str) -> Leftover:
-    """Delete a study, its runs and its artifacts; returns what it left beside its rows, which go last.
+def delete_study(settings: Settings, name: str) -> None:
+    """Delete a study, its runs and its artifacts; its rows go last.
 
     Raises StudyNotFound, StudyBusy, StorageError; TrackingError when MLflow is away: then the study is still there.
     """
     with deleting(settings, name) as uid:
-        folders = tuple(folder for folder in _trial_folders(settings) if _owner(folder) == uid)
-        left = Leftover(uid, name, 0, folders, _size(folders))
-        return replace(left, runs=remove(settings, left))
+        remove(settings, uid)
 
 
 def find_garbage(settings: Settings) -> list[Leftover]:
@@ -69,9 +68,7 @@ def find_garbage(settings: Settings) -> list[Leftover]:
     if settings.storage:
         return []
     tracked = {} if settings.tracking_uri or not _has_runs(settings) else tracked_studies(settings)
-    folders: dict[str, list[Path]] = {}
-    for folder in _trial_folders(settings):
-        folders.setdefault(_owner(folder), []).append(folder)
+    folders = _trial_folders(settings)
     known, first = _known(settings)  # last: a study that begins meanwhile is known
     garbage = []
     for uid in sorted((tracked.keys() | folders.keys()) - known):
@@ -96,17 +93,12 @@ def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
     return ""
 
 
-def remove(settings: Settings, leftover: Leftover) -> int:
-    """Remove runs, then folders; returns how many runs. On a tracking server runs are marked as deleted.
-
-    Raises TrackingError.
-    """
-    runs = 0
+def remove(settings: Settings, uid: str) -> None:
+    """Remove the runs and then the folders of a study. Raises TrackingError."""
     if settings.tracking_uri or _has_runs(settings):
-        runs = delete_runs(settings, leftover.uid)
-    for folder in leftover.folders:
+        delete_runs(settings, uid)
+    for folder in _trial_folders(settings)[uid]:
         shutil.rmtree(folder, ignore_errors=True)
-    return runs
 
 
 def _has_runs(settings: Settings) -> bool:
@@ -129,14 +121,12 @@ def _known(settings: Settings) -> tuple[set[str], datetime | None]:
         engine.dispose()
 
 
-def _trial_folders(settings: Settings) -> list[Path]:
-    trials = settings.artifacts / "trials"
-    return sorted(path for path in trials.iterdir() if path.is_dir()) if trials.is_dir() else []
-
-
-def _owner(folder: Path) -> str:
-    """The uid of the study whose trial's folder it is."""
-    return folder.name.rpartition("-")[0]
+def _trial_folders(settings: Settings) -> dict[str, list[Path]]:
+    """Folders of trials, by the uid of their study."""
+    folders = defaultdict(list)
+    for path in sorted((settings.artifacts / "trials").glob("*/")):
+        folders[path.name.rpartition("-")[0]].append(path)
+    return folders
 
 
 def _size(folders: Iterable[Path]) -> int:
