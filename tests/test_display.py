@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from regtune.cli.terminal import span, working
+from regtune.cli.terminal import working
 from regtune.cli.views.drawing import (
     BARS,
     STOPPING,
@@ -23,7 +23,6 @@ from regtune.cli.views.drawing import (
     choose,
     ended_text,
     learning_curve,
-    metric_text,
     sparkline,
     sweep_view,
 )
@@ -112,13 +111,6 @@ def test_the_view_says_what_a_person_wants_to_know(width: int) -> None:
     assert "03:22" in "\n".join(drawn(width, 30, seconds_since=10))  # the clock goes on between two events
 
 
-def test_the_bar_is_full_at_the_end() -> None:
-    bars = [drawn(80, 24, complete=complete, pruned=0)[1].count("━") for complete in (0, 30, 60)]
-    assert bars[0] == 0
-    assert bars[2] > 60
-    assert abs(bars[1] - bars[2] / 2) <= 1
-
-
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300), st.integers(2, 60), st.booleans())
 def test_a_sparkline_has_its_width_and_order(values: list[float], width: int, accuracy: bool) -> None:
     shown = [value / 1e7 for value in values] if accuracy else values
@@ -165,13 +157,6 @@ def test_a_learning_curve_has_axes_the_kept_epoch_and_both_curves() -> None:
 @pytest.mark.parametrize("values", [[], [math.nan], [0.1], [0.1, 0.1], [5.0, math.inf, 4.0]])
 def test_a_learning_curve_of_few_or_odd_points_is_drawn_too(values: list[float]) -> None:
     Console(width=40, file=io.StringIO()).print(learning_curve(values, values, width=40, height=8))
-
-
-def test_durations_and_metrics_are_as_short_as_a_person_can_tell_them_apart() -> None:
-    spans = {0.2: "1 s", 40: "40 s", 360: "6 min", 4800: "80 min", 7200: "2 h", 9000: "2 h 30 min"}
-    metrics = {0.07123: "0.0712", None: "–", math.inf: "inf", 1e-5: "1e-5"}
-    assert {value: span(value) for value in spans} == spans
-    assert {value: metric_text(value) for value in metrics} == metrics
 
 
 def test_a_finished_trial_is_one_line_with_every_searched_parameter() -> None:
