@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from specs import spec_of
 from stores import Postgres
-from terminals import environment, imported
+from terminals import environment
 from typer.testing import CliRunner
 
 from regtune.cli import app
@@ -152,14 +152,6 @@ def test_the_revisions_wanted_are_those_of_the_installed_library() -> None:
     scripts = ScriptDirectory.from_config(migrations())
     assert scripts.get_current_head() == TRACKING.migrations.head
     assert {script.revision for script in scripts.walk_revisions()} == TRACKING.migrations.known
-
-
-def test_looking_at_a_store_imports_no_mlflow() -> None:
-    code = (
-        "from regtune.settings import load_settings; from regtune.server.databases import check_databases; "
-        "check_databases(load_settings())"
-    )
-    assert not imported(code) & {"mlflow", "tensorflow", "optuna"}
 
 
 # -- init

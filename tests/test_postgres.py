@@ -114,7 +114,7 @@ def test_whatever_of_it_is_killed_it_starts_again_with_its_data(server: Embedded
         other = Embedded(folder / 'a folder, with "marks" in it\'s name' / ("l" * 90))
         other.data.parent.mkdir(parents=True)
         assert other.start()
-        assert other.socket != other.data
+        assert len(os.fsencode(other.socket / ".s.PGSQL.5432")) <= 103 < len(os.fsencode(other.data))
         ask(other.url("studies"), "CREATE TABLE kept AS SELECT 7 AS seven")
         other.postmaster.kill()
         assert other.start()
@@ -131,13 +131,6 @@ def test_whatever_of_it_is_killed_it_starts_again_with_its_data(server: Embedded
         assert ask(other.url("studies"), "SELECT seven FROM kept") == "7"
         assert other.stop()
         assert not other.processes()
-
-
-def test_a_socket_has_a_short_path_however_long_the_folders_is(tmp_path: Path) -> None:
-    short, long, other = (Embedded(tmp_path / name) for name in ("p", "l" * 100, "m" * 100))
-    assert short.socket == short.data or len(str(short.data)) > 80
-    assert len(os.fsencode(long.socket / ".s.PGSQL.5432")) <= 103
-    assert long.socket == Embedded(long.data.parent).socket != other.socket
 
 
 def test_without_the_extra_it_says_what_to_install(
