@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from optuna.trial import TrialState
 from rich.text import Text
 from terminals import Terminal
-from test_display import FAILED, progress, running
+from test_display import progress
 from typer.testing import CliRunner
 
 from regtune.cli import app
@@ -34,6 +34,7 @@ from regtune.escaping import code, csv_cell, markdown, printable, printable_line
 from regtune.settings import Settings
 from regtune.storage.mlflow import connect
 from regtune.storage.schema import TRACKING
+from regtune.study.progress import Row
 from regtune.study.record import TrialRecord
 from regtune.tracking.projection import Projection
 from regtune.tracking.runs import SqlReader
@@ -141,12 +142,13 @@ def test_a_screen_obeys_no_text() -> None:
 
 def test_a_live_drawing_obeys_no_text() -> None:
     for text, width in zip(HOSTILE.values(), cycle([40, 100])):
-        trial = {"mix": text, "parameters": {"x": text}, "control": text}
-        finished = replace(FAILED, **{**trial, "mix": "none"}, message=text)
-        shown = progress(study=text, tracking=text, running=(running(2, 1, **trial),))
+        trial = {"parameters": {"activation": text}, "control": text}
+        failed = Row(1, "FAIL", None, studies.record(1, **trial, epochs=1, end="error", message=text))
+        runs = Row(2, "RUNNING", None, studies.record(2, **trial, epochs=1, end=None))
+        shown = progress(study=text, tracking=text, running=(runs,))
         out = io.StringIO()
         screen = Screen(file=out, force_terminal=True, color_system="standard", width=width, height=30)
-        screen.print(sweep_view(shown, [finished], width=width, height=30, notice=text))
+        screen.print(sweep_view(shown, [failed], width=width, height=30, notice=text))
         assert not acts(SGR.sub("", out.getvalue()))
         assert len(out.getvalue().splitlines()) <= 30
         assert not re.search("^error", out.getvalue(), re.MULTILINE)
