@@ -15,17 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from regtune.cli.terminal import working
-from regtune.cli.views.drawing import (
-    BARS,
-    STOPPING,
-    LineDisplay,
-    LiveDisplay,
-    choose,
-    ended_text,
-    learning_curve,
-    sparkline,
-    sweep_view,
-)
+from regtune.cli.views import drawing
+from regtune.cli.views.drawing import BARS, LineDisplay, LiveDisplay, learning_curve, sparkline, sweep_view
 from regtune.study.progress import Progress, Row
 
 SEARCHED = {"dropout": 0.31, "batchnorm": "after_activation", "patience": 3}
@@ -169,8 +160,8 @@ def test_a_finished_trial_is_one_line_with_every_searched_parameter() -> None:
         (failed("non_finite", None), "failed: the loss became infinite or not a number; dropout"),
         (failed("timeout", f"{late}\nmore"), f"failed: {late}; dropout"),
     ):
-        assert expected in ended_text(trial, "val_cross_entropy").plain
-        assert len(ended_text(trial).plain.splitlines()) == 1
+        assert expected in drawing.ended_text(trial, "val_cross_entropy").plain
+        assert len(drawing.ended_text(trial).plain.splitlines()) == 1
 
 
 def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
@@ -208,7 +199,7 @@ def test_a_live_display_leaves_nothing_behind() -> None:
         display.finished(FINISHED, progress())
         display.stopping()
         display.live.refresh()
-    assert STOPPING in file.getvalue()
+    assert drawing.STOPPING in file.getvalue()
     assert on_screen(file.getvalue()) == ""
 
 
@@ -244,5 +235,5 @@ def test_what_takes_seconds_is_shown_on_a_terminal_until_it_is_done(monkeypatch:
 def test_a_narrow_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     for width, display in ((40, LineDisplay), (60, LiveDisplay)):
         monkeypatch.setattr("regtune.cli.views.drawing.console", lambda stream, width=width: screen(width)[1])
-        assert type(choose(quiet=False)) is display
-    assert type(choose(quiet=True)) is LineDisplay
+        assert type(drawing.choose(quiet=False)) is display
+    assert type(drawing.choose(quiet=True)) is LineDisplay
