@@ -51,8 +51,7 @@ class Store:
 
     def project(self, facts: StudyFacts, *trials: Trial) -> Projection:
         """Project trials as a process that has just been started does."""
-        place = (self.artifacts / "runs").as_uri()
-        projection = Projection(facts, self.artifacts, self._reader, self.client, place)
+        projection = Projection(facts, self.artifacts, self._reader, self.client)
         for trial in trials:
             projection.trial(*trial)
         return projection
@@ -397,15 +396,6 @@ def test_a_retraining_is_no_trial_of_the_study(
     assert "Each *training* is one configuration" in shown
 
 
-def trials_in_view(store: Store, experiment_id: str) -> list[str]:
-    """Names of the runs that the saved view shows, best first."""
-    found = store.client.get_experiment(experiment_id).tags[f"mlflow.sharedViewState.{KEY}"]
-    state = json.loads(json.loads(found)["state"])
-    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-    runs = store.client.search_runs([experiment_id], state["searchFilter"], order_by=[order])
-    return [str(run.info.run_name) for run in runs]
-
-
 def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(store: Store) -> None:
     projection = store.project(records.facts(), records.complete(0), records.complete(1))
     projection.study("FINISHED", 1, records.BEGIN_MS + 900_000)
@@ -420,7 +410,11 @@ def test_a_retraining_belongs_to_its_study_with_its_params_and_outside_the_view(
     assert found.data.tags[names.STUDY_TAG] == "study-1"  # deleted with it
     assert found.data.params == {**trials[0].data.params, "seed": found.data.params["seed"]}
     assert parent.data.tags[names.BEST_NUMBER] == "1"
-    assert trials_in_view(store, projection.experiment_id) == [run.info.run_name for run in trials]
+    view = store.client.get_experiment(projection.experiment_id).tags[f"mlflow.sharedViewState.{KEY}"]
+    state = json.loads(json.loads(view)["state"])
+    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+    shown = store.client.search_runs([projection.experiment_id], state["searchFilter"], order_by=[order])
+    assert [run.info.run_name for run in shown] == [run.info.run_name for run in trials]
     repeated = store.project(records.facts(), records.complete(0), records.complete(1))
     repeated.study("FINISHED", 1, records.BEGIN_MS + 900_000)
     assert repeated.writes == 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,11 +56,9 @@ def refusal(error: Exception) -> str:
 
 def project(settings: Settings, facts: StudyFacts) -> Projection:
     """The projection of a study to where its runs go. Raises as `open_client`."""
-    client, store = open_client(settings), settings.mlflow_uri
-    if is_server(store):
-        return Projection(facts, settings.artifacts, ClientReader(client), client)
-    reader = SqlReader(TRACKING.engine(store))  # also where it lies behind this folder's own server
-    return Projection(facts, settings.artifacts, reader, client, (settings.artifacts / "runs").as_uri())
+    client, store = open_client(settings), settings.mlflow_uri  # read directly also behind its own server
+    reader = ClientReader(client) if is_server(store) else SqlReader(TRACKING.engine(store))
+    return Projection(facts, settings.artifacts, reader, client)
 
 
 @dataclass
@@ -92,7 +89,7 @@ class Missing:
         return bool(self.trials or self.own or self.place)
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{kind} of {count}" for kind, count in Counter(self.kinds).most_common())
+        kinds = ", ".join(f"{kind} of {count}" for kind, count in self.kinds.items())
         said = {
             f"{counted(self.absent)} without a run": self.absent,
             f"{counted(self.wrong)} whose run lacks something ({kinds})": self.wrong,
@@ -109,17 +106,13 @@ def counted(trials: int) -> str:
 class Projection:
     """One study in one MLflow store. artifacts: regtune's artifact folder.
 
-    client: a MlflowClient; without one nothing is written, and `missing` says what would be. place: where a new
-    experiment keeps its artifacts, a URI; None leaves it to a server.
+    client: a MlflowClient; without one nothing is written, and `missing` says what would be.
     Every method raises what MLflow raises, and may be called again after that. What has been read or written is
     remembered of runs that are not at their end, and forgotten on any error. Not to be shared between threads.
     """
 
-    def __init__(
-        self, facts: StudyFacts, artifacts: Path, reader: Reader, client: Any = None, place: str | None = None
-    ) -> None:
-        self._facts, self._artifacts, self._reader = facts, artifacts, reader
-        self._client, self._place = client, place
+    def __init__(self, facts: StudyFacts, artifacts: Path, reader: Reader, client: Any = None) -> None:
+        self._facts, self._artifacts, self._reader, self._client = facts, artifacts, reader, client
         self.experiment_id = ""
         """MLflow's id of the experiment; empty before anything was read."""
         self._parent: Run | None = None
@@ -214,7 +207,9 @@ class Projection:
         found = self._reader.experiment(self._facts.sweep)
         tags = experiment_lacks(self._facts, found)
         if found is None:
-            return str(self._change("create_experiment", self._facts.sweep, self._place, tags))
+            own = isinstance(self._reader, SqlReader)  # else its server decides where artifacts lie
+            place = (self._artifacts / "runs").as_uri() if own else None
+            return str(self._change("create_experiment", self._facts.sweep, place, tags))
         if found.deleted:
             self._change("restore_experiment", found.experiment_id)
         for name, value in tags.items():
