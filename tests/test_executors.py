@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, T
 from regtune.errors import WorkerError
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.executors.local import LocalExecutor
+from regtune.training.result import Verdict
 
 SMALL = TrialConfig(
     model=ModelConfig(hidden=(16,)),
@@ -30,36 +32,28 @@ def task(folder: Path, uid: str = "a", **changes: object) -> Task:
     return Task(uid, SMALL, "val_cross_entropy", folder / uid, **changes)  # type: ignore[arg-type]
 
 
-def collect(
-    executor: LocalExecutor, until: type[Event], seconds: float = 400, verdict: str = "continue"
-) -> list[Event]:
+def collect(executor: LocalExecutor, until: type[Event], verdict: Verdict = "continue") -> list[Event]:
     """Events until one of the type `until`, with every epoch answered."""
-    found: list[Event] = []
-    deadline = time.monotonic() + seconds
-    while not any(isinstance(event, until) for event in found):
-        assert time.monotonic() < deadline, f"no {until.__name__} in {seconds} s, only {found}"
+    told: list[Event] = []
+    deadline = time.monotonic() + 400
+    while not any(isinstance(event, until) for event in told):
+        assert time.monotonic() < deadline, f"no {until.__name__}, only {told}"
         for event in executor.events(0.2):
-            found.append(event)
+            told.append(event)
             if isinstance(event, EpochEnded):
-                executor.decide(event.uid, verdict)  # type: ignore[arg-type]
-    return found
+                executor.decide(event.uid, verdict)
+    return told
 
 
-E = TypeVar("E", bound=Event)
-
-
-def last(executor: LocalExecutor, kind: type[E], verdict: str = "continue") -> E:
+def last(executor: LocalExecutor, kind: type[Event], verdict: Verdict = "continue") -> Any:
     """The first event of that type, with every epoch answered until then."""
-    event = collect(executor, kind, verdict=verdict)[-1]
-    assert isinstance(event, kind)
-    return event
+    return collect(executor, kind, verdict)[-1]
 
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[LocalExecutor]:
-    found = LocalExecutor(1)
-    yield found
-    found.close()
+    with closing(LocalExecutor(1)) as executor:
+        yield executor
 
 
 def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
@@ -72,9 +66,6 @@ def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
     events = collect(executor, TrialEnded)
     told = [type(event) for event in events if not isinstance(event, WorkerReady)]
     assert told == [TrialStarted, EpochEnded, EpochEnded, EpochEnded, TrialEnded]
-    ended = events[-1]
-    assert isinstance(ended, TrialEnded)
-    assert ended.result.end == "max_epochs"
     assert (tmp_path / "a" / "model.keras").exists()
     assert executor.idle == 1
     maps = Path(f"/proc/{executor.pids[0]}/maps")
@@ -83,18 +74,15 @@ def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
         assert "/matplotlib/" not in maps.read_text()
 
 
-def test_a_model_that_is_not_among_the_best_is_not_kept(executor: LocalExecutor, tmp_path: Path) -> None:
+def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_are_kept(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
     executor.submit(task(tmp_path, threshold=1e-9))
-    ended = last(executor, TrialEnded)
-    assert not ended.artifacts
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_verdict_ends_the_trial_after_its_epoch(executor: LocalExecutor, tmp_path: Path) -> None:
+    assert not last(executor, TrialEnded).artifacts
     executor.submit(task(tmp_path))
     ended = last(executor, TrialEnded, verdict="prune")
-    assert ended.result.end == "pruned"
-    assert len(ended.result.epoch_seconds) == 1
+    assert (ended.result.end, len(ended.result.epoch_seconds)) == ("pruned", 1)
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecutor, tmp_path: Path) -> None:
@@ -125,8 +113,7 @@ def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
     executor.submit(task(tmp_path, "again"))
     last(executor, TrialEnded)
     executor.submit(task(tmp_path, timeout_seconds=0.0))
-    failed = last(executor, TrialFailed)
-    assert (failed.reason, failed.message) == ("timeout", "longer than trial_timeout, 0 s")
+    assert last(executor, TrialFailed).message == "longer than trial_timeout, 0 s"
     long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
     executor.submit(Task("a", long, "val_cross_entropy", tmp_path, memory_bytes=2**20))
     failed = last(executor, TrialFailed)
@@ -158,19 +145,14 @@ def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(scripts)
     monkeypatch.chdir(scripts)
-    other = LocalExecutor(1)
-    try:
+    with closing(LocalExecutor(1)) as other:
         other.submit(task(tmp_path, "other"))
         after = last(other, TrialEnded)
-    finally:
-        other.close()
     assert after.result.history == before.result.history
 
 
 @pytest.mark.parametrize(
-    ("end", "how"),
-    [("sys.exit(7)", "exit code 7: "), ("os.abort()", "signal SIGABRT: ")],
-    ids=["exit", "abort"],
+    ("end", "how"), [("sys.exit(7)", "exit code 7"), ("os.abort()", "signal SIGABRT")], ids=["exit", "abort"]
 )
 def test_a_worker_s_last_words_are_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, how: str
@@ -183,12 +165,6 @@ def test_a_worker_s_last_words_are_said(
     )
     dying.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(dying))
-    executor = LocalExecutor(1)
-    try:  # at the second that dies before it is ready
-        with pytest.raises(
-            WorkerError,
-            match=f"die before they are ready: worker 0 ended with {how}libgomp.so.1: no such file",
-        ):
-            collect(executor, WorkerReady, seconds=60)
-    finally:
-        executor.close()
+    said = f"die before they are ready: worker 0 ended with {how}: libgomp.so.1: no such file"
+    with closing(LocalExecutor(1)) as executor, pytest.raises(WorkerError, match=said):
+        collect(executor, WorkerReady)  # at the second that dies before it is ready

@@ -1,4 +1,4 @@
-"""Training: what it reports, how it ends, that it repeats itself, and what it costs between two trials."""
+"""Training: the network, what it reports, how it ends, that it repeats itself, and what two trials share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import psutil
 import pytest
 
 from regtune.training.runtime import ARITHMETIC, configure
@@ -27,6 +26,7 @@ import tensorflow as tf  # noqa: E402
 import regtune  # noqa: E402
 from regtune.config.trial import (  # noqa: E402
     METRICS,
+    Activation,
     DataConfig,
     EarlyStoppingConfig,
     ModelConfig,
@@ -38,8 +38,8 @@ from regtune.data.datasets import Data, load_data  # noqa: E402
 from regtune.errors import ConfigError, WorkerError  # noqa: E402
 from regtune.training.epoch import EpochModel, batch_order  # noqa: E402
 from regtune.training.fused import FusedModel  # noqa: E402
-from regtune.training.graphs import Graphs, structure  # noqa: E402
-from regtune.training.loop import train  # noqa: E402
+from regtune.training.loop import Graphs, structure, train  # noqa: E402
+from regtune.training.model import Seeds, build_model, plain_keras  # noqa: E402
 from regtune.training.result import TrialResult  # noqa: E402
 
 
@@ -85,6 +85,39 @@ EXACT_IS_SLOW = pytest.mark.parametrize(
 )
 
 
+def test_the_network_has_the_layers_of_the_design_each_with_its_own_amounts() -> None:
+    placement = ("before_activation", "none", "after_activation")
+    amounts: dict[str, Any] = {"dropout": (0.2, 0.0, 0.3), "l1": (0.0, 1e-5, 0.0), "l2": (1e-4, 1e-3, 0.0)}
+    model = build_model(_config(model=ModelConfig(hidden=(8, 8, 8)), batchnorm=placement, **amounts))
+    assert [layer.name for layer in model.layers] == [
+        *("dense_1", "batchnorm_1", "activation_1", "dropout_1"),
+        *("dense_2", "activation_2"),
+        *("dense_3", "activation_3", "batchnorm_3", "dropout_3"),
+        "probabilities",
+    ]
+    assert [model.get_layer(f"dropout_{layer}").rate for layer in (1, 3)] == [0.2, 0.3]
+    assert model.get_layer("dense_2").kernel_regularizer.get_config() == {"l1": 1e-5, "l2": 1e-3}
+    penalized = [weight.path for weight in model.trainable_weights if weight.regularizer is not None]
+    assert penalized == ["regtune/dense_1/kernel", "regtune/dense_2/kernel"]
+    assert all(keras.activations.get(activation) for activation in get_args(Activation))
+
+
+def test_seeds_differ_and_initial_weights_are_the_seed_s_and_nothing_else_s() -> None:
+    first, again, other = (build_model(_config(seed=seed)) for seed in (3, 3, 4))
+    for one, same, another in zip(first.weights, again.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), same.numpy())
+        assert one.path.endswith("bias") or not np.array_equal(one.numpy(), another.numpy())
+    seeds = Seeds.of(_config(seed=11))
+    everything = [*seeds.kernels, *seeds.dropouts, seeds.order]
+    assert len(set(everything)) == len(everything)
+    assert all(0 <= seed < 2**31 - 2 for seed in everything)
+    orders = [batch_order(5, epoch, 1000).numpy() for epoch in (0, 1)]
+    assert all(np.array_equal(np.sort(order), np.arange(1000)) for order in orders), (
+        "each image once an epoch"
+    )
+    assert not np.array_equal(*orders)
+
+
 @BOTH_WAYS
 def test_cross_entropy_is_the_data_s_loss_where_the_loss_is_mostly_penalty(data: Data, fused: bool) -> None:
     result = train(_config(l1=1e-2, l2=1e-2, training={"fused": fused}), data)
@@ -102,27 +135,21 @@ def test_cross_entropy_is_the_data_s_loss_where_the_loss_is_mostly_penalty(data:
     assert result.l2_norm == pytest.approx(float(np.sqrt(np.square(entries).sum())), rel=1e-6)
 
 
-@pytest.mark.parametrize("monitor", ["val_cross_entropy", "val_accuracy", "val_loss"])
+@pytest.mark.parametrize(
+    ("monitor", "min_delta"),
+    [("val_cross_entropy", 0.0), ("val_accuracy", 0.0), ("val_loss", 0.0), ("val_cross_entropy", 0.5)],
+)
 def test_early_stopping_follows_its_figure_and_the_value_is_that_of_the_kept_weights(
-    few: Data, monitor: Any
+    few: Data, monitor: Any, min_delta: float
 ) -> None:
-    stopping = EarlyStoppingConfig(monitor=monitor, patience=3)
+    stopping = EarlyStoppingConfig(monitor=monitor, patience=3, min_delta=min_delta)
     result = train(_config(epochs=40, early_stopping=stopping, training={"learning_rate": 0.01}), few)
     curve = result.history[monitor]
     best = np.argmax(curve) if monitor == "val_accuracy" else np.argmin(curve)
-    assert result.end == "early_stopping"
-    assert result.kept_epoch == best + 1 == len(curve) - 3
-    assert result.figures == {name: result.history[name][best] for name in METRICS}
+    assert (result.end, result.kept_epoch) == ("early_stopping", len(curve) - 3)
+    assert (result.kept_epoch == best + 1) == (min_delta == 0), "never the value of another, better epoch"
+    assert result.figures == {name: result.history[name][result.kept_epoch - 1] for name in METRICS}
     _assert_measured(result, few)
-
-
-def test_min_delta_keeps_an_earlier_epoch_than_the_best(data: Data) -> None:
-    """What is kept is what the rule keeps; the value is never that of another, better epoch."""
-    stopping = EarlyStoppingConfig(patience=2, min_delta=0.5)
-    result = train(_config(epochs=10, early_stopping=stopping), data)
-    curve = result.history["val_cross_entropy"]
-    assert min(curve) < result.figures["val_cross_entropy"] == curve[result.kept_epoch - 1]
-    _assert_measured(result, data)
 
 
 def test_the_gap_is_taken_in_inference_mode_where_dropout_hides_it(few: Data) -> None:
@@ -148,9 +175,7 @@ def test_on_epoch_ends_training_and_the_best_weights_are_restored(data: Data, ve
     _assert_measured(result, data)
 
 
-def test_epochs_are_reported_one_by_one_and_a_diverging_trial_ends_as_non_finite(
-    data: Data,
-) -> None:
+def test_epochs_are_reported_one_by_one_and_a_diverging_trial_ends_as_non_finite(data: Data) -> None:
     seen: list[tuple[int, dict[str, float], float]] = []
 
     def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Any:
@@ -207,10 +232,9 @@ def test_a_file_trains_as_its_configuration_does_on_its_own_data_with_a_callback
 def test_the_network_is_that_of_its_trial_whenever_it_is_asked_for(data: Data) -> None:
     config = _config(epochs=1, batchnorm="before_activation")
     first = train(config, data)
-    kernels = np.concatenate([layer.ravel() for layer in first.make_model().get_weights() if layer.ndim == 2])
-    train(_config(epochs=1, batchnorm="before_activation", seed=8), data)  # in the same graph
-    later = np.concatenate([layer.ravel() for layer in first.model.get_weights() if layer.ndim == 2])
-    np.testing.assert_array_equal(later, kernels)
+    before = first.make_model().get_weights()
+    train(config.model_copy(update={"seed": 8}), data)  # in the same graph
+    assert all(map(np.array_equal, first.model.get_weights(), before))
     assert first.model is first.model
     assert first.without_model().model is None
 
@@ -236,64 +260,32 @@ def test_keras_settings_of_a_user_change_nothing_and_are_left_as_they_are(
     config = _config(epochs=2, dropout=0.2)
     plain = train(config, few)
     monkeypatch.setattr("regtune.training.loop._graphs", Graphs())
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    keras.config.set_max_epochs(1)
-    try:
+    with plain_keras():  # which sets back what it finds
+        keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.set_max_epochs(1)
         result = train(config, few)
-        assert result.history == plain.history
-        assert result.model.dtype_policy.name == "float32"
-        found = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.max_epochs()
-        assert found == ("float64", "mixed_bfloat16", 1)
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
-        keras.config.set_max_epochs(None)
+        left = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.max_epochs()
+    assert left == ("float64", "mixed_bfloat16", 1)
+    assert result.history == plain.history
+    assert result.model.dtype_policy.name == "float32"
 
 
-@pytest.mark.parametrize("package", ["keras", "tensorflow"])
-def test_a_file_in_place_of_a_package_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
-) -> None:
-    (tmp_path / f"{package}.py").touch()
+def test_a_file_in_place_of_a_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keras.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, package)
-    with pytest.raises(
-        WorkerError, match=rf"{package}\.py is found in place of the package {package}; rename that file"
-    ):
+    monkeypatch.delitem(sys.modules, "keras")
+    with pytest.raises(WorkerError, match=r"keras\.py is found in place of the package keras; rename"):
         regtune.train  # noqa: B018
-
-
-@pytest.mark.filterwarnings("ignore:Limiting epochs")
-def test_training_that_ends_early_for_no_known_reason_is_an_error(few: Data) -> None:
-    unprotected = train.__wrapped__  # type: ignore[attr-defined]
-    keras.config.set_max_epochs(1)
-    try:
-        with pytest.raises(WorkerError, match="ended after epoch 1 of 3, and neither early stopping nor"):
-            unprotected(_config(epochs=3), few)
-    finally:
-        keras.config.set_max_epochs(None)
-
-
-def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
-    orders = [batch_order(5, epoch, 1000).numpy() for epoch in (0, 1)]
-    assert all(np.array_equal(np.sort(order), np.arange(1000)) for order in orders)
-    assert not np.array_equal(*orders)
-    np.testing.assert_array_equal(orders[0], batch_order(5, 0, 1000).numpy())
 
 
 FRESH = """
 import json, sys
-from regtune.training.runtime import configure, without_matplotlib
+from regtune.training.runtime import configure
 configure()
-with without_matplotlib():
-    from regtune.training.loop import train
-assert "keras" in sys.modules and "matplotlib" not in sys.modules
-from regtune.config.trial import DataConfig, TrialConfig
-from regtune.data.datasets import load_data
-result = train(TrialConfig.from_dict(json.loads(sys.argv[1])), load_data(DataConfig(name="mnist-5k")))
-import matplotlib
-print(json.dumps({name: list(values) for name, values in result.history.items()}))
+sys.modules["matplotlib"] = None
+from regtune.training.loop import train
+print(json.dumps(train(json.loads(sys.argv[1])).history))
 """
 """As a worker trains: without what Keras would import besides, which the tests' own process has."""
 
@@ -305,13 +297,9 @@ def _listed(result: TrialResult) -> dict[str, list[float]]:
 @EXACT_IS_SLOW
 def test_a_used_graph_repeats_a_fresh_process_bit_for_bit(data: Data, fused: bool) -> None:
     """The trials before differ from it in every value a graph can hold, and one of them diverges."""
-    strengths: dict[str, Any] = {
-        "batchnorm": ("before_activation", "none"),
-        "dropout": 0.25,
-        "l1": 1e-4,
-        "l2": 1e-3,
-    }
+    strengths = {"batchnorm": ("before_activation", "none"), "dropout": 0.25, "l1": 1e-4, "l2": 1e-3}
     config = _config(seed=17, **strengths, training={"fused": fused, "optimizer": "adamw"})
+    config = config.model_copy(update={"data": DataConfig(name="mnist-5k")})
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     said = subprocess.check_output(
         [sys.executable, "-c", FRESH, config.canonical()], env=environment, timeout=600
@@ -338,30 +326,24 @@ def test_momentum_is_its_own_in_each_trial(few: Data, fused: bool) -> None:
     results = [train(config, few) for config in configs]
     assert results[0].history == results[2].history
     assert len({result.figures["loss"] for result in results}) == 3
-    assert (
-        train(_config(training={"batch_size": 65536, "fused": fused}), few).end == "max_epochs"
-    )  # all of it
+    whole = _config(training={"batch_size": 65536, "fused": fused})
+    assert train(whole, few).end == "max_epochs"
 
 
-def test_graphs_are_shared_by_structure_and_bounded(data: Data) -> None:
-    graphs = Graphs(max_graphs=2)
-    first = graphs.get(_config(dropout=0.1, l1=1e-5), data)
+def test_graphs_are_shared_by_structure_bounded_and_of_one_data_object(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regtune.training.loop.MAX_GRAPHS", 2)
+    graphs, one = Graphs(), _config(dropout=0.1, l1=1e-5)
+    first = graphs.get(one, data)
     assert graphs.get(_config(dropout=0.4, l2=1e-3, seed=9, training={"learning_rate": 0.5}), data) is first
     assert graphs.get(_config(dropout=0.4), data) is not first
-    graphs.get(_config(batchnorm="before_activation"), data)
-    assert len(graphs) == 2
-    assert graphs.get(_config(dropout=0.1, l1=1e-5), data) is not first
-
-
-def test_graphs_belong_to_a_data_object_and_those_of_two_are_kept(data: Data) -> None:
-    graphs = Graphs()
-    first = graphs.get(_config(), data)
-    second = replace(data, x_train=data.x_train[::-1].copy())
-    assert graphs.get(_config(), second) is not first
-    assert graphs.get(_config(), data) is first
-    graphs.get(_config(), replace(data, y_val=data.y_val[::-1].copy()))
-    assert len(graphs) == 2
-    assert graphs.get(_config(), data) is first
+    assert graphs.get(one, data) is first
+    for batchnorm in ("before_activation", "after_activation"):
+        graphs.get(_config(batchnorm=batchnorm), data)
+    second = graphs.get(one, data)
+    assert second is not first
+    assert graphs.get(one, replace(data, x_train=data.x_train[::-1].copy())) is not second
 
 
 def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
@@ -375,26 +357,21 @@ def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
     configure()
 
 
-def _noting(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """A method that notes each call of its Python, which TensorFlow runs to trace it, and never again."""
-
-    def noted(model: EpochModel, *given: Any) -> Any:
-        names.append(real.__name__)
-        return real(model, *given)
-
-    return noted
-
-
 @BOTH_WAYS
 def test_a_second_trial_of_a_structure_traces_nothing(
     data: Data, monkeypatch: pytest.MonkeyPatch, fused: bool
 ) -> None:
-    """What that saves in seconds is told by `make bench-train`."""
+    """TensorFlow runs the Python of a method to trace it, and never again."""
     monkeypatch.setattr("regtune.training.loop._graphs", Graphs())
-    traced: list[str] = []
-    kind = FusedModel if fused else EpochModel
+    kind, traced = FusedModel if fused else EpochModel, list[str]()
     for name in ("train_step", "train_batch", "_evaluate"):
-        monkeypatch.setattr(kind, name, _noting(getattr(kind, name), traced))
+        method = getattr(kind, name)
+
+        def noted(model: EpochModel, *given: Any, real: Any = method) -> Any:
+            traced.append(real.__name__)
+            return real(model, *given)
+
+        monkeypatch.setattr(kind, name, noted)
     train(_config(epochs=2, seed=1, dropout=0.1, l2=1e-4, training={"fused": fused}), data)
     assert {"train_step", "train_batch", "_evaluate"} == set(traced)
     before = len(traced)
@@ -402,45 +379,3 @@ def test_a_second_trial_of_a_structure_traces_nothing(
         training = {"fused": fused, "learning_rate": seed / 1000}
         train(_config(epochs=2, seed=seed, dropout=seed / 10, l2=10.0**-seed, training=training), data)
     assert len(traced) == before
-
-
-def test_nothing_is_autotuned_while_epochs_are_counted(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of `fit` one would wait for the thread that autotunes, for as long as half the trial took."""
-    seen, real = [], tf.data.Dataset.__iter__
-
-    def iterated(self: Any) -> Any:
-        seen.append(self.options().autotune.enabled)
-        return real(self)
-
-    monkeypatch.setattr(tf.data.Dataset, "__iter__", iterated)
-    train(_config(epochs=2), few)
-    assert seen
-    assert set(seen) == {False}
-
-
-@pytest.mark.proof
-def test_two_hundred_trials_of_a_sweep_do_not_grow_their_process(
-    few: Data, record_property: Callable[[str, object], None]
-) -> None:
-    """Dropout, optional L1 and L2, batch norm's placement and the learning rate, drawn at random.
-
-    What is kept of a trial is kept of its graphs and its network: few images are enough.
-    """
-    random, memory, process = np.random.default_rng(0), [], psutil.Process()
-    for trial in range(200):
-        config = _config(
-            epochs=3,
-            seed=trial,
-            model=ModelConfig(),
-            dropout=float(random.uniform(0.0, 0.6)),
-            l1=float(random.choice([0.0, 10.0 ** random.uniform(-7, -3)])),
-            l2=float(random.choice([0.0, 10.0 ** random.uniform(-7, -3)])),
-            batchnorm=str(random.choice(["none", "before_activation", "after_activation"])),
-            training={"learning_rate": float(10.0 ** random.uniform(-4, -2))},
-            early_stopping=EarlyStoppingConfig(patience=1),
-        )
-        train(config, few)
-        memory.append(process.memory_info().rss)
-    record_property("mib_after_20_trials", memory[19] / 2**20)
-    record_property("most_mib_afterwards", max(memory[20:]) / 2**20)
-    assert max(memory[20:]) < 1.05 * memory[19]

@@ -28,12 +28,7 @@ LAST_WORDS_SECONDS = 10.0
 
 def default_workers() -> int:
     """One per core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-_End = tuple[Literal["timeout", "out_of_memory"], str]
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -44,21 +39,20 @@ class _Worker:
     ready: bool = False
     task: Task | None = None
     started: float | None = None
-    ended: _End | None = None
+    ended: tuple[Literal["timeout", "out_of_memory"], str] | None = None
 
-    def beyond(self, now: float, check_memory: bool) -> _End | None:
-        if self.task is None or self.started is None:
-            return None
+    def enforce_limits(self, now: float, check_memory: bool) -> None:
+        if self.task is None or self.started is None or self.ended:
+            return
         seconds, most = self.task.timeout_seconds, self.task.memory_bytes
         if seconds is not None and now - self.started > seconds:
-            return "timeout", f"longer than trial_timeout, {seconds:g} s"
-        if check_memory and most is not None:
+            self.ended = "timeout", f"longer than trial_timeout, {seconds:g} s"
+        elif check_memory and most is not None:
             with suppress(psutil.NoSuchProcess):
                 used = psutil.Process(self.child.pid).memory_info().rss
                 if used > most:
-                    words = f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {most / 2**20:.0f}"
-                    return "out_of_memory", words
-        return None
+                    said = f"{used / 2**20:.0f} MiB, more than trial_memory_mb, {most / 2**20:.0f}"
+                    self.ended = "out_of_memory", said
 
 
 class LocalExecutor:
@@ -156,7 +150,7 @@ class LocalExecutor:
         """Start another in the place of a worker that ends; says how it ended."""
         how = worker.child.wait(LAST_WORDS_SECONDS)
         place = self._workers.index(worker)
-        self._workers.remove(worker)
+        del self._workers[place]
         self._workers.insert(place, self._start(worker.number))
         return how
 
@@ -166,6 +160,6 @@ class LocalExecutor:
         if check_memory:
             self._memory_checked = now
         for worker in self._workers:
-            worker.ended = worker.ended or worker.beyond(now, check_memory)
+            worker.enforce_limits(now, check_memory)
             if worker.ended or (not worker.ready and now - worker.since > START_SECONDS):
                 worker.child.kill()

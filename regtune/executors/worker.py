@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed, TrialSt
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
-_NODE = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:\w+\]( name:)?")
-"""Where in its graph TensorFlow complains: of no use to a person."""
 
 
 def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
@@ -24,8 +23,8 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
     from regtune.training import runtime
 
     runtime.configure()
-    with runtime.without_matplotlib():
-        from regtune.training.loop import train
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras would import it for nothing
+    import_module("regtune.training.loop")
 
     coordinator.send(WorkerReady(worker, os.getpid()))
     while True:
@@ -35,51 +34,45 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
             return
         coordinator.send(TrialStarted(task.uid, worker))
         try:
-            result = _train(train, task, worker, coordinator, data_dir)
+            ended: TrialEnded | TrialFailed = _train(task, worker, coordinator, data_dir)
         except EOFError:
             return
-        except MemoryError as error:
-            what = str(error) or "Python could not allocate an object"
-            coordinator.send(TrialFailed(task.uid, worker, "out_of_memory", f"out of memory: {what}"))
         except Exception as error:  # whatever it raises ends the trial, not the worker
-            coordinator.send(_failure(task, worker, error))
-        else:
-            coordinator.send(result)
+            ended = _failure(task, worker, error)
+        coordinator.send(ended)
 
 
-def _train(train, task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:  # type: ignore[no-untyped-def]
+def _train(task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:
     from regtune.data.datasets import load_data_cached
+    from regtune.training.loop import train
 
     def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Verdict:
         coordinator.send(EpochEnded(task.uid, worker, epoch, dict(figures), seconds))
         verdict: Verdict = coordinator.recv()
         return verdict
 
-    result: TrialResult = train(task.config, load_data_cached(task.config.data, data_dir), on_epoch)
-    artifacts = {}
-    ended = result.end in ("max_epochs", "early_stopping")
-    if ended and task.folder is not None and _is_better(result.figures[task.metric], task):
-        task.folder.mkdir(parents=True, exist_ok=True)
-        artifacts[MODEL_FILE] = save_model(result.model, task.folder / MODEL_FILE)
-    return TrialEnded(task.uid, worker, result.without_model(), artifacts)
+    result = train(task.config, load_data_cached(task.config.data, data_dir), on_epoch)
+    return TrialEnded(task.uid, worker, result.without_model(), _keep(task, result))
 
 
-def _is_better(value: float, task: Task) -> bool:
-    if task.threshold is None:
-        return True
-    return value > task.threshold if higher_is_better(task.metric) else value < task.threshold
-
-
-def save_model(model, path: Path) -> str:  # type: ignore[no-untyped-def]
-    """Write `model` so that `path` holds it whole or not at all. Returns the file's SHA-256."""
+def _keep(task: Task, result: TrialResult) -> dict[str, str]:
+    """Save the model where it is to be kept, whole or not at all. Returns the files' SHA-256."""
+    if task.folder is None or result.end not in ("max_epochs", "early_stopping"):
+        return {}
+    value = result.figures[task.metric]
+    sign = -1 if higher_is_better(task.metric) else 1
+    if task.threshold is not None and sign * value >= sign * task.threshold:
+        return {}
+    task.folder.mkdir(parents=True, exist_ok=True)
+    path = task.folder / MODEL_FILE
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        model.save(partial)
+        result.model.save(partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return digest
+    return {MODEL_FILE: digest}
 
 
 def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
@@ -88,7 +81,9 @@ def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
     if full and task.folder is not None:
         return TrialFailed(task.uid, worker, "disk_full", str(task.folder))
     exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
+    if isinstance(error, MemoryError):
+        exhausted, text = True, text or "an object could not be allocated"
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last
-    line = _NODE.sub("", next((line for line in lines if "OOM when" in line), line))
+    line = next((line for line in lines if "OOM when" in line), line)
     return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])

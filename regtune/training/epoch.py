@@ -11,7 +11,7 @@ same structure uses the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -21,13 +21,8 @@ from regtune.config.trial import METRICS, TrialConfig
 from regtune.data.datasets import Data
 from regtune.training.model import Seeds, build_model, layers_of
 
-EVALUATION_BATCH = 1000
-"""Images at once where they are only looked at."""
-
-Sums = tuple[Any, Any, Any]
-"""float32 scalars over images: of the loss with penalty, of the cross-entropy, of correct answers."""
-Figures = tuple[Any, Any, Any]
-"""Their means: loss, cross-entropy, accuracy."""
+Sums = tuple[Any, ...]
+"""Three float32 scalars over images: of the loss with penalty, of the cross-entropy, of correct answers."""
 
 
 class Resident:
@@ -101,7 +96,10 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._batch_size = config.training.batch_size
         self._config = config
         self._order_seed = tf.Variable(0, trainable=False)
-        self.epochs = tf.data.Dataset.range(10**9).with_options(_without_autotuning())
+        self._initial = self.get_weights()
+        options = tf.data.Options()
+        options.autotune.enabled = False  # the end of `fit` would wait for the next poll of its thread
+        self.epochs = tf.data.Dataset.range(10**9).with_options(options)
         optimizer = make_optimizer(config)
         loss = keras.losses.SparseCategoricalCrossentropy()
         self.compile(optimizer=optimizer, loss=loss, jit_compile=False)
@@ -115,27 +113,21 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
     @property
     def metrics(self) -> list[Any]:
-        """None: the graph computes its own figures."""
-        return []
+        return []  # the graph computes its own figures
 
     def start(self, config: TrialConfig) -> None:
         """Take a configuration's initial weights, amounts and seeds; forget everything of the one before."""
         self._config = config
         regularization, seeds = config.regularization, Seeds.of(config)
+        self.set_weights(self._initial)
         hidden = -1
         for layer in self.layers:
             if isinstance(layer, keras.layers.Dense):
                 hidden += 1
                 initial = keras.initializers.GlorotUniform(seed=seeds.kernels[hidden])
                 layer.kernel.assign(initial(layer.kernel.shape))
-                layer.bias.assign(tf.zeros_like(layer.bias))
                 if layer.kernel_regularizer is not None:
                     layer.kernel_regularizer.set_amount(regularization.l1[hidden], regularization.l2[hidden])
-            elif isinstance(layer, keras.layers.BatchNormalization):
-                for variable in (layer.gamma, layer.moving_variance):
-                    variable.assign(tf.ones_like(variable))
-                for variable in (layer.beta, layer.moving_mean):
-                    variable.assign(tf.zeros_like(variable))
             elif isinstance(layer, VariableDropout):
                 layer.set_amount(regularization.dropout[hidden], seeds.dropouts[hidden])
         for variable in self.optimizer.variables:
@@ -201,7 +193,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return _sums(loss, y, probabilities)
 
-    def _evaluate(self, x: Any, y: Any) -> Figures:
+    def _evaluate(self, x: Any, y: Any) -> Sequence[Any]:
         def batch(begin: Any, count: int) -> Sums:
             images, labels = x[begin : begin + count], y[begin : begin + count]
             probabilities = self(images, training=False)
@@ -209,13 +201,6 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
             return _sums(loss, labels, probabilities)
 
         return over_batches(x.shape[0], self._batch_size, batch)
-
-
-def _without_autotuning() -> Any:
-    """Its thread polls the pipeline at ever longer intervals, and the end of `fit` would wait for the next poll."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
 
 
 def batch_order(seed: Any, epoch: Any, count: int) -> Any:
@@ -244,24 +229,21 @@ def _sums(loss: Any, y: Any, probabilities: Any) -> Sums:
     return loss * count, tf.reduce_sum(cross_entropy), tf.reduce_sum(correct)
 
 
-def over_batches(count: int, size: int, batch: Any) -> Figures:
-    """Means over `count` images of what `batch(begin, count)` sums, added up batch by batch as Keras does.
+def over_batches(count: int, size: int, batch: Callable[[Any, int], Sums]) -> Sequence[Any]:
+    """Means over `count` images of what `batch(begin, count)` sums: loss, cross-entropy and accuracy.
 
-    The images are counted along the way: by a constant, TensorFlow would multiply with its rounded reciprocal.
+    They are added up batch by batch, as Keras does, and the images are counted along the way: by a constant, TensorFlow
+    would multiply with its rounded reciprocal.
     """
     size = min(size, count)
-    full = count // size
+    full, rest = divmod(count, size)
 
     def body(step: Any, seen: Any, sums: Sums) -> tuple[Any, Any, Sums]:
-        return step + 1, seen + float(size), _add(sums, batch(step * size, size))
+        return step + 1, seen + float(size), tuple(map(tf.add, sums, batch(step * size, size)))
 
     zero = tf.zeros(())
     start = (0, zero, (zero, zero, zero))
     step, seen, sums = tf.while_loop(lambda step, *_: step < full, body, start, parallel_iterations=1)
-    if count % size:
-        seen, sums = seen + float(count % size), _add(sums, batch(step * size, count % size))
-    return sums[0] / seen, sums[1] / seen, sums[2] / seen
-
-
-def _add(left: Sums, right: Sums) -> Sums:
-    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
+    if rest:
+        seen, sums = seen + float(rest), tuple(map(tf.add, sums, batch(step * size, rest)))
+    return [total / seen for total in sums]

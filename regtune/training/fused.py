@@ -13,8 +13,10 @@ import keras
 import tensorflow as tf
 
 from regtune.config.trial import TrialConfig
-from regtune.training.epoch import EVALUATION_BATCH, EpochModel, Figures, Sums, VariableDropout, over_batches
+from regtune.training.epoch import EpochModel, Sums, VariableDropout, over_batches
 
+EVALUATION_BATCH = 1000
+"""Images at once where they are only looked at."""
 WITH_MODES = (keras.layers.BatchNormalization, VariableDropout)
 """Layers that do one thing while training and another afterwards."""
 
@@ -40,14 +42,14 @@ class FusedModel(EpochModel):
         variables = self.trainable_weights
         gradients = tape.gradient(mean, variables)
         penalty = tf.zeros(())
-        for place, found in self._penalized():
-            amount, slope = found.with_gradient(variables[place])
+        for place, regularizer in self._penalized():
+            amount, slope = regularizer.with_gradient(variables[place])
             penalty += amount
             gradients[place] += slope
         apply_fused(self.optimizer, gradients, variables)
         return cross_entropy + penalty * count, cross_entropy, _correct(logits, y)
 
-    def _evaluate(self, x: Any, y: Any) -> Figures:
+    def _evaluate(self, x: Any, y: Any) -> Sequence[Any]:
         def batch(begin: Any, count: int) -> Sums:
             labels = y[begin : begin + count]
             logits = self._logits(x[begin : begin + count], training=False)
@@ -56,17 +58,13 @@ class FusedModel(EpochModel):
 
         _, cross_entropy, accuracy = over_batches(x.shape[0], EVALUATION_BATCH, batch)
         weights = self.trainable_weights
-        penalty = [found.with_gradient(weights[place])[0] for place, found in self._penalized()]
-        return tf.add_n([cross_entropy, *penalty]), cross_entropy, accuracy
+        penalties = [regularizer.with_gradient(weights[place])[0] for place, regularizer in self._penalized()]
+        return tf.add_n([cross_entropy, *penalties]), cross_entropy, accuracy
 
     def _penalized(self) -> list[tuple[int, Any]]:
         """The place of each penalized kernel among the trainable weights, and its penalty."""
-        places = {variable.path: place for place, variable in enumerate(self.trainable_weights)}
-        return [
-            (places[layer.kernel.path], layer.kernel_regularizer)
-            for layer in self.layers
-            if isinstance(layer, keras.layers.Dense) and layer.kernel_regularizer is not None
-        ]
+        weights = enumerate(self.trainable_weights)
+        return [(place, weight.regularizer) for place, weight in weights if weight.regularizer is not None]
 
     def _logits(self, x: Any, training: bool) -> Any:
         *hidden, last = self.layers
@@ -82,22 +80,32 @@ def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[An
     decay goes before it (Loshchilov and Hutter 2019); SGD's momentum is Keras'.
     """
     rate = tf.convert_to_tensor(optimizer.learning_rate)
-    if isinstance(optimizer, keras.optimizers.SGD):
-        for place, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
-            _sgd(optimizer, place, variable, gradient, rate)
+    handles = [variable.value.handle for variable in variables]
+    if isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentums:
+        momentum = tf.convert_to_tensor(optimizer.momentum)
+        for handle, gradient, state in zip(handles, gradients, optimizer.momentums, strict=True):
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=handle, accum=state.value.handle, lr=rate, grad=gradient, momentum=momentum
+            )
+    elif isinstance(optimizer, keras.optimizers.SGD):
+        for handle, gradient in zip(handles, gradients, strict=True):
+            tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=rate, delta=gradient)
     else:
         if optimizer.weight_decay is not None:
-            for variable in variables:
-                tf.raw_ops.ResourceApplyGradientDescent(
-                    var=variable.value.handle, alpha=rate * optimizer.weight_decay, delta=variable.value
-                )
+            decay = rate * optimizer.weight_decay
+            for handle, variable in zip(handles, variables, strict=True):
+                tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=decay, delta=variable.value)
         step = tf.cast(optimizer.iterations + 1, tf.float32)
         powers = tf.pow(optimizer.beta_1, step), tf.pow(optimizer.beta_2, step)
-        first_moments, second_moments = (_states(optimizer, name) for name in ("momentum", "velocity"))
-        moments = zip(variables, gradients, first_moments, second_moments, strict=True)
-        for variable, gradient, first, second in moments:
+        moments = (
+            [
+                state for state in optimizer.variables if state.path.endswith(name)
+            ]  # in the order of `variables`
+            for name in ("_momentum", "_velocity")
+        )
+        for handle, gradient, first, second in zip(handles, gradients, *moments, strict=True):
             tf.raw_ops.ResourceApplyAdam(
-                var=variable.value.handle,
+                var=handle,
                 m=first.value.handle,
                 v=second.value.handle,
                 beta1_power=powers[0],
@@ -109,24 +117,6 @@ def apply_fused(optimizer: Any, gradients: Sequence[Any], variables: Sequence[An
                 grad=gradient,
             )
     optimizer.iterations.assign_add(1)
-
-
-def _states(optimizer: Any, name: str) -> list[Any]:
-    """The optimizer's own variables of this name, one for each trained variable and in their order."""
-    return [variable for variable in optimizer.variables if variable.path.endswith(f"_{name}")]
-
-
-def _sgd(optimizer: Any, place: int, variable: Any, gradient: Any, rate: Any) -> None:
-    if not optimizer.momentums:
-        tf.raw_ops.ResourceApplyGradientDescent(var=variable.value.handle, alpha=rate, delta=gradient)
-        return
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.value.handle,
-        accum=optimizer.momentums[place].value.handle,
-        lr=rate,
-        grad=gradient,
-        momentum=tf.convert_to_tensor(optimizer.momentum),
-    )
 
 
 def _cross_entropy(logits: Any, y: Any) -> Any:

@@ -1,33 +1,70 @@
-"""The training of one configuration by Keras' `fit`."""
+"""The training of one configuration by Keras' `fit`, in a graph that configurations of one structure share."""
 
 from __future__ import annotations
 
 import gc
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 from regtune.config.trial import METRICS, TrialConfig, higher_is_better
 from regtune.data.datasets import Data, load_data_cached
-from regtune.errors import WorkerError
 from regtune.settings import load_settings
-from regtune.training.epoch import EpochModel
-from regtune.training.graphs import Graphs
+from regtune.training.epoch import EpochModel, Resident
+from regtune.training.fused import FusedModel
 from regtune.training.model import plain_keras
-from regtune.training.result import OnEpoch, TrialResult
+from regtune.training.result import End, OnEpoch, TrialResult
 
-End = Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]
-
+MAX_GRAPHS = 16  # of about 10 MB each
 SPARSE_BELOW = 1e-3
 """A kernel's entry smaller than this in absolute value counts as absent."""
 
+
+class Graphs:
+    """A cache of traced graphs over one data set: an `EpochModel` per structure, the least recently used dropped."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[tuple[Any, ...], EpochModel] = OrderedDict()
+        self._resident: Resident | None = None
+
+    def get(self, config: TrialConfig, data: Data) -> EpochModel:
+        """The model of a configuration's structure over `data`; the caller starts it."""
+        if self._resident is None or self._resident.data is not data:
+            self._resident = Resident(data)
+            self._models.clear()
+        key = structure(config)
+        if key not in self._models:
+            kind = FusedModel if config.training.fused else EpochModel
+            self._models[key] = kind(config, self._resident)
+        self._models.move_to_end(key)
+        if len(self._models) > MAX_GRAPHS:
+            self._models.popitem(last=False)
+            gc.collect()
+        return self._models[key]
+
+
 _graphs = Graphs()
+
+
+def structure(config: TrialConfig) -> tuple[Any, ...]:
+    """What two configurations must share to share a graph: all that cannot be a value in it.
+
+    Rates, strengths, the learning rate and seeds are values.
+    """
+    training = config.training
+    present = tuple(
+        (rate > 0, l1 > 0 or l2 > 0, placement)
+        for rate, l1, l2, placement in zip(*dict(config.regularization).values(), strict=True)
+    )
+    momentum = training.momentum if training.optimizer == "sgd" else 0.0
+    optimizer = (training.optimizer, momentum > 0 if training.fused else momentum)
+    return (config.model, present, optimizer, training.batch_size, training.fused)
 
 
 @plain_keras()
@@ -60,7 +97,7 @@ def train(
     Raises:
         ConfigError: The configuration is not valid.
         DataError: The data set is missing, damaged, or not the one the configuration names.
-        WorkerError: Keras does not run on TensorFlow, or training ended for no known reason.
+        WorkerError: Keras does not run on TensorFlow.
 
     Example:
         >>> result = train({"data": {"name": "mnist-5k"}, "training": {"max_epochs": 2}})
@@ -74,46 +111,48 @@ def train(
     model = _graphs.get(config, data)
     model.start(config)
     reporter = _Reporter(on_epoch)
-    stopping = _early_stopping(config)
-    epochs, given = config.training.max_epochs, keras.tree.flatten(callbacks or ())
+    stopping = []
+    if (asked := config.early_stopping) is not None:
+        mode = "max" if higher_is_better(asked.monitor) else "min"
+        options = {**asked.model_dump(), "mode": mode, "restore_best_weights": True}
+        stopping = [keras.callbacks.EarlyStopping(**options)]
+    epochs = config.training.max_epochs
     model.fit(
         model.epochs,
         epochs=epochs,
         steps_per_epoch=1,
         shuffle=False,
         verbose=0,
-        callbacks=[*stopping, _TerminateOnNonFinite(reporter), *given, reporter],
+        callbacks=[*stopping, *keras.tree.flatten(callbacks or ()), reporter],
     )
-    whole = reporter.epochs == epochs
-    if not whole and not model.stop_training:
-        ended = f"training ended after epoch {reporter.epochs} of {epochs}"
-        raise WorkerError(f"{ended}, and neither early stopping nor a callback has asked for it")
-    end = reporter.end or ("max_epochs" if whole else "early_stopping")
-    kept_epoch = stopping[0].best_epoch + 1 if stopping else reporter.epochs
+    trained = len(reporter.epoch_seconds)
+    end = reporter.end or ("max_epochs" if trained == epochs else "early_stopping")
+    kept_epoch = stopping[0].best_epoch + 1 if stopping else trained
     return _result(model, reporter, end, 0 if end == "non_finite" else kept_epoch)
 
 
 class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the history, asks `on_epoch` what follows, and stops training accordingly."""
+    """Keeps the history, asks `on_epoch` what follows, and stops training for it or for a figure that is not finite."""
 
     def __init__(self, on_epoch: OnEpoch | None) -> None:
         super().__init__()
         self.history: dict[str, list[float]] = {name: [] for name in METRICS}
         self.epoch_seconds: list[float] = []
-        self.end: Literal["pruned", "stopped", "non_finite"] | None = None
+        self.end: End | None = None
         self._on_epoch = on_epoch
         self._begun = 0.0
-
-    @property
-    def epochs(self) -> int:
-        return len(self.epoch_seconds)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._begun = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:  # an epoch is one batch
+        if not all(map(math.isfinite, logs.values())):
+            self.end = "non_finite"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self._begun
-        if self.end == "non_finite" or logs is None:
+        if self.end == "non_finite":
             return
         figures: dict[str, float] = {name: float(logs[name]) for name in METRICS}
         for name, value in figures.items():
@@ -126,48 +165,27 @@ class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
-class _TerminateOnNonFinite(keras.callbacks.TerminateOnNaN):  # type: ignore[misc]
-    """Keras' TerminateOnNaN, for every figure of an epoch and not for the loss alone."""
-
-    def __init__(self, reporter: _Reporter) -> None:
-        super().__init__()
-        self._reporter = reporter
-
-    def on_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        if not all(math.isfinite(value) for value in (logs or {}).values()):
-            self._reporter.end = "non_finite"
-            self.model.stop_training = True
-
-
-def _early_stopping(config: TrialConfig) -> list[keras.callbacks.EarlyStopping]:
-    asked = config.early_stopping
-    if asked is None:
-        return []
-    mode = "max" if higher_is_better(asked.monitor) else "min"
-    options = {"patience": asked.patience, "min_delta": asked.min_delta, "restore_best_weights": True}
-    return [keras.callbacks.EarlyStopping(asked.monitor, mode=mode, **options)]
-
-
 def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -> TrialResult:
     history = {name: tuple(values) for name, values in reporter.history.items()}
-    result = TrialResult(
+    figures = {name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {}
+    measured = {}
+    if end in ("max_epochs", "early_stopping"):
+        cross_entropy, accuracy = model.training_figures()
+        hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
+        kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
+        measured = {
+            "train_cross_entropy": cross_entropy,
+            "train_accuracy": accuracy,
+            "generalization_gap": figures["val_cross_entropy"] - cross_entropy,
+            "sparsity": float(np.mean(np.abs(kernels) < SPARSE_BELOW)),
+            "l2_norm": float(np.linalg.norm(kernels)),
+        }
+    return TrialResult(
         history=history,
         epoch_seconds=tuple(reporter.epoch_seconds),
         end=end,
         kept_epoch=kept_epoch,
-        figures={name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {},
+        figures=figures,
         make_model=model.snapshot() if kept_epoch else None,
-    )
-    if end not in ("max_epochs", "early_stopping"):
-        return result
-    cross_entropy, accuracy = model.training_figures()
-    hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
-    kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
-    return replace(
-        result,
-        train_cross_entropy=cross_entropy,
-        train_accuracy=accuracy,
-        generalization_gap=result.figures["val_cross_entropy"] - cross_entropy,
-        sparsity=float(np.mean(np.abs(kernels) < SPARSE_BELOW)),
-        l2_norm=float(np.linalg.norm(kernels)),
+        **measured,
     )

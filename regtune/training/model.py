@@ -19,6 +19,9 @@ import numpy as np
 from regtune.config.trial import MAX_SEED, TrialConfig
 from regtune.errors import WorkerError
 
+ARITHMETIC = {"floatx": "float32", "dtype_policy": "float32", "epsilon": 1e-7}
+LIMITS = {"max_epochs": None, "max_steps_per_epoch": None}
+
 
 @dataclass(frozen=True)
 class Seeds:
@@ -54,21 +57,18 @@ def plain_keras() -> Iterator[None]:
             f"Keras runs on {keras.config.backend()} here, and regtune trains with TensorFlow; "
             "set KERAS_BACKEND=tensorflow before keras is imported"
         )
-    settings = (
-        (keras.config.floatx, keras.config.set_floatx, "float32"),
-        (keras.config.dtype_policy, keras.config.set_dtype_policy, "float32"),
-        (keras.config.epsilon, keras.config.set_epsilon, 1e-7),
-        (keras.config.max_epochs, keras.config.set_max_epochs, None),
-        (keras.config.max_steps_per_epoch, keras.config.set_max_steps_per_epoch, None),
-    )
-    before = [read() for read, _, _ in settings]
+    plain = {**ARITHMETIC, **LIMITS}
+    before = {name: getattr(keras.config, name)() for name in plain}
     try:
-        for _, write, value in settings:
-            write(value)
+        _configure(plain)
         yield
     finally:
-        for (_, write, _), value in zip(settings, before, strict=True):
-            write(value)
+        _configure(before)
+
+
+def _configure(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        getattr(keras.config, f"set_{name}")(value)
 
 
 @plain_keras()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Verdict = Literal["continue", "prune", "stop"]
 """What follows an epoch: the next one, an end of an unpromising trial, or an end that was asked for."""
+End = Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]
 OnEpoch = Callable[[int, Mapping[str, float], float], Verdict]
 """`on_epoch(epoch, figures, seconds)`: epoch counts from 1, figures are the six METRICS."""
 
@@ -37,7 +38,7 @@ class TrialResult:
 
     history: Mapping[str, tuple[float, ...]]
     epoch_seconds: tuple[float, ...]
-    end: Literal["max_epochs", "early_stopping", "pruned", "stopped", "non_finite"]
+    end: End
     kept_epoch: int
     figures: Mapping[str, float]
     train_cross_entropy: float | None = None

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from regtune.errors import WorkerError
 
@@ -32,10 +31,9 @@ def configure() -> None:
     Raises WorkerError where TensorFlow was imported under other settings: its figures would not be the same
     everywhere.
     """
-    wrong = [name for name, value in ARITHMETIC.items() if os.environ.get(name) != value]
+    wrong = ", ".join(name for name, value in ARITHMETIC.items() if os.environ.get(name) != value)
     if wrong and "tensorflow" in sys.modules:
-        early = "TensorFlow was imported before it was configured"
-        raise WorkerError(f"{early} ({', '.join(wrong)}); configure first")
+        raise WorkerError(f"TensorFlow was imported before it was configured ({wrong}); configure first")
     os.environ.update(ARITHMETIC)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -49,19 +47,3 @@ def environment_of_worker(given: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in given.items() if not name.startswith(OF_OTHERS)}
     own = {"KERAS_HOME": os.devnull, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": "0"}
     return {**kept, **ARITHMETIC, **own, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-@contextmanager
-def without_matplotlib() -> Iterator[None]:
-    """Hide within the block what Keras would import beside it and training never uses, unless it is imported already.
-
-    For a process that does nothing but train: what is imported in the block goes without it to its end.
-    """
-    if "matplotlib" in sys.modules:
-        yield
-        return
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # "not to be found" to `import`
-    try:
-        yield
-    finally:
-        del sys.modules["matplotlib"]
