@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from regtune.storage.mlflow import SECONDS, is_server, tracking_schema, trouble
 from regtune.storage.schema import STUDIES, Schema, schema_of
 from regtune.study.ownership import holder
 from regtune.study.tables import reading, studies_of_regtune
-from regtune.sweep.plan import free_bytes
 from regtune.tracking.page import trials_page
 from regtune.tracking.store import strays
 
@@ -78,8 +78,10 @@ def look(settings: Settings) -> Status:
         elsewhere = strays(settings)
     with suppress(RegtuneError):
         sweeps = _running(settings)
+    home = settings.home.resolve()
+    existing = next(path for path in (home, *home.parents) if path.exists())
     return Status(
-        home=str(settings.home.resolve()),
+        home=str(home),
         server=_server(settings),
         databases=(
             _database("studies", settings.storage_url, lambda url: schema_of(url, STUDIES)),
@@ -87,7 +89,7 @@ def look(settings: Settings) -> Status:
         ),
         strays=tuple(elsewhere),
         running=sweeps,
-        free_bytes=free_bytes(settings.home),
+        free_bytes=shutil.disk_usage(existing).free,
     )
 
 

@@ -36,8 +36,7 @@ def plan_view(plan: Plan) -> RenderableType:
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
         "controls": controls if plan.controls else "none",
-        "time": "none, it is complete" if plan.ended else _time(plan.duration, plan.workers),
-        "disk": f"about {megabytes(plan.disk_bytes)}" if plan.disk_bytes else "",
+        "time": _time(plan.duration, plan.workers) if plan.duration else "none, it is complete",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
     notes = list(plan.data_notes)
@@ -60,9 +59,7 @@ def _budget(plan: Plan) -> str:
     return ", ".join(filter(None, (most, time)))
 
 
-def _time(duration: Duration | None, workers: int) -> str:
-    if duration is None:
-        return "unknown until the data is here"
+def _time(duration: Duration, workers: int) -> str:
     basis = f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
     if duration.epochs_measured:
         epochs = counted(duration.epochs_measured, "epoch")
