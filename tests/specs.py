@@ -56,60 +56,50 @@ def values_of(target: Target) -> st.SearchStrategy[Any]:
 @st.composite
 def parameters(draw: st.DrawFn, target: Target, *, discrete: bool = False) -> dict[str, Any]:
     """One legal parameter, without a condition."""
+    whole = target.kind == "whole"
     forms = ["value", "values"]
-    if target.kind in ("real", "whole"):
-        forms += ["q_range"] if discrete else ["range", "log", "q_range", "q_log"]
+    if whole or target.kind == "real":
+        forms += (
+            ["q_uniform"]
+            if discrete
+            else ["range", "log_uniform_values", "q_uniform", "q_log_uniform_values"]
+        )
     form = draw(st.sampled_from(forms))
     if form == "value":
         return {"value": draw(values_of(target))}
+    given: dict[str, Any] = {} if form in ("values", "range") else {"distribution": form}
     if form == "values":
-        most = len(target.choices) or (2 if target.kind == "switch" else 4)
-        found: dict[str, Any] = {
-            "values": draw(st.lists(values_of(target), min_size=2, max_size=max(2, most), unique_by=str))
-        }
+        most = max(2, len(target.choices) or (2 if target.kind == "switch" else 4))
+        given["values"] = draw(st.lists(values_of(target), min_size=2, max_size=most, unique_by=str))
+    elif form.startswith("q_"):
+        step = draw(st.integers(1, 3) if whole else st.sampled_from([0.001, 0.01, 0.05]))
+        least = 0 if whole and target.zero and form == "q_uniform" else 1
+        low, steps = draw(st.integers(least, 8)), draw(st.integers(2, 6))
+        given |= {"q": step, "min": step * low, "max": step * (low + steps)}
     else:
-        smallest = (1 if target.kind == "whole" else 1e-9) if "log" in form else None
-        ends = sorted(draw(st.lists(_numbers(target, smallest), min_size=2, max_size=2, unique=True)))
-        found = {"min": ends[0], "max": ends[1]}
-        if form == "log":
-            found["distribution"] = "log_uniform_values"
-        if form.startswith("q_"):
-            steps = draw(st.integers(2, 6))
-            if target.kind == "whole":
-                step: float = draw(st.integers(1, 3))
-                found["max"] = min(int(_LIMITS[target.name][1]), found["min"] + step * steps)
-                found["min"] = found["max"] - step * steps if found["max"] - step * steps >= 1 else 1
-                found["max"] = max(found["max"], found["min"] + 2 * step)
-            else:
-                step = draw(st.sampled_from([0.001, 0.01, 0.05]))
-                low = draw(st.integers(1, 8))
-                found["min"], found["max"] = step * low, step * (low + steps)
-            found |= {"q": step, "distribution": "q_log_uniform_values" if form == "q_log" else "q_uniform"}
+        smallest = None if form == "range" else 1 if whole else 1e-9
+        ends = draw(st.lists(_numbers(target, smallest), min_size=2, max_size=2, unique=True))
+        given |= {"min": min(ends), "max": max(ends)}
     if target.layered:
-        found["per_layer"] = draw(st.booleans())
-    zero = 0 in found.get("values", ()) or (
-        ("q" in found or target.kind == "whole") and found.get("min") == 0
-    )
+        given["per_layer"] = draw(st.booleans())
+    zero = 0 in given.get("values", ()) or (("q" in given or whole) and given.get("min") == 0)
     if target.zero and not zero:
-        found["optional"] = draw(st.booleans())
-    return found
+        given["optional"] = draw(st.booleans())
+    return given
 
 
 @st.composite
 def specs(draw: st.DrawFn, *, discrete: bool = False) -> SweepSpec:
-    """A legal spec: some keys searched, some fixed, perhaps one condition."""
+    """A legal spec: some keys searched, some fixed, perhaps conditions on one of them."""
     names = draw(st.lists(st.sampled_from(sorted(TARGETS)), min_size=1, max_size=4, unique=True))
     given = {name: draw(parameters(TARGETS[name], discrete=discrete)) for name in names}
-    if all("value" in found for found in given.values()):
+    if all("value" in parameter for parameter in given.values()):
         given["dropout"] = {"values": [0.0, 0.5]}
-    asked = next(
-        (name for name, found in given.items() if "values" in found and not found.get("per_layer")), None
-    )
-    for name, found in given.items():
-        if asked and name != asked and "value" not in found and draw(st.booleans()):
-            value = given[asked]["values"][0]
-            if not isinstance(value, list):
-                found["when"] = {asked: value}
-    return spec_of(
-        given, seed=draw(st.integers(0, 2**31 - 1)), method=draw(st.sampled_from(["tpe", "random"]))
-    )
+    asked = [name for name, one in given.items() if "values" in one and not one.get("per_layer")]
+    value = given[asked[0]]["values"][0] if asked else []
+    for name, parameter in given.items():
+        conditional = not isinstance(value, list) and name != asked[0] and "value" not in parameter
+        if conditional and draw(st.booleans()):
+            parameter["when"] = {asked[0]: value}
+    method = draw(st.sampled_from(["tpe", "random"]))
+    return spec_of(given, seed=draw(st.integers(0, 2**31 - 1)), method=method)
