@@ -8,10 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -22,15 +20,11 @@ from parts import file_system
 from terminals import START, environment, regtune, run_here
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.trial import DataConfig
 from regtune.errors import COMMAND, TooManyFailures
-from regtune.search import Space
 from regtune.settings import load_settings
 from regtune.study.ownership import hold
 from regtune.study.record import FILE
 from regtune.study.study import Study
-from regtune.sweep.proposals import Proposals
-from regtune.sweep.standing import Standing
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -88,20 +82,12 @@ def test_a_study_that_is_nearly_there_is_suggested(capsys: Capture) -> None:
 # -- a configuration is queued
 
 
-def test_who_queues_a_configuration_is_told_which_trial_runs_it(capsys: Capture, monkeypatch: Patch) -> None:
+def test_who_queues_a_configuration_is_told_when_it_runs(capsys: Capture) -> None:
     spec, settings = SweepSpec.load(Path("quick.yaml")), load_settings()
     with hold(settings, spec.name):
-        study, space = Study.open(settings, spec), Space(spec)
-        proposals = Proposals(study, space, Standing(study, space), DataConfig(name=spec.dataset))
-
-        def coordinate(seconds: float) -> None:
-            for request in study.requests():
-                study.take(request, proposals.queue_request(request)[1])
-
-        clock = SimpleNamespace(monotonic=time.monotonic, sleep=coordinate)
-        monkeypatch.setattr("regtune.sweep.watch.time", clock)
+        Study.open(settings, spec)
         said = run_here(capsys, "enqueue", "quick", "dropout=0.1")[2]
-        assert said == "Queued dropout=0.1; trial 0 runs it.\n"
+        assert said == "Queued dropout=0.1; the running sweep will run it.\n"
     said = run_here(capsys, "enqueue", "quick", "dropout=0")[2]
     assert said == "Queued dropout=0.0; it runs when the study resumes.\n"
 

@@ -89,8 +89,8 @@ def watch(
 ) -> None:
     """Follow a running study; Ctrl-C stops watching, not the study."""
     from regtune.cli.views.drawing import choose
-    from regtune.study.board import read_progress
-    from regtune.sweep.watch import follow
+    from regtune.study.board import follow, read_progress
+    from regtune.study.ownership import holder
 
     settings = terminal.settings_of(home)
     with terminal.opened(settings) as engine:
@@ -99,7 +99,13 @@ def watch(
             return
         asked = threading.Event()
         with choose(quiet=False) as display, _stopping(asked):
-            follow(settings, engine, study, display, wait=lambda: asked.wait(WATCH_SECONDS))
+            follow(
+                engine,
+                study,
+                display,
+                running=lambda: holder(settings, study) is not None,
+                wait=lambda: asked.wait(WATCH_SECONDS),
+            )
         if asked.is_set():
             raise typer.Exit(INTERRUPTED)
     terminal.say(f"{printable(study)} is not running.")
@@ -146,17 +152,16 @@ def enqueue(
     from regtune.study.board import read_study
     from regtune.study.ownership import holder
     from regtune.study.study import request
-    from regtune.sweep.watch import answer
 
     settings = terminal.settings_of(home)
     with terminal.opened(settings) as engine:
         info = read_study(engine, study)
     parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
-    key = request(settings, study, "enqueue", parameters)
+    request(settings, study, "enqueue", parameters)
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
     if holder(settings, study):
-        said = f"{answer(settings, study, key) or 'the running sweep will run it'}."
+        said = "the running sweep will run it."
     elif cap is not None and info.finished >= cap:
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study

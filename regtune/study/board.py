@@ -7,7 +7,7 @@ every record.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study import tables
-from regtune.study.progress import Progress, Row, StudyInfo
+from regtune.study.progress import Observer, Progress, Row, StudyInfo
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,25 @@ def read_progress(engine: Engine, study: str) -> Progress:
         best=best,
         running=tuple(running),
     )
+
+
+def follow(
+    engine: Engine, study: str, observer: Observer, running: Callable[[], bool], wait: Callable[[], object]
+) -> None:
+    """Tell `observer` what happens in `study` while it is `running`; trials that had ended before are not told.
+
+    wait: called between two readings; when it returns something true, following ends.
+    """
+    known = read_ended(engine, study)
+    while True:
+        goes_on, progress = running(), read_progress(engine, study)
+        observer.progress(progress)
+        now = read_ended(engine, study)
+        for row in read_rows(engine, study, now - known):
+            observer.finished(row, progress)
+        known = now
+        if not goes_on or wait():
+            return
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

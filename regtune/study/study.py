@@ -226,10 +226,10 @@ class Study:
         waiting = ((key, value) for key, value in asked if value.get("taken_ms") is None)
         return [Request(key, value["verb"], value["parameters"]) for key, value in waiting]
 
-    def take(self, request: Request, answer: str = "") -> None:
-        """Mark a request as taken up. answer: for whoever has asked."""
+    def take(self, request: Request) -> None:
+        """Mark a request as taken up."""
         value = self.optuna.user_attrs[request.key]
-        self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms(), "answer": answer})
+        self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms()})
 
 
 def _start(storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> None:

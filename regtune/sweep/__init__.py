@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from regtune.sweep.outcome import BestTrial, SweepOutcome
+from regtune.sweep.coordinator import BestTrial, SweepOutcome
 from regtune.sweep.run import run_sweep
 
 __all__ = ["BestTrial", "SweepOutcome", "run_sweep"]

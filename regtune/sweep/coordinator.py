@@ -12,29 +12,71 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.trial import DataConfig
+from regtune.config.trial import DataConfig, TrialConfig
 from regtune.errors import COMMAND, StudyBusy, TooManyFailures
 from regtune.executors import Executor, Task
 from regtune.executors.worker import MODEL_FILE
 from regtune.search import Space
 from regtune.search.samplers import make_pruner
-from regtune.study.progress import Observer, Progress, Row
+from regtune.study.progress import Observer, Progress, Row, Tally
 from regtune.study.record import TrialRecord, Value, trial_uid
 from regtune.study.study import Study, record_of
 from regtune.sweep.loop import Loop, Running
-from regtune.sweep.outcome import SweepOutcome, best_trial, reason_of_end
 from regtune.sweep.proposals import Proposals
 from regtune.sweep.standing import Standing, spent_seconds
 from regtune.tracking.live import Tracker
 from regtune.training.result import Verdict
 
 REQUESTS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a study.
+
+    Attributes:
+        number: The trial's number.
+        value: The sweep's metric.
+        parameters: The searched parameters.
+        config: The whole configuration, which `train` trains again.
+    """
+
+    number: int
+    value: float
+    parameters: Mapping[str, Value]
+    config: TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOutcome(Tally):
+    """The outcome of a sweep.
+
+    Attributes:
+        study: The study's name.
+        complete: Number of complete trials; `pruned`, `failed` and `waiting` likewise.
+        trial_epochs: Epochs of all trials together.
+        stopped: Whether a person stopped it, so that it can resume.
+        reason: Why it ended.
+        best: The best trial; None where no trial is complete.
+        seconds: Duration of this run of the sweep.
+        unwritten: Number of runs that MLflow does not have yet.
+        interrupted: Number of trials that restart from epoch 0 when the sweep resumes.
+    """
+
+    study: str
+    stopped: bool
+    reason: str
+    best: BestTrial | None
+    seconds: float
+    unwritten: int
+    interrupted: int
 
 
 class Coordinator:
@@ -69,7 +111,6 @@ class Coordinator:
         self._spent_before = 0.0
         self._finished_before = 0
         self._requests_read = 0.0
-        self._untried = True
         self._draining = False
         self._interrupted = 0
         self._reason = ""
@@ -81,8 +122,7 @@ class Coordinator:
         self._study.set_end(None)
         self._study.settle()
         self._proposals.queue_controls()
-        for refusal in self._proposals.queue_earlier(earlier):
-            self._observer.note(refusal)
+        self._note(self._proposals.queue_earlier(earlier))
         for trial in self._study.trials(TrialState.FAIL):
             self._proposals.queue_retry(trial)
         self._drop_earlier_models()
@@ -113,17 +153,17 @@ class Coordinator:
 
     def _turn(self) -> bool:
         self._take_requests()
-        while self._loop.idle and self._may_start() and self._start_next():
+        while self._executor.idle and self._may_start() and self._start_next():
             pass
         if not self._loop.running:
             return self._may_start() and self._asked_since()
         for record in self._loop.turn():
             self._trial_ended(record)
-        self._tell_news()
+        self._note(self._tracker.news())
         return True
 
-    def _tell_news(self) -> None:
-        for message in self._tracker.news():
+    def _note(self, messages: Iterable[str]) -> None:
+        for message in messages:
             self._observer.note(message)
 
     def _may_start(self) -> bool:
@@ -144,13 +184,11 @@ class Coordinator:
 
     def _start_next(self) -> bool:
         """Take the next trial and hand it to a worker; False when the grid has no more, for now."""
-        for refusal in self._proposals.queue_foreign():
-            self._observer.note(refusal)
-        found = self._proposals.next()
-        self._untried = found is not None
-        if found is None:
+        self._note(self._proposals.queue_foreign())
+        proposed = self._proposals.next()
+        if proposed is None:
             return False
-        number, record = found
+        number, record = proposed
         self._numbers[record.uid] = number
         memory = self._spec.trial_memory_mb
         task = Task(
@@ -189,11 +227,11 @@ class Coordinator:
         self._study.write(number, record)
         state = self._study.tell(number, record)
         ended = self._study.trials()[number]
-        if state is TrialState.COMPLETE:  # drop the model that is no longer among the best, or its own
-            best = self._standing.best(self._spec.keep_models + 1)
-            self._drop_models({*best[self._spec.keep_models :], *({number} - {*best})})
+        best = self._standing.best(self._spec.keep_models + 1)
+        kept = {*best[: self._spec.keep_models]}
+        for other in {number, *best} - kept:
+            shutil.rmtree(self._folder / trial_uid(self._study.uid, other), ignore_errors=True)
         if state is TrialState.FAIL:
-            self._drop_models([number])
             self._proposals.queue_retry(ended)
             self._count_failures()
         row = Row(number, record.end_state or "FAIL", ended.value, record)
@@ -201,24 +239,19 @@ class Coordinator:
 
     def _drop_earlier_models(self) -> None:
         """Remove the models that an earlier sweep has left beside the best, and the halves that killed workers left."""
-        best = self._standing.best()
-        self._drop_models(best[self._spec.keep_models :])
-        kept = {trial_uid(self._study.uid, number) for number in best[: self._spec.keep_models]}
+        best = self._standing.best(self._spec.keep_models)
+        kept = {trial_uid(self._study.uid, number) for number in best}
         for folder in self._folder.glob(f"{self._study.uid}-*"):
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
             for file in folder.glob(f".*.{MODEL_FILE}"):
                 file.unlink(missing_ok=True)
 
-    def _drop_models(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            shutil.rmtree(self._folder / trial_uid(self._study.uid, number), ignore_errors=True)
-
     def _count_failures(self) -> None:
-        if self._standing.tally.failed <= self._spec.max_failures or self._stop.is_set():
+        failed, most = self._standing.tally.failed, self._spec.max_failures
+        if failed <= most or self._stop.is_set():
             return
         last = [record for trial in self._study.trials(TrialState.FAIL) if (record := record_of(trial))][-1]
-        failed, most = self._standing.tally.failed, self._spec.max_failures
         why = last.message or last.end_reason
         self._too_many = f"{failed} trials failed, more than max_failures, {most}; the last: {why}"
         self._stop.set()
@@ -235,10 +268,8 @@ class Coordinator:
         self._requests_read = time.monotonic()
         self._study.check(self._numbers.values())
         for request in self._study.requests():
-            answer = ""
             if request.verb == "enqueue":
-                said, answer = self._proposals.queue_request(request)
-                self._observer.note(said)
+                self._observer.note(self._proposals.queue_request(request))
             elif request.verb == "stop":
                 self._reason = "stopped from another terminal"
                 if request.parameters.get("drain"):
@@ -246,7 +277,7 @@ class Coordinator:
                     self._observer.note(f"{self._reason}: running trials end, no new ones start")
                 else:
                     self._stop.set()
-            self._study.take(request, answer)
+            self._study.take(request)
 
     def _asked_since(self) -> bool:
         """Whether a trial was asked for since the last look; a stop has nothing left to stop."""
@@ -279,21 +310,35 @@ class Coordinator:
         self._study.set_end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
-        self._tell_news()
+        self._note(self._tracker.news())
         if self._too_many:
             remedy = f"{COMMAND.get()} --set max_failures={2 * tally.failed}"
             raise TooManyFailures(f"{self._too_many}; resume with: {remedy}")
-        points = self._proposals.tried if self._spec.method == "grid" else None
         return SweepOutcome(
             study=self._study.name,
-            complete=tally.complete,
-            pruned=tally.pruned,
-            failed=tally.failed,
             stopped=stopped,
-            reason=reason_of_end(self._spec, tally, points, stopped, self._reason, self._untried),
-            best=best_trial(self._study, self._standing),
+            reason=self._reason_of_end(stopped),
+            best=self._best(),
             seconds=time.monotonic() - self._began,
-            trial_epochs=tally.trial_epochs,
             unwritten=unwritten,
             interrupted=self._interrupted,
+            **vars(tally),
         )
+
+    def _reason_of_end(self, stopped: bool) -> str:
+        """Why the sweep ended, and what would go on with it."""
+        if stopped or self._reason:
+            return self._reason or "stopped"
+        said, cap, more = "the budget is used", self._spec.run_cap, self._standing.tally.waiting
+        if self._spec.method == "grid":
+            tried, size = len(self._standing.ended_points), Space(self._spec).size or 0
+            said, more = f"{tried} of {size} points of the grid are tried", max(more, size - tried)
+        if more and cap is not None:
+            said += f"; train {more} more with: {COMMAND.get()} --set run_cap={cap + more}"
+        return said
+
+    def _best(self) -> BestTrial | None:
+        winner = self._standing.winner
+        if winner is None or winner.value is None or winner.record is None:
+            return None
+        return BestTrial(winner.number, winner.value, winner.parameters, winner.record.config)

@@ -9,16 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from regtune.errors import StorageError
-from regtune.executors import (
-    EpochEnded,
-    Event,
-    Executor,
-    Task,
-    TrialEnded,
-    TrialFailed,
-    TrialStarted,
-    WorkerDied,
-)
+from regtune.executors import EpochEnded, Executor, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied
 from regtune.storage import DISK_FULL
 from regtune.study.record import EndReason, Kept, TrialRecord
 from regtune.study.study import now_ms
@@ -57,10 +48,6 @@ class Loop:
         self.running: dict[str, Running] = {}
         """What was submitted and has not ended, by uid."""
 
-    @property
-    def idle(self) -> int:
-        return self._executor.idle
-
     def submit(self, task: Task, record: TrialRecord) -> None:
         """Hand a task to an idle worker. `record`: what is known of it, from an attempt that was interrupted too."""
         self.running[task.uid] = Running(record)
@@ -72,28 +59,20 @@ class Loop:
         Raises StorageError when the disk is full; the task then still counts as running.
         """
         for event in self._executor.events(TICK_SECONDS):
-            ended = self._handle(event)
-            if ended is not None:
-                yield ended
-
-    def _handle(self, event: Event) -> TrialRecord | None:
-        match event:
-            case TrialStarted():
-                running = self.running[event.uid]
-                running.record = replace(running.record, worker=event.worker)
-            case EpochEnded():
-                self._epoch_ended(self.running[event.uid], event)
-            case TrialEnded():
-                return self._trial_ended(self.running.pop(event.uid), event)
-            case TrialFailed():
-                if event.reason == "disk_full":
-                    raise StorageError(f"{event.message}: {DISK_FULL}")
-                return _ended(self.running.pop(event.uid).record, event.reason, event.message)
-            case WorkerDied():
-                self._note(f"{event.message}; another takes its place")
-            case _:
-                pass
-        return None
+            match event:
+                case TrialStarted():
+                    running = self.running[event.uid]
+                    running.record = replace(running.record, worker=event.worker)
+                case EpochEnded():
+                    self._epoch_ended(self.running[event.uid], event)
+                case TrialEnded():
+                    yield _trial_ended(self.running.pop(event.uid), event)
+                case TrialFailed():
+                    if event.reason == "disk_full":
+                        raise StorageError(f"{event.message}: {DISK_FULL}")
+                    yield _ended(self.running.pop(event.uid).record, event.reason, event.message)
+                case WorkerDied():
+                    self._note(f"{event.message}; another takes its place")
 
     def _epoch_ended(self, running: Running, event: EpochEnded) -> None:
         running.epoch = event.epoch
@@ -101,15 +80,16 @@ class Loop:
         running.record = running.record.after_epoch(event.epoch, event.figures, event.seconds, now_ms())
         self._on_record(running.record)
 
-    def _trial_ended(self, running: Running, event: TrialEnded) -> TrialRecord:
-        end = event.result.end
-        try:
-            kept = Kept.of(event.result)
-        except ValueError as error:  # finite in every epoch, and yet not in the end
-            return _ended(running.record, "error", str(error))
-        record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
-        message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
-        return _ended(record, end, message)
+
+def _trial_ended(running: Running, event: TrialEnded) -> TrialRecord:
+    end = event.result.end
+    try:
+        kept = Kept.of(event.result)
+    except ValueError as error:  # finite in every epoch, and yet not in the end
+        return _ended(running.record, "error", str(error))
+    record = replace(running.record, kept=kept, artifacts=dict(event.artifacts))
+    message = f"the loss became non-finite in epoch {running.epoch + 1}" if end == "non_finite" else None
+    return _ended(record, end, message)
 
 
 def _ended(record: TrialRecord, reason: EndReason, message: str | None) -> TrialRecord:

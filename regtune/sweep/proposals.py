@@ -56,16 +56,15 @@ class Proposals:
                 refused.append(f"ignored a configuration of the earlier study: {error}")
         return refused
 
-    def queue_request(self, request: Request) -> tuple[str, str]:
-        """Queue what another terminal wants tried. Returns what to say about it here, and what there."""
+    def queue_request(self, request: Request) -> str:
+        """Queue what another terminal wants tried. Returns what to say about it."""
         try:
             self._queue(Origin("request", request.key), self._space.fix(request.parameters))
         except InputError as error:
-            refused = "; ".join(str(error).splitlines())
-            return f"refused your queued configuration: {refused}", f"it is refused: {refused}"
+            return f"refused your queued configuration: {'; '.join(str(error).splitlines())}"
         number = next(t.number for t in self._study.trials() if (o := origin_of(t)) and o.key == request.key)
         shown = ", ".join(f"{name}={shown_value(value)}" for name, value in request.parameters.items())
-        return f"trial {number} runs your queued configuration: {shown}", f"trial {number} runs it"
+        return f"trial {number} runs your queued configuration: {shown}"
 
     def queue_foreign(self) -> list[str]:
         """Check what other programs have queued, as `enqueue` would. Returns why something is not trained."""
@@ -164,11 +163,6 @@ class Proposals:
         waiting = self._study.trials(TrialState.WAITING) if self._spec.method == "grid" else ()
         origin = origin_of(waiting[0]) if waiting else None
         return origin is not None and origin.config is not None and origin.parameters is None
-
-    @property
-    def tried(self) -> tuple[int, int]:
-        """How many points of the grid have come to an end, whoever wanted them, and how many there are."""
-        return len(self._standing.ended_points), self._space.size or 0
 
     def _queue(self, origin: Origin, parameters: Mapping[str, Any]) -> None:
         """Queue a trial with these Optuna parameters, unless one was queued before under the same key."""

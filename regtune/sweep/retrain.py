@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
 
 from regtune.config.trial import METRICS, RegularizationConfig, higher_is_better
-from regtune.data.datasets import Data, load_data
+from regtune.data.datasets import load_arrays, load_data, split_of
 from regtune.errors import TrackingError, WorkerError
 from regtune.escaping import printable
 from regtune.executors import Task
@@ -21,6 +21,7 @@ from regtune.study.best import Best, Provenance
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
 from regtune.sweep.loop import Loop, Running
+from regtune.sweep.run import data_facts
 from regtune.tracking.names import RETRAINED
 from regtune.tracking.studies import DataFacts, ParentState, Recorded, RetrainedFrom, StudyFacts
 from regtune.tracking.sync import catch_up
@@ -31,28 +32,25 @@ from regtune.training.result import Verdict
 class Retrained:
     """A configuration trained again.
 
-    figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the
-    figures the file has, None for a bare configuration. differences: of each figure that is not
-    bit-identical, found minus recorded; an `epoch` that differs is one of them. changed: versions that
-    differ, as ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow has not got it. uncompared: why there is
-    nothing to compare with, or empty.
+    figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the figures to reach,
+    None where there are none. differences: of each figure that is not bit-identical, new minus recorded; an `epoch`
+    that differs is one of them. identical: whether there are none. changed: versions that differ, as
+    ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow lacks it. uncompared: why there is nothing to compare with.
     """
 
     figures: Mapping[str, float]
     epoch: int
     epochs: int
-    generalization_gap: float | None
+    generalization_gap: float
     seconds: float
     recorded: Mapping[str, float] | None
     differences: Mapping[str, float]
+    identical: bool | None
     changed: tuple[str, ...]
     model: str
     uid: str
     unwritten: bool
-    uncompared: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"identical": None if self.recorded is None else not self.differences}
+    uncompared: str
 
 
 def retrain(
@@ -63,13 +61,18 @@ def retrain(
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
 
-    on_note: told what a person should know of the data, and why nothing will be compared.
+    on_note: told what a person should know of the data, and that changed figures will not be compared.
 
     Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
     TrackingError.
     """
     data = load_data(best.config.data, settings.data_dir)  # before anything is written
-    uncompared = _uncompared(best)
+    known, uncompared = best.provenance, ""
+    if known is None:
+        uncompared = "the file has no recorded figures"
+    elif best.changed:
+        trial = f"trial {known.trial} of {printable(known.study)}"
+        uncompared = f"the configuration was changed since {trial} was recorded"
     for note in (*data.notes, *([f"not compared: {uncompared}"] if best.changed else [])):
         on_note(note)
     writable_folder(settings.home.resolve())
@@ -78,37 +81,39 @@ def retrain(
     config = best.config.model_copy(update={"data": known_data})
     uid = f"{RETRAINED}{uuid.uuid4().hex}"
     record = TrialRecord(uid=f"{uid}-0", config=config, parameters={}, worker=0, started_ms=now_ms())
-    facts = _facts(best, uid, record, data)
+    facts = _facts(best, settings, uid, record)
 
     def decide(running: Running, figures: Mapping[str, float]) -> Verdict:
         on_epoch(running.epoch, figures)
         return "continue"
 
     folder = settings.artifacts / "trials" / record.uid
-    executor = LocalExecutor(1, settings.data_dir)
-    try:
-        metric = best.provenance.metric if best.provenance else "val_cross_entropy"
-        task = Task(uid=record.uid, config=config, metric=metric, folder=folder)
+    with closing(LocalExecutor(1, settings.data_dir)) as executor:
         loop = Loop(executor, decide)
-        loop.submit(task, record)
+        loop.submit(Task(uid=record.uid, config=config, metric=facts.metric, folder=folder), record)
         while loop.running:
             record = next(loop.turn(), record)
-    finally:
-        executor.close()
-    unwritten = not _track(settings, facts, record)
-    if record.kept is None:
+    kept, unwritten = record.kept, False
+    state, winner = record.end_state or "FAIL", 0 if kept else None
+    stands: ParentState = "FINISHED" if kept else "FAILED"
+    try:
+        catch_up(settings, Recorded(facts, [(0, state, record)], stands, winner, record.ended_ms))
+    except TrackingError:
+        unwritten = True
+    if kept is None:
         raise WorkerError(f"training failed: {record.message}")
-    known = None if best.changed else best.provenance
-    kept = record.kept
+    compared = None if uncompared else known
+    differences, changed = _compare(kept, compared) if compared else ({}, ())
     return Retrained(
         figures={name: kept.figures[name] for name in METRICS},
         epoch=kept.epoch,
         epochs=record.epochs,
         generalization_gap=kept.generalization_gap,
         seconds=record.seconds,
-        recorded=known.figures if known else None,
-        differences=_differences(kept, known) if known else {},
-        changed=_changed_versions(known) if known else (),
+        recorded=compared.figures if compared else None,
+        differences=differences,
+        identical=not differences if compared else None,
+        changed=changed,
         model=str(folder / MODEL_FILE),
         uid=uid,
         unwritten=unwritten,
@@ -116,65 +121,37 @@ def retrain(
     )
 
 
-def _uncompared(best: Best) -> str:
-    """Why the figures of `best` are not compared, or empty."""
-    if best.provenance is None:
-        return "the file has no recorded figures"
-    trial = f"trial {best.provenance.trial} of {printable(best.provenance.study)}"
-    return f"the configuration was changed since {trial} was recorded" if best.changed else ""
-
-
-def _facts(best: Best, uid: str, record: TrialRecord, data: Data) -> StudyFacts:
-    found = best.provenance
-    known = None if best.changed else found
-    metric = found.metric if found else "val_cross_entropy"
+def _facts(best: Best, settings: Settings, uid: str, record: TrialRecord) -> StudyFacts:
+    known, origin, data = best.provenance, RetrainedFrom(), record.config.data
+    if known and not best.changed:
+        origin = RetrainedFrom(known.study, known.trial, known.uid)
+    study = printable(known.study) if known else "train"
+    metric = known.metric if known else "val_cross_entropy"
+    arrays = load_arrays(data.name, settings.data_dir)
     return StudyFacts(
         uid=uid,
-        name=f"{printable(found.study)}, again" if found else "train",
-        sweep=printable(found.study) if found else "train",
+        name=f"{study}, again" if known else study,
+        sweep=study,
         parameters=tuple(RegularizationConfig.model_fields),
-        data=DataFacts(
-            name=data.name,
-            source=data.source,
-            digest=data.digest,
-            train=len(data.x_train),
-            validation=len(data.x_val),
-            features=data.features,
-            classes=data.classes,
-            split_seed=record.config.data.split_seed,
-        ),
+        data=DataFacts(**data_facts(data, arrays, split_of(arrays, data))),
         metric=metric,
         goal="maximize" if higher_is_better(metric) else "minimize",
         method="again",
         versions=versions(),
         created_ms=record.started_ms,
-        retrained=RetrainedFrom(known.study, known.trial, known.uid) if known else RetrainedFrom(),
+        retrained=origin,
     )
 
 
-def _track(settings: Settings, facts: StudyFacts, record: TrialRecord) -> bool:
-    """Write the run and its trial into MLflow; False when MLflow does not take them."""
-    state, winner = record.end_state or "FAIL", 0 if record.kept else None
-    stands: ParentState = "FINISHED" if record.kept else "FAILED"
-    try:
-        catch_up(settings, Recorded(facts, [(0, state, record)], stands, winner, record.ended_ms))
-    except TrackingError:
-        return False
-    return True
-
-
-def _differences(kept: Kept, known: Provenance) -> dict[str, float]:
-    """Each figure that is not bit-identical, and the epoch: new minus recorded."""
-    before: dict[str, float] = {name: value for name, value in known.figures.items() if name in METRICS}
-    before["epoch"] = known.epoch
-    now = {**kept.figures, "epoch": kept.epoch}
-    return {name: now[name] - value for name, value in before.items() if now[name] != value}
-
-
-def _changed_versions(known: Provenance) -> tuple[str, ...]:
-    now = versions()
-    return tuple(
-        f"{printable(name)}: {printable(before)} → {now.get(name, 'absent')}"
-        for name, before in known.versions.items()
-        if now.get(name) != before
+def _compare(kept: Kept, known: Provenance) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return each figure that is not bit-identical, new minus recorded, and each version that is another."""
+    before = {name: value for name, value in known.figures.items() if name in METRICS} | {
+        "epoch": known.epoch
+    }
+    now, installed = {**kept.figures, "epoch": kept.epoch}, versions()
+    changed = (
+        f"{printable(name)}: {printable(version)} → {installed.get(name, 'absent')}"
+        for name, version in known.versions.items()
+        if installed.get(name) != version
     )
+    return {name: now[name] - value for name, value in before.items() if now[name] != value}, tuple(changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from regtune.data.datasets import Arrays, Split, load_arrays, split_of
 from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
-from regtune.search import Space
 from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
@@ -23,9 +23,7 @@ from regtune.study.ownership import hold
 from regtune.study.progress import Observer
 from regtune.study.record import FILE, Value
 from regtune.study.study import Study
-from regtune.sweep.coordinator import Coordinator
-from regtune.sweep.outcome import SweepOutcome
-from regtune.sweep.standing import Standing
+from regtune.sweep.coordinator import Coordinator, SweepOutcome
 from regtune.tracking.live import Tracker
 
 EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
@@ -54,14 +52,12 @@ def run_sweep(
         spec: The path of a sweep file, a `SweepSpec`, or a sweep file's keys and values.
         settings: Where databases, artifacts and data sets are; by default read from the environment.
         workers: Number of worker processes; by default `REGTUNE_WORKERS`, else one per core.
-        observer: An object with the three methods of `regtune.study.progress.Observer`: `progress(progress)` on every
-            change, `finished(trial, progress)` at a trial's end, `note(message)` for a line to print. They are called
-            from this thread, between two events of the workers, and must return at once.
+        observer: An object with the three methods of `regtune.study.progress.Observer`, called from this thread.
         fresh: Set an earlier study of the same name aside and start anew.
         from_study: Name of a study whose best configurations are tried first.
         stop: Once set, every running trial ends with its epoch and goes back into the queue.
-        executor: Where trials train; by default `workers` processes that end with the sweep. An executor that is given
-            is left running, unless the sweep breaks off.
+        executor: Where trials train; by default `workers` processes that end with the sweep. One that is given is left
+            running, unless the sweep breaks off.
         tracker: Makes what keeps MLflow up to date; called with the settings, the study's name and that of a study set
             aside for it.
 
@@ -98,45 +94,39 @@ def run_sweep(
     if is_sqlite(settings.storage_url):
         writable_folder(database_path(settings.storage_url).parent)
     check_store(settings.mlflow_uri)
-    with hold(settings, spec.name) as ownership, understood(where):
+    with hold(settings, spec.name) as ownership, understood(where), ExitStack() as opened:
         earlier = _earlier(settings, from_study)
         patience = Patience(where, ownership.check, observer.note, stop)
-        study = Study.open(settings, spec, data=_facts(data, arrays, split), fresh=fresh, patience=patience)
+        facts = data_facts(data, arrays, split)
+        study = Study.open(settings, spec, data=facts, fresh=fresh, patience=patience)
         ownership.sign(study.optuna)
         if spec.file:
             study.set_attribute(FILE, spec.file)
-        tally = Standing(study, Space(spec)).tally
-        used = spec.run_cap is not None and tally.finished >= spec.run_cap
-        used = used and not (spec.method == "grid" and tally.waiting)  # maybe a control, which comes beside
-        count = 0 if used else workers or settings.workers or default_workers()
-        trainer = executor or LocalExecutor(count, settings.data_dir)
-        tracking = None
+        if executor is None:
+            count = workers or settings.workers or default_workers()
+            executor = opened.enter_context(closing(LocalExecutor(count, settings.data_dir)))
+        tracking = tracker(settings, study.name, study.aside)
+        opened.callback(tracking.close, timeout_seconds=BREAK_OFF_SECONDS)
+        coordinator = Coordinator(
+            spec,
+            study,
+            executor,
+            tracking,
+            observer,
+            stop,
+            data=data.model_copy(update={"digest": arrays.digest}),
+            folder=settings.artifacts / "trials",
+        )
         try:
-            tracking = tracker(settings, study.name, study.aside)
-            coordinator = Coordinator(
-                spec,
-                study,
-                trainer,
-                tracking,
-                observer,
-                stop,
-                data=data.model_copy(update={"digest": arrays.digest}),
-                folder=settings.artifacts / "trials",
-            )
             coordinator.prepare(earlier)
             return coordinator.run()
         except StudyBusy:
-            if tracking is not None:  # the study is another's to write
-                tracking.close(timeout_seconds=0)
+            tracking.close(timeout_seconds=0)  # the study is another's to write
             raise
-        finally:
-            if executor is None:
-                trainer.close()
-            if tracking is not None:
-                tracking.close(timeout_seconds=BREAK_OFF_SECONDS)
 
 
-def _facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
+def data_facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
+    """What is stored of a data set, in a study and in MLflow."""
     return {
         "name": arrays.name,
         "source": arrays.source,
