@@ -198,7 +198,5 @@ def test_a_call_that_was_cut_off_after_it_was_done_is_made_again_and_changes_not
     study.set_user_attr("ended", 1)
     assert study.user_attrs == {"ended": 1}
     cache.set_trial_intermediate_value(1, 1, 0.5)
-    study.set_user_attr("a", 1)
-    assert study.user_attrs == {"a": 1}
     assert same(cache, storage)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]
