@@ -17,12 +17,6 @@ HEAVY = {"tensorflow", "keras", "mlflow", "optuna", "sqlalchemy", "numpy", "yaml
 NAME = "mnist-regularization"
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> str:
-    studies.fill(studies.create(tmp_path / "mlruns" / "studies.db"))
-    return NAME
-
-
 def test_the_command_line_itself_imports_no_pydantic() -> None:
     assert "pydantic" not in imported("import regtune.cli")
 
@@ -65,20 +59,14 @@ def test_a_folder_without_studies_says_how_to_begin_and_stays_empty(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_terminal_has_colour_unless_no_color_is_set(study: str, capsys: Capture) -> None:
-    for arguments in (["board", study], ["show", study, "3"], ["board", "x"]):
+def test_only_a_terminal_has_colour_unless_no_color_is_set(capsys: Capture) -> None:
+    studies.fill(studies.create(Path("mlruns/studies.db")))
+    for arguments in (["board", NAME], ["show", NAME, "3"], ["board", "x"]):
         assert "\x1b" not in "".join(run_here(capsys, *arguments)[1:])
     for changes, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        terminal = Terminal(["board", study], columns=100, **changes)
+        terminal = Terminal(["board", NAME], columns=100, **changes)
         assert terminal.finish() == 0
         assert (b"\x1b[32m" in terminal.raw) is coloured
-
-
-def test_the_usage_names_what_is_typed(capsys: Capture) -> None:
-    for usage in ("show [OPTIONS] STUDY [TRIAL]", "enqueue [OPTIONS] STUDY KEY=VALUE ..."):
-        shown = run_here(capsys, usage.split()[0], "--help")[1]
-        assert usage in shown
-        assert "<bool>" not in shown
 
 
 def test_prose_on_a_terminal_breaks_between_words_and_commands_stay_whole() -> None:
