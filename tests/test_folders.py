@@ -7,7 +7,6 @@ import fcntl
 import io
 import json
 import os
-import re
 import shlex
 import shutil
 import sqlite3
@@ -30,7 +29,6 @@ from parts import missing
 from specs import QUICK, spec_of
 from stores import UNUSUAL
 
-import regtune
 from regtune.cli import main
 from regtune.credentials import in_url
 from regtune.errors import InputError, SettingsError
@@ -157,12 +155,6 @@ def test_every_verb_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.rmtree(here.parent / unquote(UNUSUAL))
     assert sorted(path.name for path in here.parent.iterdir()) == sorted((UNUSUAL, "backup"))
     assert {"studies.db", "mlflow.db", "locks"} <= {path.name for path in (here / "mlruns").iterdir()}
-
-
-def test_no_path_is_put_into_a_url_in_another_way() -> None:
-    sources = Path(regtune.__file__).parent.rglob("*.py")
-    found = [path.name for path in sources if re.search(r"(sqlite(\+\w+)?|file):/*\{", path.read_text())]
-    assert sorted(found) == ["settings.py", "sqlite.py"]  # the second is SQLite's own form, for reading alone
 
 
 # -- of any account
