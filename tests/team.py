@@ -158,7 +158,7 @@ class Team:
         method, headers = "GET" if body is None else "POST", {"Host": host} if host else None
         address = f"http://127.0.0.1:{self.port}{path}"
         answer = requests.request(method, address, json=body, auth=account, headers=headers, timeout=30)
-        return answer.status_code, answer.json() if answer.ok else None
+        return answer.status_code, answer.json() if answer.ok and answer.content else None
 
     def as_admin(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         status, answer = self.ask(path, body, account=self.admin)

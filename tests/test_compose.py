@@ -35,13 +35,9 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 
 def come_up(team: Team) -> None:
-    for service, state in {
-        "db": "running (healthy)",
-        "init": "exited (0)",
-        "mlflow": "running (healthy)",
-    }.items():
+    up, done = "running (healthy)", "exited (0)"
+    for service, state in {"db": up, "init": done, "mlflow": up, "accounts": done}.items():
         until(lambda s=service, w=state: team.state(team.container(s)) == w, 600, 0.5, f"{service} {state}")
-    until(lambda: team.state(team.container("accounts")) == "exited (0)", 600, 0.5, "accounts exited (0)")
 
 
 def board(team: Team, study: str) -> list[dict[str, Any]]:

@@ -331,11 +331,8 @@ def json_schema() -> dict[str, Any]:
     What only several keys together can have wrong (a circle of conditions, a range upside down) it cannot say.
     """
     schema = SweepSpec.model_json_schema()
-    groups = {
-        "": schema,
-        "metric": schema["$defs"]["MetricSpec"],
-        "early_terminate": schema["$defs"]["PrunerSpec"],
-    }
+    parts = schema["$defs"]
+    groups = {"": schema, "metric": parts["MetricSpec"], "early_terminate": parts["PrunerSpec"]}
     for group, keys in IGNORED.items():
         ignored = {"description": "A key of Weights & Biases; regtune does not use it.", "deprecated": True}
         groups[group]["properties"] |= dict.fromkeys(keys, ignored)
