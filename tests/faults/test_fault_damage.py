@@ -68,7 +68,7 @@ def attribute(table: str, key: str, value: str) -> Callable[[Path], None]:
     return lambda path: execute(path, changed)
 
 
-TOMORROW = "json_set(value_json, '$.tomorrow', 1)"
+TOMORROW = "substr(value_json, 1, length(value_json) - 1) || ', \"tomorrow\": 1}'"
 NEWER = "a sweep file of a newer version"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "studies cut off": (cut, "studies.db: damaged"),
