@@ -356,15 +356,12 @@ def test_a_foreign_database_is_refused_and_nothing_is_written(empty: Made) -> No
     settings = empty("sqlite")
     settings.home.mkdir()
     execute(TRACKING.engine(settings.mlflow_uri), "CREATE TABLE customers (name TEXT)")
-    wanted = "not a database of MLflow runs; set MLFLOW_TRACKING_URI to another one"
-    refused_by_all(settings, "mlflow", wanted)
+    refused_by_all(
+        settings, "mlflow", "not a database of MLflow runs; set MLFLOW_TRACKING_URI to another one"
+    )
 
 
 def test_accounts_in_an_otherwise_empty_database_are_no_stranger(empty: Made) -> None:
     uri = empty("postgres").mlflow_uri
-    execute(
-        TRACKING.engine(uri),
-        "CREATE TABLE users (id INTEGER)",
-        "CREATE TABLE alembic_version_auth (version_num VARCHAR(32))",
-    )
+    execute(TRACKING.engine(uri), "CREATE TABLE users (id INT)", "CREATE TABLE alembic_version_auth (v TEXT)")
     assert schema_of(uri, TRACKING).state == "empty"

@@ -36,17 +36,13 @@ def _place(folder: Path, pair: str, server: Postgres | None) -> Place:
     # MLflow keeps 200 characters of a run's place, and PostgreSQL takes no more
     folder = folder / (UNUSUAL if "sqlite" in pair else "a b#%41?ä")
     folder.mkdir()
-    home = {"REGTUNE_HOME": str(folder / "mlruns")}
-    place = Place(folder, home, port=free_port() if pair.endswith("server") else None)
-    if pair == "sqlite-server":
-        place.up()
-    elif pair == "postgres-server":
-        assert server is not None
-        place.up("--postgres", server.url("suite"))
-    elif pair == "postgres":
-        assert server is not None
-        names = {"OPTUNA_STORAGE": "direct_studies", "MLFLOW_TRACKING_URI": "direct_mlflow"}
-        place = Place(folder, {**home, **{name: server.fresh(database) for name, database in names.items()}})
+    given = {"REGTUNE_HOME": str(folder / "mlruns")}
+    if pair == "postgres":
+        given |= {name: server.fresh(name.lower()) for name in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")}
+    place = Place(folder, given, port=free_port() if pair.endswith("server") else None)
+    if place.port:
+        place.up(*(("--postgres", server.url("suite")) if server else ()))
+    elif server:
         place.run("db", "init")
     with place.sweep(**CHANGES) as sweep:
         sweep.ended()
