@@ -71,14 +71,12 @@ IMAGES = {
     "images of another width": (np.zeros((40, 28, 27), np.uint8), "x_train: expected numbers of shape"),
     "one number": (np.array(7, np.uint8), "found uint8 ()"),
     "no images": (np.zeros((0, 28, 28), np.uint8), "expected as many labels as images, found 40 and 0"),
-    "images of no pixels": (np.zeros((40, 0, 0), np.uint8), "(40, 0, 0)"),
     "images around nothing": (np.linspace(-1, 1, 40 * 784).reshape(40, 28, 28), "found -1 to 1"),
     "images of half the levels": (np.linspace(0, 99.9, 40 * 784).reshape(40, 28, 28), "found 0 to 99.9"),
     "images of two bytes a pixel": (np.full((40, 28, 28), 65535, np.uint16), "found 0 to 6.554e+04"),
     "images without an end": (np.full((40, 28, 28), np.inf), "found 0 to inf"),
     "images that are no numbers": (np.full((40, 28, 28), np.nan), "found nan to nan"),
     "images of complex numbers": (np.zeros((40, 28, 28), complex), "found complex128"),
-    "images of days": (np.zeros((40, 28, 28), "M8[D]"), "x_train: expected numbers"),
     "images fewer than labels": (np.zeros((39, 28, 28), np.uint8), "found 40 and 39"),
 }
 LABELS = {
@@ -100,14 +98,11 @@ MEMBERS = {
     "a type of Python objects": headed(described("'|O'")),
     "more images promised than follow": headed(described(), bytes(784)),
     "a megabyte behind a header of forty images": npy(arrays()["x_train"]) + bytes(2**20),
-    "a pickle in place of an array": pickle.dumps(Bomb()),
 }
 CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "numeric arrays"),
     "a pickle under the name of a .npz": (lambda: pickle.dumps(Bomb()), "numeric arrays"),
-    "a .npy under the name of a .npz": (lambda: npy(arrays()["x_train"]), "numeric arrays"),
     "half a file": (lambda: saved()[: len(saved()) // 2], "numeric arrays"),
-    "ten megabytes of zeros": (lambda: bytes(10_000_000), "numeric arrays"),
     "an empty zip": (lambda: b"PK\5\6" + bytes(18), "missing: y_train"),
     "an image whose bytes have changed": (lambda: saved()[:5000] + b"\0\1\2" + saved()[5003:], "CRC"),
     "pickled images": (lambda: saved(x_train=np.array([Bomb(), None])), "x_train is not a whole array"),
