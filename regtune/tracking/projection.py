@@ -118,6 +118,8 @@ class Projection:
         self._parent: Run | None = None
         self._open: dict[str, Run] = {}
         self._made: set[str] = set()
+        self._known: set[str] | None = None
+        """Uids of the trials that have a run, once all have been read: a lookup costs more than they do."""
         self.writes = 0
         """Changes that MLflow needed."""
         self.missing = Missing()
@@ -157,6 +159,7 @@ class Projection:
                 done += 1
                 if done % AT_ONCE == 0:
                     yield done
+            self._known = set(kept)
 
     def trial(self, number: int, state: State, record: TrialRecord) -> None:
         """Make the run of a trial that has begun say what its record says.
@@ -164,7 +167,10 @@ class Projection:
         A run that a person has deleted in MLflow stays deleted.
         """
         with self._opened() as parent:
-            run = self._open.get(record.uid) or self._find({names.TRIAL_UID: record.uid})
+            run = self._open.get(record.uid)
+            new = self._known is not None and record.uid not in self._known and record.uid not in self._made
+            if run is None and not new:
+                run = self._find({names.TRIAL_UID: record.uid})
             if run is None or not run.deleted:
                 self._write_trial(parent, run, (number, state, record))
         if number in self.refusals:
@@ -194,7 +200,7 @@ class Projection:
         """Find or make experiment and parent; after an error nothing that was remembered is sure: read it again."""
         try:
             if self._parent is None:
-                before, self._open = self.writes, {}
+                before, self._open, self._known = self.writes, {}, None
                 self.experiment_id = self._experiment()
                 self._parent = self._open_parent()
                 self.missing.own |= self.writes > before

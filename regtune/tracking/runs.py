@@ -15,10 +15,11 @@ from regtune.tracking import names
 
 PAGE = 500
 _RUNS = (
-    "SELECT r.run_uuid, r.artifact_uri, r.status, r.start_time, r.end_time, r.lifecycle_stage FROM runs r "
-    "WHERE r.experiment_id = :experiment AND r.run_uuid > :last"
+    "SELECT r.run_uuid, r.artifact_uri, r.status, r.start_time, r.end_time, r.lifecycle_stage "
+    "FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid WHERE t.key = :key0 AND t.value = :value0 "
+    "AND r.experiment_id = :experiment AND t.run_uuid > :last"
 )
-_TAGGED = " AND r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key{0} AND value = :value{0})"
+_TAGGED = " AND EXISTS (SELECT 1 FROM tags k WHERE k.run_uuid = t.run_uuid AND k.key = :key{0} AND k.value = :value{0})"
 
 
 @dataclass
@@ -84,9 +85,9 @@ class SqlReader:
         given: dict[str, Any] = {"experiment": int(experiment_id), "page": PAGE, "last": ""}
         query = _RUNS
         for at, (key, value) in enumerate(tags.items()):
-            query += _TAGGED.format(at)
+            query += _TAGGED.format(at) if at else ""
             given |= {f"key{at}": key, f"value{at}": value}
-        query += " ORDER BY r.run_uuid LIMIT :page"
+        query += " ORDER BY t.run_uuid LIMIT :page"
         while True:
             with self.engine.connect() as connection:
                 rows = connection.execute(text(query), given)
@@ -94,10 +95,10 @@ class SqlReader:
                     run_id: Run(run_id, uri, status, start, end, stage == "deleted")
                     for run_id, uri, status, start, end, stage in rows
                 }
-                if not runs:
-                    return
                 _fill(connection, runs)
             yield list(runs.values())
+            if len(runs) < PAGE:
+                return
             given["last"] = max(runs)
 
 
