@@ -292,7 +292,7 @@ def test_requests_of_another_terminal_are_taken_up_and_a_stop_leaves_a_study_tha
     again = run(run_cap=outcome.complete + 2)
     assert (again.stopped, again.complete) == (False, outcome.complete + 2)
     with pytest.raises(errors.StudyNotFound, match='did you mean "small"'):
-        request(load_settings(), "smal", "stop")
+        request(load_settings(), "smal", "stop", {})
 
 
 @pytest.mark.usefixtures("always_asked")

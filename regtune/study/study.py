@@ -297,15 +297,12 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, Value] | None = None) -> str:
-    """Ask the coordinator of study `name` for something and return the request's key. Raises StudyNotFound."""
+def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, Value]) -> None:
+    """Ask the coordinator of study `name` for something. Raises StudyNotFound."""
     storage = open_storage(settings)
     with understood(place(settings.storage_url)):
-        study = load(storage, name)
-        key = f"{stored.REQUEST}{uuid.uuid4().hex}"
-        value = {"verb": verb, "parameters": dict(parameters or {}), "at_ms": now_ms(), "taken_ms": None}
-        study.set_user_attr(key, value)
-    return key
+        value = {"verb": verb, "parameters": dict(parameters), "at_ms": now_ms(), "taken_ms": None}
+        load(storage, name).set_user_attr(f"{stored.REQUEST}{uuid.uuid4().hex}", value)
 
 
 def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
