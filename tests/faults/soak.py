@@ -34,7 +34,12 @@ EVERY_SECONDS, SEED = 10.0, 1
 PAUSE_SECONDS = 1.0
 ENDS = (0, 130, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
-BEFORE_IT_RUNS = ("run the same command again", "cannot be reached", "before they are ready")
+BEFORE_IT_RUNS = (
+    "run the same command again",
+    "is not running",
+    "cannot be reached",
+    "before they are ready",
+)
 """What a sweep that could not begin may say."""
 MOST_NOT_BEGUN = 3
 """In a row."""
@@ -86,6 +91,7 @@ class Soak:
                 kinds = self._kinds(sweep)
                 self._left = self._left or self.dice.sample(list(kinds), len(kinds))  # each before any again
                 name = self._left.pop()
+                print(f"{time.strftime('%X')} {name}")
                 with suppress(psutil.NoSuchProcess, IndexError, ProcessLookupError):
                     kinds[name]()
                     self.faults[name] += 1
