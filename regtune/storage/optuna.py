@@ -141,9 +141,8 @@ class Patience:
         try:
             return call()
         except Exception as error:
-            if (
-                self._waiting or not away(error) or self._stop.is_set()
-            ):  # waiting: in a call that is made again
+            inside = self._waiting  # of a call that is made again
+            if inside or not away(error) or self._stop.is_set():
                 raise
         self._waiting = True
         try:

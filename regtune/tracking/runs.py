@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, text
+from sqlalchemy import Connection, Engine, String, bindparam, text
 
 from regtune.tracking import names
 
@@ -104,7 +104,7 @@ class SqlReader:
 
 def _fill(connection: Connection, runs: dict[str, Run]) -> None:
     def rows(query: str) -> Any:
-        wanted = text(query).bindparams(bindparam("ids", expanding=True))
+        wanted = text(query).bindparams(bindparam("ids", type_=String, expanding=True))
         return connection.execute(wanted, {"ids": list(runs)})
 
     for run_id, key, value in rows("SELECT run_uuid, key, value FROM tags WHERE run_uuid IN :ids"):
