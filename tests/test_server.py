@@ -207,7 +207,7 @@ def test_whatever_is_killed_the_next_up_starts_again(settings: Settings) -> None
 def children() -> list[psutil.Process]:
     """The processes of servers that this one has started."""
     ours = psutil.Process().children(recursive=True)
-    alive = [child for child in ours if child.status() != psutil.STATUS_ZOMBIE]
+    alive = [child for child in ours if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres"]
     return [child for child in alive if "mlflow" in " ".join(child.cmdline())]
 
 
