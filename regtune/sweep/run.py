@@ -14,6 +14,7 @@ from regtune.data.datasets import Arrays, Split, load_arrays, split_of
 from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
+from regtune.search import Space
 from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
@@ -24,6 +25,7 @@ from regtune.study.progress import Observer
 from regtune.study.record import FILE, Value
 from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
+from regtune.sweep.standing import Standing
 from regtune.tracking.live import Tracker
 
 EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
@@ -103,7 +105,7 @@ def run_sweep(
         if spec.file:
             study.set_attribute(FILE, spec.file)
         if executor is None:
-            count = workers or settings.workers or default_workers()
+            count = 0 if _used(spec, study) else workers or settings.workers or default_workers()
             executor = opened.enter_context(closing(LocalExecutor(count, settings.data_dir)))
         tracking = tracker(settings, study.name, study.aside)
         opened.callback(tracking.close, timeout_seconds=BREAK_OFF_SECONDS)
@@ -137,6 +139,13 @@ def data_facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, A
         "validation": len(split.validation),
         "split_seed": data.split_seed,
     }
+
+
+def _used(spec: SweepSpec, study: Study) -> bool:
+    """Whether nothing is left to train, so that no worker need start."""
+    tally = Standing(study, Space(spec)).tally
+    beside = spec.method == "grid" and tally.waiting > 0  # maybe a control, which comes beside the points
+    return spec.run_cap is not None and tally.finished >= spec.run_cap and not beside
 
 
 def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[str, Value]]]:
