@@ -1,7 +1,7 @@
 """Draw the README's pictures of the terminal from a finished study: the live view as it was at one moment, and its end.
 
     python docs/images/draw_terminal.py STUDY --home mlruns --at 0.6
-    chromium --headless --screenshot=terminal.png --window-size=1240,470 docs/images/terminal.svg
+    chromium --headless --screenshot=terminal.png --window-size=1240,420 docs/images/terminal.svg
 
 The moment is rebuilt from the recorded times of the epochs, so the picture shows what the terminal showed.
 """
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("study")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--at", type=float, default=0.6, help="share of the sweep's time, between 0 and 1")
-    parser.add_argument("--command", default="regtune sweep sweeps/mnist.yaml")
+    parser.add_argument("--command", default="regtune sweep sweeps/quickstart.yaml")
     given = parser.parse_args()
     engine = open_engine(load_settings(home=given.home).storage_url)
     whole, top = read_board(engine, given.study), read_top(engine, given.study, 10)
