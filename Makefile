@@ -58,7 +58,7 @@ bench-train: .venv/.tested  ## Measure an epoch against its floor and against th
 bench-quick: .venv/.tested  ## The same, shortened, and without a verdict: machines may be busy
 	$(BIN)/python benchmarks/bench_train.py --quick --no-verdict
 
-bench-sweep: .venv/.tested  ## Thirty trials on the full MNIST, beside the notebook's way
+bench-sweep: .venv/.tested  ## Sixty trials on the full MNIST, beside the notebook's way
 	$(BIN)/python benchmarks/bench_sweep.py --json benchmarks/sweep.json --board benchmarks/board.txt
 
 bench-scale: .venv/.tested  ## Read a study of 10,000 trials: time and memory of each reading verb
@@ -82,7 +82,7 @@ bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, fil
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults
 
-soak: .venv/.tested  ## TRIALS short trials under a random fault every ten seconds, on SQLite and PostgreSQL
+soak: .venv/.tested  ## TRIALS short trials under a random fault every four seconds, on SQLite and PostgreSQL
 	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --trials $(TRIALS) --json benchmarks/soak.json
 
 secrets:  ## Make the passwords of docker-compose.yml, once

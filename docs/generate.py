@@ -262,7 +262,9 @@ def coordinator() -> str:
         for one in results("coordinator")["coordinator"]
     )
     columns = ("database", "trials in the study", "CPU per trial", "CPU per second of training")
-    return f"{table(columns, rows)}\n\n{machine('coordinator')}"
+    share = results("sweep")["sweep"]["coordinator_cpu_share"]
+    said = f"In the sweep above it took {share:.2%} of all CPU; the target is 1 %."
+    return f"{table(columns, rows)}\n\n{machine('coordinator')} {said}"
 
 
 def tracking() -> str:

@@ -30,7 +30,7 @@ from regtune.server import service
 from regtune.study.study import record_of
 
 PAIRS = ("sqlite-server", "postgres-server")
-EVERY_SECONDS, SEED = 10.0, 1
+EVERY_SECONDS, SEED = 4.0, 1
 PAUSE_SECONDS = 1.0
 ENDS = (0, 130, -signal.SIGKILL, -signal.SIGTERM)
 """How a sweep may end: with its budget used, told to, killed, ended before it listens to signals."""
