@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Record:
-    """A pytest plugin that writes the outcome of a run to `path` as JSON.
+    """A pytest plugin that writes the outcome of a run to `path` as JSON; runs of one commit add up.
 
     Figures are what tests give to pytest's own `record_property`.
     """
