@@ -39,18 +39,18 @@ class Record:
             self._figures[report.nodeid] = dict(report.user_properties)
 
     def pytest_sessionfinish(self) -> None:
-        by_file: dict[str, Counter[str]] = {}
-        for test, outcome in self._outcomes.items():
-            by_file.setdefault(test.partition("::")[0], Counter())[outcome] += 1
+        before = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        if before.get("commit") != self._commit:
+            before = {"started": self._started.isoformat(timespec="seconds")}
+        tests = before.get("tests", {}) | self._outcomes
         record = {
             "commit": self._commit,
-            "started": self._started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self._clock),
+            "started": before["started"],
+            "seconds": before.get("seconds", 0) + round(time.monotonic() - self._clock),
             "machine": machine(),
-            "outcomes": dict(Counter(self._outcomes.values())),
-            "files": {name: dict(counts) for name, counts in sorted(by_file.items())},
-            "not_passed": sorted(test for test, outcome in self._outcomes.items() if outcome != "passed"),
-            "figures": dict(sorted(self._figures.items())),
+            "outcomes": dict(Counter(tests.values())),
+            "tests": dict(sorted(tests.items())),
+            "figures": dict(sorted((before.get("figures", {}) | self._figures).items())),
         }
         self._path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
