@@ -11,8 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regtune.config.trial import TrialConfig
 from regtune.training.result import TrialResult, Verdict
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A part of the training images to train on.
+
+    images: how many, the first of the split's; None for all. bootstrap: seed of as many drawn with replacement.
+    """
+
+    images: int | None = None
+    bootstrap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,9 @@ class Task:
 
     folder: gets `model.keras` when the kept weights' `metric` is better than `threshold` (None: always); None: never.
     timeout_seconds, memory_bytes: beyond them the trial is ended at once, with its worker, which is replaced.
+    tolerance: measure calibration and the share of weights that can be set to zero before validation accuracy falls by
+    this much (`TrialResult.extra`); None measures neither. sample: the training images, all of them by default.
+    predictions: whether the end brings class probabilities of the validation images.
     """
 
     uid: str
@@ -30,6 +47,9 @@ class Task:
     threshold: float | None = None
     timeout_seconds: float | None = None
     memory_bytes: int | None = None
+    tolerance: float | None = None
+    sample: Sample | None = None
+    predictions: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +79,16 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """A task came to its end. `artifacts` maps the files written to their SHA-256."""
+    """A task came to its end.
+
+    artifacts: the files written and their SHA-256. predictions: `(images, classes) float32`, where the task asked.
+    """
 
     uid: str
     worker: int
     result: TrialResult
     artifacts: Mapping[str, str]
+    predictions: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

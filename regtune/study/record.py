@@ -34,6 +34,9 @@ VERSIONS = "regtune.versions"  # of regtune, TensorFlow, Keras, Optuna and Pytho
 ENDED = "regtune.ended"  # the last sweep's end, None from its start on: `at_ms`, and `state` as MLflow has it
 COORDINATOR = "regtune.coordinator"  # the signature of the process that runs the study, or ran it last
 REQUEST = "regtune.request."  # prefix of what another terminal asks the coordinator for
+REPLICATE = "regtune.replicate."  # prefix of a replicate: its vary, its candidate's key and its index follow
+DECISION = "regtune.decision"  # the decision as it stands, as JSON
+DIAGNOSIS = "regtune.diagnosis"  # what `diagnose` has measured last, as JSON
 
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool
@@ -74,6 +77,7 @@ class Kept:
     epoch: counted from 1. figures: the six METRICS, training-time ones for train. train_cross_entropy: inference mode,
     without penalty. generalization_gap: validation minus training cross-entropy, both in inference mode.
     sparsity: share of hidden kernels' entries with absolute value below 1e-3. l2_norm: of all hidden kernels.
+    extra: of a replicate, figures over the validation images besides: `ece`, `brier` and `prunable`.
     """
 
     epoch: int
@@ -83,6 +87,7 @@ class Kept:
     generalization_gap: float
     sparsity: float
     l2_norm: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: TrialResult) -> Kept | None:
@@ -93,7 +98,9 @@ class Kept:
         wrong = {name: value for name, value in measured.items() if value is None or not math.isfinite(value)}
         if wrong:
             raise ValueError(f"figures of kept weights are finite, found {wrong}")
-        return cls(epoch=result.kept_epoch, figures=dict(result.figures), **measured)
+        return cls(
+            epoch=result.kept_epoch, figures=dict(result.figures), extra=dict(result.extra), **measured
+        )
 
 
 MEASURED = ("train_cross_entropy", "train_accuracy", "generalization_gap", "sparsity", "l2_norm")

@@ -48,7 +48,7 @@ _IS_RECORD = _OF_TRIAL & (_TRIAL_ATTRIBUTES.c.key == stored.RECORD)
 REVISIONS = frozenset({"v3.2.0.a"})
 """Revisions of Optuna's tables that are as this module reads them."""
 _BATCH = 500
-_BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
+_RECORD_BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 """How a trial's record begins: with the uid of its study and its number."""
 
 
@@ -159,11 +159,27 @@ def unknown_study(study: str, names: Sequence[str]) -> StudyNotFound:
 
 
 def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
-    """All attributes of a study, requests aside."""
+    """All attributes of a study, requests and replicates aside."""
+    key = _STUDY_ATTRIBUTES.c.key
+    return _select_attributes(
+        connection, study_id, ~(_begins(key, stored.REQUEST) | _begins(key, stored.REPLICATE))
+    )
+
+
+def read_replicates(connection: Connection, study_id: int) -> dict[str, Any]:
+    """The attributes of a study that hold its replicates."""
+    return _select_attributes(connection, study_id, _begins(_STUDY_ATTRIBUTES.c.key, stored.REPLICATE))
+
+
+def _select_attributes(connection: Connection, study_id: int, which: ColumnElement[bool]) -> dict[str, Any]:
     attributes = _STUDY_ATTRIBUTES.c
-    ours, request = attributes.study_id == study_id, attributes.key.like(f"{stored.REQUEST}%")
-    rows = connection.execute(select(attributes.key, attributes.value_json).where(ours, ~request))
+    ours = attributes.study_id == study_id
+    rows = connection.execute(select(attributes.key, attributes.value_json).where(ours, which))
     return {key: json.loads(text) for key, text in rows}
+
+
+def _begins(key: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    return key.like(f"{prefix}%")
 
 
 def read_standings(connection: Connection, info: StudyInfo, after: int, ids: Collection[int]) -> list[Head]:
@@ -277,7 +293,7 @@ def read_uids(connection: Connection) -> set[str]:
     records = select(begins).where(_TRIAL_ATTRIBUTES.c.key == stored.RECORD).distinct()
     uids = {json.loads(text) for text in connection.scalars(own)}
     for text in connection.scalars(records):
-        if (match := _BEGINS.match(text)) is None:
+        if (match := _RECORD_BEGINS.match(text)) is None:
             raise StorageError("a trial's record has no uid; was it written by another program?")
         uids.add(match[1])
     return uids

@@ -168,7 +168,7 @@ class _Reporter(keras.callbacks.Callback):  # type: ignore[misc]
 def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -> TrialResult:
     history = {name: tuple(values) for name, values in reporter.history.items()}
     figures = {name: values[kept_epoch - 1] for name, values in history.items()} if kept_epoch else {}
-    measured = {}
+    measured: dict[str, Any] = {}
     if end in ("max_epochs", "early_stopping"):
         cross_entropy, accuracy = model.training_figures()
         hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class TrialResult:
         generalization_gap: Validation minus training cross-entropy, in nats.
         sparsity: Share of the hidden kernels' entries below 1e-3 in absolute value, from 0 to 1.
         l2_norm: Euclidean norm of all hidden kernels together.
+        extra: `ece`, `brier` and `prunable`, measured only where a replicate asks for them.
         make_model: Creates `model`; None for `non_finite`, and once a result has crossed a process boundary.
     """
 
@@ -46,6 +47,7 @@ class TrialResult:
     generalization_gap: float | None = None
     sparsity: float | None = None
     l2_norm: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
     make_model: Callable[[], Any] | None = None
 
     @cached_property

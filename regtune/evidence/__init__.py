@@ -1,0 +1,1 @@
+"""Evidence: replicates that decide a sweep, measurements that explain it, and the page that shows both."""
