@@ -74,7 +74,8 @@ class Row:
 
     value: the sweep's metric of the kept weights, for a pruned trial that of its last epoch. record: of a running
     trial that of the attempt under way. rank: of complete trials from the best on, from 1; None for all others.
-    refused: why a foreign trial was not trained, if regtune was asked to.
+    refused: why a foreign trial was not trained, if regtune was asked to. replicate: of a replicate, the name of its
+    candidate and its index from 0; its `number` is that of its candidate's trial, -1 where it has none.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Row:
     record: TrialRecord | None
     rank: int | None = None
     refused: str | None = None
+    replicate: tuple[str, int] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -178,10 +180,29 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """The replication of a study's candidates at one moment.
+
+    done, planned: replicates that have ended, and how many there are at the next look. look: replicates of each open
+    candidate then. candidates: how many there are. open: names of those that are neither told apart from the leader
+    nor the leader. best: that leader; empty before the first look. seconds: until the next look, None where unknown.
+    """
+
+    done: int
+    planned: int
+    look: int
+    candidates: int
+    open: tuple[str, ...]
+    best: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Tally):
     """A sweep at one moment.
 
-    finished_before, spent_before: trials and seconds that the budget has of earlier runs. starting: running trials
+    deciding: how far its decision is, once the search is over; `running` then has replicates. finished_before,
+    spent_before: trials and seconds that the budget has of earlier runs. starting: running trials
     whose workers still start, as the coordinator knows it. tracking: one phrase on how far MLflow is, or empty.
     """
 
@@ -197,10 +218,16 @@ class Progress(Tally):
     spent_before: float = 0.0
     starting: int = 0
     tracking: str = ""
+    deciding: Deciding | None = None
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Seconds until a budget is used, whichever of its limits comes first; None when nothing is known or runs."""
+        """Seconds until a budget is used, whichever of its limits comes first; None when nothing is known or runs.
+
+        Of a decision, until its next look.
+        """
+        if self.deciding is not None:
+            return self.deciding.seconds
         left, finished = list[float](), self.finished - self.finished_before
         if self.run_cap is not None and finished > 0:
             left.append(self.elapsed_seconds / finished * max(0, self.run_cap - self.finished))
@@ -212,11 +239,16 @@ class Progress(Tally):
         figures = "value", "accuracy", "epochs", "max_epochs", "seconds"
 
         def shown(row: Row) -> dict[str, Any]:
-            names = ("number", "state", *figures, "worker", "mix", "parameters", "control")
+            names = "number", "state", *figures, "worker", "mix", "parameters", "control", "replicate"
             facts = {name: getattr(row, name) for name in names}
             return {**facts, "epoch": row.epochs, "curve": row.curve(self.metric)}
 
-        shown_trials = {"best": self.best and shown(self.best), "running": map(shown, self.running)}
+        deciding = self.deciding and vars(self.deciding)
+        shown_trials = {
+            "best": self.best and shown(self.best),
+            "running": map(shown, self.running),
+            "deciding": deciding,
+        }
         return {**vars(self), "remaining_seconds": self.remaining_seconds, **shown_trials}
 
 

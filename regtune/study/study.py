@@ -33,6 +33,7 @@ from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
 from regtune.storage.optuna import FIXED_PARAMS, Patience, rename_study
 from regtune.study import record as stored
+from regtune.study.decision import Decision, Replicate, decision_of, replicates_of
 from regtune.study.ownership import hold, session
 from regtune.study.record import Origin, TrialRecord, Value, uid_of
 from regtune.study.tables import unknown_study
@@ -40,8 +41,8 @@ from regtune.study.trial_cache import TrialCache, unpack
 
 
 def derive_seed(seed: int, number: int, purpose: str) -> int:
-    """Return a seed for `purpose` of trial `number`, from the study's seed (numpy.random.SeedSequence, spawn key)."""
-    key = {"training": 0, "sampler": 1}[purpose]
+    """Return a seed for `purpose` of trial or replicate `number`, from the study's (numpy.random.SeedSequence)."""
+    key = {"training": 0, "sampler": 1, "replicate": 2, "split": 3}[purpose]
     state = np.random.SeedSequence(entropy=seed, spawn_key=(key, number)).generate_state(1, np.uint32)
     return int(state[0]) & MAX_SEED
 
@@ -145,6 +146,21 @@ class Study:
     def set_end(self, state: str | None) -> None:
         """Record how a sweep ended: FINISHED, KILLED or FAILED; None that it is under way."""
         self.set_attribute(stored.ENDED, state and {"state": state, "at_ms": now_ms()})
+
+    def replicates(self) -> list[Replicate]:
+        """Return the replicates, by candidate and index. Raises StorageError."""
+        return replicates_of(self.attributes)
+
+    def write_replicate(self, replicate: Replicate) -> None:
+        self.set_attribute(replicate.attribute, replicate.record.to_json())
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision as it was written last. Raises StorageError."""
+        return decision_of(self.attributes)
+
+    def write_decision(self, decision: Decision) -> None:
+        self.set_attribute(stored.DECISION, decision.model_dump(mode="json"))
 
     def settle(self, held: Collection[int] = ()) -> None:
         """After a coordinator's death, end the trials whose end was recorded, and queue the others again.
