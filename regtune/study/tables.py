@@ -159,16 +159,21 @@ def unknown_study(study: str, names: Sequence[str]) -> StudyNotFound:
 
 
 def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
-    """All attributes of a study, requests and replicates aside."""
+    """All attributes of a study, requests, replicates and the diagnosis aside."""
     key = _STUDY_ATTRIBUTES.c.key
-    return _select_attributes(
-        connection, study_id, ~(_begins(key, stored.REQUEST) | _begins(key, stored.REPLICATE))
-    )
+    aside = _begins(key, stored.REQUEST) | _begins(key, stored.REPLICATE) | (key == stored.DIAGNOSIS)
+    return _select_attributes(connection, study_id, ~aside)
 
 
 def read_replicates(connection: Connection, study_id: int) -> dict[str, Any]:
     """The attributes of a study that hold its replicates."""
     return _select_attributes(connection, study_id, _begins(_STUDY_ATTRIBUTES.c.key, stored.REPLICATE))
+
+
+def read_diagnosis(connection: Connection, study_id: int) -> Any:
+    """A study's diagnosis as JSON, None where there is none."""
+    diagnosis = _STUDY_ATTRIBUTES.c.key == stored.DIAGNOSIS
+    return _select_attributes(connection, study_id, diagnosis).get(stored.DIAGNOSIS)
 
 
 def _select_attributes(connection: Connection, study_id: int, which: ColumnElement[bool]) -> dict[str, Any]:
