@@ -125,6 +125,8 @@ class Schema:
             return "keys below"
         if found.get("type") == "array":
             return f"list, each item a {self.kind(found['items'])}"
+        if "anyOf" in found and all("type" in form for form in found["anyOf"]):
+            return "; or ".join(map(self.kind, found["anyOf"]))
         parts = [TYPES.get(found.get("type", ""), "value")]
         parts += [f"{said} {plain(found[key])}" for key, said in LIMITS.items() if key in found]
         return ", ".join(parts) + (" characters" if "maxLength" in found else "")

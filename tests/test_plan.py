@@ -23,7 +23,7 @@ from regtune.study.record import DATA
 from regtune.sweep.plan import Plan, make_plan
 
 SEARCHED = {"dropout": {"min": 0.0, "max": 0.6}, "batchnorm": {"values": ["none", "before_activation"]}}
-SPEC = {"name": "planned", "dataset": "mnist-5k", "run_cap": 20, "parameters": SEARCHED}
+SPEC = {"name": "planned", "dataset": "mnist-5k", "run_cap": 20, "decide": False, "parameters": SEARCHED}
 
 
 def spec(**changes: object) -> SweepSpec:
@@ -57,6 +57,14 @@ def test_without_measurements_the_time_is_a_guess_bounded_by_the_timeout_and_not
     assert timed is not None
     assert timed.seconds == timed.at_most_seconds == 90
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_decision_is_a_part_of_the_plan_and_of_its_time() -> None:
+    searching, deciding = (make_plan(spec(decide=share), load_settings()) for share in (False, 0.5))
+    assert (searching.decision_share, deciding.decision_share) == (0, 0.5)
+    assert searching.duration is not None
+    assert deciding.duration is not None
+    assert deciding.duration.at_most_seconds == pytest.approx(1.5 * searching.duration.at_most_seconds)
 
 
 def test_epochs_measured_in_this_folder_are_taken() -> None:

@@ -25,7 +25,7 @@ REFUSED = "regtune.refused"  # why a trial that another program has queued was n
 # attributes of a study
 STUDY_UID = "regtune.uid"  # a random identity; a study deleted and made again is another study
 SPEC = "regtune.spec"  # the sweep file in canonical JSON, without its budget
-BUDGET = "regtune.budget"  # what may be raised when a study goes on: run_cap, timeout
+BUDGET = "regtune.budget"  # what may differ when a study goes on: run_cap, timeout, keep_models, decide
 CREATED = "regtune.created_ms"  # when the study began, in Unix milliseconds
 DESCRIPTION = "regtune.description"  # the sweep file's
 DATA = "regtune.data"  # the data set's digest, shape and counts

@@ -348,4 +348,4 @@ def _set_aside(storage: RDBStorage, name: str) -> str:
 
 
 def _budget(spec: SweepSpec) -> dict[str, Any]:
-    return {"run_cap": spec.run_cap, "timeout": spec.timeout, "keep_models": spec.keep_models}
+    return {key: getattr(spec, key) for key in ("run_cap", "timeout", "keep_models", "decide")}

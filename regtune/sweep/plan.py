@@ -33,7 +33,10 @@ FEATURES, CLASSES = 784, 10
 
 @dataclass(frozen=True)
 class Duration:
-    """How long a sweep takes, in seconds. epochs_measured: how many epochs here this rests on; 0 marks a guess."""
+    """How long a sweep takes, in seconds, its decision included where that uses all its epochs.
+
+    epochs_measured: how many epochs here this rests on; 0 marks a guess.
+    """
 
     seconds: float
     at_most_seconds: float
@@ -49,8 +52,9 @@ class Plan:
     size: how many distinct configurations there are; None where a parameter is continuous. controls: what comes
     first; controls_fit: whether the budget has room for a searched trial beside them; beside: how many of them come
     beside a grid, of which the budget counts the points alone. untried: how many points of a grid the budget leaves
-    out. duration: None where the budget is used. standing: whether the study exists, and how far it is. refusal: why a
-    sweep would be refused, in its own words, or empty.
+    out. decision_share: epochs of the decision at most, as a share of the search's; 0 for none. duration: None where
+    the budget is used. standing: whether the study exists, and how far it is. refusal: why a sweep would be refused, in
+    its own words, or empty.
     """
 
     study: str
@@ -65,6 +69,7 @@ class Plan:
     controls_fit: bool
     beside: int
     untried: int
+    decision_share: float
     max_epochs: int
     workers: int
     duration: Duration | None
@@ -127,6 +132,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         controls_fit=not first or spec.run_cap is None or spec.run_cap > len(first) or points is not None,
         beside=beside,
         untried=max(0, points - spec.run_cap) if points is not None and spec.run_cap is not None else 0,
+        decision_share=spec.decision_share,
         max_epochs=most_epochs(spec),
         workers=workers,
         duration=duration,
@@ -214,5 +220,6 @@ def _duration(
     epochs = fmean(alike) if alike else longest * (0.5 if shortened else 1.0)
     rounds = math.inf if trials is None else trials / min(workers, trials)
     limit = math.inf if spec.timeout is None else spec.timeout - spent
-    about, most = (min(START_SECONDS + rounds * each * epoch_seconds, limit) for each in (epochs, longest))
+    search = [min(START_SECONDS + rounds * each * epoch_seconds, limit) for each in (epochs, longest)]
+    about, most = (seconds + spec.decision_share * (spent + seconds) for seconds in search)
     return Duration(about, most, epoch_seconds, epochs, len(measured))

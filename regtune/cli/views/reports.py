@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regtune.upkeep.doctor import Check
     from regtune.upkeep.status import DatabaseStatus, ServerStatus, Status
 
+SHARES = {1 / 3: "a third of the search's epochs", 1.0: "as many epochs as the search"}
 STATUS_STYLES = {"ok": "green", "note": "yellow", "mend": "bold red"}
 
 
@@ -36,6 +37,7 @@ def plan_view(plan: Plan) -> RenderableType:
         "method": f"{plan.method}, {plan.goal} {plan.metric}",
         "budget": _budget(plan),
         "controls": controls if plan.controls else "none",
+        "decision": _decision(plan.decision_share),
         "time": _time(plan.duration, plan.workers) if plan.duration else "none, it is complete",
         **{f"{name} in": path for name, path in plan.writes.items()},
     }
@@ -57,6 +59,13 @@ def _budget(plan: Plan) -> str:
     most = trials and f"{trials} of at most {counted(plan.max_epochs, 'epoch')}"
     time = span(plan.timeout_seconds) if plan.timeout_seconds else ""
     return ", ".join(filter(None, (most, time)))
+
+
+def _decision(share: float) -> str:
+    """The most that a decision may cost."""
+    if not share:
+        return "none"
+    return "at most " + SHARES.get(share, f"{share:.3g} times the search's epochs")
 
 
 def _time(duration: Duration, workers: int) -> str:

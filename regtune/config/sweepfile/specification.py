@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -28,10 +28,13 @@ from regtune.escaping import shell_word
 Method = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"]
 NAME = r"^\w([\w .+=@-]{0,98}[\w.+=@-])?$"
 BUDGET_KEYS = (
-    *("run_cap", "timeout", "description", "keep_models"),
+    *("run_cap", "timeout", "decide", "description", "keep_models"),
     *("max_failures", "trial_timeout", "trial_memory_mb"),
 )
 """What may differ when a study goes on: the budget, and what changes no proposal and no result."""
+DECIDE_SHARE = 1 / 3
+"""The share of the search's epochs that `decide: true` stands for."""
+MAX_DECIDE = 100
 IGNORED = {
     "": ("program", "command", "project", "entity"),
     "metric": ("target",),
@@ -69,9 +72,9 @@ class SweepSpec(Frozen):
     metric: MetricSpec = MetricSpec()
     """What the sweep is after."""
     run_cap: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Finished trials after which the sweep ends, controls included; of a grid its points, controls aside."""
+    """Finished trials after which the search ends, controls included; of a grid its points, controls aside."""
     timeout: float | None = Field(default=None, gt=0.0, le=1e9)
-    """Seconds after which the sweep ends."""
+    """Seconds after which the search ends."""
     seed: int = Field(default=42, ge=0, le=MAX_SEED)
     """Everything random follows from it."""
     model: ModelConfig = ModelConfig()
@@ -86,6 +89,8 @@ class SweepSpec(Frozen):
     """When an unpromising trial is ended early."""
     controls: bool = True
     """Run the unregularized network and each technique alone first."""
+    decide: bool | Annotated[float, Field(gt=0.0, le=MAX_DECIDE)] = True
+    """Share of the search's epochs for replicates of finalists and controls, which decide; true is 1/3."""
     max_failures: int = Field(default=5, ge=0, le=1_000_000)
     """Failed trials that are replaced before the sweep gives up."""
     trial_timeout: float | None = Field(default=None, gt=0.0, le=1e9)
@@ -104,6 +109,14 @@ class SweepSpec(Frozen):
             expected = "expected up to 100 letters, digits, spaces or . _ + = @ -"
             raise ValueError(f"{expected}, found {describe(name)}")
         return name
+
+    @field_validator("decide", mode="before")
+    @classmethod
+    def _share(cls, given: Any) -> Any:
+        if isinstance(given, bool) or (isinstance(given, int | float) and 0 < given <= MAX_DECIDE):
+            return given
+        share = f"a share of the search's epochs (more than 0, at most {MAX_DECIDE})"
+        raise ValueError(f"expected true, false or {share}, found {describe(given)}")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -202,6 +215,11 @@ class SweepSpec(Frozen):
         """The searched parameters, without those that have a fixed value."""
         parameters = self.parameters.items()
         return {name: parameter for name, parameter in parameters if not isinstance(parameter, Constant)}
+
+    @property
+    def decision_share(self) -> float:
+        """Epochs of the decision at most, as a share of the search's; 0 for no decision."""
+        return DECIDE_SHARE * self.decide if isinstance(self.decide, bool) else self.decide
 
     def fixed(self, name: str) -> Any:
         """Return the value of a key that is not searched: its constant, else that of its block; a technique is off."""
