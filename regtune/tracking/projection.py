@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from regtune.errors import TrackingError
+from regtune.escaping import printable, shell_word
 from regtune.settings import Settings
 from regtune.storage.artifacts import inside, remove
 from regtune.storage.mlflow import is_server
@@ -193,6 +195,23 @@ class Projection:
                 wanted = replace(wanted, ended_ms=int(time.time() * 1000))
             self.missing.own |= bool(self._write(parent, wanted))
 
+    def attach(self, path: Path) -> None:
+        """Bring a file to the study's own run. It is in no record, so that nothing misses it and nothing removes it.
+
+        Raises TrackingError when there is no such run, or its files lie outside the project's artifacts.
+        """
+        found, name = self._reader.experiment(self._facts.sweep), self._facts.name
+        runs = [] if found is None else runs_with(self._reader, found.experiment_id, _own(self._facts.uid))
+        if not runs or runs[0].deleted:
+            raise TrackingError(
+                f'MLflow has no run of "{printable(name)}"; try: regtune sync {shell_word(name)}'
+            )
+        if not inside(runs[0].artifact_uri, self._artifacts):
+            raise TrackingError(
+                f"MLflow keeps this study's files in {runs[0].artifact_uri}, outside {self._artifacts}"
+            )
+        self._repository(runs[0]).log_artifact(str(path))
+
     # -- finding
 
     @contextmanager
@@ -335,10 +354,7 @@ class Projection:
 
     def _files(self, run: Run, lack: Lack, wanted: Contents) -> dict[str, str]:
         """Bring files and remove them; returns the tags that say which are there now."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        repository = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
-        tags = {}
+        repository, tags = self._repository(run), {}
         if lack.config and wanted.config is not None:
             text = wanted.config()
             with tempfile.TemporaryDirectory() as folder:
@@ -354,6 +370,11 @@ class Projection:
             self._change("delete_tag", run.run_id, names.ARTIFACT + name)
             del run.tags[names.ARTIFACT + name]
         return tags
+
+    def _repository(self, run: Run) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
 
 
 def _own(uid: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
@@ -124,3 +125,17 @@ def catch_up(
         count = counted(len(projection.refusals))
         raise TrackingError(f"MLflow refuses {count}; #{number:03d}: {reason}")
     return projection.missing
+
+
+def log_report(settings: Settings, study: str, path: Path) -> None:
+    """Log a file as an artifact of a study's own run, under its own name: MLflow's page opens it there.
+
+    `sync` leaves it as it is. Raises StudyNotFound, StorageError; TrackingError when MLflow is away or lacks the study.
+    """
+    engine = open_engine(settings.storage_url)
+    try:
+        facts = StudyTrials(engine, study, at_rest=False).facts
+    finally:
+        engine.dispose()
+    with understood(settings):
+        project(settings, facts).attach(path)
