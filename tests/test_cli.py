@@ -40,7 +40,7 @@ for group, (_, verbs) in GROUPS.items():
 
 def test_without_a_verb_the_verbs_are_shown_in_groups(capsys: Capture) -> None:
     shown = run_here(capsys)[1]
-    for panel in ("Sweep", "Look", "Serve", "Use", "Keep in order", "Set up"):
+    for panel in ("Sweep", "Look", "Evidence", "Serve", "Use", "Keep in order", "Set up"):
         assert f"─ {panel} ─" in shown
     for verb in COMMAND.commands:  # type: ignore[attr-defined]
         assert verb in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from decisions import candidate, decision, judged
 
 from regtune.study.decision import Estimate
 from regtune.study.decision_text import (
@@ -17,14 +18,13 @@ from regtune.study.decision_text import (
     value_text,
     words,
 )
-from tests.decisions import candidate, decision, judged
 
 WINNER = "Batch norm before the activation with dropout 0.15"
 
 
 def test_the_sentence_names_what_beats_no_technique_what_is_tied_and_what_is_chosen() -> None:
     assert sentence(decision()) == (
-        f"{WINNER} beats no technique by 0.0582 ± 0.0119 of val_cross_entropy; "
+        f"{WINNER} beats no technique by 0.058 ± 0.012 of val_cross_entropy; "
         "four configurations cannot be told apart; the simplest of them inside the search is chosen; "
         "dropout 0.2, outside the search, is as good and simpler."
     )
@@ -52,7 +52,7 @@ def test_where_the_chosen_one_is_not_shown_to_beat_no_technique_the_best_that_do
         judged("c-none", mean=0.25, to_chosen=0.01),
     )
     expected = (
-        "Batch norm before the activation with dropout 0.133 and L2 7.69e-6 beats no technique by 0.0200"
+        "Batch norm before the activation with dropout 0.133 and L2 7.69e-6 beats no technique by 0.020"
     )
     assert sentence(found).startswith(expected)
 
@@ -62,7 +62,7 @@ def test_an_accuracy_is_in_points_of_percent() -> None:
     assert difference_text("val_accuracy", by) == "0.62 ± 0.09 points higher"
     assert amount_text("val_accuracy", Estimate(mean=-0.0062, half_width=0.00004)) == "0.620 ± 0.004 points"
     assert value_text("val_accuracy", Estimate(mean=0.94823)) == "94.82 %"
-    assert signed_text("val_cross_entropy", Estimate(mean=-0.0582, half_width=0.0119)) == "−0.0582 ± 0.0119"
+    assert signed_text("val_cross_entropy", Estimate(mean=-0.0582, half_width=0.0119)) == "−0.058 ± 0.012"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import look, run, upkeep
+from regtune.cli import evidence, look, run, upkeep
 from regtune.cli.options import Verb
 from regtune.cli.terminal import prepare_streams, show_error
 from regtune.errors import RegtuneError
@@ -25,6 +25,7 @@ Verbs = tuple[Callable[..., None], ...]
 PANELS: dict[str, Verbs] = {
     "Sweep": (run.sweep, run.plan, run.watch, run.stop, run.enqueue),
     "Look": (look.board, look.show_, look.studies, upkeep.ui),
+    "Evidence": (evidence.decide,),
     "Serve": (upkeep.up, upkeep.down, upkeep.status),
     "Use": (look.best, look.train),
     "Keep in order": (upkeep.sync, upkeep.delete, upkeep.gc),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from regtune.sweep import SweepOutcome
 
 RESTARTED = "finished trials are kept, running ones restart from epoch 0"
-INTERRUPTED = 130
 WATCH_SECONDS = 0.5
 TOP = 10
 
@@ -54,18 +49,18 @@ def sweep(
 
     asked = threading.Event()
     try:
-        with choose(quiet=quiet) as display, _stopping(asked, display.stopping):
+        with choose(quiet=quiet) as display, terminal.stopping(asked, display.stopping):
             outcome = run_sweep(
                 spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
             )
     except KeyboardInterrupt:
         terminal.say(f"Stopped at once; {RESTARTED}. Resume with: {COMMAND.get()}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(terminal.INTERRUPTED) from None
     _show_outcome(outcome, settings, quiet)
     if outcome.stopped:
         cost = RESTARTED if outcome.interrupted else "no trial was interrupted"
         terminal.say(f"Stopped; {cost}. Resume with: {COMMAND.get()}")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(terminal.INTERRUPTED)
 
 
 def plan(
@@ -98,7 +93,7 @@ def watch(
             terminal.show_json(read_progress(engine, study))
             return
         asked = threading.Event()
-        with choose(quiet=False) as display, _stopping(asked):
+        with choose(quiet=False) as display, terminal.stopping(asked):
             follow(
                 engine,
                 study,
@@ -107,7 +102,7 @@ def watch(
                 wait=lambda: asked.wait(WATCH_SECONDS),
             )
         if asked.is_set():
-            raise typer.Exit(INTERRUPTED)
+            raise typer.Exit(terminal.INTERRUPTED)
     terminal.say(f"{printable(study)} is not running.")
     _show_board(settings, study)
 
@@ -237,23 +232,3 @@ def _again(file: Path, assignments: list[str] | None, name: str | None, home: Pa
     words += ["--name", name] if name is not None else []
     words += ["--home", home] if home is not None else []
     return " ".join(shell_word(str(word)) for word in words)
-
-
-@contextmanager
-def _stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop, the second stops at once.
-
-    A KeyboardInterrupt may be raised where Python ignores what is raised, in a finalizer; an event is not lost.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        stopping()
-
-    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    with ExitStack() as stack:
-        for number in signals:
-            stack.callback(signal.signal, number, signal.signal(number, handle))
-        yield

@@ -11,14 +11,17 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import termios
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from regtune.settings import Settings
 
 PIPE_WIDTH = 1000
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended."""
 _HELD = "\0"
 _HOME: ContextVar[Path | None] = ContextVar("home", default=None)
 """The folder that --home names: it belongs to every command in a message."""
@@ -214,14 +219,38 @@ def keys_unseen(stream: IO[str]) -> Iterator[None]:
                 termios.tcsetattr(stream, termios.TCSANOW, before)
 
 
+@contextmanager
+def stopping(asked: threading.Event, stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP asks for a stop, the second stops at once.
+
+    A KeyboardInterrupt may be raised where Python ignores what is raised, in a finalizer; an event is not lost.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        stopping()
+
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    with ExitStack() as stack:
+        for number in signals:
+            stack.callback(signal.signal, number, signal.signal(number, handle))
+        yield
+
+
+def typed(*more: str) -> str:
+    """The command as it was typed, with `more`."""
+    return " ".join(map(shell_word, ("regtune", *sys.argv[1:], *more)))
+
+
 def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         from regtune.errors import InputError
 
-        typed = " ".join(map(shell_word, ("regtune", *sys.argv[1:], "--yes")))
-        raise InputError(f"{question} There is no terminal to ask; add --yes: {typed}")
+        raise InputError(f"{question} There is no terminal to ask; add --yes: {typed('--yes')}")
     if not typer.confirm(printable(question), err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)

@@ -161,7 +161,8 @@ def more_command(decision: Decision) -> str:
     """The command that settles more; empty where nothing is open."""
     if decision.end in ("settled", "practical", "one_candidate"):
         return ""
-    return f"regtune decide {shell_word(decision.study)} --budget {max(4, 2 * decision.replicates)}"
+    vary = "" if decision.vary == "both" else f" --vary {decision.vary}"
+    return f"regtune decide {shell_word(decision.study)} --budget {max(4, 2 * decision.replicates)}{vary}"
 
 
 def paragraph(decision: Decision) -> list[str]:
@@ -229,10 +230,11 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _numbers(form: Figure, estimate: Estimate, mean: float) -> str:
-    """The mean, and the half width with at least one digit that is not 0."""
+    """The mean and the half width, to two significant digits of the latter or the figure's own decimals."""
     scale, width = 100 if form.share else 1, estimate.half_width
     decimals = form.decimals
     if width is not None and 0 < width < math.inf:
-        decimals = min(8, max(decimals, -math.floor(math.log10(width * scale))))
+        first = -math.floor(math.log10(width * scale))  # decimal of its first significant digit
+        decimals = max(0, min(max(decimals, first), first + 1))
     text = f"{mean * scale:.{decimals}f}"
     return text if width is None else f"{text} ± {width * scale:.{decimals}f}"
