@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -296,7 +297,7 @@ def _listed(result: TrialResult) -> dict[str, list[float]]:
 
 @EXACT_IS_SLOW
 def test_a_used_graph_repeats_a_fresh_process_bit_for_bit(data: Data, fused: bool) -> None:
-    """The trials before differ from it in every value a graph can hold, and one of them diverges."""
+    """The trials before differ from it in every value a graph can hold, their split too; one of them diverges."""
     strengths = {"batchnorm": ("before_activation", "none"), "dropout": 0.25, "l1": 1e-4, "l2": 1e-3}
     config = _config(seed=17, **strengths, training={"fused": fused, "optimizer": "adamw"})
     config = config.model_copy(update={"data": DataConfig(name="mnist-5k")})
@@ -311,9 +312,10 @@ def test_a_used_graph_repeats_a_fresh_process_bit_for_bit(data: Data, fused: boo
     before["training"].update(learning_rate=0.03, weight_decay=0.2)
     other = TrialConfig.from_dict({**before, "seed": 5})
     assert structure(other) == structure(config)
-    assert _listed(train(other, data)) != fresh
+    elsewhere = load_data(DataConfig(name="mnist-5k", split_seed=7))
+    assert _listed(train(other, elsewhere)) != fresh
     before["training"]["learning_rate"] = 10.0
-    train(TrialConfig.from_dict(before), data)
+    train(TrialConfig.from_dict(before), elsewhere)
 
     assert _listed(train(config, data)) == fresh
     assert _listed(train(config, data)) == fresh
@@ -330,7 +332,7 @@ def test_momentum_is_its_own_in_each_trial(few: Data, fused: bool) -> None:
     assert train(whole, few).end == "max_epochs"
 
 
-def test_graphs_are_shared_by_structure_bounded_and_of_one_data_object(
+def test_graphs_are_shared_by_structure_bounded_and_of_data_of_one_form(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regtune.training.loop.MAX_GRAPHS", 2)
@@ -343,7 +345,15 @@ def test_graphs_are_shared_by_structure_bounded_and_of_one_data_object(
         graphs.get(_config(batchnorm=batchnorm), data)
     second = graphs.get(one, data)
     assert second is not first
-    assert graphs.get(one, replace(data, x_train=data.x_train[::-1].copy())) is not second
+    split = replace(data, x_train=data.x_train[::-1].copy())
+    assert graphs.get(one, split) is second
+    freed = weakref.ref(split)
+    del split
+    assert freed() is None, "its images are held once, by the graphs"
+    fewer = replace(data, x_train=data.x_train[1:], y_train=data.y_train[1:])
+    third = graphs.get(one, fewer)
+    assert third is not second
+    assert graphs.get(one, replace(fewer, classes=11)) is not third
 
 
 def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
@@ -358,7 +368,7 @@ def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
 
 
 @BOTH_WAYS
-def test_a_second_trial_of_a_structure_traces_nothing(
+def test_a_second_trial_of_a_structure_traces_nothing_on_another_split_too(
     data: Data, monkeypatch: pytest.MonkeyPatch, fused: bool
 ) -> None:
     """TensorFlow runs the Python of a method to trace it, and never again."""
@@ -377,5 +387,6 @@ def test_a_second_trial_of_a_structure_traces_nothing(
     before = len(traced)
     for seed in (2, 3):
         training = {"fused": fused, "learning_rate": seed / 1000}
-        train(_config(epochs=2, seed=seed, dropout=seed / 10, l2=10.0**-seed, training=training), data)
+        split = load_data(DataConfig(name="mnist-5k", split_seed=seed))
+        train(_config(epochs=2, seed=seed, dropout=seed / 10, l2=10.0**-seed, training=training), split)
     assert len(traced) == before

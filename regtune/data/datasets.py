@@ -117,9 +117,9 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def load_data_cached(config: DataConfig, data_dir: Path | None = None) -> Data:
-    """`load_data`, kept: the trials of a worker share one copy."""
+    """`load_data`, kept until another is asked for: the trials of a worker share one copy, of 190 MB for MNIST."""
     return load_data(config, data_dir)
 
 

@@ -11,6 +11,7 @@ same structure uses the same graph.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,14 +27,39 @@ Sums = tuple[Any, ...]
 
 
 class Resident:
-    """A data set's training and validation part as tensors; `data` is what they were made of."""
+    """A data set's training and validation part as variables, so that graphs take another one of the same form.
+
+    It keeps the present `Data` from being freed no longer than its owner does.
+    """
 
     def __init__(self, data: Data) -> None:
-        self.data = data
-        self.x_train = tf.constant(data.x_train)
-        self.y_train = tf.constant(data.y_train)
-        self.x_val = tf.constant(data.x_val)
-        self.y_val = tf.constant(data.y_val)
+        self.features, self.classes = data.features, data.classes
+        self._data = weakref.ref(data)
+        self._variables = [tf.Variable(part, trainable=False) for part in _parts(data)]
+
+    def take(self, data: Data) -> bool:
+        """Hold `data` from now on; False where it has another number of images, of pixels or of classes."""
+        if self._data() is data:
+            return True
+        shapes = [variable.shape for variable in self._variables]
+        if data.classes != self.classes or [part.shape for part in _parts(data)] != shapes:
+            return False
+        for variable, part in zip(self._variables, _parts(data), strict=True):
+            variable.assign(part)
+        self._data = weakref.ref(data)
+        return True
+
+    def training(self) -> tuple[Any, Any]:
+        """Images and labels, read once: a graph that read them in each step of a loop would take longer."""
+        return self._variables[0].value(), self._variables[1].value()
+
+    def validation(self) -> tuple[Any, Any]:
+        """Images and labels."""
+        return self._variables[2].value(), self._variables[3].value()
+
+
+def _parts(data: Data) -> tuple[Any, ...]:
+    return data.x_train, data.y_train, data.x_val, data.y_val
 
 
 class VariableDropout(keras.layers.Layer):  # type: ignore[misc]
@@ -89,9 +115,8 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
     """
 
     def __init__(self, config: TrialConfig, resident: Resident) -> None:
-        data = resident.data
-        layers = layers_of(config, data.classes, VariableDropout, VariablePenalty)
-        super().__init__([keras.Input((data.features,), name="pixels"), *layers], name="epoch_model")
+        layers = layers_of(config, resident.classes, VariableDropout, VariablePenalty)
+        super().__init__([keras.Input((resident.features,), name="pixels"), *layers], name="epoch_model")
         self._resident = resident
         self._batch_size = config.training.batch_size
         self._config = config
@@ -107,9 +132,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
         self._amounts = {name: tf.Variable(0.0, trainable=False) for name in self._optimizer_amounts(config)}
         for name, amount in self._amounts.items():
             setattr(optimizer, name, amount)
-        self._training_figures = tf.function(
-            lambda: self._evaluate(resident.x_train, resident.y_train), autograph=False
-        )
+        self._training_figures = tf.function(lambda: self._evaluate(*resident.training()), autograph=False)
 
     @property
     def metrics(self) -> list[Any]:
@@ -158,7 +181,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
 
     def train_step(self, epoch: Any) -> dict[str, Any]:
         """One epoch. `epoch` counts from 0."""
-        x, y = self._resident.x_train, self._resident.y_train
+        x, y = self._resident.training()
         order = batch_order(self._order_seed, epoch, x.shape[0])
 
         def batch(begin: Any, count: int) -> Sums:
@@ -166,7 +189,7 @@ class EpochModel(keras.Sequential):  # type: ignore[misc]
             return self.train_batch(tf.gather(x, rows), tf.gather(y, rows))
 
         loss, cross_entropy, accuracy = over_batches(x.shape[0], self._batch_size, batch)
-        validation = self._evaluate(self._resident.x_val, self._resident.y_val)
+        validation = self._evaluate(*self._resident.validation())
         figures = (loss, accuracy, cross_entropy, validation[0], validation[2], validation[1])
         return dict(zip(METRICS, figures, strict=True))
 

@@ -27,7 +27,10 @@ SPARSE_BELOW = 1e-3
 
 
 class Graphs:
-    """A cache of traced graphs over one data set: an `EpochModel` per structure, the least recently used dropped."""
+    """A cache of traced graphs: an `EpochModel` per structure, the least recently used dropped.
+
+    They are kept while the data has the same form: another split, or another sample of as many images.
+    """
 
     def __init__(self) -> None:
         self._models: OrderedDict[tuple[Any, ...], EpochModel] = OrderedDict()
@@ -35,9 +38,12 @@ class Graphs:
 
     def get(self, config: TrialConfig, data: Data) -> EpochModel:
         """The model of a configuration's structure over `data`; the caller starts it."""
-        if self._resident is None or self._resident.data is not data:
-            self._resident = Resident(data)
+        if self._resident is not None and not self._resident.take(data):
             self._models.clear()
+            self._resident = None
+            gc.collect()  # frees the images that its graphs hold
+        if self._resident is None:
+            self._resident = Resident(data)
         key = structure(config)
         if key not in self._models:
             kind = FusedModel if config.training.fused else EpochModel
@@ -79,7 +85,7 @@ def train(
     Training ends with the last epoch, by early stopping, or when `on_epoch` says so. The same configuration and seed
     give bit-identical figures in every process that called `runtime.configure` first, whatever it trained before. A
     process trains one trial at a time, because trials of one structure share a graph; the next one starts sooner when
-    it gets the same `data` object.
+    its `data` has as many images.
 
     Args:
         config: The configuration, its keys and values, or the path of its file, such as `best.yaml`.
