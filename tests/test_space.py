@@ -23,6 +23,7 @@ from regtune.config.trial import (
 )
 from regtune.errors import ParameterError, SpecError
 from regtune.search import Searched, Space, controls
+from regtune.search.controls import every_control
 
 DATA = DataConfig(name="mnist-5k", digest="0" * 64)
 MIXED = {
@@ -308,18 +309,35 @@ def test_the_controls_are_no_technique_early_stopping_alone_and_each_technique_a
 
 
 def test_a_control_outside_the_space_stands_for_itself():
-    found = controls(spec_of({"dropout": {"min": 0.1, "max": 0.6}}), DATA)
+    found = every_control(spec_of({"dropout": {"min": 0.1, "max": 0.6}}), DATA)
     assert [control.parameters for control in found] == [None, None, {"dropout": 0.2}, *[None] * 4]
     deeper = {
         "hidden": {"values": [[32, 16, 8], [64, 32, 16]]},
         "l1": {"values": [0, 0.2], "per_layer": True},
     }
-    assert [control.parameters for control in controls(spec_of(deeper), DATA)] == [None] * 7
+    assert [control.parameters for control in every_control(spec_of(deeper), DATA)] == [None] * 7
+
+
+@pytest.mark.parametrize(
+    ("searched", "names"),
+    [
+        ({"dropout": {"min": 0.1, "max": 0.6}}, ["dropout"]),
+        ({"l1": STRENGTH, "l2": STRENGTH}, ["l1", "l2"]),
+        ({"batchnorm": {"values": ["none", "after_activation"], "per_layer": True}}, ["batchnorm_after"]),
+        ({"patience": {"values": [1, 2]}, "l2": {"value": 0.1}}, []),
+        ({"learning_rate": {"min": 0.001, "max": 0.1}}, []),
+    ],
+)
+def test_a_technique_that_a_sweep_does_not_search_is_no_control_of_it(searched: Any, names: list[str]):
+    spec = spec_of(searched)
+    assert [control.name for control in controls(spec, DATA)] == ["none", "early_stopping", *names]
+    everything = ["none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after"]
+    assert [control.name for control in every_control(spec, DATA)] == everything
 
 
 def test_a_fixed_technique_is_no_part_of_the_controls_but_a_fixed_optimizer_is():
     spec = spec_of({**FULL, "l2": {"value": 0.5}, "optimizer": {"value": "sgd"}, "patience": {"value": 9}})
-    found = controls(spec, DATA)
+    found = every_control(spec, DATA)
     assert {control.config.training.optimizer for control in found} == {"sgd"}
     assert {control.config.regularization.l2 for control in found} == {(0.0, 0.0), (1e-4, 1e-4)}
     assert {control.config.early_stopping for control in found} == {None, EarlyStoppingConfig(patience=9)}
@@ -336,7 +354,7 @@ def test_without_early_stopping_two_controls_are_one_and_a_sweep_may_go_without_
 @settings(max_examples=40)
 @given(specs())
 def test_the_parameters_of_a_control_give_exactly_its_configuration(spec: SweepSpec):
-    space, found = Space(spec), controls(spec, DATA)
+    space, found = Space(spec), every_control(spec, DATA)
     assert len({control.config for control in found}) == len(found)
     for control in found:
         if control.parameters is not None:

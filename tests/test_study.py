@@ -21,6 +21,7 @@ from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, DataConfig, TrialConfig
 from regtune.errors import SpecChanged, StudyBusy
 from regtune.search import Space, controls
+from regtune.search.controls import every_control
 from regtune.settings import load_settings
 from regtune.storage import open_engine, open_storage
 from regtune.study.ownership import hold
@@ -91,6 +92,20 @@ def test_what_was_queued_or_interrupted_is_trained_on_the_data_where_it_lies_now
         assert found is not None
         assert (found[0], found[1].control is not None) == (number, True)
         assert found[1].config.data.name == "here.npz"
+
+
+def test_a_control_that_a_version_before_has_queued_is_trained_though_the_sweep_lists_it_no_more() -> None:
+    study, spec = opened(), SweepSpec.from_dict(SPEC)
+    data = DataConfig(digest="a" * 64)
+    before = [one for one in every_control(spec, data) if one.parameters is None]
+    for control in before:
+        study.queue(Origin("control", f"control {control.name}", control.config), {})
+    space = Space(spec)
+    proposals = Proposals(study, space, Standing(study, space), data)
+    proposals.queue_controls()
+    started = [proposals.next() for _ in range(len(study.trials()))]
+    queued_now = ["early_stopping", "dropout"]  # points of the space
+    assert [one[1].control for one in started if one] == [*(one.name for one in before), *queued_now]
 
 
 def test_a_beginning_that_was_cut_off_is_begun_again() -> None:

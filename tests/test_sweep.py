@@ -149,17 +149,17 @@ def test_a_sweep_that_is_stopped_again_and_again_ends_as_one_that_is_not(
 
 def test_controls_come_first_and_are_never_pruned_and_a_pruner_ends_hopeless_trials() -> None:
     def floor(task: Task) -> float:
-        if len(executor.submitted) <= 7:
+        if len(executor.submitted) <= 3:
             return float(len(executor.submitted))  # each control worse than the one before
         return 9.0 if task.config.training.learning_rate == 1e-5 else 0.1
 
     executor = MadeUp(floor=floor)
-    rates = {"learning_rate": {"values": [1e-5, 1e-3]}}
+    rates = {"learning_rate": {"values": [1e-5, 1e-3]}, "dropout": {"values": [0.0, 0.1]}}
     prune = {"type": "median", "min_iter": 1}
     run(executor, controls=True, run_cap=20, method="random", parameters=rates, early_terminate=prune)
-    names = ["none", "early_stopping", "dropout", "l1", "l2", "batchnorm_before", "batchnorm_after"]
-    assert [record.control for record in records()] == names + [None] * 13
-    assert {trial.state for trial in study().trials[:7]} == {TrialState.COMPLETE}
+    names = ["none", "early_stopping", "dropout"]
+    assert [record.control for record in records()] == names + [None] * 17
+    assert {trial.state for trial in study().trials[:3]} == {TrialState.COMPLETE}
     pruned = [trial for trial in study().trials if trial.state is TrialState.PRUNED]
     assert {trial.params["learning_rate"] for trial in pruned} == {1e-5}
     assert all(record.epochs < 3 and record.end_reason == "pruned" for record in records(pruned))
@@ -336,13 +336,13 @@ def test_a_grid_s_budget_is_of_its_points_controls_come_beside_and_no_point_is_t
     assert outcome.reason == f"{used}; train 1 more with: the same command with --set run_cap=3"
     first = records()
     assert [record.control for record in first if record.parameters] == ["early_stopping", "dropout"]
-    assert len(first) == 7  # five more beside the grid
+    assert len(first) == 3  # one more beside the grid: no technique, without early stopping
     ask("enqueue", dropout=0.1)
     outcome = run(**{**GRID, "controls": True, "run_cap": 3})
-    assert (outcome.complete, outcome.reason) == (8, ALL)
-    assert [record.requested for record in records()[7:]] == [True]
+    assert (outcome.complete, outcome.reason) == (4, ALL)
+    assert [record.requested for record in records()[3:]] == [True]
     info = read_study(open_engine(load_settings().storage_url), "small")
-    assert (info.finished, info.beside) == (3, 5)
+    assert (info.finished, info.beside) == (3, 1)
 
 
 def test_what_is_asked_for_as_the_last_trial_ends_is_still_tried_and_a_stop_stops_nothing(

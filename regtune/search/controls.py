@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
+from regtune.config.sweepfile.checks import control_names
 from regtune.config.sweepfile.parameters import BLOCKS
 from regtune.config.trial import DataConfig, RegularizationConfig, TrialConfig
 from regtune.errors import ParameterError
@@ -38,14 +39,21 @@ class Control:
 
 
 def controls(spec: SweepSpec, data: DataConfig) -> list[Control]:
+    """The controls that run first in a sweep: no technique, early stopping alone, and the searched techniques alone.
+
+    A technique that a sweep does not search has no part in its answer. None in a sweep with `controls: false`.
+    """
+    names = control_names(spec)
+    return [control for control in every_control(spec, data) if control.name in names]
+
+
+def every_control(spec: SweepSpec, data: DataConfig) -> list[Control]:
     """The unregularized network, early stopping alone, and each technique alone at a fixed strength.
 
     `none` goes without early stopping too and keeps its last epoch's weights; every other has the sweep's early
     stopping. Searched keys of model and training have their base values. The seed is 0: the coordinator sets it.
     Controls that come to the same configuration are listed once.
     """
-    if not spec.controls:
-        return []
     space = Space(spec)
     blocks: dict[str, Any] = {
         block: model(**{name: spec.fixed(name) for name in model.model_fields})

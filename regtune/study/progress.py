@@ -113,6 +113,11 @@ class Row:
         return self.record.control if self.record else None
 
     @property
+    def searched(self) -> bool:
+        """Whether the search space contains it; a control outside it has no parameters."""
+        return self.control is None or bool(self.parameters)
+
+    @property
     def parameters(self) -> Mapping[str, Value]:
         """Searched parameters as displayed; an optional one that is off is 0."""
         return self.record.parameters if self.record else {}

@@ -114,7 +114,7 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
         standing = _Standing()
     left = _left(spec, points, standing)
     if left is not None:
-        left += beside - standing.beside
+        left += max(0, beside - standing.beside)  # one of a version before may have more
     workers = settings.workers or default_workers()
     duration = None
     if not standing.ended:

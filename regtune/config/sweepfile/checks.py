@@ -168,7 +168,7 @@ def _method_warnings(spec: SweepSpec) -> Iterator[str]:
 
 def _budget_warnings(spec: SweepSpec) -> Iterator[str]:
     pruner, epochs = spec.early_terminate, most_epochs(spec)
-    controls = 0 if spec.method == "grid" else control_count(spec)
+    controls = 0 if spec.method == "grid" else len(control_names(spec))
     searched = math.inf if spec.run_cap is None else spec.run_cap - controls
     if pruner and pruner.first_epoch >= epochs:
         when = f"the first check is at epoch {pruner.first_epoch} of at most {epochs}"
@@ -191,6 +191,14 @@ def most_epochs(spec: SweepSpec) -> int:
     return int(max(_possible(spec, "max_epochs")))
 
 
-def control_count(spec: SweepSpec) -> int:
-    """How many controls run first: without early stopping, `none` and `early_stopping` are the same one."""
-    return (6 if spec.early_stopping is None else 7) if spec.controls else 0
+def control_names(spec: SweepSpec) -> list[str]:
+    """The controls that run first: no technique, early stopping alone, and each searched technique alone.
+
+    Without early stopping, `none` and `early_stopping` are the same one. Of batch norm, the placements that are tried.
+    """
+    if not spec.controls:
+        return []
+    names = ["none"] if spec.early_stopping is None else ["none", "early_stopping"]
+    names += [name for name in ("dropout", "l1", "l2") if name in spec.searched]
+    placements = _possible(spec, "batchnorm") if "batchnorm" in spec.searched else ()
+    return names + [f"batchnorm_{one}" for one in ("before", "after") if f"{one}_activation" in placements]

@@ -88,7 +88,7 @@ class SweepSpec(Frozen):
     early_terminate: PrunerSpec | None = None
     """When an unpromising trial is ended early."""
     controls: bool = True
-    """Run the unregularized network and each technique alone first."""
+    """Run first: the network without any technique, then each searched technique alone."""
     decide: bool | Annotated[float, Field(gt=0.0, le=MAX_DECIDE)] = True
     """Share of the search's epochs for replicates of finalists and controls, which decide; true is 1/3."""
     max_failures: int = Field(default=5, ge=0, le=1_000_000)
