@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import optuna
+
 from regtune.config.trial import DataConfig, RegularizationConfig, TrialConfig
 from regtune.study.decision import Candidate, Decision, Estimate, Judged, Standing
+from regtune.study.record import DECISION
 
 TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "c-none": {},
@@ -14,6 +17,8 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "c-dropout": {"dropout": 0.2},
     "c-l1": {"l1": 1e-5},
     "c-batchnorm_before": {"batchnorm": "before_activation"},
+    "t2": {"dropout": 0.1},
+    "t3": {"dropout": 0.13, "batchnorm": "before_activation"},
     "t16": {"dropout": 0.133, "l2": 7.69e-6, "batchnorm": "before_activation"},
     "t9": {"dropout": 0.15, "batchnorm": "before_activation"},
 }
@@ -33,7 +38,9 @@ FIGURES = {
 }
 
 
-def candidate(key: str, *, searched: bool | None = None, value: float | None = None) -> Candidate:
+def candidate(
+    key: str, *, searched: bool | None = None, value: float | None = None, trial: int | None = None
+) -> Candidate:
     """A candidate of TECHNIQUES; a control lies outside the search unless `searched` says otherwise."""
     control = key.removeprefix("c-") if key.startswith("c-") else None
     stops = {"early_stopping": None} if control == "none" else {}
@@ -42,7 +49,7 @@ def candidate(key: str, *, searched: bool | None = None, value: float | None = N
     )
     return Candidate(
         key=key,
-        trial=None if control else int(key[1:]),
+        trial=trial if control else int(key[1:]),
         control=control,
         searched=control is None if searched is None else searched,
         value=value,
@@ -108,3 +115,19 @@ def decision(*candidates: Judged, **facts: Any) -> Decision:
         **{"seconds": 17.3, "decided": "2026-01-01T00:00:00+00:00"},
     }
     return Decision(candidates=shown, **{**given, **facts})
+
+
+def store(study: optuna.Study, found: Decision) -> None:
+    """Write a decision as a study has it."""
+    study.set_user_attr(DECISION, found.model_dump(mode="json"))
+
+
+def of_filled_study() -> Decision:
+    """A decision about the study that `studies.fill` makes: trial 3 is chosen, trial 2 was the search's winner."""
+    return decision(
+        judged("t3", "chosen", 0.0805, to_none=-0.0155, half_width=0.004),
+        judged("t2", "tied", 0.0815, to_chosen=0.001, to_none=-0.0145, half_width=0.004, value=0.0742),
+        judged("c-dropout", "tied", 0.0811, to_chosen=0.0006, to_none=-0.0149, half_width=0.004, trial=1),
+        judged("c-none", "beaten", 0.096, to_chosen=0.0155, half_width=0.004, trial=0),
+        **{"chosen": "t3", "answer": "t3", "winner": "t2", "optimism": Estimate(mean=0.0073)},
+    )

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import decisions
 import optuna
 import pytest
 import studies
@@ -26,11 +27,14 @@ from regtune.cli import app
 from regtune.errors import InputError
 from regtune.settings import load_settings
 from regtune.study.best import load_best
+from regtune.study.decision_text import sentence
 from regtune.study.ownership import hold
 from regtune.study.record import RECORD
 
 NAME = "mnist-regularization"
 HOME = Path("mlruns")
+DECIDE = f"regtune decide {NAME}"
+DECISION = decisions.of_filled_study()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,9 @@ def run(*arguments: str, columns: int | None = None) -> str:
 def test_csv_and_json_have_every_column_in_full_precision() -> None:
     rows = list(csv.DictReader(io.StringIO(run("board", NAME, "--csv"))))
     assert [row["trial"] for row in rows[:3]] == ["2", "3", "4"]
-    names = "rank trial state val_cross_entropy val_accuracy gap sparsity l2_norm epochs seconds control"
+    names = (
+        "rank trial state decision val_cross_entropy val_accuracy gap sparsity l2_norm epochs seconds control"
+    )
     assert list(rows[0]) == [*names.split(), "dropout", "batchnorm"]
     assert (rows[0]["sparsity"], rows[0]["l2_norm"]) == ("0.125", "21.5")
     expected = min(point["val_cross_entropy"] for point in studies.curve(0.08, 12))
@@ -66,7 +72,9 @@ def test_csv_and_json_have_every_column_in_full_precision() -> None:
         {key: "" if value is None else str(value) for key, value in cell.items()} for cell in cells
     ] == rows
     studies.create(HOME / "studies.db", "empty")
-    assert run("board", "empty", "--csv").startswith("rank,trial,state,val_cross_entropy,val_accuracy")
+    assert run("board", "empty", "--csv").startswith(
+        "rank,trial,state,decision,val_cross_entropy,val_accuracy"
+    )
 
 
 def test_nothing_is_wider_than_the_terminal() -> None:
@@ -110,7 +118,7 @@ def test_the_column_to_sort_by_is_shown_and_named_whatever_the_width() -> None:
     }.items():
         for columns in (40, None):
             text = run("board", NAME, "--sort", sort, "--limit", "1", columns=columns)
-            assert text.splitlines()[-1] == f"sorted by {name}"
+            assert f"sorted by {name}" in text.splitlines()
             column = name.partition(",")[0]
             heads = text.splitlines()[:2]
             assert any({column, f"_{column.rpartition('_')[2]}"} & {*line.split()} for line in heads), sort
@@ -119,7 +127,8 @@ def test_the_column_to_sort_by_is_shown_and_named_whatever_the_width() -> None:
 
 def test_a_column_has_one_name_in_the_table_in_csv_and_for_sorting() -> None:
     names = run("board", NAME, "--csv", "--limit", "1").splitlines()[0].split(",")
-    assert [name for name in names if name not in ("sparsity", "l2_norm")] == run("board", NAME).split()[:11]
+    shown = [name for name in names if name not in ("decision", "sparsity", "l2_norm")]
+    assert shown == run("board", NAME).split()[:11]
     for name in names:
         text = run("board", NAME, "--csv", "--sort", name, "--limit", "1")
         assert text.splitlines()[0].split(",") == names
@@ -198,6 +207,71 @@ def test_studies_are_listed_the_last_active_first() -> None:
     listed = json.loads(run("studies", "--json"))
     assert [found["study"] for found in listed] == ["later", NAME]
     assert listed[0]["best"]["number"] == 0
+
+
+@pytest.fixture
+def decided(study: None) -> None:
+    decisions.store(optuna.load_study(study_name=NAME, storage=load_settings().storage_url), DECISION)
+
+
+@pytest.mark.usefixtures("decided")
+def test_a_decision_is_marked_on_the_board_and_said_below_it() -> None:
+    rows = {row["trial"]: row["decision"] for row in json.loads(run("board", NAME, "--json"))}
+    assert {number: word for number, word in rows.items() if word} == {
+        **{3: "chosen", 2: "tied", 1: "tied", 0: "beaten"}
+    }
+    for columns in (60, 80, 124):
+        text = run("board", NAME, columns=columns)
+        assert max(map(len, text.splitlines())) <= columns
+        assert ("decision" in text, "chosen" in text, "single runs" in text) == (True, True, False)
+        assert " ".join(sentence(DECISION).split()[:4]) in text
+    assert "single runs" not in run("show", NAME, "3")
+    assert "decision    chosen" in run("show", NAME, "3")
+
+
+@pytest.mark.usefixtures("decided")
+def test_a_decision_is_a_line_of_show_and_of_studies() -> None:
+    assert "decision  Batch norm before the activation with dropout 0.13 beats" in run("show", NAME)
+    assert json.loads(run("show", NAME, "--json"))["decision"] == DECISION.model_dump(mode="json")
+    assert "trial 3" in run("studies", columns=80).splitlines()[-1]
+    assert json.loads(run("studies", "--json"))[0]["decision"] == sentence(DECISION)
+
+
+def test_without_replicates_the_board_claims_no_winner() -> None:
+    found = CliRunner().invoke(app, ["board", NAME], catch_exceptions=False)
+    assert "single runs: differences may be luck" in found.stdout
+    assert f"regtune decide {NAME}" in found.stderr
+    assert {row["decision"] for row in json.loads(run("board", NAME, "--json"))} == {None}
+
+
+@pytest.mark.usefixtures("decided")
+def test_best_is_the_choice_of_the_decision_and_says_so() -> None:
+    found = CliRunner().invoke(app, ["best", NAME, "-o", "best.yaml"], catch_exceptions=False)
+    assert "trial 3: dropout 0.13 + batch norm before; chosen by 8 replicates" in found.stderr
+    provenance = load_best(Path("best.yaml")).provenance
+    assert provenance is not None
+    assert (provenance.trial, provenance.chosen, provenance.replicates) == (3, "decision", 8)
+    assert (provenance.mean, provenance.half_width) == (0.0805, 0.0052)
+    assert provenance.figures["val_cross_entropy"] == provenance.value  # what `train` has to reach
+
+
+def test_best_of_single_runs_is_of_the_search_and_says_so() -> None:
+    study = optuna.load_study(study_name=NAME, storage=load_settings().storage_url)
+    studies.add(study, studies.record(16, {}, floor=0.01, control="l1"), TrialState.COMPLETE)
+    assert json.loads(run("board", NAME, "--json"))[0]["trial"] == 16
+    found = CliRunner().invoke(app, ["best", NAME], catch_exceptions=False)
+    assert (
+        f"trial 2: dropout 0.1; the best of single runs, which may be luck; decide with: {DECIDE}"
+        in found.stderr
+    )
+    assert "chosen: search" in found.stdout
+    found = CliRunner().invoke(app, ["best", NAME, "--control", "l1"], catch_exceptions=False)
+    assert (found.stderr.strip(), "chosen: control" in found.stdout) == (
+        "trial 16: the control l1, as you asked",
+        True,
+    )
+    with pytest.raises(InputError, match=r"--control l3: expected one of dropout, l1, none"):
+        CliRunner().invoke(app, ["best", NAME, "--control", "l3"], catch_exceptions=False)
 
 
 def test_best_writes_what_train_reads_and_replaces_another_file_only_when_told_to() -> None:

@@ -88,7 +88,7 @@ def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name
 
 def test_what_is_not_there_is_answered_with_what_there_is(engine: Engine) -> None:
     studies.create(Path("studies.db"), "empty")
-    with pytest.raises(StudyNotFound, match="no complete trial yet"):
+    with pytest.raises(StudyNotFound, match="no complete trial of its search yet"):
         read_best(engine, "empty")
     assert read_board(engine, "empty").rows == []
     assert read_progress(engine, "empty").finished == 0

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regtune.cli import options, terminal
 from regtune.errors import InputError
 from regtune.escaping import csv_cell, printable, shell_word
+
+if TYPE_CHECKING:
+    from regtune.study.best import Best
 
 
 def board(
@@ -32,7 +35,7 @@ def board(
     home: options.Home = None,
 ) -> None:
     """Show the leaderboard: every trial, the best first."""
-    from regtune.cli.views.tables import board_table
+    from regtune.cli.views.tables import answer_view, board_table
     from regtune.study.board import read_board
 
     if as_csv and as_json:
@@ -47,6 +50,11 @@ def board(
         writer.writerows(map(csv_cell, row.values()) for row in leaderboard.cells())
     else:
         terminal.show(board_table(leaderboard, terminal.console().width))
+        if decision := leaderboard.info.decision:
+            terminal.show("", answer_view(decision))
+        elif any(row.rank for row in leaderboard.rows):
+            terminal.show("single runs: differences may be luck")
+            terminal.say(f"decide with: regtune decide {shell_word(study)}")
         if not leaderboard.rows:
             terminal.say("There are no trials yet.")
 
@@ -91,17 +99,22 @@ def best(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: print it.")
     ] = None,
+    control: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This control instead, such as dropout.")
+    ] = None,
     as_json: options.Json = False,
     yes: options.Yes = False,
+    quiet: options.Quiet = False,
     home: options.Home = None,
 ) -> None:
-    """Print the best configuration, complete, as `regtune train` reads it."""
+    """Print the decision's choice, else the best configuration of the search, as `regtune train` reads it."""
     from regtune.study.best import best_of
 
     if as_json and output is not None:
         raise InputError("--json and --output: choose one; regtune train reads YAML files")
     with terminal.opened(terminal.settings_of(home)) as engine:
-        config = best_of(engine, study)
+        config = best_of(engine, study, control)
+    terminal.say(_kind(config, study, control), quiet)
     if as_json:
         terminal.show_json(config.to_dict())
     elif output is None:
@@ -111,6 +124,19 @@ def best(
             terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
         config.write(output)
         terminal.say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
+
+
+def _kind(best: Best, study: str, control: str | None) -> str:
+    """Which kind of best it is."""
+    known = best.provenance
+    if known is None:
+        return "the decision's choice; the search did not train it, so there are no figures to reach"
+    if control is not None:
+        return f"trial {known.trial}: the control {printable(control)}, as you asked"
+    trial = f"trial {known.trial}: {best.config.mix}"
+    if known.chosen == "search":
+        return f"{trial}; the best of single runs, which may be luck; decide with: regtune decide {shell_word(study)}"
+    return f"{trial}; chosen by {known.replicates} replicates"
 
 
 def train(

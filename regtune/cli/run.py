@@ -84,6 +84,7 @@ def watch(
 ) -> None:
     """Follow a running study; Ctrl-C stops watching, not the study."""
     from regtune.cli.views.drawing import choose
+    from regtune.cli.views.tables import answer_view
     from regtune.study.board import follow, read_progress
     from regtune.study.ownership import holder
 
@@ -104,7 +105,9 @@ def watch(
         if asked.is_set():
             raise typer.Exit(terminal.INTERRUPTED)
     terminal.say(f"{printable(study)} is not running.")
-    _show_board(settings, study)
+    decision = _show_board(settings, study).info.decision
+    if decision:
+        terminal.show("", answer_view(decision))
 
 
 def stop(
@@ -190,15 +193,19 @@ def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool = False, fr
 
 
 def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> None:
-    from regtune.cli.views.tables import comparison_text
+    from regtune.cli.views.tables import answer_view, comparison_text
     from regtune.storage.mlflow import SECONDS, is_server
     from regtune.study.board import compare
+    from regtune.study.decision_text import more_command
     from regtune.tracking.page import trials_page
     from regtune.tracking.store import target_of
 
     study = shell_word(outcome.study)
-    comparison = compare(_show_board(settings, outcome.study))
-    if comparison is not None:
+    board = _show_board(settings, outcome.study)
+    decision, comparison = board.info.decision, compare(board)
+    if decision is not None:
+        terminal.show("", answer_view(decision), "")
+    elif comparison is not None:
         terminal.show("", comparison_text(comparison), "")
     counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
     reason = f" ({outcome.reason})" if not outcome.stopped else ""
@@ -207,13 +214,17 @@ def _show_outcome(outcome: SweepOutcome, settings: Settings, quiet: bool) -> Non
     if outcome.unwritten:
         behind = f"MLflow is behind by {counted(outcome.unwritten, 'run')}; bring it up to date with"
         terminal.say(f"{behind}: regtune sync {study}", quiet)
+    more = more_command(decision) if decision else comparison and f"regtune decide {study}"
+    if more:
+        terminal.say(f"settle more:       {more}", quiet)
     uri = target_of(settings)
     page = "regtune ui  (MLflow, best trial first)"
     if is_server(uri):
         page = trials_page(uri, outcome.study, SECONDS) or uri
     terminal.say(f"compare the runs:  {page}", quiet)
-    if comparison is not None:
-        terminal.say(f"keep the best:     regtune best {study} -o best.yaml", quiet)
+    terminal.say(
+        f"keep the {'choice:  ' if decision else 'best:    '} regtune best {study} -o best.yaml", quiet
+    )
 
 
 def _show_board(settings: Settings, study: str) -> Board:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
@@ -18,9 +18,10 @@ from sqlalchemy import Engine
 from regtune.config.mistakes import Keys, explain
 from regtune.config.source import read, text_of
 from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
-from regtune.errors import ConfigError, StorageError
-from regtune.escaping import shell_word
-from regtune.study.board import read_best, read_study
+from regtune.errors import ConfigError, InputError, StorageError
+from regtune.escaping import printable, shell_word
+from regtune.study.board import read_best, read_study, read_top, read_trial
+from regtune.study.progress import Row
 
 
 class Provenance(Frozen):
@@ -29,7 +30,9 @@ class Provenance(Frozen):
     config: `fingerprint` of the configuration that was recorded; one that was changed since has another, and no
     figures to reach. study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what
     it was chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
-    trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC.
+    trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC. chosen: by what,
+    the decision, the best value of single runs, or a person who named a control. replicates, mean, half_width: of a
+    decision, how often it was trained again, and the metric's mean over that with its interval.
     """
 
     config: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -45,6 +48,10 @@ class Provenance(Frozen):
     figures: dict[str, float]
     versions: dict[str, str] = Field(default_factory=dict)
     created: str
+    chosen: Literal["decision", "search", "control"] = "search"
+    replicates: int | None = None
+    mean: float | None = None
+    half_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Best:
         return self.provenance is not None and self.provenance.config not in known
 
     def to_dict(self) -> dict[str, Any]:
-        block = self.provenance and {PROVENANCE: self.provenance.model_dump(mode="json")}
+        block = self.provenance and {PROVENANCE: self.provenance.model_dump(mode="json", exclude_none=True)}
         return self.config.to_dict() | (block or {})
 
     def to_yaml(self) -> str:
@@ -98,12 +105,29 @@ def fingerprint(config: TrialConfig) -> str:
     return config.model_copy(update={"data": named}).digest
 
 
-def best_of(engine: Engine, study: str) -> Best:
-    """The best complete trial of a study. Raises StudyNotFound without one, StorageError without kept figures."""
-    info, row = read_study(engine, study), read_best(engine, study)
+def best_of(engine: Engine, study: str, control: str | None = None) -> Best:
+    """The decision's choice, or without a decision the best complete trial of the search, or else a named control.
+
+    A chosen control that the search did not train has no provenance. Raises InputError for an unknown control,
+    StudyNotFound without a complete trial, StorageError without kept figures.
+    """
+    info = read_study(engine, study)
+    decision = info.decision if control is None else None
+    judged = decision and decision.judged(decision.chosen)
+    trial = judged.candidate.trial if judged else None
+    if judged and trial is None:
+        return Best(judged.candidate.config, None)
+    if control is not None:
+        row = _control(engine, study, control)
+    else:
+        row = read_best(engine, study) if trial is None else read_trial(engine, study, trial)
     record = row.record
     if record is None or record.kept is None or row.value is None:
         raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
+    facts: dict[str, Any] = {"chosen": "search" if control is None else "control"}
+    if judged:
+        facts = {"chosen": "decision", "replicates": judged.replicates}
+        facts |= judged.estimate.model_dump() if judged.estimate else {}
     provenance = Provenance(
         config=fingerprint(record.config),
         study=info.name,
@@ -118,8 +142,18 @@ def best_of(engine: Engine, study: str) -> Best:
         figures=dict(record.kept.figures),
         versions={name: str(version) for name, version in info.versions.items()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
     )
     return Best(record.config, provenance)
+
+
+def _control(engine: Engine, study: str, name: str) -> Row:
+    """The complete trial of a control. Raises InputError with the names of those that there are."""
+    rows = {row.control: row for row in read_top(engine, study, 0).rows if row.control and row.rank}
+    if name not in rows:
+        known = ", ".join(sorted(filter(None, rows))) or "none, the study has no complete control"
+        raise InputError(f"--control {printable(name)}: expected one of {known}")
+    return rows[name]
 
 
 def load_best(path: Path) -> Best:

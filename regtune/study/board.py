@@ -19,7 +19,10 @@ from sqlalchemy import Connection, Engine
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study import tables
+from regtune.study.decision_text import sentence
 from regtune.study.progress import Observer, Progress, Row, StudyInfo
+
+MOST_CONTROLS = 7  # of a study
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ COLUMNS = (
     Column("rank"),
     Column("trial", ("number",)),
     Column("state"),
+    Column("decision"),
     Column("metric"),
     Column("val_accuracy", ("best/val_accuracy",), largest_first=True),
     Column("gap", ("best/generalization_gap",)),
@@ -81,6 +85,7 @@ class StudySummary:
         facts = self.info.to_json()
         for started_with in ("data", "versions", "spec"):
             del facts[started_with]
+        facts["decision"] = self.info.decision and sentence(self.info.decision)
         best = self.best
         of_best = best and {"number": best.number, "value": best.value, "val_accuracy": best.accuracy}
         return {**facts, "best": of_best}
@@ -168,13 +173,16 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
 
 
 def read_top(engine: Engine, study: str, count: int) -> Board:
-    """Read the best `count` trials and every control, by rank. Raises StudyNotFound, StorageError."""
+    """Read the best `count` trials, every control and every candidate of the decision, by rank.
+
+    Raises StudyNotFound, StorageError.
+    """
     with _reading(engine, study) as (connection, info):
         controls = tables.read_controls(connection, info)
         best = {head.number for head in tables.read_heads(connection, info, states=["COMPLETE"], limit=count)}
-        rows = list(_rows(connection, info, numbers=controls | best))
+        rows = list(_rows(connection, info, numbers=controls | best | {*info.standings}))
         parameters = _parameters(connection, info, rows, controls)
-    return Board(info, [row for row in rows if row.number in best or row.control], parameters)
+    return Board(info, [row for row in rows if row.number in best or row.control or row.standing], parameters)
 
 
 def read_ended(engine: Engine, study: str) -> set[int]:
@@ -196,9 +204,11 @@ def read_trial(engine: Engine, study: str, number: int) -> Row:
 
 
 def read_best(engine: Engine, study: str) -> Row:
-    """Read the complete trial with the best value. Raises StudyNotFound when none is complete."""
+    """Read the best complete trial of the search space. Raises StudyNotFound without one, StorageError."""
     with _reading(engine, study) as (connection, info):
-        return _best(connection, info) or _refuse(study, "complete trial yet")
+        first = _rows(connection, info, states=["COMPLETE"], limit=1 + MOST_CONTROLS)
+        found = next((row for row in first if row.searched), None)
+    return found or _refuse(study, "complete trial of its search yet")
 
 
 def _refuse(study: str, missing: str) -> NoReturn:
@@ -266,7 +276,9 @@ def _reading(engine: Engine, study: str) -> Iterator[tuple[Connection, StudyInfo
 
 
 def _rows(connection: Connection, info: StudyInfo, **which: Any) -> Iterator[Row]:
-    return tables.with_records(connection, info, tables.read_heads(connection, info, **which))
+    standings = info.standings
+    for row in tables.with_records(connection, info, tables.read_heads(connection, info, **which)):
+        yield replace(row, standing=standings[row.number]) if row.number in standings else row
 
 
 def _best(connection: Connection, info: StudyInfo) -> Row | None:

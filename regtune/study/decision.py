@@ -163,7 +163,11 @@ def replicate_uid(study: str, vary: Vary, candidate: str, index: int) -> str:
 
 def decision_of(attributes: Mapping[str, Any]) -> Decision | None:
     """Return the decision in a study's attributes. Raises StorageError."""
-    value = attributes.get(DECISION)
+    return read_stored(attributes.get(DECISION))
+
+
+def read_stored(value: Any) -> Decision | None:
+    """Return a decision as an attribute has it; None for None. Raises StorageError."""
     if value is None:
         return None
     try:

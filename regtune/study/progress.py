@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from regtune.config.trial import TrialConfig, higher_is_better
 from regtune.study.record import State, TrialRecord, Value
+
+if TYPE_CHECKING:
+    from regtune.study.decision import Decision, Standing
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class StudyInfo:
 
     id: in the database. foreign: ids in the database of the trials that regtune has not trained; they count for
     nothing. beside: how many of the complete and pruned ones are controls beside a grid. file: path of the sweep file
-    as last given; empty where unknown.
+    as last given; empty where unknown. decided: the decision as it is stored, None where nothing was replicated.
     """
 
     id: int
@@ -33,6 +37,20 @@ class StudyInfo:
     foreign: tuple[int, ...] = ()
     beside: int = 0
     file: str = ""
+    decided: Any = None
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What the replicates decided last. Raises StorageError."""
+        from regtune.study.decision import read_stored
+
+        return read_stored(self.decided)
+
+    @property
+    def standings(self) -> Mapping[int, Standing]:
+        """What the decision says of trials, by number."""
+        judged = self.decision.candidates if self.decision else ()
+        return {one.candidate.trial: one.standing for one in judged if one.candidate.trial is not None}
 
     @property
     def metric(self) -> str:
@@ -60,6 +78,7 @@ class StudyInfo:
             "goal": self.goal,
             "counts": self.counts,
             "budget": self.budget,
+            "decision": self.decision and self.decision.model_dump(mode="json"),
             "started": self.started and self.started.isoformat(),
             "last_active": self.last_active and self.last_active.isoformat(),
             "data": self.data,
@@ -74,7 +93,8 @@ class Row:
 
     value: the sweep's metric of the kept weights, for a pruned trial that of its last epoch. record: of a running
     trial that of the attempt under way. rank: of complete trials from the best on, from 1; None for all others.
-    refused: why a foreign trial was not trained, if regtune was asked to. replicate: of a replicate, the name of its
+    refused: why a foreign trial was not trained, if regtune was asked to. standing: what the decision says of it, None
+    where it is no candidate. replicate: of a replicate, the name of its
     candidate and its index from 0; its `number` is that of its candidate's trial, -1 where it has none.
     """
 
@@ -85,6 +105,7 @@ class Row:
     rank: int | None = None
     refused: str | None = None
     replicate: tuple[str, int] | None = None
+    standing: Standing | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -149,6 +170,7 @@ class Row:
             "rank": self.rank,
             "trial": self.number,
             "state": self.state,
+            "decision": self.standing,
             metric: None if waits else self.value,
             "val_accuracy": None if waits else self.accuracy,
             "gap": kept.generalization_gap if kept else None,

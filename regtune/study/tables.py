@@ -144,6 +144,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
         data=_mapping(attributes.get(stored.DATA)),
         versions=_mapping(attributes.get(stored.VERSIONS)),
         file=str(attributes.get(stored.FILE, "")),
+        decided=attributes.get(stored.DECISION),
         counts=counts,
         started=min(times, default=None),
         last_active=max(times, default=None),

@@ -17,10 +17,12 @@ from regtune.cli.views import drawing
 from regtune.cli.views.drawing import STYLES, WORDS, metric_text, percent
 from regtune.config.trial import format_number
 from regtune.escaping import printable
+from regtune.study.decision_text import optimism_text, sentence
 
 if TYPE_CHECKING:
     from regtune.search.space import Searched
     from regtune.study.board import Board, Comparison, StudySummary
+    from regtune.study.decision import Decision
     from regtune.study.progress import Row, StudyInfo
 
 GAP_NOTE = "gap: validation minus training cross-entropy of the kept weights; near 0 is good"
@@ -68,6 +70,7 @@ def board_table(board: Board, width: int) -> RenderableType:
     metric, names = board.info.metric, board.parameters
     must = {"rank", "trial", metric, board.by.name if board.by else "rank"}
     rare = {"l2_norm"} if any(name.partition(".")[0] == "l1" for name in names) else {"l2_norm", "sparsity"}
+    rare |= set() if any(row.standing for row in board.rows) else {"decision"}
     shown = every = [name for name in board.columns if name in must or name not in rare]
     heads = {name: name for name in (*every, TECHNIQUES)}
     texts = [_board_texts(row, metric, names) for row in board.rows]
@@ -81,17 +84,18 @@ def board_table(board: Board, width: int) -> RenderableType:
         shown = [name for name in shown if name in must or name not in gone]
         shown += [TECHNIQUES] if hidden == TECHNIQUES else []
     words = {name for name in names if any(isinstance(row.parameter(name), str) for row in board.rows)}
-    words |= {"state", "control", TECHNIQUES}
+    words |= {"state", "decision", "control", TECHNIQUES}
     drawn = table()
     for name in shown:
         one = name != TECHNIQUES  # Rich narrows the others only where nothing else helps
         side: JustifyMethod = "left" if name in words else "right"
         drawn.add_column(heads[name], justify=side, no_wrap=one, overflow="ellipsis")
     for row, cells in zip(board.rows, texts, strict=True):
-        styles = {"state": STYLES[row.state]}
+        chosen = "bold green" if row.standing == "chosen" else ""
+        styles = {"state": STYLES[row.state], "decision": chosen}
         drawn.add_row(
             *(Text(cells[name], styles.get(name, ""), no_wrap=True, overflow="ellipsis") for name in shown),
-            style="bold" if row.rank == 1 else "" if row.rank else "dim",
+            style="bold" if row.standing == "chosen" else "" if row.rank else "dim",
         )
     notes = [GAP_NOTE] if "gap" in shown and board.rows else []
     if left_out := [name for name in every if name not in shown]:
@@ -109,6 +113,7 @@ def _board_texts(row: Row, metric: str, names: Sequence[str]) -> dict[str, str]:
         "rank": str(row.rank or ""),
         "trial": str(row.number),
         "state": WORDS[row.state],
+        "decision": row.standing or "",
         metric: metric_text(cells[metric]) if metric not in figures else figures[metric],
         "control": printable(row.control or "").replace("_", " "),
         TECHNIQUES: drawing.techniques(row),
@@ -137,15 +142,18 @@ def parameter_text(value: Any) -> str:
 
 
 def studies_table(summaries: Sequence[StudySummary], width: int) -> RenderableType:
-    shown = ["study", "trials", "best", "accuracy", "last active"]
+    shown = ["study", "trials", "best", "accuracy", "chosen", "last active"]
     rows = []
     for summary in summaries:
         info, best, cap = summary.info, summary.best, summary.info.budget.get("run_cap")
         trials = f"{info.finished}/{cap}" if cap else str(info.finished)
         figures = (metric_text(best.value), percent(best.accuracy)) if best else ("–", "–")
-        cells = printable(info.name), trials, *figures, when(info.last_active)
+        decision = info.decision
+        chosen = decision and decision.judged(decision.chosen)
+        of = chosen.candidate.name if chosen else "–"
+        cells = printable(info.name), trials, *figures, of, when(info.last_active)
         rows.append(dict(zip(shown, cells, strict=True)))
-    for name in ("last active", "accuracy", "best"):
+    for name in ("last active", "accuracy", "chosen", "best"):
         if _width(shown, {head: head for head in shown}, rows) > width:
             shown.remove(name)
     drawn = table(*shown, right=("trials", "best", "accuracy"), fold=("study",))
@@ -176,11 +184,19 @@ def study_view(top: Board, width: int) -> RenderableType:
     parts: list[RenderableType] = [facts_table(facts)]
     if searched := _space_of(info):
         parts += [Text(), space_table(searched)]
-    if best:
+    if info.decision:
+        parts += [Text(), answer_view(info.decision)]
+    elif best:
         parts += [Text(), best_text(best, info.metric)]
     if top.rows:
-        parts += [Text(), Text("best and controls", style="bold"), board_table(top, width)]
+        heading = "candidates and controls" if info.decision else "best and controls"
+        parts += [Text(), Text(heading, style="bold"), board_table(top, width)]
     return Group(*parts)
+
+
+def answer_view(decision: Decision) -> Table:
+    """A decision in its sentence, and what the search's own winner was worth."""
+    return facts_table({"decision": Text(sentence(decision), "bold"), "search": optimism_text(decision)})
 
 
 def best_text(best: Row, metric: str) -> Text:
@@ -232,6 +248,7 @@ def trial_view(info: StudyInfo, row: Row, width: int) -> RenderableType:
     epochs = f"{record.epochs} of at most {record.config.training.max_epochs}, {row.seconds:.1f} s{pace}"
     facts = {
         "techniques": ("control: " if row.control else "") + drawing.mix_text(row.mix, row.control),
+        "decision": row.standing or "",
         **{name: parameter_text(value) for name, value in record.parameters.items()},
         "seed": str(record.config.seed),
         "uid": printable(record.uid),
