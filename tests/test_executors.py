@@ -11,11 +11,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
+from regtune.data.datasets import load_data
 from regtune.errors import WorkerError
-from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Sample,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    WorkerReady,
+)
 from regtune.executors.local import LocalExecutor
 from regtune.training.result import Verdict
 
@@ -83,6 +94,45 @@ def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_a
     ended = last(executor, TrialEnded, verdict="prune")
     assert (ended.result.end, len(ended.result.epoch_seconds)) == ("pruned", 1)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_task_brings_what_its_kept_weights_answer_and_measures_them(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    executor.submit(task(tmp_path))
+    plain = last(executor, TrialEnded)
+    assert (plain.predictions, plain.result.extra) == (None, {})
+    executor.submit(task(tmp_path, tolerance=0.01, predictions=True))
+    ended = last(executor, TrialEnded)
+    assert ended.result.history == plain.result.history
+    labels = load_data(SMALL.data).y_val
+    right = ended.predictions.argmax(axis=1) == labels
+    assert right.mean() == pytest.approx(ended.result.figures["val_accuracy"])
+    squares = np.square(ended.predictions - np.eye(10)[labels]).sum(axis=1)
+    assert ended.result.extra["brier"] == pytest.approx(squares.mean())
+    assert set(ended.result.extra) == {"ece", "brier", "prunable"}
+
+
+def test_a_sample_is_the_first_images_of_the_split_or_as_many_drawn_with_replacement(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    data = load_data(SMALL.data)
+    first = Sample(images=100).draw(data)
+    np.testing.assert_array_equal(first.x_train, data.x_train[:100])
+    np.testing.assert_array_equal(first.y_train, data.y_train[:100])
+    assert first.x_val is data.x_val
+    rows = np.random.default_rng(5).integers(100, size=100)
+    np.testing.assert_array_equal(Sample(100, bootstrap=5).draw(data).x_train, data.x_train[rows])
+    assert Sample(bootstrap=6).draw(data).x_train.shape == data.x_train.shape
+    with pytest.raises(ValueError, match="3,201 images was asked for; the split has 3,200"):
+        Sample(3201).draw(data)
+
+    histories = []
+    for sample in (None, Sample(3200), Sample(bootstrap=1), Sample(bootstrap=2), Sample(640), None):
+        executor.submit(task(tmp_path, sample=sample))
+        histories.append(last(executor, TrialEnded).result.history)
+    assert histories[0] == histories[1] == histories[5]
+    assert len({history["loss"] for history in histories}) == 4
 
 
 def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecutor, tmp_path: Path) -> None:

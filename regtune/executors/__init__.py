@@ -7,7 +7,7 @@ database or MLflow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regtune.config.trial import TrialConfig
+from regtune.data.datasets import Data
 from regtune.training.result import TrialResult, Verdict
 
 
@@ -27,6 +28,19 @@ class Sample:
 
     images: int | None = None
     bootstrap: int | None = None
+
+    def draw(self, data: Data) -> Data:
+        """Return `data` with this sample in place of its training images. Raises ValueError where it has fewer."""
+        count = len(data.x_train)
+        size = count if self.images is None else self.images
+        if size > count:
+            raise ValueError(
+                f"a sample of {size:,} images was asked for; the split has {count:,} to train on"
+            )
+        rows = np.arange(size)
+        if self.bootstrap is not None:
+            rows = np.random.default_rng(self.bootstrap).integers(size, size=size)
+        return replace(data, x_train=data.x_train[rows], y_train=data.y_train[rows])
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,8 @@ class EpochEnded:
 class TrialEnded:
     """A task came to its end.
 
-    artifacts: the files written and their SHA-256. predictions: `(images, classes) float32`, where the task asked.
+    artifacts: the files written and their SHA-256. predictions: of the kept weights, `(images, classes) float32`, where
+    the task asked and weights were kept.
     """
 
     uid: str

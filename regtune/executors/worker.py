@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,14 +46,23 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
 def _train(task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:
     from regtune.data.datasets import load_data_cached
     from regtune.training.loop import train
+    from regtune.training.measure import KeptWeights
 
     def on_epoch(epoch: int, figures: Mapping[str, float], seconds: float) -> Verdict:
         coordinator.send(EpochEnded(task.uid, worker, epoch, dict(figures), seconds))
         verdict: Verdict = coordinator.recv()
         return verdict
 
-    result = train(task.config, load_data_cached(task.config.data, data_dir), on_epoch)
-    return TrialEnded(task.uid, worker, result.without_model(), _keep(task, result))
+    data = load_data_cached(task.config.data, data_dir)
+    if task.sample is not None:
+        data = task.sample.draw(data)
+    kept = KeptWeights(data.x_val, data.y_val, task.tolerance)
+    measured = task.tolerance is not None or task.predictions
+    result = train(task.config, data, on_epoch, [kept] if measured else ())
+    if result.kept_epoch:
+        result = replace(result, extra=kept.extra)
+    predictions = kept.predictions if task.predictions and result.kept_epoch else None
+    return TrialEnded(task.uid, worker, result.without_model(), _keep(task, result), predictions)
 
 
 def _keep(task: Task, result: TrialResult) -> dict[str, str]:

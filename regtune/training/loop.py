@@ -18,7 +18,7 @@ from regtune.data.datasets import Data, load_data_cached
 from regtune.settings import load_settings
 from regtune.training.epoch import EpochModel, Resident
 from regtune.training.fused import FusedModel
-from regtune.training.model import plain_keras
+from regtune.training.model import hidden_kernels, plain_keras
 from regtune.training.result import End, OnEpoch, TrialResult
 
 MAX_GRAPHS = 16  # of about 10 MB each
@@ -177,8 +177,7 @@ def _result(model: EpochModel, reporter: _Reporter, end: End, kept_epoch: int) -
     measured: dict[str, Any] = {}
     if end in ("max_epochs", "early_stopping"):
         cross_entropy, accuracy = model.training_figures()
-        hidden = [layer for layer in model.layers[:-1] if isinstance(layer, keras.layers.Dense)]
-        kernels = np.concatenate([layer.kernel.numpy().ravel() for layer in hidden])
+        kernels = np.concatenate([kernel.numpy().ravel() for kernel in hidden_kernels(model)])
         measured = {
             "train_cross_entropy": cross_entropy,
             "train_accuracy": accuracy,

@@ -130,3 +130,8 @@ def layers_of(
         kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.kernels[-1]),
         name="probabilities",
     )
+
+
+def hidden_kernels(network: Any) -> list[Any]:
+    """Return the kernels that L1 and L2 act on, as variables, from the input on."""
+    return [layer.kernel for layer in network.layers[:-1] if isinstance(layer, keras.layers.Dense)]
