@@ -1,21 +1,25 @@
-"""The verbs for evidence: decide."""
+"""The verbs for evidence: decide, report."""
 
 from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regtune.cli import options, terminal
-from regtune.errors import InputError
+from regtune.errors import InputError, TrackingError
 from regtune.escaping import printable
 
 if TYPE_CHECKING:
     from regtune.evidence.decide import Budget
+    from regtune.evidence.export import Export
+    from regtune.settings import Settings
 
 KEPT = "replicates that have ended are kept"
+PAGE = Path("report.html")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -89,6 +93,70 @@ def decide(
         raise typer.Exit(terminal.INTERRUPTED)
     if command := more_command(decision):
         terminal.say(f"settle more:  {command}", quiet)
+
+
+def report(
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY [STUDY]",
+            help="Name of a study, or a .json file that --json has printed; two are shown side by side.",
+            autocompletion=options.study_names,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")] = PAGE,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the figures as JSON, from which the page can be drawn again."),
+    ] = False,
+    yes: options.Yes = False,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
+) -> None:
+    """Write one HTML page about a study, complete in itself, or about two side by side.
+
+    The page is also logged to the study's run in MLflow.
+    """
+    from regtune.evidence.report import page_of, page_of_two, shows, write
+
+    if len(studies) > 2:
+        raise InputError(f"expected one or two studies, found {len(studies)}")
+    if as_json and (len(studies) > 1 or output != PAGE):
+        raise InputError("--json prints the figures of one study; expected one study and no --output")
+    settings = terminal.settings_of(home)
+    exports = [_export(str(options.study_name(name)), settings) for name in studies]
+    if as_json:
+        terminal.show_json(exports[0], indent=None)
+        return
+    if output.is_file() and not shows(output, exports):
+        terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
+    write(page_of(*exports) if len(exports) == 1 else page_of_two(*exports), output)
+    size = f"{output.stat().st_size / 1e6:.1f} MB"
+    terminal.say(f"Wrote {output} ({size}). Open it in a browser; it loads nothing from elsewhere.", quiet)
+    if len(studies) == 1 and not _is_export(studies[0]):
+        _log(settings, exports[0].study.name, output)
+
+
+def _is_export(typed: str) -> bool:
+    return typed.endswith(".json") and Path(typed).is_file()
+
+
+def _export(typed: str, settings: Settings) -> Export:
+    from regtune.evidence.export import export_of, load_export
+
+    if _is_export(typed):
+        return load_export(Path(typed))
+    with terminal.opened(settings) as engine:
+        return export_of(engine, typed)
+
+
+def _log(settings: Settings, study: str, page: Path) -> None:
+    from regtune.tracking.sync import log_report
+
+    try:
+        log_report(settings, study, page)
+    except TrackingError as error:
+        terminal.say(f"The page is not in MLflow: {error}")
 
 
 def _budget(typed: str | None) -> Budget | None:

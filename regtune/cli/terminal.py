@@ -162,9 +162,9 @@ def present(value: Any, view: Callable[[Any], RenderableType], as_json: bool) ->
     show_json(value) if as_json else show(view(value))
 
 
-def show_json(value: Any) -> None:
-    """Print indented JSON in ASCII, non-finite numbers as null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """Print JSON in ASCII, non-finite numbers as null."""
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False)
     sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 

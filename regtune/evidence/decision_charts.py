@@ -1,0 +1,420 @@
+"""Charts of a decision: the candidates against no technique, what each technique bought, learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from regtune.evidence.charts import (
+    NONE_LINE,
+    SERIES,
+    Chart,
+    Json,
+    Table,
+    axis,
+    dots,
+    label,
+    layout,
+    log_axis,
+    note,
+    plain,
+    rows_axis,
+    scale_of,
+    title_of,
+    zero_line,
+)
+from regtune.evidence.export import Export, ExportedTrial, MeanCurve
+from regtune.study.decision import Decision, Estimate, Judged
+from regtune.study.decision_text import FIGURES, form_of, signed_text, value_text
+
+COLORS = {"chosen": "@blue", "tied": "@blue", "beaten": "@faint", "diverged": "@faint"}
+SYMBOLS = {"chosen": "diamond", "tied": "circle-hollow", "beaten": "circle", "diverged": "x"}
+BOUGHT = {
+    "val_accuracy": "Accuracy",
+    "val_cross_entropy": "Cross-entropy",
+    "generalization_gap": "Generalization gap",
+    "ece": "Calibration error",
+    "brier": "Brier score",
+    "prunable": "Prunable weights",
+}
+"""Figures with a chart of their own; the table has all."""
+LOWER = {"val_cross_entropy", "generalization_gap", "ece", "brier", "epochs", "epoch_seconds", "l2_norm"}
+MOST_CURVES = 6
+
+
+def decision_chart(export: Export, decision: Decision) -> Chart | None:
+    """Each candidate's difference to no technique, or its mean where that was not measured, with its interval."""
+    paired = decision.none is not None and any(one.to_none for one in decision.candidates)
+    shown: list[tuple[Judged, Estimate]] = []
+    for one in decision.candidates:
+        estimate = one.to_none if paired else one.estimate
+        if estimate is not None and not (paired and one.candidate.key == "c-none"):
+            shown.append((one, estimate))
+    if not shown:
+        return None
+    metric, scale = decision.metric, scale_of(decision.metric)
+    unit = "points" if form_of(metric).share else ""
+    shown.sort(key=lambda pair: pair[1].mean, reverse=decision.goal == "maximize")
+    names = [label(one.candidate) for one, _ in shown]
+    text = signed_text if paired else value_text
+    hover = [
+        f"<b>{plain(name)}</b><br>{plain(mix)}<br>{text(metric, estimate)}<br>{one.standing}, "
+        f"{one.replicates} replicates"
+        for (name, mix), (one, estimate) in zip(names, shown, strict=True)
+    ]
+    data = [_replicate_dots(export, decision, [one for one, _ in shown], paired)]
+    data += dots(
+        [scale * estimate.mean for _, estimate in shown],
+        [scale * (estimate.half_width or 0) for _, estimate in shown],
+        [COLORS[one.standing] for one, _ in shown],
+        hover,
+        [SYMBOLS[one.standing] for one, _ in shown],
+    )
+    wide, narrow = list[Json](), list[Json]()
+    for place, ((name, mix), (one, estimate)) in enumerate(zip(names, shown, strict=True)):
+        numbers = f"<b>{text(metric, estimate)}</b><br>{one.standing}"
+        at = {"y": place, "yref": "y", "align": "left", "xanchor": "left", "xref": "paper"}
+        wide.append(note(numbers, **at, x=1, xshift=14, font={"size": 12.5, "color": "@ink"}))
+        wide.append(
+            note(
+                f"<b>{plain(name)}</b><br>{plain(mix)}",
+                **{**at, "xanchor": "right", "align": "right"},
+                x=0,
+                xshift=-14,
+                font={"size": 12.5, "color": "@ink"},
+            )
+        )
+        over = f"<b>{plain(name)}</b>  {plain(mix)}"
+        narrow.append(note(over, **at, x=0, yshift=17, font={"size": 11.5, "color": "@ink"}))
+    better = "higher" if decision.goal == "maximize" else "lower"
+    what = f"{title_of(metric)}{f', {unit}' if unit else ''}"
+    title = (
+        f"{what}, difference to no technique ({better} is better)"
+        if paired
+        else f"{what} ({better} is better)"
+    )
+    lines = [zero_line()] if paired else []
+    heads = [
+        note("no technique", x=0, xref="x", y=1, yref="paper", yanchor="bottom", font={"size": 12, "color": "@ink"})
+    ] if paired else []  # fmt: skip
+    names_width = 8 * max(max(len(name), 0.86 * len(mix)) for name, mix in names)
+    nameless = rows_axis([""] * len(shown), automargin=False)
+    high = len(shown)
+    return Chart(
+        key="decision",
+        title="The candidates against no technique" if paired else "The candidates",
+        says=(
+            f"Mean of the replicates and its confidence interval at {100 * decision.level:g} %, over all looks; "
+            "small dots are single replicates, each paired with that of no technique. "
+            "A diamond is chosen, hollow is tied with it, grey is beaten."
+        ),
+        data=data,
+        layout=layout(
+            46 * high + 84,
+            axis(title),
+            nameless,
+            shapes=lines,
+            annotations=[*heads, *wide],
+            margin={"l": min(380, names_width + 24), "r": 176, "t": 30, "b": 52},
+        ),
+        narrow={
+            "height": 56 * high + 84,
+            "margin": {"l": 6, "r": 6, "t": 30, "b": 52},
+            "annotations": [*heads, *narrow],
+            "xaxis": {
+                "title": {"text": f"difference to no technique, {better} is better" if paired else what}
+            },
+        },
+        table="candidates",
+        source="decision.candidates, replicates",
+    )
+
+
+def _replicate_dots(export: Export, decision: Decision, candidates: Sequence[Judged], paired: bool) -> Json:
+    """Single replicates as small dots, their differences to the same replicate of no technique."""
+    metric, scale = decision.metric, scale_of(decision.metric)
+    values = {
+        (one.candidate, one.index): one.figures[metric]
+        for one in export.replicates
+        if one.vary == decision.vary and metric in one.figures
+    }
+    x, y = list[float](), list[float]()
+    for place, judged in enumerate(candidates):
+        for (candidate, index), value in values.items():
+            base = values.get(("c-none", index)) if paired else 0.0
+            if candidate == judged.candidate.key and base is not None:
+                x.append(scale * (value - base))
+                y.append(place + 0.24)
+    marker = {"size": 5, "color": "@ink/30"}
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker, "hoverinfo": "skip"}
+
+
+def bought_charts(decision: Decision) -> Iterator[Chart]:
+    """What each technique bought: the controls' paired differences to no technique, a chart for each figure."""
+    controls = [one for one in decision.candidates if one.candidate.control and one.bought]
+    order = {"early_stopping": 0, "dropout": 1, "l1": 2, "l2": 3, "batchnorm_before": 4, "batchnorm_after": 5}
+    controls.sort(key=lambda one: order.get(str(one.candidate.control), 9))
+    for figure, title in BOUGHT.items():
+        shown = [(one, one.bought[figure]) for one in controls if figure in one.bought]
+        if not shown:
+            continue
+        scale, form = scale_of(figure), FIGURES[figure]
+        unit = "points" if form.share else form.unit.strip()
+        colors = [_verdict(figure, estimate) for _, estimate in shown]
+        names = [label(one.candidate)[0] for one, _ in shown]
+        better = "left is better" if figure in LOWER else "right is better"
+        hover = [
+            f"<b>{plain(name)}</b><br>{signed_text(figure, estimate)} {unit}"
+            for name, (_, estimate) in zip(names, shown, strict=True)
+        ]
+        means = [scale * estimate.mean for _, estimate in shown]
+        widths = [scale * (estimate.half_width or 0) for _, estimate in shown]
+        reach = 1.12 * max(1e-9, *(abs(mean) + width for mean, width in zip(means, widths, strict=True)))
+        yield Chart(
+            key=f"bought-{figure}",
+            title=title,
+            says=f"Difference to no technique{f', {unit}' if unit else ''}; {better}.",
+            data=dots(means, widths, colors, hover),
+            layout=layout(
+                34 * len(shown) + 46,
+                axis(range=[-reach, reach], nticks=4, tickangle=0, automargin=False),
+                rows_axis(names, automargin=False),
+                shapes=[zero_line()],
+                margin={"l": 122, "r": 8, "t": 6, "b": 30},
+            ),
+            small=True,
+            table="bought-table",
+            source="decision.candidates[].bought",
+        )
+
+
+def _verdict(figure: str, estimate: Estimate) -> str:
+    """Blue where the whole interval is on the better side, orange on the worse one, grey where it has no sign."""
+    low, high = estimate.low, estimate.high
+    if low is None or high is None or low <= 0 <= high:
+        return "@faint"
+    return "@blue" if (high < 0) == (figure in LOWER) else "@orange"
+
+
+def of_interest(decision: Decision) -> list[Judged]:
+    """The candidates whose curves are drawn: chosen, no technique, the search's winner, the answer, then the tied."""
+    keys = [decision.chosen, "c-none", decision.winner, decision.answer]
+    keys += [one.candidate.key for one in decision.with_standing("tied")]
+    found = [decision.judged(key) for key in dict.fromkeys(keys)]
+    return [one for one in found if one is not None][:MOST_CURVES]
+
+
+def curve_charts(export: Export) -> Iterator[Chart]:
+    """Learning curves: of the candidates over their replicates, or, where nothing was replicated, of single trials."""
+    decision, metric = export.decision, export.study.metric
+    curves = {one.candidate: one for one in export.curves}
+    named = list[tuple[str, MeanCurve]]()
+    if decision:
+        for one in of_interest(decision):
+            if found := curves.get(one.candidate.key):
+                role = _role(decision, one)
+                named.append((f"{label(one.candidate)[0]}{f' ({role})' if role else ''}", found))
+    replicated = bool(named)
+    if not replicated:
+        named = [*_single(export.trials)]
+    named = [(name, one) for name, one in named if one.means.get(metric)]
+    if not named:
+        return
+    yield _together(named, metric, replicated)
+    both = [(name, one) for name, one in named if one.means.get("cross_entropy")]
+    every = [value for _, one in both for part in one.means for value in _loss(one, part) if value > 0]
+    for name, curve in both:
+        yield _apart(name, curve, every)
+
+
+def _role(decision: Decision, one: Judged) -> str:
+    key = one.candidate.key
+    roles = {"chosen": decision.chosen, "best in the search": decision.winner}
+    return ", ".join(role for role, of in roles.items() if key == of)
+
+
+def _single(trials: Sequence[ExportedTrial]) -> Iterator[tuple[str, MeanCurve]]:
+    """The curves of the three best trials and of the control without techniques: one run each."""
+    complete = [one for one in trials if one.state == "COMPLETE" and one.curves]
+    best = [one for one in complete if not one.control][:3]
+    for one in (*best, *(one for one in complete if one.control == "none")):
+        means = {name: [value for value in curve if value is not None] for name, curve in one.curves.items()}
+        name = "no technique" if one.control else f"trial {one.number}"
+        kept = float(one.kept_epoch or one.epochs)
+        yield name, MeanCurve(candidate=name, replicates=1, kept_epoch=kept, means=means, spread={})
+
+
+def _together(named: Sequence[tuple[str, MeanCurve]], metric: str, replicated: bool) -> Chart:
+    data, scale = list[Json](), scale_of(metric)
+    colors = iter(SERIES)
+    for place, (name, one) in enumerate(named):
+        values = [scale * value for value in one.means[metric]]
+        epochs = [*range(1, len(values) + 1)]
+        none = name.startswith("no technique")
+        color = "@ink" if none else next(colors)
+        if place == 0 and one.spread.get(metric):
+            data += _band(
+                values, [scale * sd / math.sqrt(one.replicates) for sd in one.spread[metric]], color
+            )
+        line = NONE_LINE if none else {"color": color, "width": 3 if place == 0 else 2}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(name),
+                "x": epochs,
+                "y": values,
+                "line": line,
+                "hovertemplate": "%{y:.4~g}",
+            }
+        )
+    every = [value for line in data for value in line["y"]]
+    loss = not metric.endswith("accuracy") and min(every) > 0
+    unit = ", %" if scale == 100 else ""
+    longest = max(len(one.means[metric]) for _, one in named)
+    return Chart(
+        key="curves",
+        title="Validation curves",
+        says=(
+            "Means over the replicates that still trained, while at least half of them did; the band is one standard "
+            "error of the first."
+            if replicated
+            else "Single runs: the best trials and no technique."
+        ),
+        data=data,
+        layout=layout(
+            400,
+            axis("epoch", showgrid=False),
+            log_axis(every) if loss else axis(),
+            f"{title_of(metric)}{unit}",
+            showlegend=True,
+            hovermode="x unified",
+            margin={"l": 4, "r": 14, "t": 74, "b": 44},
+        ),
+        narrow={"margin": {"t": 130}},
+        table=Table(
+            ("epoch", *(name for name, _ in named)),
+            [
+                (str(epoch + 1), *(_cell(one.means[metric], epoch, scale) for _, one in named))
+                for epoch in range(longest)
+            ],
+        ),
+        source="curves" if replicated else "trials[].curves",
+    )
+
+
+def _band(values: Sequence[float], errors: Sequence[float], color: str) -> list[Json]:
+    pairs: Mapping[str, int] = {"low": -1, "high": 1}
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [*range(1, len(values) + 1)],
+            "y": [value + sign * error for value, error in zip(values, errors, strict=True)],
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            **({"fill": "tonexty", "fillcolor": f"{color}/18"} if sign > 0 else {}),
+        }
+        for sign in pairs.values()
+    ]
+
+
+def _loss(one: MeanCurve, part: str) -> list[float]:
+    return one.means.get(part, []) if part in ("cross_entropy", "val_cross_entropy") else []
+
+
+def _apart(name: str, one: MeanCurve, every: Sequence[float]) -> Chart:
+    """Training and validation of one candidate; the area between them is the gap."""
+    parts = {"training": ("cross_entropy", "@teal"), "validation": ("val_cross_entropy", "@blue")}
+    data = list[Json]()
+    for part, (figure, color) in parts.items():
+        values = _loss(one, figure)
+        line = {"color": color, "width": 2, "dash": "dot" if part == "training" else "solid"}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": part,
+                "x": [*range(1, len(values) + 1)],
+                "y": values,
+                "line": line,
+                "hovertemplate": "%{y:.3~g}",
+                **({"fill": "tonexty", "fillcolor": "@blue/10"} if data else {}),
+            }
+        )
+    kept = {"color": "@muted", "width": 1, "dash": "dot"}
+    at = {"xref": "x", "yref": "paper", "x0": one.kept_epoch, "x1": one.kept_epoch, "y0": 0, "y1": 1}
+    return Chart(
+        key=f"curve-{one.candidate}".replace(" ", "-"),
+        title=name,
+        says=f"Training (dotted) and validation cross-entropy; weights of epoch {one.kept_epoch:.0f} are kept.",
+        data=data,
+        layout=layout(
+            230,
+            axis("epoch", showgrid=False),
+            log_axis(every),
+            hovermode="x unified",
+            shapes=[{"type": "line", "line": kept, **at}],
+            margin={"l": 4, "r": 8, "t": 8, "b": 44},
+        ),
+        table=Table(
+            ("epoch", *parts),
+            [
+                (str(epoch + 1), *(f"{one.means[figure][epoch]:.4g}" for figure, _ in parts.values()))
+                for epoch in range(len(one.means["cross_entropy"]))
+            ],
+        ),
+        small=True,
+        source="curves",
+    )
+
+
+def _cell(values: Sequence[float], epoch: int, scale: int) -> str:
+    return f"{scale * values[epoch]:.4g}" if epoch < len(values) else ""
+
+
+def against_chart(exports: Sequence[Export]) -> Chart | None:
+    """What two studies chose, and the best of their controls, against no technique."""
+    shown = list[tuple[str, Judged, Estimate, str]]()
+    metric = exports[0].study.metric
+    for export, color in zip(exports, SERIES, strict=False):
+        decision = export.decision
+        for one in of_interest(decision) if decision and export.study.metric == metric else ():
+            if one.to_none:
+                shown.append((export.study.name, one, one.to_none, color))
+    if not shown:
+        return None
+    scale, form = scale_of(metric), form_of(metric)
+    names = [f"<b>{plain(study)}</b><br>{plain(label(one.candidate)[0])}" for study, one, _, _ in shown]
+    hover = [
+        f"{name}<br>{plain(one.candidate.mix)}<br>{signed_text(metric, estimate)}"
+        for name, (_, one, estimate, _) in zip(names, shown, strict=True)
+    ]
+    better = "higher" if exports[0].study.goal == "maximize" else "lower"
+    return Chart(
+        key="against",
+        title="Against no technique",
+        says="Paired differences with their intervals; a diamond is what the study chose.",
+        data=dots(
+            [scale * estimate.mean for _, _, estimate, _ in shown],
+            [scale * (estimate.half_width or 0) for _, _, estimate, _ in shown],
+            [color for *_, color in shown],
+            hover,
+            [SYMBOLS["chosen" if one.standing == "chosen" else "tied"] for _, one, _, _ in shown],
+        ),
+        layout=layout(
+            46 * len(shown) + 70,
+            axis(f"{title_of(metric)}{', points' if form.share else ''}, {better} is better"),
+            rows_axis(names),
+            shapes=[zero_line()],
+        ),
+        table=Table(
+            ("study", "candidate", "techniques", "difference to no technique"),
+            [
+                (study, *label(one.candidate), signed_text(metric, estimate))
+                for study, one, estimate, _ in shown
+            ],
+        ),
+        source="decision.candidates",
+    )
