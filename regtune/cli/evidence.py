@@ -1,4 +1,4 @@
-"""The verbs for evidence: decide, report."""
+"""The verbs for evidence: decide, diagnose, report."""
 
 from __future__ import annotations
 
@@ -93,6 +93,50 @@ def decide(
         raise typer.Exit(terminal.INTERRUPTED)
     if command := more_command(decision):
         terminal.say(f"settle more:  {command}", quiet)
+
+
+def diagnose(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|FILE",
+            help="Name of a study, or a configuration such as best.yaml.",
+            autocompletion=options.study_names,
+            callback=options.study_name,
+        ),
+    ],
+    *,
+    along: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dropout|l1|l2|epochs",
+            help="Measure bias and variance along this; default: the technique that matters most.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Keep each part within two minutes on two cores.")
+    ] = False,
+    workers: options.Workers = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
+) -> None:
+    """Measure why the choice does what it does: bias and variance, fit, parameters, errors.
+
+    What is measured of a study is kept with it, for its report.
+    """
+    from regtune.cli.views.diagnosis import diagnosis_view
+    from regtune.evidence.diagnosing import diagnose as measure
+
+    settings = terminal.settings_of(home, workers=workers)
+    try:
+        with terminal.working("diagnosing", quiet or as_json) as tell:
+            diagnosis = measure(target, settings=settings, along=along, quick=quick, on_progress=tell)
+    except KeyboardInterrupt:
+        terminal.say("Stopped; nothing was stored.")
+        raise typer.Exit(terminal.INTERRUPTED) from None
+    width = terminal.console().width
+    terminal.present(diagnosis, lambda shown: diagnosis_view(shown, width), as_json)
 
 
 def report(

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regtune.errors import StorageError
 from regtune.executors import EpochEnded, Executor, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied
 from regtune.storage import DISK_FULL
@@ -32,6 +35,7 @@ class Loop:
     on_epoch: decides what follows an epoch, given its figures; the record does not have them yet.
     on_record: called with the record after each epoch, once the worker was answered and trains on.
     note: told of a worker that died without a task.
+    on_predictions: called with a task's uid and the predictions that it asked for, before its record is yielded.
     """
 
     def __init__(
@@ -40,11 +44,13 @@ class Loop:
         on_epoch: Callable[[Running, Mapping[str, float]], Verdict],
         on_record: Callable[[TrialRecord], None] = lambda record: None,
         note: Callable[[str], None] = lambda message: None,
+        on_predictions: Callable[[str, NDArray[np.float32]], None] = lambda uid, predictions: None,
     ) -> None:
         self._executor = executor
         self._on_epoch = on_epoch
         self._on_record = on_record
         self._note = note
+        self._on_predictions = on_predictions
         self.running: dict[str, Running] = {}
         """What was submitted and has not ended, by uid."""
 
@@ -66,6 +72,8 @@ class Loop:
                 case EpochEnded():
                     self._epoch_ended(self.running[event.uid], event)
                 case TrialEnded():
+                    if event.predictions is not None:
+                        self._on_predictions(event.uid, event.predictions)
                     yield _trial_ended(self.running.pop(event.uid), event)
                 case TrialFailed():
                     if event.reason == "disk_full":
