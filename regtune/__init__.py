@@ -1,6 +1,6 @@
 """Hyperparameter sweeps for regularization: Optuna proposes, Keras trains, MLflow shows.
 
-    from regtune import SweepSpec, run_sweep, train, build_model
+    from regtune import SweepSpec, run_sweep, open_study, train, build_model
 
 The names are loaded when they are first used: importing regtune imports neither TensorFlow nor MLflow.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from regtune.config.sweepfile import SweepSpec
     from regtune.config.trial import TrialConfig
     from regtune.data.datasets import load_data
+    from regtune.evidence.handle import open_study
     from regtune.sweep import run_sweep
     from regtune.training.loop import train
     from regtune.training.model import build_model
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "build_model",
     "load_data",
+    "open_study",
     "run_sweep",
     "train",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "TrialResult": "regtune.training.result",
     "build_model": "regtune.training.model",
     "load_data": "regtune.data.datasets",
+    "open_study": "regtune.evidence.handle",
     "run_sweep": "regtune.sweep",
     "train": "regtune.training.loop",
 }

@@ -11,10 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from terminals import Terminal, regtune, run_here
 
+from regtune import load_data, open_study
+from regtune.errors import StorageError
 from regtune.settings import load_settings
 from regtune.storage.mlflow import connect
 from regtune.study.best import load_best
@@ -119,6 +122,24 @@ def test_the_best_trains_again_and_other_data_is_refused(home: Path, capsys: Cap
     best.write_text(best.read_text().replace(recorded.config.data.digest, "f" * 64))
     code, _, errors = run_here(capsys, "train", str(best))
     assert (code, "expected the same data" in errors) == (2, True)
+
+
+def test_a_kept_model_is_rebuilt_with_its_weights_and_another_file_is_refused(home: Path) -> None:
+    study = open_study("tiny")
+    best = int(study.board().loc[0, "trial"])
+    config, data = study.config(best), load_data(study.config(best), load_settings().data_dir)
+    probabilities = study.model(best).predict(data.x_val, verbose=0)
+    right = probabilities[range(len(data.y_val)), data.y_val]
+    assert -np.log(right).mean() == pytest.approx(study.board().loc[0, "val_cross_entropy"], rel=1e-5)
+    assert config == study.best
+    (file,) = load_settings().artifacts.glob(f"trials/*-{best}/model.keras")
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + b"x")
+        with pytest.raises(StorageError, match=f"expected the weights of trial {best} of tiny"):
+            study.model(best)
+    finally:
+        file.write_bytes(content)
 
 
 @pytest.mark.slow

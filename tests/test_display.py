@@ -17,7 +17,7 @@ from rich.console import Console
 from regtune.cli.terminal import working
 from regtune.cli.views import drawing
 from regtune.cli.views.drawing import BARS, LineDisplay, LiveDisplay, learning_curve, sparkline, sweep_view
-from regtune.study.progress import Progress, Row
+from regtune.study.progress import Deciding, Progress, Row
 
 SEARCHED = {"dropout": 0.31, "batchnorm": "after_activation", "patience": 3}
 FINISHED = Row(17, "COMPLETE", 0.07123, studies.record(17, SEARCHED, epochs=14))
@@ -178,6 +178,49 @@ def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
     assert (first.endswith("(best so far)"), second.endswith("(best so far)")) == (True, False)
     assert note.endswith("another takes its place")
     assert "\x1b" not in file.getvalue()
+
+
+def replicate(row: Row, candidate: str, index: int) -> Row:
+    return replace(row, replicate=(candidate, index))
+
+
+DECIDING = Deciding(
+    **{"done": 31, "planned": 44, "look": 8, "candidates": 11, "best": "trial 9", "seconds": 17.0},
+    open=("trial 16", "control dropout"),
+)
+
+
+def test_replicates_are_named_by_their_candidates_with_what_is_still_open() -> None:
+    rows = replicate(running(16), "trial 16", 4), replicate(running(-1), "control dropout", 11)
+    for width, height in product((60, 80, 124), (16, 24)):
+        lines = drawn(width, height, deciding=DECIDING, running=rows)
+        assert max(map(len, lines)) <= width
+        assert len(lines) <= height
+        text = "\n".join(lines)
+        for wanted in (
+            "31 of 44 replicates",
+            "11 candidates",
+            "about 17 s to the next look",
+            "leads   trial 9",
+        ):
+            assert wanted in text
+        for wanted in ("open    trial 16, control dropout", "trial 16 #5", "control dropout #12"):
+            assert wanted in text
+    first = "\n".join(drawn(80, 24, deciding=replace(DECIDING, best=""), running=rows))
+    assert "known at the first look" in first
+
+
+def test_lines_tell_a_decision_s_replicates_and_each_look_once() -> None:
+    file = io.StringIO()
+    with LineDisplay(Console(file=file, width=40, highlight=False)) as display:
+        for deciding in (replace(DECIDING, best="", look=4), DECIDING, DECIDING):
+            display.progress(progress(deciding=deciding))
+        display.finished(replicate(FINISHED, "trial 9", 3), progress(deciding=DECIDING))
+    first, look, replicated = file.getvalue().splitlines()
+    assert first == "deciding between 11 candidates; the first look is at 4 replicates of each"
+    assert look == "trial 9 leads; open: trial 16, control dropout; the next look is at 8 replicates of each"
+    assert replicated.startswith("[31/44] ✓ trial 9 #4: val_cross_entropy 0.0712")
+    assert "best so far" not in replicated
 
 
 class _Gone(io.StringIO):

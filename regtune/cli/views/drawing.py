@@ -27,7 +27,7 @@ from rich.text import Text
 from regtune.cli.terminal import console, counted, keys_unseen, span
 from regtune.config.trial import RegularizationConfig, format_number
 from regtune.escaping import printable
-from regtune.study.progress import Progress, Row
+from regtune.study.progress import Deciding, Progress, Row
 from regtune.study.record import STATES, State, TrialRecord
 
 NARROW = 60
@@ -167,20 +167,25 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 def _head(progress: Progress, seconds_since: float) -> list[RenderableType]:
     done, cap, timeout = progress.finished, progress.run_cap, progress.timeout_seconds
-    bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
-    bar.add_column(ratio=1)
-    bar.add_column(no_wrap=True)
     of = f"{done} of {cap}" if cap else counted(done, "trial")
     total, used = (cap, done) if cap else (timeout or 1, progress.elapsed_seconds)
-    share = ProgressBar(total, min(used, total), complete_style="green", finished_style="green")
-    bar.add_row(share, Text(of, "bold"))
     counts = _line(f"{progress.complete} complete  {progress.pruned} pruned  {progress.failed} failed")
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         counts.highlight_regex(rf"\b[1-9]\d* {WORDS[state]}", STYLES[state])
+    left = "left"
+    if deciding := progress.deciding:
+        total, used, left = max(1, deciding.planned), deciding.done, "to the next look"
+        of = f"{deciding.done} of {counted(deciding.planned, 'replicate')}"
+        counts = _line(counted(deciding.candidates, "candidate"))
+    bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    share = ProgressBar(total, min(used, total), complete_style="green", finished_style="green")
+    bar.add_row(share, Text(of, "bold"))
     elapsed = timedelta(seconds=round(progress.elapsed_seconds + seconds_since))
     time = Text(str(elapsed).removeprefix("0:"), "cyan", no_wrap=True)
     if progress.remaining_seconds is not None:
-        time.append(f"  about {span(max(1.0, progress.remaining_seconds - seconds_since))} left", "dim")
+        time.append(f"  about {span(max(1.0, progress.remaining_seconds - seconds_since))} {left}", "dim")
     both = Table.grid(expand=True, padding=(0, 1, 0, 0))
     both.add_column(ratio=1)
     both.add_column(justify="right")
@@ -189,7 +194,11 @@ def _head(progress: Progress, seconds_since: float) -> list[RenderableType]:
 
 
 def _best(progress: Progress) -> list[Text]:
-    best = progress.best
+    best, deciding = progress.best, progress.deciding
+    if deciding:
+        leads = (deciding.best, "bold green") if deciding.best else ("known at the first look", "dim")
+        still = ", ".join(deciding.open) or "none"
+        return [_line(("leads   ", "dim"), leads), _line(("open    ", "dim"), printable(still))]
     if best is None:
         return [Text("best    none yet", style="dim")]
     value, accuracy = (metric_text(best.value), "bold green"), (percent(best.accuracy), "bold")
@@ -203,30 +212,53 @@ def _workers(progress: Progress, width: int, room: int) -> list[Text]:
     """The lines of the running trials that fit into `room`, with the number of the others."""
     running = sorted(progress.running, key=lambda trial: (trial.worker, trial.number))
     if not running:
-        return [Text("no trial is running", style="dim")]
+        return [Text("nothing is training" if progress.deciding else "no trial is running", style="dim")]
     if progress.starting == len(running):
         return [_line((starting(progress), "dim"))]
     most, accuracy = max(1, room - 2), progress.metric.endswith("accuracy")
     shown = running if len(running) <= most else running[: max(1, most - 1)]
     spark, curves = max(10, min(18, width - 70)), [trial.curve(progress.metric) for trial in shown]
     bars = max(5, *(min(spark, len(curve)) for curve in curves))
-    lines = [_line((f"worker  trial   epoch  {'curve':<{bars}}     now  techniques", "dim"))]
-    for trial, curve in zip(shown, curves, strict=True):
+    head, names = "trial", [name_of(trial).removeprefix("trial ") for trial in shown]
+    if progress.deciding:
+        head, names = "replicate", [name_of(trial) for trial in shown]
+    wide = max(len(head), *map(len, names))
+    lines = [_line((f"worker  {head:<{wide}}   epoch  {'curve':<{bars}}     now  techniques", "dim"))]
+    for trial, name, curve in zip(shown, names, curves, strict=True):
         worker = trial.worker if trial.worker >= 0 else "–"
         epoch = f"{trial.epochs}/{trial.max_epochs}"
         now = metric_text(curve[-1] if curve else None)
-        number = f"{trial.number:>5}", "cyan"
+        label = f"{name:<{wide}}" if progress.deciding else f"{name:>{wide}}", "cyan"
         drawn = f"{sparkline(curve, spark, accuracy=accuracy):<{bars}}", "cyan"
         lines += [
-            _line(f"{worker:>6}  ", number, f"  {epoch:>6}  ", drawn, f"  {now:>6}  {techniques(trial)}")
+            _line(f"{worker:>6}  ", label, f"  {epoch:>6}  ", drawn, f"  {now:>6}  {techniques(trial)}")
         ]
     if len(shown) < len(running):
         lines += [Text(f"and {len(running) - len(shown)} more", style="dim")]
     return lines
 
 
+def name_of(trial: Row) -> str:
+    """``trial 16``; of a replicate its candidate and its number, from 1: ``trial 16 #3``."""
+    if trial.replicate is None:
+        return f"trial {trial.number}"
+    candidate, index = trial.replicate
+    return f"{printable(candidate)} #{index + 1}"
+
+
 def starting(progress: Progress) -> str:
     return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
+
+
+def open_text(deciding: Deciding) -> str:
+    """What is still open between two looks, in one line."""
+    if not deciding.best:
+        candidates = counted(deciding.candidates, "candidate")
+        return f"deciding between {candidates}; the first look is at {deciding.look} replicates of each"
+    still = f"open: {', '.join(deciding.open)}" if deciding.open else "nothing is open"
+    return printable(
+        f"{deciding.best} leads; {still}; the next look is at {deciding.look} replicates of each"
+    )
 
 
 def ended_text(trial: Row, metric: str = "") -> Text:
@@ -238,7 +270,7 @@ def ended_text(trial: Row, metric: str = "") -> Text:
         figures = f"failed: {reason(trial.record)}"
     mark, style = MARKS.get(trial.state, " "), STYLES[trial.state]
     rest = f"; {techniques(trial)}; {counted(trial.epochs, 'epoch')} in {trial.seconds:.1f} s"
-    return _line((mark, style), f" trial {trial.number}: ", (figures, style), (rest, "dim"))
+    return _line((mark, style), f" {name_of(trial)}: ", (figures, style), (rest, "dim"))
 
 
 def choose(*, quiet: bool) -> LineDisplay | LiveDisplay:
@@ -254,6 +286,7 @@ class LineDisplay:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._begun = False
+        self._said = ""
 
     def __enter__(self) -> Self:
         return self
@@ -264,8 +297,15 @@ class LineDisplay:
         if progress.starting and not self._begun:
             self.note(starting(progress))
         self._begun = True
+        if progress.deciding and (said := open_text(progress.deciding)) != self._said:
+            self._said = said
+            self.note(said)
 
     def finished(self, trial: Row, progress: Progress) -> None:
+        if progress.deciding:
+            of = f"{progress.deciding.done}/{progress.deciding.planned}"
+            self.note(f"[{of}] {ended_text(trial, progress.metric)}")
+            return
         of = f"{progress.finished}/{progress.run_cap}" if progress.run_cap else str(progress.finished)
         best = " (best so far)" if progress.best and progress.best.number == trial.number else ""
         self.note(f"[{of}] {ended_text(trial, progress.metric)}{best}")
