@@ -161,14 +161,16 @@ def test_a_study_is_shown_with_its_space_its_best_and_its_controls() -> None:
     spec = {"name": "spaced", "run_cap": 9, "parameters": parameters, "dataset": "mnist-5k"}
     study = studies.create(HOME / "studies.db", "spaced", spec=spec, run_cap=9)
     studies.add(study, studies.record(0, {}, control="early_stopping", floor=0.01), TrialState.COMPLETE)
-    studies.add(study, studies.record(1, {"l1": 1e-5}), TrialState.COMPLETE)
+    studies.add(study, studies.record(1, {"l1": 1e-5, "dropout": 0.2}), TrialState.COMPLETE)
     found = CliRunner().invoke(app, ["show", "spaced"], catch_exceptions=False)
     lines = [line.split() for line in found.stdout.splitlines()]
     assert ["l1", "values", "1e-5,", "0.001"] in lines
     assert ["dropout", "real", "number", "0", "to", "0.5"] in lines
-    assert "best  trial 0: control: early stopping\n" in found.stdout
+    assert (
+        "best  trial 1: dropout 0.2 + L1 1e-5\n" in found.stdout
+    )  # a control outside the space ranks above it
     assert "best and controls" in found.stdout
-    assert "1 more trial: regtune board spaced" in found.stderr
+    assert "more trial" not in found.stderr
     text = run("show", NAME)
     for wanted in (
         "12 complete, 1 pruned, 1 failed, 1 running, 1 waiting",

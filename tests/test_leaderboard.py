@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine, event
 from terminals import imported
 
+from regtune.cli.views.tables import comparison_text
 from regtune.config.trial import TrialConfig
 from regtune.errors import ConfigError, InputError, StorageError, StudyNotFound
 from regtune.storage import open_engine
@@ -23,7 +24,9 @@ from regtune.storage.schema import STUDIES
 from regtune.study import tables
 from regtune.study.best import Best, best_of, load_best
 from regtune.study.board import (
+    Board,
     columns,
+    compare,
     covered,
     list_studies,
     order_of,
@@ -32,6 +35,7 @@ from regtune.study.board import (
     read_ended,
     read_progress,
     read_study,
+    read_top,
     read_trial,
 )
 from regtune.study.progress import Progress, Row, StudyInfo
@@ -86,12 +90,80 @@ def test_every_figure_that_mlflow_has_of_the_kept_weights_sorts_by_mlflow_s_name
         assert read_board(engine, NAME, name).rows == read_board(engine, NAME, column.name).rows
 
 
+def test_a_control_outside_the_search_is_ranked_and_never_the_best(
+    engine: Engine, study: optuna.Study
+) -> None:
+    before = read_best(engine, NAME)
+    number = len(study.trials)
+    studies.add(study, studies.record(number, {}, floor=0.01, control="l1"), TrialState.COMPLETE)
+    first = read_board(engine, NAME).rows[0]
+    assert (first.number, first.rank, first.searched) == (number, 1, False)
+    best = replace(before, rank=2)
+    top = read_top(engine, NAME, 1)
+    assert read_best(engine, NAME) == top.best == read_board(engine, NAME).best == best
+    assert [row.number for row in top.rows if not row.control] == [best.number]
+    assert read_progress(engine, NAME).best == list_studies(engine)[0].best == best
+    assert best.record is not None
+    assert best_of(engine, NAME).config == best.record.config
+    assert StudyTrials(engine, NAME, at_rest=True).winner == best.number
+    inside = studies.record(number + 1, {"dropout": 0.2, "batchnorm": "none"}, floor=0.02, control="dropout")
+    studies.add(study, inside, TrialState.COMPLETE)
+    assert read_best(engine, NAME).number == number + 1
+
+
+def test_a_comparison_sets_single_runs_beside_each_other_and_says_that_none_is_better(
+    engine: Engine, study: optuna.Study
+) -> None:
+    found = compare(read_board(engine, NAME))
+    assert found is not None
+    assert (found.winner.number, found.baseline and found.baseline.number, found.above) == (3, 0, None)
+    assert found.standard_error is None  # of a cross-entropy one run tells none
+    studies.add(study, studies.record(9, {}, floor=0.01, control="l1"), TrialState.COMPLETE)
+    above = compare(read_board(engine, NAME))
+    assert above is not None
+    lines = comparison_text(above).plain.splitlines()
+    assert lines[0] == f"best  trial 3: {found.winner.mix}"
+    figures = (
+        f"{found.winner.value:.4f} val_cross_entropy, {100 * (found.winner.accuracy or 0):.2f} % accuracy"
+    )
+    assert lines[1].strip() == figures
+    assert [line.split(":")[0].strip() for line in lines[2:]] == [
+        "no technique",
+        "control l1, outside the search",
+        "Single runs",
+    ]
+    assert lines[-1].endswith(
+        "a difference may be luck; one run tells no standard error of val_cross_entropy."
+    )
+    assert not {"better", "beats", "against", "±"} & set(comparison_text(above).plain.split())
+
+
+def test_the_standard_error_of_single_runs_is_that_of_an_accuracy_where_an_accuracy_is_ranked(
+    engine: Engine,
+) -> None:
+    info = read_study(engine, NAME)
+    info = replace(info, spec={"metric": {"name": "val_accuracy"}}, data={"validation": 400})
+    row = Row(1, "COMPLETE", 0.8, studies.record(1, {"dropout": 0.1}), 1)
+    found = compare(Board(info, [row], ("dropout",)))
+    assert found is not None
+    assert found.standard_error == pytest.approx(0.02)  # sqrt(0.8 * 0.2 / 400)
+    assert "its images alone, is ±2.00 points" in comparison_text(found).plain
+    assert compare(Board(info, [replace(row, rank=None)], ())) is None
+
+
 def test_what_is_not_there_is_answered_with_what_there_is(engine: Engine) -> None:
     studies.create(Path("studies.db"), "empty")
     with pytest.raises(StudyNotFound, match="no complete trial of its search yet"):
         read_best(engine, "empty")
     assert read_board(engine, "empty").rows == []
-    assert read_progress(engine, "empty").finished == 0
+    studies.add(
+        optuna.load_study(study_name="empty", storage="sqlite:///studies.db"),
+        studies.record(0, {}, control="none"),
+        TrialState.COMPLETE,
+    )
+    with pytest.raises(StudyNotFound, match="no complete trial of its search yet"):
+        read_best(engine, "empty")
+    assert read_progress(engine, "empty").finished == 1
     with pytest.raises(InputError, match=r"--sort dropuot: expected one of rank, .*dropout"):
         read_board(engine, NAME, "dropuot")
     with pytest.raises(StudyNotFound, match='did you mean "mnist-regularization"'):
@@ -137,7 +209,8 @@ def test_pauses_do_not_count_as_time_spent() -> None:
 
 def test_a_record_of_another_version_is_a_storage_error(engine: Engine, study: optuna.Study) -> None:
     attributes = {RECORD: {"uid": f"{study.user_attrs[STUDY_UID]}-9"}}
-    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.01, user_attrs=attributes))
+    given = {"params": {"dropout": 0.1}, "distributions": {"dropout": studies.DISTRIBUTIONS["dropout"]}}
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.01, user_attrs=attributes, **given))
     with pytest.raises(StorageError, match="trial 9: its record cannot be read"):
         read_best(engine, NAME)
 

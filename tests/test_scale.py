@@ -72,7 +72,11 @@ def odd(url: str, name: str) -> None:
         attributes = studies.attributes(studies.of(study, found)) if found else {}
         if found and found.control == "l1":
             attributes[ORIGIN] = {"kind": "retry", "key": "retry 3", "control": "l1"}
-        study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
+        given = {name: found.parameters[name] for name in ("dropout",) if found and name in found.parameters}
+        known = {name: studies.DISTRIBUTIONS[name] for name in given}
+        study.add_trial(
+            create_trial(state=state, value=value, user_attrs=attributes, params=given, distributions=known)
+        )
 
     for number in range(24):
         parameters: dict[str, Any] = {"dropout.1": [0.1, 0.25, 1 / 3][number % 3], "patience": number % 4}
@@ -137,13 +141,14 @@ def test_the_database_ranks_and_limits_as_python_does(engine: Engine, study: str
     assert len({row.value for row in rows}) < len(rows) == info.trials
     assert board.read_board(engine, study).rows == rows
     assert board.read_board(engine, study, limit=9).rows == rows[:9]
+    best = next(row for row in rows if row.searched)
     for count in (1, 4, 10):
         top = board.read_top(engine, study, count)
-        assert top.rows == [
-            row for place, row in enumerate(rows) if (place < count and row.rank) or row.control
-        ]
+        wanted = [row for place, row in enumerate(rows) if place < count or row.control or row == best]
+        assert top.rows == [row for row in wanted if row.rank or row.control]
+        assert top.best == best
         assert set(top.parameters) == parameters_of(rows)
-    assert board.read_best(engine, study) == rows[0]
+    assert board.read_best(engine, study) == best
     assert board.read_trial(engine, study, rows[3].number) == rows[3]
     assert board.read_ended(engine, study) == {row.number for row in rows if row.state in STATES[:3]}
     running = [row.number for row in rows if row.state == "RUNNING"]
@@ -193,7 +198,8 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
             trial_epochs=sum(len(trial.intermediate_values) for trial in trials),
         )
         assert standing.tally == counted == Standing(study, Space(spec)).tally
-        order = sorted((t.value or 0.0, t.number) for t in trials if t.state is TrialState.COMPLETE)
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        order = sorted((trial.value or 0.0, trial.number) for trial in complete if trial.params)
         numbers = [number for _, number in order]
         assert (standing.best(), standing.best(2)) == (numbers, numbers[:2])
         values = [standing.value(place) for place in range(1, len(order) + 2)]
@@ -216,6 +222,8 @@ def test_the_standing_follows_its_trials(tmp_path: Path) -> None:
         state = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL][turn % 4]
         value = float(turn * 7 % 5) if state is TrialState.COMPLETE else None
         study.write(trial.number, studies.record(trial.number, {}, epochs=1))
+        if turn % 7:  # else it is a control outside the search space
+            trial.suggest_float("dropout", 0.0, 0.6)
         study.optuna.tell(trial, value, state=state)
         same()
 

@@ -71,7 +71,10 @@ class Sweeping:
     def write(self, number: int, state: State, record: TrialRecord) -> None:
         while len(self._trials) <= number:
             self._trials.append(self.study.ask())
-        self._trials[number].set_user_attr(RECORD, record.to_json())
+        trial = self._trials[number]
+        trial.set_user_attr(RECORD, record.to_json())
+        if record.parameters:  # a control outside the search space has none
+            trial.suggest_float("dropout", *[float(record.parameters["dropout"])] * 2)
         if state != "RUNNING":
             value = record.kept.figures["val_cross_entropy"] if record.kept else None
             self.study.tell(number, value, state=TrialState[state])

@@ -22,8 +22,6 @@ from regtune.study import tables
 from regtune.study.decision_text import sentence
 from regtune.study.progress import Observer, Progress, Row, StudyInfo
 
-MOST_CONTROLS = 7  # of a study
-
 
 @dataclass(frozen=True)
 class Column:
@@ -66,7 +64,8 @@ class Board:
 
     @property
     def best(self) -> Row | None:
-        return next((row for row in self.rows if row.rank == 1), None)
+        """The best of the search; a control outside the search space is not, whatever its rank."""
+        return min((row for row in self.rows if row.rank and row.searched), key=_rank, default=None)
 
     @property
     def columns(self) -> list[str]:
@@ -93,35 +92,37 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best trial against the control `none`, one run each.
+    """The best trial of the search beside the controls, a single run each: what one run scored, not who is better.
 
-    value_by, accuracy_by: value and validation accuracy of the winner minus those of the baseline. standard_error: of
-    one validation accuracy, sqrt(p (1 - p) / n) over the n validation images; None where n is unknown.
+    baseline: the control `none`; None where it is not complete. above: the best control outside the search space that
+    ranks above the winner. standard_error: of the winner's value where that is a validation accuracy, from the n
+    validation images alone, sqrt(p (1 - p) / n); None for any other metric, whose error a single run does not tell.
     """
 
     metric: str
     winner: Row
     baseline: Row | None
-    value_by: float | None
-    accuracy_by: float | None
+    above: Row | None
     standard_error: float | None
 
 
 def compare(board: Board) -> Comparison | None:
-    """Compare the best trial with the control `none`; None when no trial is complete."""
+    """Set the best trial of the search beside the controls; None when no trial of the search is complete."""
     winner = board.best
     if winner is None:
         return None
-    baseline = next((row for row in board.rows if row.rank and row.control == "none"), None)
-    images, accuracy = board.info.data.get("validation"), winner.accuracy
-    standard_error = value_by = accuracy_by = None
-    if isinstance(images, int) and images > 0 and accuracy is not None:
-        standard_error = math.sqrt(accuracy * (1 - accuracy) / images)
-    if baseline is not None and baseline is not winner:
-        value_by = (winner.value or 0.0) - (baseline.value or 0.0)
-        if accuracy is not None and baseline.accuracy is not None:
-            accuracy_by = accuracy - baseline.accuracy
-    return Comparison(board.info.metric, winner, baseline, value_by, accuracy_by, standard_error)
+    ranked = sorted((row for row in board.rows if row.rank), key=_rank)
+    baseline = next((row for row in ranked if row.control == "none"), None)
+    images, accuracy, error = board.info.data.get("validation"), winner.value, None
+    if (
+        board.info.metric == "val_accuracy"
+        and isinstance(images, int)
+        and images > 0
+        and accuracy is not None
+    ):
+        error = math.sqrt(accuracy * (1 - accuracy) / images)
+    above = ranked[0] if ranked[0] != winner else None
+    return Comparison(board.info.metric, winner, baseline, above, error)
 
 
 def columns(info: StudyInfo) -> list[Column]:
@@ -173,13 +174,15 @@ def read_board(engine: Engine, study: str, sort: str = "rank", limit: int | None
 
 
 def read_top(engine: Engine, study: str, count: int) -> Board:
-    """Read the best `count` trials, every control and every candidate of the decision, by rank.
+    """Read the best `count` trials, the best of the search, every control and every candidate of the decision, by rank.
 
     Raises StudyNotFound, StorageError.
     """
     with _reading(engine, study) as (connection, info):
         controls = tables.read_controls(connection, info)
-        best = {head.number for head in tables.read_heads(connection, info, states=["COMPLETE"], limit=count)}
+        heads = tables.read_heads(connection, info, states=["COMPLETE"], limit=count)
+        heads += tables.read_heads(connection, info, states=["COMPLETE"], searched=True, limit=1)
+        best = {head.number for head in heads}
         rows = list(_rows(connection, info, numbers=controls | best | {*info.standings}))
         parameters = _parameters(connection, info, rows, controls)
     return Board(info, [row for row in rows if row.number in best or row.control or row.standing], parameters)
@@ -204,11 +207,12 @@ def read_trial(engine: Engine, study: str, number: int) -> Row:
 
 
 def read_best(engine: Engine, study: str) -> Row:
-    """Read the best complete trial of the search space. Raises StudyNotFound without one, StorageError."""
+    """Read the complete trial of the search with the best value.
+
+    A control outside the search space is none of the search, whatever its rank. Raises StudyNotFound where none is.
+    """
     with _reading(engine, study) as (connection, info):
-        first = _rows(connection, info, states=["COMPLETE"], limit=1 + MOST_CONTROLS)
-        found = next((row for row in first if row.searched), None)
-    return found or _refuse(study, "complete trial of its search yet")
+        return _best(connection, info) or _refuse(study, "complete trial of its search yet")
 
 
 def _refuse(study: str, missing: str) -> NoReturn:
@@ -282,7 +286,11 @@ def _rows(connection: Connection, info: StudyInfo, **which: Any) -> Iterator[Row
 
 
 def _best(connection: Connection, info: StudyInfo) -> Row | None:
-    return next(_rows(connection, info, states=["COMPLETE"], limit=1), None)
+    return next(_rows(connection, info, states=["COMPLETE"], searched=True, limit=1), None)
+
+
+def _rank(row: Row) -> int:
+    return row.rank or 0
 
 
 def _parameters(

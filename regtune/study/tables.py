@@ -54,13 +54,18 @@ _RECORD_BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 
 @dataclass(frozen=True)
 class Head:
-    """A trial without its record. own: whether it has regtune's record. span: its start and end, once it has both."""
+    """A trial without its record.
+
+    own: whether it has regtune's record. searched: whether the search space contains it, as it does not contain every
+    control. span: its start and end, once it has both.
+    """
 
     trial_id: int
     number: int
     state: State
     value: float | None
     own: bool
+    searched: bool
     span: tuple[datetime, datetime] | None
 
 
@@ -82,13 +87,18 @@ def _own(study_uid: str) -> ColumnElement[bool]:
     return sql.exists().where(_IS_RECORD, text == begins)
 
 
+def _searched(trial_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether a trial has parameters: a control outside the search space has none."""
+    return sql.exists().where(_PARAMETERS.c.trial_id == trial_id)
+
+
 def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]:
     """Ids of the trials that regtune has not trained, as the cache of trials (`trial_cache`) sees them.
 
     A trial of regtune's has its record; one that is just beginning has nothing yet.
     """
     state = sql.cast(_TRIALS.c.state, String)
-    begun = sql.exists().where(_PARAMETERS.c.trial_id == _TRIALS.c.trial_id)
+    begun = _searched(_TRIALS.c.trial_id)
     ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | _own(uid)
     return tuple(connection.scalars(select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id, ~ours)))
 
@@ -130,8 +140,7 @@ def read_info(connection: Connection, study: str) -> StudyInfo:
             times += filter(None, map(_utc, moments_utc))
     spec, beside = _mapping(attributes.get(stored.SPEC)), 0
     if spec.get("method") == "grid":  # a control that is no point of it has no parameters
-        searched = sql.exists().where(_PARAMETERS.c.trial_id == trials.trial_id)
-        chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~searched
+        chosen = trials.state.in_(("COMPLETE", "PRUNED")) & ~_searched(trials.trial_id)
         beside = connection.scalar(select(func.count(trials.trial_id)).where(chosen)) or 0
     return StudyInfo(
         id=study_id,
@@ -191,8 +200,9 @@ def _begins(key: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
 def read_standings(connection: Connection, info: StudyInfo, after: int, ids: Collection[int]) -> list[Head]:
     """Read how the trials with an id above `after`, and those of `ids`, stand, in order."""
     kind = sql.cast(_VALUES.c.value_type, String)
+    searched = _searched(_TRIALS.c.trial_id).label("searched")
     chosen = (
-        select(_TRIALS, _VALUES.c.value, kind.label("kind"), _own(info.uid).label("own"))
+        select(_TRIALS, _VALUES.c.value, kind.label("kind"), _own(info.uid).label("own"), searched)
         .outerjoin(_VALUES, (_VALUES.c.trial_id == _TRIALS.c.trial_id) & (_VALUES.c.objective == 0))
         .where(_TRIALS.c.study_id == info.id, (_TRIALS.c.trial_id > after) | _among(_TRIALS.c.trial_id, ids))
         .order_by(_TRIALS.c.number)
@@ -200,7 +210,8 @@ def read_standings(connection: Connection, info: StudyInfo, after: int, ids: Col
     heads = []
     for row in connection.execute(chosen):
         value, span = _value_of(row.value, row.kind), _span(row.datetime_start, row.datetime_complete)
-        heads.append(Head(row.trial_id, row.number, row.state, value, bool(row.own), span))
+        known = row.state, value, bool(row.own), bool(row.searched), span
+        heads.append(Head(row.trial_id, row.number, *known))
     return heads
 
 
@@ -221,9 +232,13 @@ def read_heads(
     *,
     states: Sequence[State] = STATES,
     numbers: Collection[int] | None = None,
+    searched: bool = False,
     limit: int | None = None,
 ) -> list[Row]:
-    """Read rows without their records, by rank: in the order of STATES, each by value and then by number."""
+    """Read rows without their records, by rank: in the order of STATES, each by value and then by number.
+
+    searched: only those of the search space, with the rank that they have among all.
+    """
     trials = _trials_of(info.id, info.foreign)
     kind = sql.cast(_VALUES.c.value_type, String)
     best, sign = ("INF_POS", -1) if info.goal == "maximize" else ("INF_NEG", 1)
@@ -237,6 +252,7 @@ def read_heads(
     value = (_VALUES.c.trial_id == trials.c.trial_id) & (_VALUES.c.objective == 0) & ours
     ranked = (
         select(
+            trials.c.trial_id,
             trials.c.number,
             trials.c.state,
             _VALUES.c.value,
@@ -247,11 +263,13 @@ def read_heads(
         .subquery()
     )
     chosen = select(ranked).where(ranked.c.state.in_(states)).order_by(ranked.c.place).limit(limit)
+    if searched:
+        chosen = chosen.where(_searched(ranked.c.trial_id))
     if numbers is not None:
         chosen = chosen.where(_among(ranked.c.number, numbers))
     return [
         Row(number, state, _value_of(amount, kind), None, place if state == "COMPLETE" else None)
-        for number, state, amount, kind, place in connection.execute(chosen)
+        for _, number, state, amount, kind, place in connection.execute(chosen)
     ]
 
 

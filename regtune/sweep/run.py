@@ -19,7 +19,7 @@ from regtune.settings import MAX_WORKERS, Settings, load_settings
 from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
 from regtune.storage.optuna import Patience
-from regtune.study.board import MOST_CONTROLS, read_top
+from regtune.study.board import read_top
 from regtune.study.ownership import hold
 from regtune.study.progress import Observer
 from regtune.study.record import FILE, Value
@@ -29,6 +29,7 @@ from regtune.sweep.standing import Standing
 from regtune.tracking.live import Tracker
 
 EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
+MOST_CONTROLS = 7  # of a study; controls may be among the best, and have nothing to enqueue
 BREAK_OFF_SECONDS = 2.0
 
 

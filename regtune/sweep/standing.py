@@ -1,4 +1,4 @@
-"""The standing of a study: counts, the best trials, what was queued, which points of a grid are trained.
+"""The standing of a study: counts, the best trials of the search, what was queued, which points of a grid are trained.
 
 An ended trial never changes, so each look reads only the trials that are new and those still open: it costs the same
 in a study of ten trials and of ten thousand.
@@ -55,12 +55,15 @@ class Standing:
         )
 
     def best(self, count: int | None = None) -> list[int]:
-        """Numbers of complete trials, the best first, of equal ones the earlier first; at most `count`."""
+        """Numbers of complete trials, the best first, of equal ones the earlier first; at most `count`.
+
+        Controls outside the search space are not among them.
+        """
         self._look()
         return [number for _, number in self._order[:count]]
 
     def value(self, place: int) -> float | None:
-        """The value of the complete trial at `place`, counted from 1; None when there are fewer."""
+        """The value of the trial at `place` of the best, counted from 1; None when there are fewer."""
         self._look()
         return self._sign * self._order[place - 1][0] if place <= len(self._order) else None
 
@@ -111,7 +114,7 @@ class Standing:
     def _end(self, trial: FrozenTrial) -> None:
         self._ended[trial.state] += RECORD in trial.user_attrs  # without one it was never trained
         self._epochs += len(trial.intermediate_values)
-        if trial.state is TrialState.COMPLETE and trial.value is not None:
+        if trial.state is TrialState.COMPLETE and trial.value is not None and trial.params:
             bisect.insort(self._order, (self._sign * trial.value, trial.number))
         if self._grid:
             self._beside += trial.state is not TrialState.FAIL and not trial.params

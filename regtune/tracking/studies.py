@@ -236,7 +236,7 @@ class StudyTrials:
         self.numbers[trial_uid(self._info.uid, number)] = number
         if trial.span is not None:
             self._spans[number] = trial.span
-        if trial.state == "COMPLETE":
+        if trial.state == "COMPLETE" and trial.searched:
             value = math.inf if trial.value is None else trial.value
             bisect.insort(self._ranking, (-value if self._info.goal == "maximize" else value, number))
 
@@ -257,7 +257,7 @@ class StudyTrials:
 
     @property
     def winner(self) -> int | None:
-        """Number of the best trial, None when none is complete."""
+        """Number of the best trial of the search, None when none is complete."""
         return self._ranking[0][1] if self._ranking else None
 
     @property

@@ -204,8 +204,12 @@ def best_text(best: Row, metric: str) -> Text:
         ("best  ", "dim"),
         (f"trial {best.number}: {drawing.techniques(best)}\n", "bold"),
         (f"      {metric_text(best.value)}", "bold green"),
-        f" {metric}, {percent(best.accuracy)} accuracy",
+        f" {metric}{_accuracy(best, metric)}",
     )
+
+
+def _accuracy(row: Row, metric: str) -> str:
+    return "" if metric == "val_accuracy" else f", {percent(row.accuracy)} accuracy"
 
 
 def space_table(parameters: Sequence[Searched]) -> Table:
@@ -275,21 +279,21 @@ def trial_view(info: StudyInfo, row: Row, width: int) -> RenderableType:
 
 
 def comparison_text(comparison: Comparison) -> Text:
-    """The best trial against no technique, and the standard error of one accuracy."""
-    text = best_text(comparison.winner, comparison.metric).append("\n      ")
-    if comparison.baseline is comparison.winner:
-        text.append("No technique is better than none so far.")
-    elif comparison.value_by is None:
-        text.append("There is no finished control to compare with.")
-    else:
-        change = f"{metric_text(abs(comparison.value_by))} {'lower' if comparison.value_by < 0 else 'higher'}"
-        text.append(f"against no technique: {comparison.metric} {change}")
-        if comparison.accuracy_by is not None:
-            text.append(f", accuracy {100 * comparison.accuracy_by:+.2f} points")
-    note, error = "Single runs", comparison.standard_error
-    if error is not None:
-        note += f"; the standard error of each accuracy is ±{100 * error:.2f} points"
-    return text.append(f"\n      {note}.", style="dim")
+    """The best trial of the search beside no technique: single runs, of which none is said to be better."""
+    metric, winner, none, above = comparison.metric, comparison.winner, comparison.baseline, comparison.above
+    text = best_text(winner, metric)
+    if none is None:
+        text.append("\n      There is no finished control to compare with.")
+    elif none != winner:
+        text.append(f"\n      no technique: {metric_text(none.value)}{_accuracy(none, metric)}")
+    if above is not None and above != none:
+        control = f"{printable(above.control or '').replace('_', ' ')}, outside the search"
+        text.append(f"\n      control {control}: {metric_text(above.value)}{_accuracy(above, metric)}")
+    error = f"one run tells no standard error of {metric}"
+    if comparison.standard_error is not None:
+        points = 100 * comparison.standard_error
+        error = f"the standard error of one accuracy, from its images alone, is ±{points:.2f} points"
+    return text.append(f"\n      Single runs: a difference may be luck; {error}.", style="dim")
 
 
 def when(moment: datetime | None) -> str:
