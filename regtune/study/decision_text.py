@@ -140,7 +140,9 @@ def optimism_text(decision: Decision) -> str:
 
 
 def basis_text(decision: Decision) -> str:
-    """What varied, how many replicates there are, and what the intervals hold for."""
+    """What varied, how many replicates there are, and what the intervals hold for; empty without any."""
+    if not decision.replicates:
+        return ""
     each = f"Each open candidate was trained {decision.replicates} times, {VARIED[decision.vary]}"
     return f"{each}, the same for all. The intervals hold at {100 * decision.level:g} % over all looks."
 
@@ -173,17 +175,20 @@ def paragraph(decision: Decision) -> list[str]:
 
 def _clauses(decision: Decision) -> list[str]:
     chosen, answer, none = decision.judged(decision.chosen), decision.judged(decision.answer), decision.none
-    if decision.end == "too_few":
-        return ["nothing is decided: there are too few replicates"]
-    if chosen is None and answer is None:
-        return ["nothing is decided: no candidate has replicates enough"]
     if decision.end == "one_candidate":
-        only = chosen or answer
-        return [f"{words(only.candidate)} is the only candidate" if only else "there is no candidate"]
-    clauses = (
-        [_against_none(decision, chosen)] if none and none.estimate else ["no technique was not measured"]
-    )
+        (only,) = decision.candidates[:1]
+        return [f"{words(only.candidate)} is the only candidate"]
+    if chosen is None and answer is None:
+        why = "no candidate has replicates enough" if decision.trainings else "nothing was replicated"
+        return [f"nothing is decided: {why}"]
+    compared = none is not None and none.estimate is not None
+    clauses = [_against_none(decision, chosen) if compared else "there is no control without any technique"]
     tied = decision.with_standing("chosen", "tied")
+    above = [one for one in tied if one is not chosen and _better(decision, one.to_chosen)]
+    if chosen is not None and above:
+        best = words((answer if answer in above else above[0]).candidate)
+        clauses.append(f"{best}, outside the search, is better than all inside it")
+        return [*clauses, f"of those, {words(chosen.candidate)} is chosen"]
     if len(tied) > 1:
         clauses.append(f"{counted_word(len(tied))} configurations cannot be told apart")
     if chosen is None:
@@ -194,10 +199,7 @@ def _clauses(decision: Decision) -> list[str]:
     elif not clauses[0].startswith(words(chosen.candidate)):
         clauses.append(f"{words(chosen.candidate)} is chosen")
     if answer is not None and answer is not chosen and not answer.candidate.searched:
-        outside = f"{words(answer.candidate)}, outside the search, is"
-        clauses.append(
-            f"{outside} {'better' if _better(decision, answer.to_chosen) else 'as good and simpler'}"
-        )
+        clauses.append(f"{words(answer.candidate)}, outside the search, is as good and simpler")
     return clauses
 
 

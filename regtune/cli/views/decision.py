@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -34,9 +34,12 @@ L1 = "Under Adam an L1 penalty makes weights small, not zero."
 
 def decision_view(decision: Decision, width: int) -> RenderableType:
     """Draw a decision in at most `width` columns."""
+    decision = decision.model_copy(
+        update={"candidates": tuple(sorted(decision.candidates, key=_order(decision)))}
+    )
     parts: list[RenderableType] = [Text(sentence(decision), style="bold")]
     if decision.candidates:
-        parts += [Text(), _plot(decision, width), Text(), _candidates(decision)]
+        parts += [*_plot(decision, width), Text(), _candidates(decision)]
     if bought := _bought(decision, width):
         parts += [Text(), *bought]
     lines = optimism_text(decision), basis_text(decision), end_text(decision), *decision.notes
@@ -44,7 +47,13 @@ def decision_view(decision: Decision, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _plot(decision: Decision, width: int) -> RenderableType:
+def _order(decision: Decision) -> Callable[[Judged], tuple[int, float]]:
+    """The chosen one, then tied, beaten and diverged ones, each from the best mean on."""
+    sign, places = -1 if decision.goal == "maximize" else 1, [*STYLES]
+    return lambda one: (places.index(one.standing), sign * one.estimate.mean if one.estimate else 0.0)
+
+
+def _plot(decision: Decision, width: int) -> list[RenderableType]:
     """Paired differences to no technique, or where that was not measured to the chosen one, on a common axis."""
     compared = decision.none is not None
     shown = [
@@ -53,7 +62,7 @@ def _plot(decision: Decision, width: int) -> RenderableType:
         if (difference := one.to_none if compared else one.to_chosen) is not None
     ]
     if not shown:
-        return Text()
+        return []
     better = "left" if decision.goal == "minimize" else "right"
     to = NO_TECHNIQUE if compared else "the chosen one"
     unit = ", points" if form_of(decision.metric).share else ""
@@ -67,7 +76,7 @@ def _plot(decision: Decision, width: int) -> RenderableType:
         grid.add_row(*(Text(text, style, no_wrap=True) for text in (one.candidate.name, line, one.standing)))
     grid.add_row("", Text(_axis(decision.metric, low, high, room), "dim", no_wrap=True), "")
     title = f"{decision.metric} against {to}, paired{unit}: {better} is better"
-    return Group(Text(title, style="dim"), grid)
+    return [Text(), Text(title, style="dim"), grid]
 
 
 def interval_line(estimate: Estimate, low: float, high: float, room: int) -> str:
