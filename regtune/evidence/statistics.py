@@ -150,19 +150,15 @@ class _Look:
         difference = means[:, None] - means[None, :]
         if len(keys) < 2:
             return cls(keys, difference, np.zeros((1, 1)), np.ones((1, 1)))
-        covariance = np.cov(scores)
-        own = np.maximum(np.add.outer(np.diag(covariance), np.diag(covariance)) - 2 * covariance, 0.0)
-        np.fill_diagonal(own, 0.0)
+        own = (scores[:, None] - scores[None, :]).var(axis=2, ddof=1)
         of_candidate = own.sum(axis=1) / (len(keys) - 1)
         pooled = of_candidate.mean()
-        variance = np.maximum.reduce(
-            [own, np.maximum.outer(of_candidate, of_candidate), np.full_like(own, pooled)]
-        )
+        variance = np.maximum(np.maximum(own, np.maximum.outer(of_candidate, of_candidate)), pooled)
         excess, residual = variance - pooled, replicates - 1
-        with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.sqrt(variance * (1 / replicates + overlap))
+        with np.errstate(divide="ignore", invalid="ignore"):  # no variance at all: every difference is exact
             freedom = variance**2 / (pooled**2 / ((len(keys) - 1) * residual) + excess**2 / residual)
             freedom = np.where(variance > 0, freedom, residual)
-            error = np.sqrt(variance * (1 / replicates + overlap))
             t = np.where(difference == 0, 0.0, np.abs(difference) / error)
         return cls(keys, difference, stdtrit(freedom, 1 - level / 2) * error, 2 * stdtr(freedom, -t))
 
