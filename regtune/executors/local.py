@@ -56,7 +56,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Trains tasks in `workers` processes, which start at once and are kept until `close`.
+    """Trains tasks in `workers` processes, which start with the first task and are kept until `close`.
 
     Raises WorkerError from `events` when workers die before they are ready, twice in a row.
     """
@@ -65,11 +65,12 @@ class LocalExecutor:
         self._data_dir = data_dir
         self._failed_starts = 0
         self._memory_checked = 0.0
-        self._workers = [self._start(number) for number in range(workers)]
+        self._unstarted = workers
+        self._workers: list[_Worker] = []
 
     @property
     def idle(self) -> int:
-        return len(self._free())
+        return self._unstarted + len(self._free())
 
     @property
     def pids(self) -> dict[int, int]:
@@ -77,6 +78,8 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Hand a task to an idle worker, one that is ready before one that still starts."""
+        self._workers += map(self._start, range(self._unstarted))
+        self._unstarted = 0
         free = sorted(self._free(), key=lambda worker: not worker.ready)
         if not free:
             raise WorkerError("no worker is idle")
@@ -99,7 +102,7 @@ class LocalExecutor:
             worker.child.kill()
         for worker in self._workers:
             worker.child.wait()
-        self._workers = []
+        self._workers, self._unstarted = [], 0
 
     def _free(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.task is None and worker.ended is None]

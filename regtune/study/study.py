@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -33,6 +33,7 @@ from regtune.settings import Settings
 from regtune.storage import open_storage, place, understood
 from regtune.storage.optuna import FIXED_PARAMS, Patience, rename_study
 from regtune.study import record as stored
+from regtune.study import tables
 from regtune.study.decision import Decision, Replicate, decision_of, replicates_of
 from regtune.study.ownership import hold, session
 from regtune.study.record import Origin, TrialRecord, Value, uid_of
@@ -58,6 +59,7 @@ class Request:
     key: str
     verb: str
     parameters: Mapping[str, Value]
+    at_ms: int
 
 
 class Study:
@@ -100,16 +102,16 @@ class Study:
 
         def opened() -> Study:
             nonlocal aside
-            known = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-            if fresh and spec.name in known and aside is None:
+            study_id = _id_of(storage, spec.name)
+            if study_id is not None and fresh and aside is None:
                 aside = _set_aside(storage, spec.name)
-            elif spec.name in known:
-                if known[spec.name].get(stored.STUDY_UID):
+            elif study_id is not None:
+                known = storage.get_study_user_attrs(study_id)
+                if known.get(stored.STUDY_UID):
                     study = cls(storage, spec.name, patience)
                     study._resume(spec, data)
                     return study
-                study_id = storage.get_study_id_from_name(spec.name)
-                if not known[spec.name].keys() <= _BEGINNING or storage.get_n_trials(study_id):
+                if not known.keys() <= _BEGINNING or storage.get_n_trials(study_id):
                     raise SpecChanged(
                         f'study "{spec.name}" in {where} was not created by regtune; {_another_name(spec)}'
                     )
@@ -237,15 +239,26 @@ class Study:
 
     def requests(self) -> list[Request]:
         """Return what other terminals have asked for and nobody has taken up, oldest first."""
-        asked = [item for item in self.optuna.user_attrs.items() if item[0].startswith(stored.REQUEST)]
-        asked.sort(key=lambda item: item[1]["at_ms"])
-        waiting = ((key, value) for key, value in asked if value.get("taken_ms") is None)
-        return [Request(key, value["verb"], value["parameters"]) for key, value in waiting]
+        backend, study_id = cast("RDBStorage", self._storage.backend), self._storage.study_id
+        asked = self._patience.through(lambda: tables.read_requests(backend.engine, study_id))
+        waiting = sorted((item for item in asked.items() if item[1].get("taken_ms") is None), key=_asked_at)
+        return [Request(key, value["verb"], value["parameters"], value["at_ms"]) for key, value in waiting]
 
     def take(self, request: Request) -> None:
         """Mark a request as taken up."""
-        value = self.optuna.user_attrs[request.key]
+        value = {name: item for name, item in vars(request).items() if name != "key"}
         self.optuna.set_user_attr(request.key, {**value, "taken_ms": now_ms()})
+
+
+def _asked_at(asked: tuple[str, Mapping[str, Any]]) -> int:
+    return int(asked[1]["at_ms"])
+
+
+def _id_of(storage: BaseStorage, name: str) -> int | None:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
 
 
 def _start(storage: RDBStorage, spec: SweepSpec, data: Mapping[str, Any] | None) -> None:
@@ -323,9 +336,8 @@ def request(settings: Settings, name: str, verb: str, parameters: Mapping[str, V
 
 def load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     """Return an Optuna study by name. Raises StudyNotFound with the nearest name."""
-    names = optuna.get_all_study_names(storage=storage)
-    if name not in names:
-        raise unknown_study(name, names)
+    if _id_of(storage, name) is None:
+        raise unknown_study(name, optuna.get_all_study_names(storage=storage))
     return optuna.load_study(storage=storage, study_name=name)
 
 

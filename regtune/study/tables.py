@@ -186,6 +186,12 @@ def read_diagnosis(connection: Connection, study_id: int) -> Any:
     return _select_attributes(connection, study_id, diagnosis).get(stored.DIAGNOSIS)
 
 
+def read_requests(engine: Engine, study_id: int) -> dict[str, Any]:
+    """The attributes of a study that hold what other terminals ask for."""
+    with engine.connect() as connection:
+        return _select_attributes(connection, study_id, _begins(_STUDY_ATTRIBUTES.c.key, stored.REQUEST))
+
+
 def _select_attributes(connection: Connection, study_id: int, which: ColumnElement[bool]) -> dict[str, Any]:
     attributes = _STUDY_ATTRIBUTES.c
     ours = attributes.study_id == study_id

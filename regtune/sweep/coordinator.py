@@ -10,7 +10,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from regtune.executors import Executor, Task
 from regtune.executors.worker import MODEL_FILE
 from regtune.search import Space
 from regtune.search.samplers import make_pruner
+from regtune.study.decision import Decision
 from regtune.study.progress import Observer, Progress, Row, Tally
 from regtune.study.record import TrialRecord, Value, trial_uid
 from regtune.study.study import Study, record_of
@@ -68,6 +69,7 @@ class SweepOutcome(Tally):
         seconds: Duration of this run of the sweep.
         unwritten: Number of runs that MLflow does not have yet.
         interrupted: Number of trials that restart from epoch 0 when the sweep resumes.
+        decision: What the replicates at its end decide; None where nothing was replicated.
     """
 
     study: str
@@ -77,6 +79,7 @@ class SweepOutcome(Tally):
     seconds: float
     unwritten: int
     interrupted: int
+    decision: Decision | None = None
 
 
 class Coordinator:
@@ -115,6 +118,8 @@ class Coordinator:
         self._interrupted = 0
         self._reason = ""
         self._too_many = ""
+        self._decides = False
+        self._decision: Decision | None = None
         study.optuna.pruner = make_pruner(spec)
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
@@ -133,12 +138,18 @@ class Coordinator:
         self._spent_before = spent_seconds(self._study.trials()) if self._spec.timeout else 0.0
         self._count_failures()
 
-    def run(self) -> SweepOutcome:
-        """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop."""
+    def run(self, at_end: Callable[[Callable[[], Progress]], Decision | None] | None = None) -> SweepOutcome:
+        """Train until the budget is used, the grid is exhausted, too much fails, or somebody says stop.
+
+        at_end: what comes then, unless it was stopped; it is given `progress`.
+        """
         try:
             with threadpool_limits(limits=1, user_api="blas"):  # on small arrays others would only wait
                 while self._turn():
                     self._observer.progress(self.progress())
+                self._decides = at_end is not None
+                if at_end is not None and not self._stop.is_set() and not self._draining:
+                    self._decision = at_end(self.progress)
         except StudyBusy:  # it is another's now, and so are its trials
             self._executor.close()
             raise
@@ -306,7 +317,9 @@ class Coordinator:
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
-        stopped = self._stop.is_set() or (self._draining and self._budget_left())
+        stopped = self._stop.is_set() or (self._draining and (self._decides or self._budget_left()))
+        if self._decides:
+            self._interrupted += sum(one.record.end_reason is None for one in self._study.replicates())
         self._study.set_end("FAILED" if self._too_many else "KILLED" if stopped else "FINISHED")
         self._observer.progress(self.progress())
         unwritten = self._tracker.close()
@@ -322,6 +335,7 @@ class Coordinator:
             seconds=time.monotonic() - self._began,
             unwritten=unwritten,
             interrupted=self._interrupted,
+            decision=self._decision,
             **vars(tally),
         )
 

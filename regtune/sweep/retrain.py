@@ -20,8 +20,8 @@ from regtune.storage.mlflow import check_store
 from regtune.study.best import Best, Provenance
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
+from regtune.sweep.held import data_facts
 from regtune.sweep.loop import Loop, Running
-from regtune.sweep.run import data_facts
 from regtune.tracking.names import RETRAINED
 from regtune.tracking.studies import DataFacts, ParentState, Recorded, RetrainedFrom, StudyFacts
 from regtune.tracking.sync import catch_up

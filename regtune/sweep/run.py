@@ -1,39 +1,30 @@
-"""The run of a sweep: a study, its workers and its tracking, put together and ended."""
+"""The run of a sweep: its study is held and searched, and what comes at its end is done."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
-from regtune.config.trial import DataConfig
-from regtune.data.datasets import Arrays, Split, load_arrays, split_of
-from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
-from regtune.executors.local import LocalExecutor, default_workers
-from regtune.search import Space
-from regtune.settings import MAX_WORKERS, Settings, load_settings
-from regtune.storage import database_path, is_sqlite, open_engine, place, understood, writable_folder
-from regtune.storage.mlflow import check_store
-from regtune.storage.optuna import Patience
+from regtune.settings import Settings, load_settings
+from regtune.storage import open_engine
 from regtune.study.board import read_top
-from regtune.study.ownership import hold
-from regtune.study.progress import Observer
+from regtune.study.decision import Decision
+from regtune.study.progress import Observer, Progress
 from regtune.study.record import FILE, Value
-from regtune.study.study import Study
 from regtune.sweep.coordinator import Coordinator, SweepOutcome
-from regtune.sweep.standing import Standing
+from regtune.sweep.held import Held, MakeTracker, holding
 from regtune.tracking.live import Tracker
 
 EARLIER_BEST = 5  # how many configurations of an earlier study are enqueued
 MOST_CONTROLS = 7  # of a study; controls may be among the best, and have nothing to enqueue
-BREAK_OFF_SECONDS = 2.0
 
-
-class _Silent(Observer): ...
+AtEnd = Callable[[Held, Callable[[], Progress]], Decision | None]
+"""What comes once the search's budget is used, in the same workers; it is given what tells the sweep's progress."""
 
 
 def run_sweep(
@@ -46,9 +37,12 @@ def run_sweep(
     from_study: str | None = None,
     stop: threading.Event | None = None,
     executor: Executor | None = None,
-    tracker: Callable[[Settings, str, str | None], Tracker] = Tracker,
+    tracker: MakeTracker = Tracker,
+    at_end: AtEnd | None = None,
 ) -> SweepOutcome:
     """Start or resume the study of a sweep file and run it until its budget is used.
+
+    This is the search alone; `regtune.evidence.run_sweep` ends it in a decision.
 
     Args:
         spec: The path of a sweep file, a `SweepSpec`, or a sweep file's keys and values.
@@ -62,6 +56,8 @@ def run_sweep(
             running, unless the sweep breaks off.
         tracker: Makes what keeps MLflow up to date; called with the settings, the study's name and that of a study set
             aside for it.
+        at_end: Called once the budget is used and nobody has stopped the sweep; what it returns is
+            `outcome.decision`.
 
     Returns:
         How the sweep ended; `outcome.best` has the best trial's number, value, parameters and configuration.
@@ -81,71 +77,37 @@ def run_sweep(
         >>> outcome = run_sweep("sweeps/quickstart.yaml", workers=2)
         >>> result = train(outcome.best.config)
     """
-    spec = SweepSpec.of(spec)
-    settings = settings or load_settings()
-    if workers is not None and not (isinstance(workers, int) and 1 <= workers <= MAX_WORKERS):
-        raise SettingsError(f"workers: expected a number from 1 to {MAX_WORKERS}, found {workers!r:.40}")
-    where = place(settings.storage_url)
-    observer, stop = observer or _Silent(), stop or threading.Event()
-    data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-    arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
-    split = split_of(arrays, data)
-    for note in (*arrays.notes, *split.notes):
-        observer.note(note)
-    writable_folder(settings.home.resolve())
-    if is_sqlite(settings.storage_url):
-        writable_folder(database_path(settings.storage_url).parent)
-    check_store(settings.mlflow_uri)
-    with hold(settings, spec.name) as ownership, understood(where), ExitStack() as opened:
-        earlier = _earlier(settings, from_study)
-        patience = Patience(where, ownership.check, observer.note, stop)
-        facts = data_facts(data, arrays, split)
-        study = Study.open(settings, spec, data=facts, fresh=fresh, patience=patience)
-        ownership.sign(study.optuna)
+    spec, settings = SweepSpec.of(spec), settings or load_settings()
+    earlier = _earlier(settings, from_study)
+    with holding(
+        spec,
+        settings,
+        workers=workers,
+        observer=observer,
+        stop=stop,
+        executor=executor,
+        tracker=tracker,
+        fresh=fresh,
+    ) as held:
         if spec.file:
-            study.set_attribute(FILE, spec.file)
-        if executor is None:
-            count = 0 if _used(spec, study) else workers or settings.workers or default_workers()
-            executor = opened.enter_context(closing(LocalExecutor(count, settings.data_dir)))
-        tracking = tracker(settings, study.name, study.aside)
-        opened.callback(tracking.close, timeout_seconds=BREAK_OFF_SECONDS)
-        coordinator = Coordinator(
-            spec,
-            study,
-            executor,
-            tracking,
-            observer,
-            stop,
-            data=data.model_copy(update={"digest": arrays.digest}),
-            folder=settings.artifacts / "trials",
-        )
-        try:
-            coordinator.prepare(earlier)
-            return coordinator.run()
-        except StudyBusy:
-            tracking.close(timeout_seconds=0)  # the study is another's to write
-            raise
+            held.study.set_attribute(FILE, spec.file)
+        coordinator = coordinate(held)
+        coordinator.prepare(earlier)
+        return coordinator.run(at_end and partial(at_end, held))
 
 
-def data_facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
-    """What is stored of a data set, in a study and in MLflow."""
-    return {
-        "name": arrays.name,
-        "source": arrays.source,
-        "digest": arrays.digest,
-        "features": int(arrays.x_train.shape[1]),
-        "classes": int(arrays.y_train.max()) + 1,
-        "train": len(split.train),
-        "validation": len(split.validation),
-        "split_seed": data.split_seed,
-    }
-
-
-def _used(spec: SweepSpec, study: Study) -> bool:
-    """Whether nothing is left to train, so that no worker need start."""
-    tally = Standing(study, Space(spec)).tally
-    beside = spec.method == "grid" and tally.waiting > 0  # maybe a control, which comes beside the points
-    return spec.run_cap is not None and tally.finished >= spec.run_cap and not beside
+def coordinate(held: Held) -> Coordinator:
+    """Return the coordinator of a study that this process holds."""
+    return Coordinator(
+        held.spec,
+        held.study,
+        held.executor,
+        held.tracker,
+        held.observer,
+        held.stop,
+        data=held.data,
+        folder=held.settings.artifacts / "trials",
+    )
 
 
 def _earlier(settings: Settings, name: str | None) -> list[tuple[str, Mapping[str, Value]]]:
