@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from regtune.config.trial import TrialConfig
     from regtune.data.datasets import load_data
     from regtune.evidence.handle import open_study
-    from regtune.sweep import run_sweep
+    from regtune.evidence.run import run_sweep
+    from regtune.study.decision import Decision
     from regtune.training.loop import train
     from regtune.training.model import build_model
     from regtune.training.result import TrialResult
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Decision",
     "SweepSpec",
     "TrialConfig",
     "TrialResult",
@@ -34,13 +36,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Decision": "regtune.study.decision",
     "SweepSpec": "regtune.config.sweepfile",
     "TrialConfig": "regtune.config.trial",
     "TrialResult": "regtune.training.result",
     "build_model": "regtune.training.model",
     "load_data": "regtune.data.datasets",
     "open_study": "regtune.evidence.handle",
-    "run_sweep": "regtune.sweep",
+    "run_sweep": "regtune.evidence.run",
     "train": "regtune.training.loop",
 }
 

@@ -41,6 +41,11 @@ class MadeUp:
         self.idle = 1
         self.submitted: list[Task] = []
 
+    @property
+    def waiting(self) -> int:
+        """Events that have not been told."""
+        return len(self._events)
+
     def submit(self, task: Task) -> None:
         self.idle, self._epoch, self._figures = 0, 0, {}
         self.submitted.append(task)

@@ -23,9 +23,10 @@ from regtune.study.record import DECISION, REPLICATE, TrialRecord
 Vary = Literal["both", "seed", "split"]
 """What differs between the replicates of a candidate."""
 Standing = Literal["chosen", "tied", "beaten", "diverged"]
-End = Literal["settled", "practical", "budget", "stopped", "one_candidate", "too_few"]
-"""Why replication ended: every comparison is settled; only differences below `practical` remain; the budget is used;
-a person stopped it; there is nothing to compare; or the budget is too small for the first look.
+End = Literal["settled", "practical", "overlap", "budget", "stopped", "one_candidate", "too_few"]
+"""Why replication ended: every comparison is settled; only differences below `practical` remain; more replicates would
+hardly narrow the intervals, because their splits share images; the budget is used; it was stopped, or goes on; there is
+nothing to compare; or the budget is too small for the first look.
 """
 
 

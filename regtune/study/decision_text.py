@@ -152,6 +152,7 @@ def end_text(decision: Decision) -> str:
     return {
         "settled": "Every comparison is settled.",
         "practical": f"Only differences below {threshold_text(decision)} are open, and they do not matter.",
+        "overlap": "More replicates would hardly narrow the intervals, because their splits share images.",
         "budget": "The budget is used; more replicates may tell more apart.",
         "stopped": "It was stopped; more replicates may tell more apart.",
         "one_candidate": "There is only one candidate.",
@@ -161,7 +162,7 @@ def end_text(decision: Decision) -> str:
 
 def more_command(decision: Decision) -> str:
     """The command that settles more; empty where nothing is open."""
-    if decision.end in ("settled", "practical", "one_candidate"):
+    if decision.end in ("settled", "practical", "overlap", "one_candidate"):
         return ""
     vary = "" if decision.vary == "both" else f" --vary {decision.vary}"
     return f"regtune decide {shell_word(decision.study)} --budget {max(4, 2 * decision.replicates)}{vary}"
