@@ -79,6 +79,14 @@ def test_a_mix_is_which_techniques_are_on_and_where_batch_norm_stands() -> None:
 
 def test_the_winner_comes_first_then_no_technique_then_finalists_and_controls_in_turn() -> None:
     assert keys(*SEARCH, top=3) == ["t4", "c-none", "t6", "c-early_stopping", "t7", "c-dropout", "c-l1"]
+    better = complete(9, 0.18, "l1")
+    assert keys(*SEARCH[:3], better, SEARCH[4], top=1) == [
+        "t4",
+        "c-none",
+        "c-early_stopping",
+        "c-l1",
+        "c-dropout",
+    ]
     assert keys(*reversed(SEARCH), top=1) == ["t4", "c-none", "c-early_stopping", "c-dropout", "c-l1"]
 
 

@@ -402,6 +402,7 @@ def test_the_notebook_is_repeated_with_dropout_and_without():
     assert (spec.training.batch_size, spec.training.max_epochs, spec.training.fused) == (32, 10, False)
     assert (spec.split.validation, spec.split.seed) == (0.2, 42)
     assert (spec.early_stopping, spec.controls, spec.dataset) == (None, False, "mnist")
+    assert spec.decision_share * 2 * 10 == 8 * 2 * 10  # eight replicates of both, in epochs
 
 
 # -- what an editor and a reader of the code see

@@ -19,6 +19,9 @@ from regtune.study.study import Study, record_of
 TOP = 5
 """Configurations of the search that are replicated, unless another number is asked for."""
 
+FIRST = ("none", "early_stopping")
+"""The controls that come before the others: what all of these are compared with."""
+
 
 def complete_rows(study: Study) -> list[Row]:
     """Return the complete trials of an open study, by number. Raises StorageError."""
@@ -31,7 +34,8 @@ def candidates_of(
 ) -> list[Candidate]:
     """Choose what is replicated, in the order of importance, so that a small budget takes the first few.
 
-    The search's winner comes first, then the control `none`, then the next finalist and the next control in turn.
+    The search's winner comes first, then the control `none`, then the next finalist and the next control in turn. Of
+    the controls, early stopping alone comes first, then the better scores, last those that the search did not train.
     Configurations that differ in their seed alone are one candidate; one that is a control is named so.
 
     Args:
@@ -52,6 +56,11 @@ def candidates_of(
             same = trained.setdefault(candidate.config, candidate)
             if same.control is None and candidate.control:
                 trained[candidate.config] = _named(same, candidate.control)
+
+    def importance(control: Candidate) -> tuple[int, bool, float]:
+        place = FIRST.index(control.control) if control.control in FIRST else len(FIRST)
+        return place, control.value is None, sign * (control.value or 0.0)
+
     controls: list[Candidate] = []
     for control in every_control(spec, data):
         named = (one for one in trained.values() if one.control == control.name)
@@ -68,7 +77,7 @@ def candidates_of(
     values = [sign * (one.value or 0.0) for one in searched_ones]
     chosen = order_of_finalists(values, [mix_of(one.config) for one in searched_ones], top)
     finalists = [searched_ones[index] for index in chosen]
-    return list(_in_turn(finalists, controls))
+    return list(_in_turn(finalists, sorted(controls, key=importance)))
 
 
 def order_of_finalists(values: Sequence[float], mixes: Sequence[str], top: int) -> list[int]:
@@ -118,9 +127,7 @@ def _named(candidate: Candidate, control: str) -> Candidate:
 
 
 def _in_turn(finalists: Sequence[Candidate], controls: Sequence[Candidate]) -> Iterator[Candidate]:
-    """The winner, `none`, then finalists and controls in turn, each once."""
-    none = [one for one in controls if one.control == "none"]
-    others = [one for one in controls if one.control != "none"]
-    turns = zip_longest(finalists[1:], others)
-    order = [*finalists[:1], *none, *(one for turn in turns for one in turn if one is not None)]
+    """The winner, the first control, then finalists and controls in turn, each once."""
+    turns = zip_longest(finalists[1:], controls[1:])
+    order = [*finalists[:1], *controls[:1], *(one for turn in turns for one in turn if one is not None)]
     yield from {one.key: one for one in order}.values()
