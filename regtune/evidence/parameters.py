@@ -105,8 +105,11 @@ def importances(columns: Sequence[Column], rows: Sequence[Row], goal: Goal) -> d
     """Shares of the parameters in reaching the best tenth (PED-ANOVA, Watanabe et al. 2023), with intervals.
 
     The interval has the middle 95 % of the shares over bootstrap samples of the trials (Efron 1979). A parameter that
-    is off counts as one more value, a quarter of its range below the smallest.
+    is off counts as one more value, a quarter of its range below the smallest. Trials that are all equally good have
+    no best tenth, and no importances.
     """
+    if len({row.value for row in rows}) == 1:
+        return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     axes = {column.name: _axis(column) for column in columns}
     distributions = {name: axis[0] for name, axis in axes.items()}
@@ -165,10 +168,10 @@ def curves_of(columns: Sequence[Column], rows: Sequence[Row], noise: float | Non
     """The metric along each parameter, in bins of equally many trials, adjusted for all other parameters.
 
     The bins' effects add up (a main-effects layout), fitted by Huber's M-estimator (Huber 1981), which a few trials far
-    off do not move. By chance alone, the range of equal bins stays below Tukey's studentized range (Tukey 1949; Kramer
-    1956) at 5 % over all parameters; one trial's noise is that of the fit, and never less than that of a replicate.
+    off do not move. Two bins differ by chance up to a t interval at 5 % over all pairs of bins and all parameters
+    (Bonferroni); one trial's noise is that of the fit, and never less than that of a replicate.
     """
-    from scipy.stats import studentized_range
+    from scipy.special import stdtrit
 
     values = np.array([row.value for row in rows], dtype=float)
     labels: dict[str, list[Value]] = {}
@@ -200,9 +203,10 @@ def curves_of(columns: Sequence[Column], rows: Sequence[Row], noise: float | Non
         between = np.zeros(block.shape[1] + 1)
         between[[int(effects.argmin()), int(effects.argmax())]] = -1, 1
         error = math.sqrt(max(0.0, float(between[1:] @ covariance[own, own] @ between[1:])))
-        critical = float(studentized_range.ppf(1 - ALPHA / len(blocks), len(order), free))
+        comparisons = len(blocks) * math.comb(len(order), 2)
+        critical = float(stdtrit(free, 1 - ALPHA / comparisons / 2))
         column = next(one for one in columns if one.name == name)
-        found[name] = Curve(tuple(_in_order(column, points)), critical * error / math.sqrt(8))
+        found[name] = Curve(tuple(_in_order(column, points)), critical * error / 2)
     return found
 
 
