@@ -220,7 +220,7 @@ def test_what_cannot_be_written_is_counted_at_the_end(settings: Settings, sweep:
     (said,) = tracker.news()
     assert said.endswith("MLflow is away; the sweep continues, and MLflow catches up later")
     until(lambda: tracker.status)
-    assert tracker.status.endswith("; 2 trials wait")
+    assert tracker.status.endswith("; 2 runs wait")
     begin = time.monotonic()
     assert tracker.close() == 3
     assert time.monotonic() - begin < 60  # MLflow itself would try for minutes

@@ -25,7 +25,7 @@ from regtune.settings import Settings
 from regtune.study.ownership import hold
 from regtune.tracking import names
 from regtune.tracking.live import Follower
-from regtune.tracking.projection import Missing
+from regtune.tracking.missing import Missing
 from regtune.tracking.store import delete_study, tracked_studies
 from regtune.tracking.studies import Recorded
 from regtune.tracking.sync import Synced, catch_up, sync
@@ -101,16 +101,17 @@ def test_what_a_sweep_has_written_lacks_nothing_and_comes_back_whole_when_it_was
     assert synced(swept, check=True).lacks == Missing(absent=4, own=True)
     assert not (swept.home / "mlflow.db").exists()
     monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")  # of another server; a folder's store has none
-    assert synced(swept).to_json()["wrote"] == {"trials": 4, "own": True}
+    assert synced(swept).to_json()["wrote"] == WROTE | {"trials": 4, "own": True}
     assert everything(swept) == before
     with closing(sqlite3.connect(swept.home / "mlflow.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         version = database.execute("PRAGMA data_version").fetchone()
-        assert synced(swept).to_json()["wrote"] == {"trials": 0, "own": False}
+        assert synced(swept).to_json()["wrote"] == WROTE
         assert not synced(swept, check=True).lacks
         assert database.execute("PRAGMA data_version").fetchone() == version
 
 
+WROTE = {"trials": 0, "replicates": 0, "own": False, "decision": False}
 OF_RUN = "WHERE run_uuid = (SELECT run_uuid FROM tags WHERE value = 'study-1-0')"
 OF_OTHER = OF_RUN.replace("1-0", "1-2")
 DAMAGES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ from optuna.trial import TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
+from regtune.study.decision import (
+    Candidate,
+    Decision,
+    Estimate,
+    Judged,
+    Replicate,
+    Standing,
+    replicate_uid,
+)
 from regtune.study.record import (
     BUDGET,
     CREATED,
     DATA,
+    DECISION,
     ENDED,
     RECORD,
     SPEC,
@@ -78,6 +89,13 @@ class Sweeping:
         if state != "RUNNING":
             value = record.kept.figures["val_cross_entropy"] if record.kept else None
             self.study.tell(number, value, state=TrialState[state])
+
+    def replicate(self, *replicates: Replicate) -> None:
+        for one in replicates:
+            self.study.set_user_attr(one.attribute, one.record.to_json())
+
+    def decide(self, decision: Decision) -> None:
+        self.study.set_user_attr(DECISION, decision.model_dump(mode="json"))
 
     def end(self, state: str) -> None:
         self.study.set_user_attr(ENDED, {"state": state, "at_ms": BEGIN_MS + 1_000_000})
@@ -191,3 +209,67 @@ def study(count: int) -> list[Trial]:
         pruned = number % 5 == 3
         trials.append(failed(number, "pruned") if pruned else complete(number, dropout=number / 20))
     return trials[:count]
+
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "t7": {"dropout": 0.35, "l2": 0.0},
+    "c-none": {"dropout": 0.0, "l2": 0.0},
+    "c-dropout": {"dropout": 0.2, "l2": 0.0},
+}
+
+
+def replicate(key: str, index: int, epochs: int | None = None) -> Replicate:
+    """A candidate trained once more, with a fresh seed and split; epochs: as far as it is, by default at its end."""
+    begun = started(60 + 3 * index + list(CANDIDATES).index(key), **CANDIDATES[key])
+    data = begun.config.data.model_copy(update={"split_seed": 900 + index})
+    config = begun.config.model_copy(update={"seed": 500 + index, "data": data})
+    record = replace(begun, uid=replicate_uid("study-1", "both", key, index), config=config, parameters={})
+    record = after(record, 12 if epochs is None else epochs)
+    if epochs is None:
+        record = ended(record)
+        assert record.kept is not None
+        extra = {"ece": 0.021, "brier": 0.09, "prunable": 0.4}
+        record = replace(record, kept=replace(record.kept, extra=extra))
+    return Replicate(key, "both", index, record)
+
+
+def decision(replicates: int = 4, **standings: Standing) -> Decision:
+    """A decision over CANDIDATES with made-up figures; standings: `t7="chosen"`, `dropout="tied"`, `none="beaten"`."""
+    keys = {f"c-{name}" if f"c-{name}" in CANDIDATES else name: found for name, found in standings.items()}
+    means = {"t7": 0.1965, "c-none": 0.2027, "c-dropout": 0.1913}
+
+    def judged(key: str) -> Judged:
+        control = key[2:] if key.startswith("c-") else None
+        numbers = {"t7": 7, "c-none": 0, "c-dropout": 2}
+        config = TrialConfig(regularization=RegularizationConfig(**CANDIDATES[key]))
+        figures: Mapping[str, float] = {"val_accuracy": 0.942, "ece": 0.021, "generalization_gap": 0.1}
+        against = Estimate(mean=means[key] - means["c-none"], half_width=0.003)
+        return Judged(
+            candidate=Candidate(
+                key=key, trial=numbers[key], control=control, searched=True, mix=config.mix, config=config
+            ),
+            standing=keys[key],
+            replicates=replicates,
+            estimate=Estimate(mean=means[key], half_width=0.0042),
+            to_none=None if key == "c-none" else against,
+            beats_none=key != "c-none",
+            figures={name: Estimate(mean=mean, half_width=0.01) for name, mean in figures.items()},
+            bought={} if key == "c-none" else {"val_cross_entropy": against},
+        )
+
+    return Decision(
+        study=NAME,
+        uid="study-1",
+        metric="val_cross_entropy",
+        goal="minimize",
+        vary="both",
+        level=0.95,
+        practical=0.002,
+        replicates=replicates,
+        end="settled",
+        candidates=tuple(map(judged, keys)),
+        chosen=next((key for key, standing in keys.items() if standing == "chosen"), None),
+        winner="t7",
+        optimism=Estimate(mean=0.0248, half_width=0.0042),
+        decided="2026-11-18T12:00:00+00:00",
+    )

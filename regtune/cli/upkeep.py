@@ -112,7 +112,7 @@ def sync(
     with terminal.working("comparing MLflow with the studies", quiet or as_json) as tell:
 
         def told(name: str, done: int, total: int) -> None:
-            tell(f"{printable(name)}: {min(done, total):,} of {total:,} trials")
+            tell(f"{printable(name)}: {min(done, total):,} of {total:,} runs")
 
         entries = list(bring(settings, None if study is None else [study], check=check, tell=told))
     if as_json:
@@ -132,9 +132,14 @@ def _synced(entry: Synced) -> str:
     if entry.lacks:
         return f"MLflow lacks {entry.lacks}"
     if entry.wrote:
-        own = "the study's own run" if entry.wrote.own else ""
-        trials = counted(entry.wrote.trials, "trial") if entry.wrote.trials else ""
-        return f"wrote {' and '.join(filter(None, (trials, own)))}"
+        wrote = entry.wrote
+        said = {
+            counted(wrote.trials, "trial"): wrote.trials,
+            counted(wrote.replicates, "replicate"): wrote.replicates,
+            "the study's own run": wrote.own,
+            "the run of its decision": wrote.decision,
+        }
+        return f"wrote {' and '.join(words for words, true in said.items() if true)}"
     return "MLflow is up to date"
 
 

@@ -175,9 +175,20 @@ def read_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
     return _select_attributes(connection, study_id, ~aside)
 
 
-def read_replicates(connection: Connection, study_id: int) -> dict[str, Any]:
-    """The attributes of a study that hold its replicates."""
-    return _select_attributes(connection, study_id, _begins(_STUDY_ATTRIBUTES.c.key, stored.REPLICATE))
+def read_replicates(
+    connection: Connection, study_id: int, names: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The attributes of a study that hold its replicates, of all by default."""
+    key = _STUDY_ATTRIBUTES.c.key
+    which = _begins(key, stored.REPLICATE) if names is None else key.in_(names)
+    return _select_attributes(connection, study_id, which)
+
+
+def read_replicate_names(connection: Connection, study_id: int) -> list[str]:
+    """The names of the attributes that hold a study's replicates: what is there, without reading it."""
+    attributes = _STUDY_ATTRIBUTES.c
+    ours = attributes.study_id == study_id, _begins(attributes.key, stored.REPLICATE)
+    return list(connection.scalars(select(attributes.key).where(*ours).order_by(attributes.key)))
 
 
 def read_diagnosis(connection: Connection, study_id: int) -> Any:

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -21,8 +21,8 @@ from regtune.storage.artifacts import inside
 from regtune.study.record import State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.runs import Experiment, Reader, Run
-from regtune.tracking.studies import ParentState, RetrainedFrom, StudyFacts, params
-from regtune.tracking.views import experiment_note, study_note, trial_note, view_tag
+from regtune.tracking.studies import DataFacts, ParentState, RetrainedFrom, StudyFacts, params
+from regtune.tracking.views import experiment_note, study_note, trial_note, view_tags
 
 TAG_LENGTH = 5000
 
@@ -43,7 +43,7 @@ class Contents:
     points: of each metric, in the order of the steps. config: makes the text of the file `config_name`, which is
     written again when the tag CONFIG_DIGEST changes; None for a run without one. artifacts: other files and their
     SHA-256. status: as MLflow has it. ended_ms: None while it runs, and for "whenever it was"; moved so that
-    from started_ms on it is as long as the run took, pauses left out.
+    from started_ms on it is as long as the run took, pauses left out. split_seed: of its data; None for the study's.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Contents:
     config: Callable[[], str] | None = None
     config_name: str = names.CONFIG
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    split_seed: int | None = None
 
 
 def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRecord) -> Contents:
@@ -74,6 +75,7 @@ def trial_contents(facts: StudyFacts, number: int, state: State, record: TrialRe
         names.TRIAL_UID: record.uid,
         names.NUMBER: str(number) if again is None else None,
         names.STATE: state,
+        names.STANDING: facts.standings.get(number) if again is None else None,
         names.MIX: record.config.mix,
         names.SEED: str(record.config.seed),
         names.CONFIG_DIGEST: record.config.digest,
@@ -172,6 +174,7 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
             names.BEST_GAP: kept.generalization_gap,
             names.SPARSITY: kept.sparsity,
             names.L2_NORM: kept.l2_norm,
+            **{names.evidence(name): value for name, value in kept.extra.items()},
         }
     elif record.end_reason == "pruned" and (reached := points[facts.metric]):
         sign = 1 if facts.goal == "minimize" else -1
@@ -184,20 +187,23 @@ def points_of(facts: StudyFacts, record: TrialRecord) -> dict[str, list[Point]]:
     return points
 
 
-def dataset_inputs(facts: StudyFacts) -> list[Any]:
-    """Return both parts of the data as `mlflow.entities.DatasetInput`.
+def dataset_inputs(data: DataFacts, split_seed: int | None = None) -> list[Any]:
+    """Return both parts of the data as `mlflow.entities.DatasetInput`. split_seed: another than the study's.
 
-    MLflow keeps 36 characters of a digest, so the whole is a tag and in the source.
+    MLflow keeps 36 characters of a digest, so the whole is a tag and in the source; of one name and digest it keeps one
+    entry, so the parts of another split have another name.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    data, inputs = facts.data, []
+    inputs, another = [], ""
+    if split_seed not in (None, data.split_seed):
+        data, another = replace(data, split_seed=split_seed), f", split {split_seed}"
     where = {"name": data.name, "source": data.source, "sha256": data.digest, "split_seed": data.split_seed}
     for part, count in (("training", data.train), ("validation", data.validation)):
         schema = {"images": f"({count}, {data.features}) float32", "labels": f"({count},) int32"}
         shape = {"images": count, "features": data.features, "classes": data.classes}
         dataset = Dataset(
-            name=f"{data.name} {part}",
+            name=f"{data.name} {part}{another}",
             digest=data.digest[:12],
             source_type="regtune",
             source=json.dumps({**where, "part": part}),
@@ -213,12 +219,14 @@ def dataset_inputs(facts: StudyFacts) -> list[Any]:
 class Lack:
     """What a run lacks. points: with their metric's name, oldest first. config: whether its configuration is missing.
 
-    artifacts: files to be brought, with their SHA-256. surplus: files to be removed. ended_ms: Unix milliseconds.
+    mark: whether it has a STANDING that no decision gives it now. artifacts: files to be brought, with their SHA-256.
+    surplus: files to be removed. ended_ms: Unix milliseconds.
     """
 
     points: Sequence[tuple[str, Point]]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    mark: bool
     inputs: bool
     config: bool
     artifacts: Mapping[Path, str]
@@ -232,7 +240,7 @@ class Lack:
         found = {
             "points": self.points,
             "params": self.params,
-            "tags": self.tags,
+            "tags": self.tags or self.mark,
             "data sets": self.inputs,
             names.CONFIG: self.config,
             "files": self.artifacts or self.surplus,
@@ -272,6 +280,7 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         points=_points(run, wanted.points, reader),
         params={name: value for name, value in wanted.params.items() if name not in run.params},
         tags=tags,
+        mark=names.STANDING in run.tags and names.STANDING not in wanted_tags,
         inputs=not run.inputs,
         config=reached and wanted.config is not None and stale,
         artifacts=brought,
@@ -303,7 +312,7 @@ def experiment_lacks(facts: StudyFacts, found: Experiment | None) -> dict[str, s
         names.EXPERIMENT_KIND: "custom_model_development",
         names.PRIMARY_METRIC: names.best(facts.metric),
         names.PRIMARY_METRIC_GREATER: str(facts.goal == "maximize"),
-        **view_tag(facts),
+        **view_tags(facts),
     }
     return _differing(wanted, tags) | note(tags, experiment_note(facts))
 

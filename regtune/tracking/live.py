@@ -24,7 +24,7 @@ from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine, redact
 from regtune.storage.mlflow import is_server, trouble
 from regtune.tracking.projection import Projection, project, refusal
-from regtune.tracking.studies import StudyTrials
+from regtune.tracking.studies import Key, StudyTrials
 
 PACE_SECONDS = 2.0
 """How often MLflow is told of progress at most: the lag of a live curve."""
@@ -48,7 +48,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 @dataclass(frozen=True)
 class Report:
-    """How far MLflow is. waiting: trials that are not up to date. own: whether the study's own run is not, either.
+    """How far MLflow is. waiting: trials and replicates that are not up to date. own: whether the parents are not.
 
     away: MLflow does not answer. outside: where files would go, if none is written there.
     """
@@ -173,7 +173,7 @@ class Tracker:
 
 
 def _wait(count: int) -> str:
-    return f"{count} trial{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}"
+    return f"{count} run{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}"
 
 
 def main(link: Connection, settings: Settings, study: str, aside: str | None, away: bool) -> None:
@@ -215,7 +215,7 @@ class Follower:
 
     def _forget(self) -> None:
         self._trials: StudyTrials | None = None
-        self._pending: set[int] = set()
+        self._pending: set[Key] = set()
         self._behind = True
         self._done = 0
         self._disconnect()
@@ -226,7 +226,7 @@ class Follower:
         self._own: object = None
 
     def close(self) -> None:
-        """Finish soon: what was refused is tried once more at once."""
+        """Finish soon: nothing runs any more, and what was refused is tried once more at once."""
         self._closing = True
         self._retry_at = 0.0
 
@@ -245,6 +245,7 @@ class Follower:
                 self._trials = StudyTrials(self._engine, self._study, at_rest=False)
             else:
                 self._pending |= self._trials.look()
+            self._trials.at_rest = self._closing
             self._write(self._engine, self._trials)
         except (StorageError, StudyNotFound):  # others may have synchronized it meanwhile
             self._forget()
@@ -267,6 +268,7 @@ class Follower:
             self._disconnect()  # SQLite would go on writing into the deleted file
             self._behind = True
         projection = self._projection = self._projection or project(self._settings, trials.facts)
+        projection.facts = trials.facts
         if self._behind and self._steps is None:
             self._steps, self._done = self._past(engine, trials, projection), 0
         if time.monotonic() >= self._retry_at:
@@ -285,9 +287,9 @@ class Follower:
         running = trials.state == "RUNNING"
         if running or not self._behind:  # its end comes last
             own = (trials.state, None if running else trials.winner, None if running else trials.ended_ms)
-            if own != self._own:
+            if (own, trials.facts.deciding) != self._own:
                 projection.study(*own)
-                self._own = own
+                self._own = own, trials.facts.deciding
 
     def _past(self, engine: Engine, trials: StudyTrials, projection: Projection) -> Iterator[int]:
         """Write what MLflow lacks from before, also of a study that was set aside; yields as `catch_up` does."""
@@ -301,8 +303,8 @@ class Follower:
                     yield len(trials)
 
     @property
-    def _refused(self) -> dict[int, str]:
-        """Trials that MLflow refuses, and why."""
+    def _refused(self) -> dict[Key, str]:
+        """What MLflow refuses, and why."""
         return {} if self._projection is None else self._projection.refusals
 
     @property
@@ -317,8 +319,7 @@ class Follower:
         elif self._failures > 1:
             said = f"MLflow is away since {time.strftime('%H:%M', time.localtime(self._since))}"
         elif refused:
-            number, reason = next(iter(refused.items()))
-            said = f"MLflow refuses #{number:03d} ({reason})"
+            said = f"MLflow refuses {next(iter(refused.values()))}"
         return Report(
             waiting=waiting,
             own=self._own is None or self._behind,

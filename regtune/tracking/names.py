@@ -11,10 +11,14 @@ from regtune.study.record import State
 
 # Tags of experiments and runs
 KIND: Final = "regtune.kind"
-"""What a run is: STUDY (the parent), or a child: TRIAL, or RETRAINING, which no list of trials has."""
+"""What a run is: a parent, STUDY or DECISION, or a child: TRIAL, REPLICATE under a decision, or RETRAINING; no list of
+trials has the last two.
+"""
 STUDY: Final = "study"
 TRIAL: Final = "trial"
 RETRAINING: Final = "retraining"
+DECISION: Final = "decision"
+REPLICATE: Final = "replicate"
 RETRAINED: Final = "train-"
 """The uid of a retraining begins so; no study has it, and no clean-up takes it for a study that is gone."""
 SWEEP: Final = "regtune.sweep"
@@ -41,6 +45,21 @@ VERSION: Final = "regtune.version."
 """Prefix of the tags that say which versions of Python, TensorFlow, Keras and Optuna a study ran with."""
 BEST_RUN: Final = "regtune.best_run_id"
 BEST_NUMBER: Final = "regtune.best_number"
+STANDING: Final = "regtune.decision"
+"""How the decision judges a trial: chosen, tied, beaten or diverged; of no trial that was not replicated."""
+CANDIDATE: Final = "regtune.candidate"
+"""Of a replicate: which configuration was trained once more, `t16` or `c-dropout`."""
+INDEX: Final = "regtune.replicate"
+"""Of a replicate: its index, from 0; those of one index and one VARY have the same seed and the same split."""
+VARY: Final = "regtune.vary"
+"""What differs between the replicates of a candidate: both, seed or split."""
+CHOSEN: Final = "regtune.chosen"
+"""Of a decision: the candidate that it chose; ANSWER is the best one, controls outside the search among them."""
+ANSWER: Final = "regtune.answer"
+LEVEL: Final = "regtune.level"
+PRACTICAL: Final = "regtune.practical"
+CANDIDATES: Final = "regtune.candidates"
+END: Final = "regtune.end"
 ARTIFACT: Final = "regtune.sha256."
 """Prefix of the tags with the SHA-256 of a run's artifacts; written after the artifact itself."""
 NOTE_DIGEST: Final = "regtune.note_sha256"
@@ -61,16 +80,31 @@ BEST_EPOCH: Final = "best/epoch"
 BEST_GAP: Final = "best/generalization_gap"
 SPARSITY: Final = "weights/sparsity"
 L2_NORM: Final = "weights/l2_norm"
+# of a decision; BEST figures beside them are the means of the chosen candidate
+HALF_WIDTH: Final = "decision/half_width"
+"""Of the confidence interval around the mean of the ranked metric."""
+AGAINST_NONE: Final = "decision/against_none"
+AGAINST_NONE_HALF_WIDTH: Final = "decision/against_none_half_width"
+OPTIMISM: Final = "decision/optimism"
+REPLICATES: Final = "decision/replicates"
+TRAININGS: Final = "decision/trainings"
 
 # Artifacts of a run
 CONFIG: Final = "config.yaml"
 SWEEP_FILE: Final = "sweep.yaml"
 """Of a study's own run: its sweep file in the canonical form."""
+DECISION_FILE: Final = "decision.json"
+"""Of a decision's run: all of it."""
 
 
 def best(metric: str) -> str:
     """The single point that says `metric` of the kept weights: ``best/val_accuracy``."""
     return f"best/{metric}"
+
+
+def evidence(figure: str) -> str:
+    """The single point of a figure that replicates alone have: ``evidence/ece``."""
+    return f"evidence/{figure}"
 
 
 def status(state: State, end_reason: str | None) -> str:

@@ -1,17 +1,18 @@
 """The projection of a study into MLflow: makes the runs match the study's records, or says what they lack.
 
-One experiment a sweep name, one parent run a study, one child run a trial. Every run is found by its tag
-before it is made, and only what MLflow lacks is written, with the recorded times; so writing while trials
-run, catching up and rebuilding from nothing are the same calls, and comparing is the same without the writing.
+One experiment a sweep name, one parent run a study, one child run a trial; beside that parent one for the study's
+decision, with one child run a replicate. Every run is found by its tag before it is made, and only what MLflow lacks is
+written, with the recorded times; so writing while trials run, catching up and rebuilding from nothing are the same
+calls, and comparing is the same without the writing.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ from regtune.tracking.contents import (
     study_contents,
     trial_contents,
 )
+from regtune.tracking.decisions import decision_contents, replicate_contents
+from regtune.tracking.missing import Missing
 from regtune.tracking.runs import ClientReader, Reader, Run, SqlReader, runs_with
 from regtune.tracking.store import first_line, open_client
-from regtune.tracking.studies import OPEN, ParentState, StudyFacts, Trial, Trials
+from regtune.tracking.studies import OPEN, Key, ParentState, StudyFacts, Trial, Trials
 
 AT_ONCE = 25
 """Trials that are made between two looks at how far it is."""
@@ -63,48 +66,6 @@ def project(settings: Settings, facts: StudyFacts) -> Projection:
     return Projection(facts, settings.artifacts, reader, client)
 
 
-@dataclass
-class Missing:
-    """What MLflow lacks of a study.
-
-    absent: trials without a run. wrong: trials whose run lacks something; of what kind, is counted in `kinds`. own:
-    whether the study's own run or experiment lack something. place: where the artifacts of the folder lay before it
-    was moved or copied, if MLflow says so still.
-    """
-
-    absent: int = 0
-    wrong: int = 0
-    own: bool = False
-    kinds: dict[str, int] = field(default_factory=dict)
-    place: str | None = None
-
-    @property
-    def trials(self) -> int:
-        return self.absent + self.wrong
-
-    def add(self, kinds: Iterable[str]) -> None:
-        """Count a trial whose run lacks these."""
-        self.wrong += 1
-        self.kinds |= {kind: self.kinds.get(kind, 0) + 1 for kind in kinds}
-
-    def __bool__(self) -> bool:
-        return bool(self.trials or self.own or self.place)
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{kind} of {count}" for kind, count in self.kinds.items())
-        said = {
-            f"{counted(self.absent)} without a run": self.absent,
-            f"{counted(self.wrong)} whose run lacks something ({kinds})": self.wrong,
-            "the study's own run or its experiment": self.own,
-            f"the place of its artifacts, which is {self.place} no longer": self.place,
-        }
-        return "; ".join(words for words, true in said.items() if true)
-
-
-def counted(trials: int) -> str:
-    return f"{trials:,} trial{'' if trials == 1 else 's'}"
-
-
 class Projection:
     """One study in one MLflow store. artifacts: regtune's artifact folder.
 
@@ -114,10 +75,13 @@ class Projection:
     """
 
     def __init__(self, facts: StudyFacts, artifacts: Path, reader: Reader, client: Any = None) -> None:
-        self._facts, self._artifacts, self._reader, self._client = facts, artifacts, reader, client
+        self.facts = facts
+        """To be set again when the study's decision has changed."""
+        self._artifacts, self._reader, self._client = artifacts, reader, client
         self.experiment_id = ""
         """MLflow's id of the experiment; empty before anything was read."""
         self._parent: Run | None = None
+        self._decision: Run | None = None
         self._open: dict[str, Run] = {}
         self._made: set[str] = set()
         self._known: set[str] | None = None
@@ -126,8 +90,8 @@ class Projection:
         """Changes that MLflow needed."""
         self.missing = Missing()
         """What it lacked."""
-        self.refusals: dict[int, str] = {}
-        """Trials that MLflow would not take, by their numbers, and why."""
+        self.refusals: dict[Key, str] = {}
+        """Runs that MLflow would not take: the name of each, and why."""
 
     @property
     def outside(self) -> str:
@@ -142,10 +106,11 @@ class Projection:
 
     def catch_up(self, trials: Trials) -> Iterator[int]:
         """Write whatever MLflow lacks of `trials`, read once, page by page; yields as `bring`."""
+        self.facts = trials.facts
         with self._opened() as parent:
             kept: dict[str, Run] = {}
             done = 0
-            for page in self._reader.pages(self.experiment_id, {names.STUDY_TAG: self._facts.uid}):
+            for page in self._reader.pages(self.experiment_id, {names.STUDY_TAG: self.facts.uid}):
                 runs = [run for run in page if names.TRIAL_UID in run.tags and self._first(run, kept)]
                 uids = {run.tags[names.TRIAL_UID]: run for run in runs}
                 numbers = {trials.numbers[uid]: run for uid, run in uids.items() if uid in trials.numbers}
@@ -163,8 +128,8 @@ class Projection:
                     yield done
             self._known = set(kept)
 
-    def trial(self, number: int, state: State, record: TrialRecord) -> None:
-        """Make the run of a trial that has begun say what its record says.
+    def trial(self, number: Key, state: State, record: TrialRecord) -> None:
+        """Make the run of a trial or replicate that has begun say what its record says.
 
         A run that a person has deleted in MLflow stays deleted.
         """
@@ -179,29 +144,33 @@ class Projection:
             self._parent = None
 
     def study(self, state: ParentState, winner: int | None, at_ms: int | None = None) -> None:
-        """Make the parent say how the study stands, and which trial, by its number, is the best so far.
+        """Make the parents say how the study and its decision stand, and which trial is the best so far.
 
         at_ms: when it ended, in Unix milliseconds; None leaves what MLflow has, and means now where it has nothing.
         A retraining leaves the study that it belongs to alone.
         """
         with self._opened() as parent:
-            if parent.tags[names.STUDY_TAG] != self._facts.uid:
+            if parent.tags[names.STUDY_TAG] != self.facts.uid:
                 return
-            uid = trial_uid(self._facts.uid, winner or 0)
+            uid = trial_uid(self.facts.uid, winner or 0)
             best = None if winner is None else self._find({names.TRIAL_UID: uid})
             best = None if best is None or best.deleted else best
-            wanted = study_contents(self._facts, state, winner, best, at_ms)
+            wanted = study_contents(self.facts, state, winner, best, at_ms)
             if wanted.ended_ms is None and state not in ("RUNNING", parent.status):
                 wanted = replace(wanted, ended_ms=int(time.time() * 1000))
             self.missing.own |= bool(self._write(parent, wanted))
+            if self.facts.deciding is not None:
+                self._experiment()  # whose views show a decision, once there is one
+                run = self._open_decision()
+                self.missing.decision |= bool(self._write(run, decision_contents(self.facts)))
 
     def attach(self, path: Path) -> None:
         """Bring a file to the study's own run. It is in no record, so that nothing misses it and nothing removes it.
 
         Raises TrackingError when there is no such run, or its files lie outside the project's artifacts.
         """
-        found, name = self._reader.experiment(self._facts.sweep), self._facts.name
-        runs = [] if found is None else runs_with(self._reader, found.experiment_id, _own(self._facts.uid))
+        found, name = self._reader.experiment(self.facts.sweep), self.facts.name
+        runs = [] if found is None else runs_with(self._reader, found.experiment_id, _own(self.facts.uid))
         if not runs or runs[0].deleted:
             raise TrackingError(
                 f'MLflow has no run of "{printable(name)}"; try: regtune sync {shell_word(name)}'
@@ -219,7 +188,7 @@ class Projection:
         """Find or make experiment and parent; after an error nothing that was remembered is sure: read it again."""
         try:
             if self._parent is None:
-                before, self._open, self._known = self.writes, {}, None
+                before, self._open, self._known, self._decision = self.writes, {}, None, None
                 self.experiment_id = self._experiment()
                 self._parent = self._open_parent()
                 self.missing.own |= self.writes > before
@@ -229,12 +198,12 @@ class Projection:
             raise
 
     def _experiment(self) -> str:
-        found = self._reader.experiment(self._facts.sweep)
-        tags = experiment_lacks(self._facts, found)
+        found = self._reader.experiment(self.facts.sweep)
+        tags = experiment_lacks(self.facts, found)
         if found is None:
             own = isinstance(self._reader, SqlReader)  # else its server decides where artifacts lie
             place = (self._artifacts / "runs").as_uri() if own else None
-            return str(self._change("create_experiment", self._facts.sweep, place, tags))
+            return str(self._change("create_experiment", self.facts.sweep, place, tags))
         if found.deleted:
             self._change("restore_experiment", found.experiment_id)
         for name, value in tags.items():
@@ -242,14 +211,27 @@ class Projection:
         return found.experiment_id
 
     def _open_parent(self) -> Run:
-        again = self._facts.retrained
+        again = self.facts.retrained
         if again is not None and again.uid is not None:
             theirs = runs_with(self._reader, self.experiment_id, _own(again.uid))
             if theirs and not theirs[0].deleted:
                 return theirs[0]
-        found = self._find(_own(self._facts.uid))
+        return self._find_or_create(
+            _own(self.facts.uid), lambda: study_contents(self.facts, "RUNNING", None, None)
+        )
+
+    def _open_decision(self) -> Run:
+        """The run of the study's decision, beside the study's own."""
+        if self._decision is None:
+            before, tags = self.writes, _own(self.facts.uid, names.DECISION)
+            self._decision = self._find_or_create(tags, lambda: decision_contents(self.facts))
+            self.missing.decision |= self.writes > before
+        return self._decision
+
+    def _find_or_create(self, tags: Mapping[str, str], wanted: Callable[[], Contents]) -> Run:
+        found = self._find(tags)
         if found is None:
-            return self._create(study_contents(self._facts, "RUNNING", None, None))
+            return self._create(wanted())
         if found.deleted:
             self._change("restore_run", found.run_id)
             found.deleted = False
@@ -270,7 +252,7 @@ class Projection:
         first, second = sorted((run, other), key=lambda found: found.rank)
         if not second.deleted:
             self._delete(second)
-            self.missing.add(["one run only"])
+            self.missing.add(run.tags.get(names.KIND) == names.REPLICATE, ["one run only"])
         kept[run.tags[names.TRIAL_UID]] = first
         return first is run
 
@@ -285,35 +267,38 @@ class Projection:
             self._change("delete_run", run.run_id)
 
     def _create(self, wanted: Contents, more: Mapping[str, str] | None = None) -> Run:
-        verb = "sweep" if self._facts.retrained is None else "train"
-        source = {names.SOURCE_NAME: f"regtune {verb} ({self._facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
-        tags = {**(more or {}), **wanted.tags, **note({}, wanted.note), **source}
+        verb = "sweep" if self.facts.retrained is None else "train"
+        source = {names.SOURCE_NAME: f"regtune {verb} ({self.facts.sweep})", names.SOURCE_TYPE: "LOCAL"}
+        tags = {**source, **(more or {}), **wanted.tags, **note({}, wanted.note)}
         made = self._change("create_run", self.experiment_id, wanted.started_ms, tags, wanted.name)
         if made is None:
             return Run("", "", "RUNNING", tags=tags)
         return Run(made.info.run_id, made.info.artifact_uri, made.info.status, tags=tags)
 
     def _write_trial(self, parent: Run, run: Run | None, trial: Trial) -> None:
-        """Write a trial; one that MLflow refuses does not hold up the others."""
+        """Write a trial or replicate; one that MLflow refuses does not hold up the others."""
         number, state, record = trial
         self.refusals.pop(number, None)
-        wanted = trial_contents(self._facts, number, state, record)
+        if isinstance(number, int):
+            wanted = trial_contents(self.facts, number, state, record)
+        else:
+            parent, wanted = self._open_decision(), replicate_contents(self.facts, number, state, record)
         uid = parent.tags[names.STUDY_TAG]  # a retraining goes with the study that it is of
         wanted = replace(wanted, tags={**wanted.tags, names.STUDY_TAG: uid})
         try:
             if run is None:
-                self.missing.absent += 1
+                self.missing.add(not isinstance(number, int))
                 if self._client is None:
                     return
                 run = self._create(wanted, {names.PARENT: parent.run_id})
                 self._made.add(record.uid)
                 self._write(run, wanted)
             elif kinds := self._write(run, wanted):
-                self.missing.add(kinds)
+                self.missing.add(not isinstance(number, int), kinds)
         except Exception as error:
             if not (reason := refusal(error)):
                 raise
-            self.refusals[number] = reason
+            self.refusals[number] = f"{wanted.name} ({reason})"
             return
         if state in OPEN:
             self._open[record.uid] = run
@@ -341,8 +326,11 @@ class Projection:
             run.tags |= tags
             run.params |= lack.params
             run.last |= {name: (point.step, point.value) for name, point in lack.points}
+        if lack.mark:
+            self._change("delete_tag", run.run_id, names.STANDING)
+            del run.tags[names.STANDING]
         if lack.inputs:
-            self._change("log_inputs", run.run_id, dataset_inputs(self._facts))
+            self._change("log_inputs", run.run_id, dataset_inputs(self.facts.data, wanted.split_seed))
             run.inputs = True
         if lack.status is not None:
             if lack.ended_ms is None:
@@ -377,5 +365,5 @@ class Projection:
         return get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
 
 
-def _own(uid: str) -> dict[str, str]:
-    return {names.STUDY_TAG: uid, names.KIND: names.STUDY}
+def _own(uid: str, kind: str = names.STUDY) -> dict[str, str]:
+    return {names.STUDY_TAG: uid, names.KIND: kind}

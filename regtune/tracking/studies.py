@@ -1,6 +1,6 @@
-"""Studies as MLflow is told of them: their facts, and their trials, read by SQL in batches.
+"""Studies as MLflow is told of them: their facts, their trials and their replicates, read by SQL in batches.
 
-An ended trial stays as it is, so another look reads only new trials and those that had not ended. Never more than a
+What has ended stays as it is, so another look reads only new trials and those that had not ended. Never more than a
 batch of records is held.
 """
 
@@ -21,11 +21,13 @@ from regtune.errors import SpecError, StorageError
 from regtune.escaping import printable
 from regtune.study import tables
 from regtune.study.board import covered
+from regtune.study.decision import Decision, Standing, decision_of
 from regtune.study.progress import flat
 from regtune.study.record import (
     BUDGET,
     CREATED,
     DATA,
+    DECISION,
     DESCRIPTION,
     ENDED,
     SPEC,
@@ -36,14 +38,17 @@ from regtune.study.record import (
     trial_uid,
     uid_of,
 )
+from regtune.tracking import replicates
+from regtune.tracking.replicates import BATCH, ReplicateKey, Replicates
 
 if TYPE_CHECKING:
     from regtune.search import Space
 
-BATCH = 200
 OPEN: tuple[State, ...] = ("WAITING", "RUNNING")
-Trial = tuple[int, State, TrialRecord]
-"""Number, state and record."""
+Key = int | ReplicateKey
+"""What is trained: a trial of the study by its number, or a replicate."""
+Trial = tuple[Key, State, TrialRecord]
+"""Which one, its state and its record."""
 _NO_EARLY_STOPPING = {"early_stopping": "off"}
 ParentState = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """How a study's own run stands: being run, at its end, interrupted, or ended by too many failures."""
@@ -79,12 +84,28 @@ class RetrainedFrom:
 
 
 @dataclass(frozen=True)
+class DecisionFacts:
+    """How the decision of a study stands.
+
+    decision: as of the last look; None before the first. started_ms: when replication began. trained, ended_ms: how
+    many replicates have ended, and when the last did, pauses left out; both are known at the end only.
+    """
+
+    state: ParentState
+    decision: Decision | None = None
+    started_ms: int | None = None
+    trained: int = 0
+    ended_ms: int | None = None
+
+
+@dataclass(frozen=True)
 class StudyFacts:
     """A study as MLflow shows it.
 
     sweep: the sweep's name, which is that of the MLflow experiment. parameters: those searched. created_ms: Unix
     milliseconds. settings: the params of the study's own run. sweep_file: in the canonical form, YAML. retrained: for
     a retraining, which goes with the study that it is of; where there is none, it is shown like a study of one trial.
+    deciding: how its decision stands; None where nothing was replicated.
     """
 
     uid: str
@@ -101,6 +122,16 @@ class StudyFacts:
     settings: Mapping[str, str] = field(default_factory=dict)
     sweep_file: str = ""
     retrained: RetrainedFrom | None = None
+    deciding: DecisionFacts | None = None
+
+    @property
+    def decision(self) -> Decision | None:
+        return None if self.deciding is None else self.deciding.decision
+
+    @property
+    def standings(self) -> Mapping[int, Standing]:
+        """How the decision judges trials of the search, by their numbers."""
+        return _standings(self.decision)
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any]) -> StudyFacts:
@@ -128,6 +159,11 @@ class StudyFacts:
             description=description,
             sweep_file=text_of(file, flow=None),
         )
+
+
+def _standings(decision: Decision | None) -> Mapping[int, Standing]:
+    judged = decision.candidates if decision else ()
+    return {one.candidate.trial: one.standing for one in judged if one.candidate.trial is not None}
 
 
 def _settings(space: Space, digest: str) -> dict[str, str]:
@@ -183,25 +219,27 @@ class Recorded:
     ended_ms: int | None = None
 
     @property
-    def numbers(self) -> Mapping[str, int]:
+    def numbers(self) -> Mapping[str, Key]:
         return {record.uid: number for number, _, record in self.trials}
 
-    def read(self, numbers: Collection[int]) -> Iterable[Trial]:
+    def read(self, numbers: Collection[Key]) -> Iterable[Trial]:
         return [trial for trial in self.trials if trial[0] in numbers]
 
 
 class StudyTrials:
-    """The trials of a study in Optuna's database, and how the study itself stands.
+    """The trials and replicates of a study in Optuna's database, and how the study itself and its decision stand.
 
-    numbers: uid -> number of those that have begun, in the order of the numbers. at_rest: nobody runs the study: a
-    trial that still counts as running was interrupted. Raises StudyNotFound, StorageError.
+    numbers: uid -> number of the trials that have begun, in the order of the numbers, and key of the replicates.
+    at_rest: nobody runs the study: what still counts as running was interrupted. Raises StudyNotFound, StorageError.
     """
 
     def __init__(self, engine: Engine, name: str, *, at_rest: bool) -> None:
-        self._engine, self._name, self._at_rest = engine, name, at_rest
+        self._engine, self._name, self.at_rest = engine, name, at_rest
         with tables.reading(engine) as connection:
             self._info = tables.read_info(connection, name)
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[str, Key] = {}
+        self._replicates = Replicates()
+        self._decision: Decision | None = None
         self._ids: dict[int, int] = {}
         self._last = -1
         self._open: dict[int, int] = {}
@@ -212,16 +250,25 @@ class StudyTrials:
         """Numbers of the trials that keep their models; None for a study of a version that kept all."""
         self.look()
 
-    def look(self) -> set[int]:
-        """Read new and open trials, and return the numbers of those that MLflow may be told something else of."""
+    def look(self) -> set[Key]:
+        """Read what is new and open, and return what of it MLflow may be told something else of."""
+        known = self._attributes.get(DECISION)
         with tables.reading(self._engine) as connection:
             self._attributes = tables.read_attributes(connection, self._info.id)
             trials = tables.read_standings(connection, self._info, self._last, self._open.values())
+            changed: set[Key] = {*self._replicates.look(connection, self._info.id)}
+        self.numbers |= {key.uid(self._info.uid): key for key in changed if isinstance(key, ReplicateKey)}
         for trial in trials:
             self._take(trial)
         keep, before = self._info.budget.get("keep_models"), self._models
         self._models = None if keep is None else {number for _, number in self._ranking[:keep]}
-        return {trial.number for trial in trials if trial.own} | (before or set()) - (self._models or set())
+        changed |= {trial.number for trial in trials if trial.own} | (before or set()) - (
+            self._models or set()
+        )
+        if self._attributes.get(DECISION) != known:
+            before_it, self._decision = self._decision, decision_of(self._attributes)
+            changed |= _standings(before_it).keys() | _standings(self._decision).keys()
+        return changed
 
     def _take(self, trial: tables.Head) -> None:
         number = trial.number
@@ -240,9 +287,25 @@ class StudyTrials:
             value = math.inf if trial.value is None else trial.value
             bisect.insort(self._ranking, (-value if self._info.goal == "maximize" else value, number))
 
-    @cached_property
+    @property
     def facts(self) -> StudyFacts:
         """Raises StorageError."""
+        return replace(self._facts, deciding=self._deciding)
+
+    @property
+    def _deciding(self) -> DecisionFacts | None:
+        """How the decision stands: at its end as soon as no replicate is open, for there is one then."""
+        decision, seen = self._decision, self._replicates
+        if decision is None and seen.started_ms is None:
+            return None
+        over = decision is not None and not seen.open
+        if not over and not self.at_rest:
+            return DecisionFacts("RUNNING", decision, seen.started_ms)
+        state: ParentState = "FINISHED" if over and decision and decision.end != "stopped" else "KILLED"
+        return DecisionFacts(state, decision, seen.started_ms, seen.ended, seen.ended_ms)
+
+    @cached_property
+    def _facts(self) -> StudyFacts:
         try:
             return StudyFacts.of(self._name, self._attributes)
         except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
@@ -267,7 +330,7 @@ class StudyTrials:
         if isinstance(recorded, Mapping) and recorded.get("state") in get_args(ParentState):
             state: ParentState = recorded["state"]
             return state
-        if not self._at_rest:
+        if not self.at_rest:
             return "RUNNING"
         cap = self._info.budget.get("run_cap")
         return "FINISHED" if cap is not None and self._info.finished >= cap else "KILLED"
@@ -281,15 +344,22 @@ class StudyTrials:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, numbers: Collection[int]) -> Iterator[Trial]:
-        """Those of `numbers` that have begun."""
-        ids = [self._ids[number] for number in sorted(numbers) if number in self._ids]
+    def read(self, numbers: Collection[Key]) -> Iterator[Trial]:
+        """Those of `numbers` that have begun, trials first."""
+        yield from self._read_trials(sorted(self._ids.keys() & numbers))
+        if keys := [key for key in numbers if isinstance(key, ReplicateKey)]:
+            for one in replicates.read(self._engine, self._info.id, keys):
+                state = one.record.end_state or ("WAITING" if self.at_rest else "RUNNING")
+                yield ReplicateKey.of(one), state, one.record
+
+    def _read_trials(self, numbers: Sequence[int]) -> Iterator[Trial]:
+        ids = [self._ids[number] for number in numbers]
         for start in range(0, len(ids), BATCH):
             with tables.reading(self._engine) as connection:
                 found = tables.read_records(connection, ids[start : start + BATCH])
             for number, state, text in found:
                 record = TrialRecord.from_json(text, f"{printable(self._name)}: trial {number}")
-                interrupted = state == "RUNNING" and self._at_rest
+                interrupted = state == "RUNNING" and self.at_rest
                 if record.started_ms is not None:
                     shown = (record.end_state or "WAITING") if interrupted else state
                     yield number, shown, self._kept(number, record)

@@ -19,12 +19,13 @@ from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.study.ownership import hold, holder
 from regtune.study.tables import reading, studies_of_regtune
-from regtune.tracking.projection import Missing, Projection, counted, project
+from regtune.tracking.missing import Missing, counted
+from regtune.tracking.projection import Projection, project
 from regtune.tracking.store import open_reader, strays, understood
 from regtune.tracking.studies import StudyTrials, Trials
 
 Tell = Callable[[str, int, int], None]
-"""Told of the progress: the study, how many of its trials have been seen to, and how many there are."""
+"""Told of the progress: the study, how many of its runs have been seen to, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class Synced:
         return not self.problem and not self.lacks
 
     def to_json(self) -> dict[str, Any]:
-        wrote = None if self.wrote is None else {"trials": self.wrote.trials, "own": self.wrote.own}
-        return asdict(self) | {"wrote": wrote}
+        wrote, kinds = self.wrote, ("trials", "replicates", "own", "decision")
+        return asdict(self) | {
+            "wrote": None if wrote is None else {kind: getattr(wrote, kind) for kind in kinds}
+        }
 
 
 def sync(
@@ -86,7 +89,8 @@ def _one(settings: Settings, engine: Engine, name: str, check: bool, tell: Tell)
                 return Synced(name)
             found = catch_up(settings, trials, check, lambda done: tell(name, done, len(trials)))
             lacks, wrote = (found, None) if check else (None, found)
-            return Synced(name, len(trials), lacks=lacks, wrote=wrote)
+            count = sum(isinstance(key, int) for key in trials.numbers.values())
+            return Synced(name, count, lacks=lacks, wrote=wrote)
     except StudyBusy:
         return Synced(name, running=str(holder(settings, name) or "another process"))
     except TrackingError as error:
@@ -102,17 +106,20 @@ def catch_up(
         settings: where the store and the artifacts are.
         trials: its trials.
         check: only look: nothing is written, neither there nor anywhere else.
-        tell: told how many trials have been seen to.
+        tell: told how many trials and replicates have been seen to.
 
     Raises:
-        TrackingError: the store cannot be used, or refuses a trial.
+        TrackingError: the store cannot be used, or refuses a run.
     """
     facts = trials.facts
     with understood(settings):
         if check:
             reader = open_reader(settings)
             if reader is None or reader.experiment(facts.sweep) is None:
-                return Missing(absent=sum(1 for _ in trials.read(trials.numbers.values())), own=True)
+                missing = Missing(own=True, decision=facts.deciding is not None)
+                for number, *_ in trials.read(trials.numbers.values()):
+                    missing.add(not isinstance(number, int))
+                return missing
             projection = Projection(facts, settings.artifacts, reader)
             former = (stray.folder for stray in strays(settings) if stray.former)
             projection.missing.place = next(former, None)
@@ -121,9 +128,8 @@ def catch_up(
         for done in projection.bring(trials):
             tell(done)
     if projection.refusals:
-        number, reason = next(iter(projection.refusals.items()))
-        count = counted(len(projection.refusals))
-        raise TrackingError(f"MLflow refuses {count}; #{number:03d}: {reason}")
+        refused = [*projection.refusals.values()]
+        raise TrackingError(f"MLflow refuses {counted(len(refused), 'run')}; {refused[0]}")
     return projection.missing
 
 

@@ -13,12 +13,15 @@ from urllib.parse import quote
 
 from regtune.config.trial import METRICS, format_number
 from regtune.escaping import code, markdown, printable, shell_word
+from regtune.study.decision_text import sentence
 from regtune.tracking import names
 from regtune.tracking.runs import Run
 from regtune.tracking.studies import ParentState, RetrainedFrom, StudyFacts
 
 KEY = "regtune-best-first"
 TITLE = "Trials, best first"
+REPLICATES_KEY = "regtune-replicates"
+REPLICATES_TITLE = "Replicates by candidate"
 CHARTS, CURVES, BEST, WEIGHTS = "regtune-parameters", "regtune-curves", "regtune-best", "regtune-weights"
 SECTIONS = {CURVES: "Model metrics", BEST: "best", WEIGHTS: "weights"}
 NARROW, WIDE, NAME = 88, 165, 290
@@ -57,6 +60,9 @@ def study_note(facts: StudyFacts, state: ParentState, winner: int | None, best: 
     """Markdown for the parent run's page. winner: number of the best trial; best: its run."""
     data, again = facts.data, facts.retrained
     paragraphs = []
+    if facts.decision is not None:
+        run = "The replicates are under the run *decision* beside this one."
+        paragraphs.append(f"**Decision.** {markdown(sentence(facts.decision))} {run}")
     wanted = dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"), names.BEST_GAP))
     figures = {} if best is None else {name: best.last[name][1] for name in wanted if name in best.last}
     if winner is not None and best is not None and figures:
@@ -114,11 +120,17 @@ def _figure(name: str, value: float) -> str:
     return f"{value:.2%}" if name.endswith("accuracy") else format_number(value)
 
 
-def view_tag(facts: StudyFacts) -> dict[str, str]:
-    """The experiment's tag that holds the view. The same for the same facts."""
-    at = facts.created_ms or 0
-    envelope = {"name": TITLE, "createdAt": at, "updatedAt": at, "state": json.dumps(_state(facts))}
-    return {f"mlflow.sharedViewState.{KEY}": json.dumps(envelope)}
+def view_tags(facts: StudyFacts) -> dict[str, str]:
+    """The experiment's tags that hold the views. The same for the same facts."""
+    at, views = facts.created_ms or 0, {KEY: (TITLE, _state(facts))}
+    if facts.decision is not None:
+        views[REPLICATES_KEY] = REPLICATES_TITLE, _state(facts, replicates=True)
+    return {
+        f"mlflow.sharedViewState.{key}": json.dumps(
+            {"name": title, "createdAt": at, "updatedAt": at, "state": json.dumps(state)}
+        )
+        for key, (title, state) in views.items()
+    }
 
 
 def runs_path(experiment_id: str) -> str:
@@ -126,18 +138,26 @@ def runs_path(experiment_id: str) -> str:
     return f"/#/experiments/{quote(experiment_id)}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
 
 
-def _state(facts: StudyFacts) -> dict[str, Any]:
+def _state(facts: StudyFacts, replicates: bool = False) -> dict[str, Any]:
     metric = names.best(facts.metric)
     kind = names.TRIAL if facts.retrained is None else names.RETRAINING
     figures = list(dict.fromkeys((metric, names.best("val_accuracy"))))
-    widths = {
+    columns = {
         "attributes.`Run Name`": NAME,
+        **({f"tags.`{names.STANDING}`": NARROW} if facts.decision is not None else {}),
         **{f"metrics.`{name}`": WIDE for name in figures},
         **{f"params.`{name}`": NARROW for name in facts.parameters},
         f"metrics.`{names.BEST_GAP}`": WIDE,
         f"tags.`{names.STATE}`": WIDE,
         f"tags.`{names.CONTROL}`": WIDE,
     }
+    grouping: dict[str, Any] = {}
+    if replicates:
+        kind = names.REPLICATE
+        more = names.BEST_GAP, names.BEST_EPOCH, *map(names.evidence, ("ece", "brier", "prunable"))
+        columns = {"attributes.`Run Name`": NAME} | {f"metrics.`{name}`": WIDE for name in (*figures, *more)}
+        by = {"mode": "tag", "groupByData": names.CANDIDATE}
+        grouping = {"groupBy": {"aggregateFunction": "average", "groupByKeys": [by]}}
     return {
         "searchFilter": f"tags.`{names.KIND}` = '{kind}'",
         "orderByKey": f"metrics.`{metric}`",
@@ -146,9 +166,9 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(widths)[1:],
-        "columnOrder": list(widths),
-        "columnWidths": widths,
+        "selectedColumns": list(columns)[1:],
+        "columnOrder": list(columns),
+        "columnWidths": columns,
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
@@ -172,6 +192,7 @@ def _state(facts: StudyFacts) -> dict[str, Any]:
             *(_chart("BAR", BEST, name) for name in (*figures, names.BEST_GAP, names.BEST_EPOCH)),
             *(_chart("BAR", WEIGHTS, name) for name in (names.SPARSITY, names.L2_NORM)),
         ],
+        **grouping,
     }
 
 
