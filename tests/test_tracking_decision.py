@@ -48,7 +48,7 @@ def synced(settings: Settings, check: bool = False) -> Synced:
 
 def key_of(tags: Mapping[str, str]) -> str:
     """What a run is called here: a trial by its number, a replicate `t7 3`, and `study` and `decision`."""
-    kind, which = tags[names.KIND], f"{tags.get(names.CANDIDATE)} {tags.get(names.INDEX)}"
+    kind, which = tags[names.KIND], " ".join(tags.get(names.TRIAL_UID, "").rsplit("-", 2)[1:])
     return {names.TRIAL: tags.get(names.NUMBER, ""), names.REPLICATE: which}.get(kind, kind)
 
 
@@ -110,13 +110,16 @@ def test_a_decision_is_a_run_beside_the_study_s_with_a_child_run_a_replicate(
     parent, decision = found["study"], found["decision"]
     assert len(found) == 2 + 8 + 12
     assert names.PARENT not in decision.data.tags
-    for key in ("t7 0", "c-none 3", "c-dropout 2"):
+    for key in ("t7 0", "none 3", "dropout 2"):
         assert found[key].data.tags[names.PARENT] == decision.info.run_id
     assert found["7"].data.tags[names.PARENT] == parent.info.run_id
     assert {run.data.tags[names.STUDY_TAG] for run in found.values()} == {"study-1"}
     run, record = found["t7 2"], records.replicate("t7", 2).record
     assert run.info.run_name == "replicate 2 of trial 7: dropout 0.35"
-    assert (run.data.tags[names.VARY], names.NUMBER in run.data.tags) == ("both", False)
+    tags = {names.CANDIDATE: "trial 7: dropout 0.35", names.INDEX: "2", names.VARY: "both"}
+    assert tags.items() <= run.data.tags.items()
+    assert names.NUMBER not in run.data.tags
+    assert found["dropout 2"].data.tags[names.CANDIDATE] == "control dropout"
     assert (run.info.status, run.info.start_time) == ("FINISHED", record.started_ms)
     assert {name: run.data.params[name] for name in ("dropout", "seed", "data.split_seed")} == {
         **{"dropout": "0.35", "seed": "502", "data.split_seed": "902"}
@@ -151,7 +154,12 @@ def test_the_decision_s_run_has_the_answer_in_words_in_figures_and_whole_as_an_a
         "decision/against_none": pytest.approx(0.1913 - 0.2027),
     }
     assert run.data.metrics == expected
-    tags = {names.CHOSEN: "c-dropout", names.VARY: "both", names.PRACTICAL: "0.002", names.END: "settled"}
+    tags = {
+        names.CHOSEN: "control dropout",
+        names.VARY: "both",
+        names.PRACTICAL: "0.002",
+        names.END: "settled",
+    }
     assert tags.items() <= run.data.tags.items()
     assert run.info.status == "FINISHED"
     file = MlflowClient(settings.mlflow_uri).download_artifacts(
@@ -192,12 +200,12 @@ def test_what_replicates_and_the_decision_lack_is_named_and_mended(
     with closing(sqlite3.connect(settings.home / "mlflow.db")) as database, database:
         for table in ("latest_metrics", "metrics", "params", "inputs", "tags", "runs"):
             column = "destination_id" if table == "inputs" else "run_uuid"
-            database.execute(f"DELETE FROM {table} WHERE {column} = ?", (ids["c-none 1"],))
+            database.execute(f"DELETE FROM {table} WHERE {column} = ?", (ids["none 1"],))
         value = "UPDATE tags SET value = 'wrong' WHERE run_uuid = ? AND key = ?"
         database.execute(value, (ids["t7 0"], names.CANDIDATE))
         database.execute(value, (ids["decision"], names.CHOSEN))
         database.execute(value, (ids["7"], names.STANDING))
-    shutil.rmtree(next((settings.artifacts / "runs").rglob(ids["c-none 1"])))
+    shutil.rmtree(next((settings.artifacts / "runs").rglob(ids["none 1"])))
     lacks = synced(settings, check=True).lacks
     assert str(lacks) == (
         "1 replicate without a run; 1 trial and 1 replicate whose run lacks something (tags of 2); "
@@ -249,8 +257,8 @@ def test_mlflow_follows_replicates_while_they_run_and_the_decision_to_its_end(
     sweep.replicate(records.replicate("t7", 0), records.replicate("c-none", 0, epochs=2))
     follow(follower)
     found = runs(settings)
-    statuses = {key: found[key].info.status for key in ("decision", "t7 0", "c-none 0")}
-    assert statuses == {"decision": "RUNNING", "t7 0": "FINISHED", "c-none 0": "RUNNING"}
+    statuses = {key: found[key].info.status for key in ("decision", "t7 0", "none 0")}
+    assert statuses == {"decision": "RUNNING", "t7 0": "FINISHED", "none 0": "RUNNING"}
     assert "Nothing is decided before the first look" in found["decision"].data.tags[names.NOTE]
     read: list[str] = []
     monkeypatch.setattr(
@@ -260,7 +268,7 @@ def test_mlflow_follows_replicates_while_they_run_and_the_decision_to_its_end(
     follow(follower)
     assert set(read) == {records.replicate("c-none", 0).attribute}
     client = MlflowClient(settings.mlflow_uri)
-    assert len(client.get_metric_history(found["c-none 0"].info.run_id, "val_loss")) == 5
+    assert len(client.get_metric_history(found["none 0"].info.run_id, "val_loss")) == 5
     sweep.replicate(records.replicate("c-none", 0))
     sweep.decide(records.decision(1, t7="chosen", none="tied"))
     follow(follower)
@@ -276,7 +284,7 @@ def test_mlflow_follows_replicates_while_they_run_and_the_decision_to_its_end(
     follow(follower)
     found = runs(settings)
     assert found["decision"].info.status == "FINISHED"
-    assert found["decision"].data.tags[names.CHOSEN] == "c-dropout"
+    assert found["decision"].data.tags[names.CHOSEN] == "control dropout"
     assert found["decision"].data.metrics["decision/trainings"] == 4
     marks = {key: found[key].data.tags.get(names.STANDING) for key in ("0", "2", "7")}
     assert marks == {"0": None, "2": "chosen", "7": "tied"}

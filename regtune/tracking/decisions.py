@@ -28,7 +28,7 @@ from regtune.study.decision_text import (
 from regtune.study.record import State, TrialRecord
 from regtune.tracking import names
 from regtune.tracking.contents import Contents, Point, trial_contents
-from regtune.tracking.replicates import ReplicateKey
+from regtune.tracking.replicates import ReplicateKey, label
 from regtune.tracking.studies import DecisionFacts, StudyFacts
 from regtune.tracking.views import REPLICATES_TITLE
 
@@ -68,8 +68,8 @@ def decision_contents(facts: StudyFacts) -> Contents:
             names.LEVEL: f"{decision.level:g}",
             names.PRACTICAL: f"{decision.practical:.6g}",
             names.END: decision.end,
-            names.CHOSEN: decision.chosen or "",
-            names.ANSWER: decision.answer or "",
+            names.CHOSEN: _label(decision.judged(decision.chosen)),
+            names.ANSWER: _label(decision.judged(decision.answer)),
             names.CONFIG_DIGEST: hashlib.sha256(text.encode()).hexdigest(),
         }
         if not running:
@@ -114,28 +114,32 @@ def _single_points(decision: Decision, trained: int) -> dict[str, float]:
 
 def replicate_contents(facts: StudyFacts, key: ReplicateKey, state: State, record: TrialRecord) -> Contents:
     """What the run of a replicate says: all that a trial's does, and whose replicate it is."""
-    found, candidate = trial_contents(facts, -1, state, record), key.of_candidate
+    found = trial_contents(facts, -1, state, record)
+    candidate = label(key.of_candidate, record.config.mix)
     which = {
         names.KIND: names.REPLICATE,
-        names.CANDIDATE: key.candidate,
+        names.CANDIDATE: candidate,
         names.INDEX: str(key.index),
         names.VARY: key.vary,
     }
     tags = {name: value for name, value in found.tags.items() if name != names.NUMBER}
-    mix = "" if candidate.startswith("control") else f": {record.config.mix}"
-    only = "" if key.vary == "both" else f" ({key.vary} only)"
+    only = "" if key.vary == "both" else f"({key.vary} only) "
+    of, study = markdown(printable(candidate)), markdown(printable(facts.name))
     note = (
-        f"Replicate {key.index} of **{markdown(candidate)}** of the study **{markdown(printable(facts.name))}**: the "
-        f"same configuration, trained again {VARIED[key.vary]}. Replicate {key.index} of every other candidate has the "
-        "same. It is no trial of the search."
+        f"Replicate {key.index} of **{of}** of the study **{study}**: the same configuration, trained again "
+        f"{VARIED[key.vary]}. Replicate {key.index} of every other candidate has the same. It is no trial."
     )
     return replace(
         found,
-        name=f"replicate {key.index} of {candidate}{only}{mix}",
+        name=f"replicate {key.index} {only}of {candidate}",
         tags={**_source(facts), **tags, **which},
         note=note,
         split_seed=record.config.data.split_seed,
     )
+
+
+def _label(judged: Judged | None) -> str:
+    return "" if judged is None else label(judged.candidate.name, judged.candidate.mix)
 
 
 def _source(facts: StudyFacts) -> dict[str, str]:
@@ -199,7 +203,8 @@ def _bought(decision: Decision) -> str:
         (one.candidate.name, *(signed_text(name, one.bought.get(name)) for name in figures))
         for one in controls
     ]
-    head = ("control", *(FIGURES[name].title for name in figures))
+    units = {name: " (points)" if FIGURES[name].share else "" for name in figures}
+    head = ("control", *(FIGURES[name].title + units[name] for name in figures))
     return f"**What each technique bought**, against no technique:\n\n{_table(head, rows)}"
 
 

@@ -38,14 +38,19 @@ class ReplicateKey:
 
     @property
     def of_candidate(self) -> str:
-        """The candidate as people read it: ``trial 16``, ``control batchnorm before``."""
-        kind, name = (
-            ("trial", self.candidate[1:]) if self.candidate[0] == "t" else ("control", self.candidate[2:])
-        )
-        return f"{kind} {name.replace('_', ' ')}"
+        """As `Candidate.name`: ``trial 16``, ``control batchnorm before``."""
+        kind, name = "trial", self.candidate.removeprefix("t")
+        if self.candidate.startswith("c-"):
+            kind, name = "control", self.candidate.removeprefix("c-").replace("_", " ")
+        return f"{kind} {name}"
 
     def uid(self, study: str) -> str:
         return replicate_uid(study, self.vary, self.candidate, self.index)
+
+
+def label(candidate: str, mix: str) -> str:
+    """How runs name a candidate: a control by its name, a trial by its techniques, too."""
+    return candidate if candidate.startswith("control") else f"{candidate}: {mix}"
 
 
 class Replicates:

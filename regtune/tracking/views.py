@@ -8,13 +8,16 @@ would show the table without the view, and lose nothing else.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from regtune.config.trial import METRICS, format_number
 from regtune.escaping import code, markdown, printable, shell_word
+from regtune.study.decision import Decision
 from regtune.study.decision_text import sentence
 from regtune.tracking import names
+from regtune.tracking.replicates import label
 from regtune.tracking.runs import Run
 from regtune.tracking.studies import ParentState, RetrainedFrom, StudyFacts
 
@@ -24,8 +27,8 @@ REPLICATES_KEY = "regtune-replicates"
 REPLICATES_TITLE = "Replicates by candidate"
 CHARTS, CURVES, BEST, WEIGHTS = "regtune-parameters", "regtune-curves", "regtune-best", "regtune-weights"
 SECTIONS = {CURVES: "Model metrics", BEST: "best", WEIGHTS: "weights"}
-NARROW, WIDE, NAME = 88, 165, 290
-"""Widths of the table's columns in pixels: a parameter, a figure, the run's name; chosen for a page of 1440."""
+NARROW, MARK, WIDE, NAME = 88, 125, 165, 290
+"""Widths of the table's columns in pixels, for a page of 1440: a parameter, a mark, a figure, the run's name."""
 
 
 def experiment_note(facts: StudyFacts) -> str:
@@ -122,9 +125,10 @@ def _figure(name: str, value: float) -> str:
 
 def view_tags(facts: StudyFacts) -> dict[str, str]:
     """The experiment's tags that hold the views. The same for the same facts."""
-    at, views = facts.created_ms or 0, {KEY: (TITLE, _state(facts))}
+    at, state = facts.created_ms or 0, _state(facts)
+    views = {KEY: (TITLE, state)}
     if facts.decision is not None:
-        views[REPLICATES_KEY] = REPLICATES_TITLE, _state(facts, replicates=True)
+        views[REPLICATES_KEY] = REPLICATES_TITLE, state | _replicates(facts, facts.decision, state)
     return {
         f"mlflow.sharedViewState.{key}": json.dumps(
             {"name": title, "createdAt": at, "updatedAt": at, "state": json.dumps(state)}
@@ -138,26 +142,19 @@ def runs_path(experiment_id: str) -> str:
     return f"/#/experiments/{quote(experiment_id)}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
 
 
-def _state(facts: StudyFacts, replicates: bool = False) -> dict[str, Any]:
+def _state(facts: StudyFacts) -> dict[str, Any]:
     metric = names.best(facts.metric)
     kind = names.TRIAL if facts.retrained is None else names.RETRAINING
-    figures = list(dict.fromkeys((metric, names.best("val_accuracy"))))
-    columns = {
+    figures = _figures(facts)
+    widths = {
         "attributes.`Run Name`": NAME,
-        **({f"tags.`{names.STANDING}`": NARROW} if facts.decision is not None else {}),
+        **({f"tags.`{names.STANDING}`": MARK} if facts.decision is not None else {}),
         **{f"metrics.`{name}`": WIDE for name in figures},
         **{f"params.`{name}`": NARROW for name in facts.parameters},
         f"metrics.`{names.BEST_GAP}`": WIDE,
         f"tags.`{names.STATE}`": WIDE,
         f"tags.`{names.CONTROL}`": WIDE,
     }
-    grouping: dict[str, Any] = {}
-    if replicates:
-        kind = names.REPLICATE
-        more = names.BEST_GAP, names.BEST_EPOCH, *map(names.evidence, ("ece", "brier", "prunable"))
-        columns = {"attributes.`Run Name`": NAME} | {f"metrics.`{name}`": WIDE for name in (*figures, *more)}
-        by = {"mode": "tag", "groupByData": names.CANDIDATE}
-        grouping = {"groupBy": {"aggregateFunction": "average", "groupByKeys": [by]}}
     return {
         "searchFilter": f"tags.`{names.KIND}` = '{kind}'",
         "orderByKey": f"metrics.`{metric}`",
@@ -166,9 +163,7 @@ def _state(facts: StudyFacts, replicates: bool = False) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(columns)[1:],
-        "columnOrder": list(columns),
-        "columnWidths": columns,
+        **_columns(widths),
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
@@ -192,7 +187,40 @@ def _state(facts: StudyFacts, replicates: bool = False) -> dict[str, Any]:
             *(_chart("BAR", BEST, name) for name in (*figures, names.BEST_GAP, names.BEST_EPOCH)),
             *(_chart("BAR", WEIGHTS, name) for name in (names.SPARSITY, names.L2_NORM)),
         ],
-        **grouping,
+    }
+
+
+def _replicates(facts: StudyFacts, decision: Decision, trials: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the view of the replicates differs from that of the trials: a closed group of runs a candidate.
+
+    MLflow's averages are over the first hundred runs. The earliest come first, so that these are as many of each
+    candidate that is not beaten.
+    """
+    figures = *_figures(facts), names.BEST_GAP, *map(names.evidence, ("ece", "brier", "prunable"))
+    labels = [label(one.candidate.name, one.candidate.mix) for one in decision.candidates]
+    by = {"mode": "tag", "groupByData": names.CANDIDATE}
+    return {
+        "searchFilter": f"tags.`{names.KIND}` = '{names.REPLICATE}'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": True,
+        **_columns({"attributes.`Run Name`": NAME, **{f"metrics.`{name}`": WIDE for name in figures}}),
+        "compareRunSections": trials["compareRunSections"][1:],
+        "compareRunCharts": trials["compareRunCharts"][1:],
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [by]},
+        "groupsExpanded": {f"tag.{names.CANDIDATE}.{name}": False for name in labels},
+    }
+
+
+def _figures(facts: StudyFacts) -> list[str]:
+    return list(dict.fromkeys((names.best(facts.metric), names.best("val_accuracy"))))
+
+
+def _columns(widths: Mapping[str, int]) -> dict[str, Any]:
+    """The columns of the table, the run's name first; it is always there."""
+    return {
+        "selectedColumns": list(widths)[1:],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
     }
 
 
