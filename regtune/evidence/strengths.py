@@ -127,24 +127,19 @@ def curve_of(
         if any(one.complete for (_, other), one in trained.items() if other == value)
     ]
     turns = sorted({turn for turn, _ in trained})
-    predictions = {
-        value: [trained[turn, value].predictions for turn in turns if (turn, value) in trained]
-        for value in values
-    }
     whole = [
-        place
-        for place, turn in enumerate(turns)
-        if all((turn, value) in trained and predictions[value][place] is not None for value in values)
+        turn
+        for turn in turns
+        if all((turn, value) in trained and trained[turn, value].predictions is not None for value in values)
     ]
     if len(whole) < 2 or len(values) < 2:
         return None
     stacks = {
-        value: np.stack([one for place in whole if (one := predictions[value][place]) is not None])
+        value: np.stack([one for turn in whole if (one := trained[turn, value].predictions) is not None])
         for value in values
     }
     points = tuple(
-        _point(value, stacks[value], labels, [trained[turns[place], value] for place in whole])
-        for value in values
+        _point(value, stacks[value], labels, [trained[turn, value] for turn in whole]) for value in values
     )
     least = min(points, key=lambda one: one.brier).value
     choice = strengths.choice if strengths.choice in values else None
