@@ -270,7 +270,11 @@ def test_mlflow_follows_replicates_while_they_run_and_the_decision_to_its_end(
     client = MlflowClient(settings.mlflow_uri)
     assert len(client.get_metric_history(found["none 0"].info.run_id, "val_loss")) == 5
     sweep.replicate(records.replicate("c-none", 0))
-    sweep.decide(records.decision(1, t7="chosen", none="tied"))
+    between = records.decision(1, t7="chosen", none="tied")
+    sweep.decide(between.model_copy(update={"end": "stopped"}))
+    follow(follower)
+    assert runs(settings)["decision"].info.status == "RUNNING"
+    sweep.decide(between)
     follow(follower)
     first = runs(settings)
     assert first["decision"].info.status == "FINISHED"

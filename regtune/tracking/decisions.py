@@ -126,8 +126,8 @@ def replicate_contents(facts: StudyFacts, key: ReplicateKey, state: State, recor
     only = "" if key.vary == "both" else f"({key.vary} only) "
     of, study = markdown(printable(candidate)), markdown(printable(facts.name))
     note = (
-        f"Replicate {key.index} of **{of}** of the study **{study}**: the same configuration, trained again "
-        f"{VARIED[key.vary]}. Replicate {key.index} of every other candidate has the same. It is no trial."
+        f"**{of}** of the study **{study}**, trained again {VARIED[key.vary]}, the same in replicate {key.index} of "
+        "every candidate. It is no trial of the search."
     )
     return replace(
         found,
@@ -195,17 +195,18 @@ def _candidates(decision: Decision) -> str:
 
 def _bought(decision: Decision) -> str:
     """What each technique alone changes against no technique; empty where no control has figures."""
-    controls = [one for one in decision.candidates if one.candidate.control and one.bought]
-    figures = [name for name in FIGURES if any(name in one.bought for one in controls)]
-    if not controls:
-        return ""
+    controls = {one.candidate.control: one.bought for one in decision.candidates if one.bought}
+    controls.pop(None, None)
+    figures = [name for name in FIGURES if any(name in bought for bought in controls.values())]
+    head = ("", *(name.replace("_", " ") for name in controls if name))
     rows = [
-        (one.candidate.name, *(signed_text(name, one.bought.get(name)) for name in figures))
-        for one in controls
+        (
+            FIGURES[name].title + (" (points)" if FIGURES[name].share else ""),
+            *(signed_text(name, bought.get(name)) for bought in controls.values()),
+        )
+        for name in figures
     ]
-    units = {name: " (points)" if FIGURES[name].share else "" for name in figures}
-    head = ("control", *(FIGURES[name].title + units[name] for name in figures))
-    return f"**What each technique bought**, against no technique:\n\n{_table(head, rows)}"
+    return f"**What each technique bought**, against no technique:\n\n{_table(head, rows)}" if rows else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

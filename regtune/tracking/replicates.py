@@ -80,7 +80,7 @@ class Replicates:
                 self.started_ms = min(record.started_ms, self.started_ms or record.started_ms)
                 if record.end_reason is None:
                     self.open.add(key)
-                else:
+                elif record.end_reason != "worker_died":  # which may have another attempt
                     span = _moment(record.started_ms), _moment(record.ended_ms or record.started_ms)
                     self._ended[replicate.attribute] = span
         return begun

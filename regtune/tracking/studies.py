@@ -294,14 +294,14 @@ class StudyTrials:
 
     @property
     def _deciding(self) -> DecisionFacts | None:
-        """How the decision stands: at its end as soon as no replicate is open, for there is one then."""
+        """How the decision stands; one that was stopped may be one that goes on."""
         decision, seen = self._decision, self._replicates
         if decision is None and seen.started_ms is None:
             return None
-        over = decision is not None and not seen.open
+        over = decision is not None and decision.end != "stopped" and not seen.open
         if not over and not self.at_rest:
             return DecisionFacts("RUNNING", decision, seen.started_ms)
-        state: ParentState = "FINISHED" if over and decision and decision.end != "stopped" else "KILLED"
+        state: ParentState = "FINISHED" if over else "KILLED"
         return DecisionFacts(state, decision, seen.started_ms, seen.ended, seen.ended_ms)
 
     @cached_property

@@ -72,10 +72,11 @@ def study_note(facts: StudyFacts, state: ParentState, winner: int | None, best: 
         said = ", ".join(
             f"{name.removeprefix('best/')} {_figure(name, value)}" for name, value in figures.items()
         )
-        label = "Best trial" if state == "FINISHED" else "Best so far"
-        label = f"{label}: #{winner:03d}" if again is None else "Trained:"
+        who = "Best trial" if state == "FINISHED" else "Best so far"
+        who = "Best single run" if facts.decision is not None else who
+        who = f"{who}: #{winner:03d}" if again is None else "Trained:"
         mix = markdown(best.tags.get(names.MIX, ""))
-        paragraphs.append(f"**{label} {mix}** with {said}. The metrics of this page are that trial's.")
+        paragraphs.append(f"**{who} {mix}** with {said}. The metrics of this page are that trial's.")
     if again is None:
         stands = {
             "RUNNING": "is running",
