@@ -40,6 +40,7 @@ SWEEP: dict[str, Any] = {
     "model": {"hidden": [16]},
     "training": {"batch_size": 256, "max_epochs": 2},
     "early_stopping": {"patience": 2},
+    "decide": False,
     "parameters": {
         "dropout": {"min": 0.0, "max": 0.6},
         "l2": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-3, "optional": True},

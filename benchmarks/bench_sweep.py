@@ -79,7 +79,7 @@ def board_text(settings: Settings) -> str:
 def measure(settings: Settings, trials: int, workers: int, notebook_trials: int) -> dict[str, Any]:
     """Both ways, one after the other."""
     load_before = os.getloadavg()[0]
-    spec = SweepSpec.load(SWEEP, [f"run_cap={trials}"])
+    spec = SweepSpec.load(SWEEP, [f"run_cap={trials}", "decide=false"])
     coordinator, children = time.process_time(), children_cpu()
     outcome = run_sweep(spec, settings=settings, workers=workers)
     coordinator, children = time.process_time() - coordinator, children_cpu() - children

@@ -116,7 +116,13 @@ def sweep_once(way: str, executor: LocalExecutor, dataset: str, trials: int) -> 
     """One sweep in an empty folder: its seconds and epochs, and the CPU seconds of what tracks it."""
     spec = SweepSpec.load(
         SWEEP,
-        ["method=random", "early_terminate={type: none}", f"run_cap={trials}", f"dataset={dataset}"],
+        [
+            "method=random",
+            "early_terminate={type: none}",
+            "decide=false",
+            f"run_cap={trials}",
+            f"dataset={dataset}",
+        ],
     )
     Metered.cpu_seconds = Metered.started_seconds = 0.0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -45,6 +45,7 @@ SWEEP: dict[str, Any] = {
         "l2": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3, "optional": True},
     },
     "controls": False,
+    "decide": False,
     "keep_models": 2,
 }
 _numbers = itertools.count(1)

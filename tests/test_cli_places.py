@@ -99,7 +99,7 @@ def test_too_many_failures_are_answered_with_the_whole_command(monkeypatch: Patc
     def fail(*_: Any, **__: Any) -> None:
         raise TooManyFailures(f"7 trials failed; resume with: {COMMAND.get()} --set max_failures=14")
 
-    monkeypatch.setattr("regtune.sweep.run_sweep", fail)
+    monkeypatch.setattr("regtune.evidence.run.run_sweep", fail)
     errors = run_here(capsys, "sweep", "quick.yaml", "--fresh", "--set", "run_cap=3", "--home", "a b")[2]
     again = "regtune sweep quick.yaml --set run_cap=3 --home 'a b'"
     assert errors == f"error: 7 trials failed; resume with: {again} --set max_failures=14\n"

@@ -343,7 +343,7 @@ def test_a_study_without_a_complete_trial_is_not_decided(executor: dict[str, Any
 
 def test_one_candidate_and_no_candidate_are_nothing_to_compare_and_nothing_is_trained() -> None:
     executor = MadeUp(dropout_helps)
-    decision = swept(executor, controls=False, run_cap=1).decision
+    decision = swept(executor, controls=False, run_cap=1, decide=True).decision
     assert decision is not None
     assert (decision.end, decision.chosen, len(executor.submitted)) == ("one_candidate", "t0", 1)
     assert sentence(decision).endswith("is the only candidate.")
@@ -525,5 +525,5 @@ def test_a_sweep_that_shall_not_decide_or_was_stopped_does_not() -> None:
     stop = threading.Event()
     assert swept(decide=False).decision is None
     watching = Watching(lambda progress: progress.complete == 3 and stop.set())
-    assert swept(observer=watching, stop=stop, fresh=True).decision is None
+    assert swept(observer=watching, stop=stop, fresh=True, decide=True).decision is None
     assert replicates() == []

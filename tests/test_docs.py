@@ -154,7 +154,7 @@ def test_the_python_example_runs() -> None:
         ("build_model", "training"),
         ("load_data", "data"),
         ("open_study", "evidence"),
-        ("run_sweep", "sweep"),
+        ("run_sweep", "evidence"),
         ("train", "training"),
     ],
 )

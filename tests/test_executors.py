@@ -216,6 +216,7 @@ def test_a_worker_s_last_words_are_said(
     dying.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(dying))
     said = f"die before they are ready: worker 0 ended with {how}: libgomp.so.1: no such file"
-    with closing(LocalExecutor(1)) as executor, pytest.raises(WorkerError, match=said):
+    with closing(LocalExecutor(1)) as executor:
         executor.submit(task(tmp_path))
-        collect(executor, WorkerReady)  # at the second that dies before it is ready
+        with pytest.raises(WorkerError, match=said):
+            collect(executor, WorkerReady)  # at the second that dies before it is ready

@@ -45,7 +45,7 @@ def sweep(
         _show_plan(spec, settings, fresh=fresh)
         return
     from regtune.cli.views.drawing import choose
-    from regtune.sweep import run_sweep
+    from regtune.evidence.run import run_sweep
 
     asked = threading.Event()
     try:

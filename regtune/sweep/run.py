@@ -40,42 +40,10 @@ def run_sweep(
     tracker: MakeTracker = Tracker,
     at_end: AtEnd | None = None,
 ) -> SweepOutcome:
-    """Start or resume the study of a sweep file and run it until its budget is used.
+    """Start or resume the study of a sweep file and run it until its budget is used: the search alone.
 
-    This is the search alone; `regtune.evidence.run_sweep` ends it in a decision.
-
-    Args:
-        spec: The path of a sweep file, a `SweepSpec`, or a sweep file's keys and values.
-        settings: Where databases, artifacts and data sets are; by default read from the environment.
-        workers: Number of worker processes; by default `REGTUNE_WORKERS`, else one per core.
-        observer: An object with the three methods of `regtune.study.progress.Observer`, called from this thread.
-        fresh: Set an earlier study of the same name aside and start anew.
-        from_study: Name of a study whose best configurations are tried first.
-        stop: Once set, every running trial ends with its epoch and goes back into the queue.
-        executor: Where trials train; by default `workers` processes that end with the sweep. One that is given is left
-            running, unless the sweep breaks off.
-        tracker: Makes what keeps MLflow up to date; called with the settings, the study's name and that of a study set
-            aside for it.
-        at_end: Called once the budget is used and nobody has stopped the sweep; what it returns is
-            `outcome.decision`.
-
-    Returns:
-        How the sweep ended; `outcome.best` has the best trial's number, value, parameters and configuration.
-
-    Raises:
-        SpecError: The sweep file is not valid.
-        SettingsError: A setting or `workers` is not valid.
-        StudyBusy: Another process runs the study.
-        SpecChanged: The study exists with another sweep file.
-        DataError: The data set is missing or damaged.
-        StorageError: A database cannot be opened, read or written.
-        TrackingError: MLflow's store cannot be used.
-        WorkerError: Workers cannot be started.
-        TooManyFailures: More trials failed than `max_failures` allows.
-
-    Example:
-        >>> outcome = run_sweep("sweeps/quickstart.yaml", workers=2)
-        >>> result = train(outcome.best.config)
+    `regtune.evidence.run.run_sweep` ends it in a decision, and describes the other arguments and the errors. at_end:
+    called once the budget is used, unless a person stopped the sweep; what it returns is `outcome.decision`.
     """
     spec, settings = SweepSpec.of(spec), settings or load_settings()
     earlier = _earlier(settings, from_study)
