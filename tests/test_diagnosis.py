@@ -115,6 +115,40 @@ def test_without_replicates_or_trials_enough_nothing_is_claimed() -> None:
     assert [(one.effect, one.importance, one.points) for one in few] == [("not_measured", None, ())] * 3
 
 
+def test_words_switches_layers_and_whole_numbers_have_effects_too() -> None:
+    space = Space(
+        spec_of(
+            {
+                "fused": {"values": [True, False]},
+                "batch_size": {"values": [32, 64]},
+                "dropout": {"min": 0.0, "max": 0.5, "per_layer": True, "when": {"fused": [True]}},
+                "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 5e-4},
+                "patience": {
+                    "min": 1,
+                    "max": 9,
+                },  # a condition leaves the layers of dropout out of every second trial
+            }
+        )
+    )
+    random, rows = np.random.default_rng(1), []
+    for number in range(80):
+        fused = bool(random.integers(2))
+        parameters = {
+            **{"fused": fused, "batch_size": int(random.choice([32, 64]))},
+            **{f"dropout.{layer}": float(random.uniform(0, 0.5)) * fused for layer in (1, 2)},
+            **{"learning_rate": float(random.uniform(1e-4, 5e-4)), "patience": int(random.integers(1, 10))},
+        }
+        found = TrialRecord(uid=f"study-{number}", config=TrialConfig(), parameters=parameters)
+        value = 0.2 + 0.1 * parameters["dropout.2"] + float(random.normal(0, NOISE))
+        rows.append(Row(number, "COMPLETE", value, found))
+    made = effects(space, rows, "minimize", NOISE)
+    assert {one.name for one in made if one.effect == "matters"} == {
+        "fused",
+        "dropout.2",
+    }  # one lets the other
+    assert {point.value for one in made if one.name == "fused" for point in one.points} == {"True", "False"}
+
+
 def test_noise_is_what_candidate_and_replicate_do_not_explain() -> None:
     random = np.random.default_rng(3)
     values = random.normal(size=(3, 1)) + random.normal(size=(1, 5)) + random.normal(0, 0.1, size=(3, 5))

@@ -287,10 +287,10 @@ class _Findings:
             rounds = curve.points[0].trainings if curve else 0
             share = WHOLE.strengths / len(strengths.values)
             minutes = (WHOLE.rounds * a_round * share + 2 * WHOLE.seeds * a_training) / self._workers / 60
+            part = f"all {every:,}" if images == every else f"{images:,} of {every:,}"
             self._notes.append(
-                f"--quick: {rounds} trainings at each of {len(strengths.values)} strengths, on {images:,} of "
-                f"{every:,} images; {WHOLE.rounds} trainings at each of {WHOLE.strengths} on all of them, "
-                f"about {max(1, round(minutes))} min: {command}"
+                f"--quick: {rounds} trainings at each of {len(strengths.values)} strengths, on {part} images; "
+                f"{WHOLE.rounds} at each of {WHOLE.strengths} on all take about {max(1, round(minutes))} min: {command}"
             )
 
     def _along(self, along: str | None) -> tuple[Along, str]:

@@ -6,7 +6,7 @@ Both rest on the complete trials alone, and say nothing about cause: a search tr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,8 +97,9 @@ def replicate_noise(replicates: Sequence[Replicate], metric: str) -> float | Non
 
 
 def _indicators(labels: Sequence[Any]) -> Floats:
-    """One column of 0 and 1 for each label."""
-    return np.array([[float(label == one) for one in dict.fromkeys(labels)] for label in labels])
+    """One column of 0 and 1 for each label; None is none."""
+    columns = [one for one in dict.fromkeys(labels) if one is not None]
+    return np.array([[float(label == one) for one in columns] for label in labels])
 
 
 def importances(columns: Sequence[Column], rows: Sequence[Row], goal: Goal) -> dict[str, Interval]:
@@ -111,7 +112,7 @@ def importances(columns: Sequence[Column], rows: Sequence[Row], goal: Goal) -> d
     if len({row.value for row in rows}) == 1:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    axes = {column.name: _axis(column) for column in columns}
+    axes = {column.name: _axis(column, [row.parameters[column.name] for row in rows]) for column in columns}
     distributions = {name: axis[0] for name, axis in axes.items()}
     trials = [
         create_trial(
@@ -142,18 +143,24 @@ def _shares(trials: Sequence[FrozenTrial], goal: Goal) -> dict[str, float]:
     }
 
 
-def _axis(column: Column) -> tuple[BaseDistribution, Any]:
+def _axis(column: Column, values: Sequence[Any]) -> tuple[BaseDistribution, Callable[[Any], Any]]:
     """The distribution of what a column shows, off among it, and how a shown value is written there."""
     parameter = column.parameter
     if not isinstance(parameter, Range):
-        return CategoricalDistribution(tuple(column.choices or ())), lambda value: value
-    if not parameter.log:
-        low = min(0.0, float(parameter.min)) if column.optional else float(parameter.min)
-        low = min(low, float(column.base)) if column.when else low
-        return FloatDistribution(low, float(parameter.max)), float
-    low, high = math.log10(parameter.min), math.log10(parameter.max)
-    below = low - (high - low) / 4
-    return FloatDistribution(below, high), lambda value: math.log10(value) if value > 0 else below
+        choices = tuple(dict.fromkeys((*(column.choices or ()), *values)))
+        return CategoricalDistribution(choices), lambda value: value
+    ends = [float(parameter.min), float(parameter.max)]
+    if parameter.log:
+        ends = [math.log10(end) for end in ends]
+    below = ends[0] - (ends[1] - ends[0]) / 4
+
+    def write(value: float) -> float:
+        if not parameter.log:
+            return float(value)
+        return math.log10(value) if value > 0 else below
+
+    ends += map(write, values)
+    return FloatDistribution(min(ends), max(ends)), write
 
 
 @dataclass(frozen=True)
@@ -169,35 +176,42 @@ def curves_of(columns: Sequence[Column], rows: Sequence[Row], noise: float | Non
 
     The bins' effects add up (a main-effects layout), fitted by Huber's M-estimator (Huber 1981), which a few trials far
     off do not move. Two bins differ by chance up to a t interval at 5 % over all pairs of bins and all parameters
-    (Bonferroni); one trial's noise is that of the fit, and never less than that of a replicate.
+    (Bonferroni); one trial's noise is that of the fit, and never less than that of a replicate. Trials in which a
+    condition leaves a parameter out say nothing of it. Empty where the trials are too few or too alike.
     """
     from scipy.special import stdtrit
 
     values = np.array([row.value for row in rows], dtype=float)
-    labels: dict[str, list[Value]] = {}
+    labels: dict[str, list[Value | None]] = {}
     size = 0
     for most in range(MOST_BINS, 1, -1):
         labels = {column.name: _bins(column, rows, most) for column in columns}
-        labels = {name: bins for name, bins in labels.items() if len(set(bins)) > 1}
-        size = 1 + sum(len(set(bins)) - 1 for bins in labels.values())
+        labels = {name: bins for name, bins in labels.items() if len({*bins} - {None}) > 1}
+        size = 1 + sum(len({*bins} - {None}) - 1 for bins in labels.values())
         if len(values) >= 2 * size:
             break
     free = len(values) - size
     if not labels or free < 3:
         return {}
     blocks = {name: _indicators(bins)[:, 1:] for name, bins in labels.items()}
-    design = np.hstack([np.ones((len(values), 1)), *blocks.values()])
+    applying = {name: np.array([label is not None for label in labels[name]]) for name in blocks}
+    centred = [
+        block - np.outer(applying[name], block[applying[name]].mean(axis=0)) for name, block in blocks.items()
+    ]
+    design = np.hstack([np.ones((len(values), 1)), *centred])
+    if np.linalg.matrix_rank(design) < size:
+        return {}
     fitted, scale = _fit(design, values)
     deviation = max(scale, noise or 0.0)
-    covariance = np.linalg.pinv(design.T @ design) * deviation**2
+    covariance = np.linalg.inv(design.T @ design) * deviation**2
     found, start = {}, 1
     for name, block in blocks.items():
         own = slice(start, start := start + block.shape[1])
         effects = np.concatenate([[0.0], fitted[own]])
-        level = float(np.mean(values - block @ fitted[own]))
-        order = list(dict.fromkeys(labels[name]))
+        level = float(np.mean((design @ fitted - block @ fitted[own])[applying[name]]))
+        order = [label for label in dict.fromkeys(labels[name]) if label is not None]
         points = [
-            MetricPoint(value=label, count=labels[name].count(label), metric=level + float(effect))
+            MetricPoint(value=_plain(label), count=labels[name].count(label), metric=level + float(effect))
             for label, effect in zip(order, effects, strict=True)
         ]
         between = np.zeros(block.shape[1] + 1)
@@ -217,16 +231,19 @@ def _fit(design: Floats, values: Floats) -> tuple[Floats, float]:
     from statsmodels.robust.robust_linear_model import RLM
 
     result = RLM(values, design).fit()
-    free = len(values) - int(np.linalg.matrix_rank(design))
+    free = len(values) - design.shape[1]
     return np.asarray(result.params), float(result.scale) * math.sqrt(len(values) / free)
 
 
-def _bins(column: Column, rows: Sequence[Row], most: int) -> list[Value]:
-    """The bin of each row, by the value of its middle trial; a word, a value of few, and off are bins of their own."""
-    values = [row.parameters[column.name] for row in rows]
+def _bins(column: Column, rows: Sequence[Row], most: int) -> list[Value | None]:
+    """The bin of each row, by the value of its middle trial, None where a condition leaves the parameter out.
+
+    A word, one of few values, and off are bins of their own.
+    """
+    values = [row.parameters[column.name] if column.active(row.parameters) else None for row in rows]
     if not isinstance(column.parameter, Range):
         return values
-    on = sorted(float(value) for value in values if not column.is_off(value))
+    on = sorted(float(value) for value in values if value is not None and not column.is_off(value))
     bins = min(most, max(1, len(on) // FEWEST_IN_BIN))
     if len(set(on)) <= bins:
         return values
@@ -234,18 +251,24 @@ def _bins(column: Column, rows: Sequence[Row], most: int) -> list[Value]:
     middles = [float(part[len(part) // 2]) for part in parts]
     ends = np.array([part[-1] for part in parts])
 
-    def bin_of(value: Value) -> Value:
-        return value if column.is_off(value) else middles[int(np.searchsorted(ends, float(value)))]
+    def bin_of(value: Value | None) -> Value | None:
+        if value is None or column.is_off(value):
+            return value
+        return middles[int(np.searchsorted(ends, float(value)))]
 
     return [bin_of(value) for value in values]
 
 
+def _plain(value: Value) -> float | str:
+    return str(value) if isinstance(value, bool | str) else float(value)
+
+
 def _in_order(column: Column, points: Sequence[MetricPoint]) -> list[MetricPoint]:
     """In the order of the values, words as the sweep file has them."""
-    choices = list(column.choices or ())
-    if isinstance(column.parameter, Range) or not any(isinstance(one.value, str) for one in points):
-        return sorted(points, key=lambda one: float(one.value))
-    return sorted(points, key=lambda one: choices.index(one.value))
+    words = [str(choice) for choice in column.choices or ()]
+    if any(isinstance(one.value, str) for one in points):
+        return sorted(points, key=lambda one: words.index(str(one.value)))
+    return sorted(points, key=lambda one: float(one.value))
 
 
 def _effect(column: Column, interval: Interval | None, **facts: Any) -> ParameterEffect:
@@ -259,7 +282,7 @@ def _with_curve(
     column: Column, interval: Interval | None, curve: Curve | None, goal: Goal, noise: float | None
 ) -> ParameterEffect:
     if curve is None:
-        return _effect(column, interval, reading="too few complete trials for its curve")
+        return _effect(column, interval, reading="the trials are too few, or too alike, for its curve")
     sign = -1 if goal == "maximize" else 1
     ordered = sorted(curve.points, key=lambda one: sign * one.metric)
     best, worst = ordered[0], ordered[-1]

@@ -16,7 +16,7 @@ L2 = "An L2 penalty keeps weights small."
 DROPOUT = "Dropout is noise that keeps a network from memorizing: the gap narrows."
 BATCHNORM = "Batch norm's noise regularizes as well: the gap narrows."
 STOPPING = "Early stopping ends training before the network memorizes."
-GAP = "Regularization closes the gap between training and validation."
+GAP = "Regularization narrows the gap between training and validation."
 
 
 def sentences(
@@ -25,7 +25,7 @@ def sentences(
     """Every sentence, in this order. curve: of bias and variance, for the figures that it adds."""
     judge = _Judge(study, decision)
     chosen = decision.judged(decision.chosen) if decision else None
-    closing = chosen if chosen and chosen.candidate.mix != "none" else None
+    closing = chosen if chosen and chosen.candidate.control != "none" else None
     return (
         judge.sentence(L1, {"l1": ("prunable", +1)}, also="sparsity"),
         judge.sentence(L2, {"l2": ("l2_norm", -1)}),

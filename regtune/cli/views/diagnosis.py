@@ -25,6 +25,7 @@ from regtune.evidence.diagnosis import (
     Holds,
     ParameterEffect,
 )
+from regtune.study.decision_text import NO_TECHNIQUE
 
 STEP = 10
 """Columns between two ticks of a chart: its points stand on them."""
@@ -58,8 +59,9 @@ class Line:
 def diagnosis_view(diagnosis: Diagnosis, width: int) -> RenderableType:
     """Draw a diagnosis in at most `width` columns."""
     subject, parts = diagnosis.subject, list[RenderableType]()
-    head = Text.assemble((f"{printable(subject.name)}: {subject.mix}", "bold"), f"\n{subject.why}")
-    parts += [head]
+    mix = NO_TECHNIQUE if subject.mix == "none" else subject.mix
+    named = subject.name if subject.mix == "none" and "control" in subject.name else f"{subject.name}: {mix}"
+    parts += [Text.assemble((printable(named), "bold"), f"\n{printable(subject.why)}")]
     for name, title in TITLES.items():
         drawn = list(_part(diagnosis, name, width))
         if not drawn and name in diagnosis.missing:
