@@ -1,7 +1,7 @@
 """Charts of the report: what Plotly draws, the same as a table, and where the figures are from.
 
 Colours are names of the page's style sheet: `@ink`, `@blue/20` (20 percent of it). The page's script replaces them, so
-that a chart follows the theme. `narrow` is merged into the layout where the chart has less than 600 pixels.
+that a chart follows the theme. `narrow` is merged into the layout where the chart has less than 720 pixels.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def axis(title: str = "", **more: Any) -> Json:
         "gridcolor": "@grid",
         "zeroline": False,
         "fixedrange": True,
-        "automargin": True,
         **more,
     }
 
@@ -102,7 +101,7 @@ def layout(height: int, x: Json, y: Json, caption: str = "", **more: Any) -> Jso
         notes.append(note(caption, x=0, y=1, xref="paper", yref="paper", xanchor="left", yshift=16))
     return {
         "height": height,
-        "margin": {"l": 4, "r": 14, "t": 34 if caption else 12, "b": 40},
+        "margin": {"l": 4, "r": 14, "t": 34 if caption else 12, "b": 48},
         "font": {"color": "@ink", "size": 13},
         "paper_bgcolor": "@clear",
         "plot_bgcolor": "@clear",
@@ -114,7 +113,7 @@ def layout(height: int, x: Json, y: Json, caption: str = "", **more: Any) -> Jso
         "showlegend": False,
         "dragmode": False,
         "xaxis": x,
-        "yaxis": y,
+        "yaxis": {"automargin": True, **y},
         "annotations": notes,
         **more,
     }
@@ -125,11 +124,11 @@ def note(text: str, **more: Any) -> Json:
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": "@muted"}, **more}
 
 
-def vertical(at: float, text: str, *, log: bool = False, color: str = "@ink") -> tuple[Json, Json]:
-    """A vertical line and its label at the top. log: whether the axis is logarithmic."""
+def vertical(at: float, text: str, color: str, anchor: str = "center") -> tuple[Json, Json]:
+    """A vertical line and its label at the top. anchor: which end of the label stands at the line."""
     line = {"color": color, "width": 1.5, "dash": "dot"}
     shape = {"type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
-    where = {"x": math.log10(at) if log else at, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom"}
+    where = {"x": at, "xref": "x", "xanchor": anchor, "y": 1, "yref": "paper", "yanchor": "bottom"}
     return shape, note(text, **where, font={"size": 12, "color": color})
 
 
@@ -182,7 +181,9 @@ def rows_axis(names: Sequence[str], **more: Any) -> Json:
         "ticktext": [*names],
         "tickfont": {"size": 13, "color": "@ink"},
     }
-    return axis(**{**shown, "range": [len(names) - 0.4, -0.6], "showgrid": False, **more})
+    return axis(
+        **{**shown, "range": [len(names) - 0.4, -0.6], "showgrid": False, "ticklabelstandoff": 6, **more}
+    )
 
 
 def zero_line(**more: Any) -> Json:
@@ -196,6 +197,7 @@ def zero_line(**more: Any) -> Json:
         "y0": 0,
         "y1": 1,
         "line": line,
+        "layer": "below",
         **more,
     }
 

@@ -84,8 +84,9 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
                 font={"size": 12.5, "color": "@ink"},
             )
         )
-        over = f"<b>{plain(name)}</b>  {plain(mix)}"
-        narrow.append(note(over, **at, x=0, yshift=17, font={"size": 11.5, "color": "@ink"}))
+        over = f"<b>{plain(name)}</b>, {one.standing}<br>{plain(mix)}"
+        style = {"font": {"size": 11.5, "color": "@ink"}, "bgcolor": "@surface", "borderpad": 1}
+        narrow.append(note(over, **at, x=0, yshift=23, **style))
     better = "higher" if decision.goal == "maximize" else "lower"
     what = f"{title_of(metric)}{f', {unit}' if unit else ''}"
     title = (
@@ -118,8 +119,9 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
             margin={"l": min(380, names_width + 24), "r": 176, "t": 30, "b": 52},
         ),
         narrow={
-            "height": 56 * high + 84,
-            "margin": {"l": 6, "r": 6, "t": 30, "b": 52},
+            "height": 66 * high + 84,
+            "margin": {"l": 6, "r": 6, "t": 34, "b": 52},
+            "yaxis": {"range": [high - 0.5, -0.8]},
             "annotations": [*heads, *narrow],
             "xaxis": {
                 "title": {"text": f"difference to no technique, {better} is better" if paired else what}
@@ -180,7 +182,7 @@ def bought_charts(decision: Decision) -> Iterator[Chart]:
                 axis(range=[-reach, reach], nticks=4, tickangle=0, automargin=False),
                 rows_axis(names, automargin=False),
                 shapes=[zero_line()],
-                margin={"l": 122, "r": 8, "t": 6, "b": 30},
+                margin={"l": 132, "r": 8, "t": 6, "b": 30},
             ),
             small=True,
             table="bought-table",
@@ -224,7 +226,7 @@ def curve_charts(export: Export) -> Iterator[Chart]:
     both = [(name, one) for name, one in named if one.means.get("cross_entropy")]
     every = [value for _, one in both for part in one.means for value in _loss(one, part) if value > 0]
     for name, curve in both:
-        yield _apart(name, curve, every)
+        yield _apart(name, curve, every, replicated)
 
 
 def _role(decision: Decision, one: Judged) -> str:
@@ -324,7 +326,7 @@ def _loss(one: MeanCurve, part: str) -> list[float]:
     return one.means.get(part, []) if part in ("cross_entropy", "val_cross_entropy") else []
 
 
-def _apart(name: str, one: MeanCurve, every: Sequence[float]) -> Chart:
+def _apart(name: str, one: MeanCurve, every: Sequence[float], replicated: bool) -> Chart:
     """Training and validation of one candidate; the area between them is the gap."""
     parts = {"training": ("cross_entropy", "@teal"), "validation": ("val_cross_entropy", "@blue")}
     data = list[Json]()
@@ -366,7 +368,7 @@ def _apart(name: str, one: MeanCurve, every: Sequence[float]) -> Chart:
             ],
         ),
         small=True,
-        source="curves",
+        source="curves" if replicated else "trials[].curves",
     )
 
 

@@ -75,17 +75,24 @@ def bias_variance_charts(found: BiasVariance) -> Iterator[Chart]:
                     **({"error_y": _bars([percent * (one or 0) for one in errors])} if any(errors) else {}),
                 }
             )
-        marks = [vertical(places.at(minimum), "least loss", color="@green")]
-        if found.choice is not None and found.choice in places.positions and found.choice != minimum:
-            marks.append(vertical(places.at(found.choice), "choice", color="@purple"))
-        elif found.choice == minimum:
-            marks = [vertical(places.at(minimum), "least loss and choice", color="@green")]
+        marks = [vertical(places.at(minimum), "least loss", "@green")]
+        if found.choice == minimum:
+            marks = [vertical(places.at(minimum), "least loss and choice", "@green")]
+        elif found.choice in places.positions:
+            right = places.at(found.choice) > places.at(minimum)
+            marks = [
+                vertical(places.at(minimum), "least loss ", "@green", "right" if right else "left"),
+                vertical(places.at(found.choice), " choice ", "@purple", "left" if right else "right"),
+            ]
         span = (max(places.positions.values()) - min(places.positions.values())) or 1
         reach = [min(places.positions.values()) - 0.04 * span, max(places.positions.values()) + 0.04 * span]
         yield Chart(
             key=f"bias-{names[0]}",
             title=f"{title} along {found.along}",
-            says=f"Means over trainings on bootstrap samples of the images ({source}); bars are standard errors.",
+            says=(
+                f"Means over trainings on bootstrap samples of the images ({source})"
+                f"{', in percent' if percent == 100 else ''}; bars are standard errors."
+            ),
             data=data,
             layout=layout(
                 340,
@@ -97,7 +104,6 @@ def bias_variance_charts(found: BiasVariance) -> Iterator[Chart]:
                     showgrid=False,
                 ),
                 axis(rangemode="tozero"),
-                f"{title}{', %' if percent == 100 else ''}",
                 showlegend=True,
                 hovermode="x unified",
                 shapes=[shape for shape, _ in marks],

@@ -129,7 +129,7 @@ def page_of_two(one: Export, other: Export) -> str:
             for export in both
         ],
         warnings=[*_unlike(one, other)],
-        compared=Table(("", *names), [*_side_by_side(both)]),
+        compared=Table(("fact", *names), [*_side_by_side(both)]),
         differences=Table(("setting", *names), rows),
         sources=_sources(shown, {export.study.name: _commands(export) for export in both}),
     )

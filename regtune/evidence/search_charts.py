@@ -42,7 +42,7 @@ def parallel_chart(export: Export) -> Chart | None:
     pad = 0.03 * (high - low) or 0.01
     dimensions.append(
         {
-            "label": title_of(metric) + (", %" if shown == 100 else ""),
+            "label": title_of(metric).replace(" ", "<br>") + (", %" if shown == 100 else ""),
             "values": values,
             "range": [low - pad, high + pad],
             "tickformat": ".4~g",
@@ -193,7 +193,7 @@ def pruning_chart(export: Export) -> Chart | None:
     if not pruned:
         return None
     data = list[Json]()
-    for state, color, width in (("COMPLETE", "@faint/45", 1), ("PRUNED", "@orange/60", 1.25)):
+    for state, color, width in (("COMPLETE", "@faint/60", 1), ("PRUNED", "@orange/60", 1.25)):
         x, y = list[int | None](), list[float | None]()
         for one in curves[state]:
             curve = one.curves[metric]
@@ -281,8 +281,9 @@ def cost_chart(export: Export) -> Chart | None:
             rows_axis([one.what for one in costs]),
             margin={"l": 4, "r": 10, "t": 6, "b": 12},
         ),
+        narrow={"xaxis": {"range": [0, most * 2.4]}},
         table=Table(
-            ("", "trainings", "epochs", "seconds"),
+            ("for", "trainings", "epochs", "seconds"),
             [(one.what, f"{one.trainings:,}", f"{one.epochs:,}", f"{one.seconds:,.1f}") for one in costs],
         ),
         source="costs",

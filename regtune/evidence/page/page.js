@@ -4,7 +4,7 @@
   const root = document.documentElement;
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const plots = [...document.querySelectorAll(".plot")];
-  const NARROW = 600;
+  const NARROW = 720;
 
   const color = (name, share) => {
     if (name === "clear") return "rgba(0, 0, 0, 0)";
