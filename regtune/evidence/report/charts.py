@@ -213,16 +213,24 @@ def log_axis(values: Sequence[float], title: str = "", **more: Any) -> Json:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic axis: decades over many, 1-2-5 over some, finer over less than one."""
+    """Ticks of a logarithmic axis: decades over many, 1-2-5 over some, even steps over less than one."""
     span = math.log10(high / low)
-    steps: tuple[float, ...] = (1.0,) if span > 2.4 else (1.0, 2.0, 5.0) if span > 0.7 else ()
-    if not steps:
-        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if span > 0.3 else tuple(1 + n / 5 for n in range(45))
+    if span < 0.7:
+        return even(low, high)
+    steps = (1.0,) if span > 2.4 else (1.0, 2.0, 5.0)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = max(1, math.ceil(len(decades) / 6)) if span > 2.4 else 1
-    found = [float(f"{step * 10.0**decade:.3g}") for decade in decades[::every] for step in steps]
+    found = [float(f"{step * 10.0**decade:.3g}") for decade in decades for step in steps]
     inside = [value for value in found if low * 0.999 <= value <= high * 1.001]
-    return inside[:: max(1, math.ceil(len(inside) / 7))]
+    return inside[:: math.ceil(len(inside) / 7)]
+
+
+def even(low: float, high: float) -> list[float]:
+    """At most seven multiples of 1, 2 or 5 times a power of 10 between two values."""
+    rough = max(high - low, 1e-12) / 5
+    decade = 10 ** math.floor(math.log10(rough))
+    step = next(times * decade for times in (1, 2, 5, 10) if times * decade >= rough * 0.999)
+    places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [float(f"{place * step:.6g}") for place in places]
 
 
 @dataclass(frozen=True)
@@ -252,11 +260,7 @@ def scale(
     outside = [value for value in values if value and (value > 0 or not log)]
     low, high = min([low, *outside]), max([high, *outside])
     if not log:
-        rough = max(high - low, 1e-12) / 5
-        decade = 10 ** math.floor(math.log10(rough))
-        step = next(times * decade for times in (1, 2, 5, 10) if times * decade >= rough * 0.999)
-        first = math.ceil(low / step - 1e-9)
-        shown = [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+        shown = even(low, high)
         return Scale({value: value for value in values}, shown, [f"{n:.6g}" for n in shown], (low, high))
     left = math.log10(low) - 0.14 * max(math.log10(high / low), 1)
     positions = {value: math.log10(value) if value > 0 else left for value in values}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from regtune.evidence.charts import (
+from regtune.evidence.export import Export, ExportedTrial, SearchedParameter
+from regtune.evidence.report.charts import (
     Chart,
     Json,
     Table,
@@ -18,7 +19,6 @@ from regtune.evidence.charts import (
     scale_of,
     title_of,
 )
-from regtune.evidence.export import Export, ExportedTrial, SearchedParameter
 
 TABLE = "all-trials"
 """The anchor of the table with every trial."""
