@@ -1,4 +1,4 @@
-"""Draw the README's pictures of the terminal from a finished study: the live view as it was at one moment, and its end.
+"""Draw the README's pictures of the terminal from a finished study: the live view as it was at one moment, its end, and its decision.
 
     python docs/images/draw_terminal.py STUDY --home mlruns --at 0.6
     chromium --headless --screenshot=terminal.png --window-size=1240,420 docs/images/terminal.svg
@@ -16,8 +16,9 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from regtune.cli.views.decision import decision_view
 from regtune.cli.views.drawing import sweep_view
-from regtune.cli.views.tables import board_table, comparison_text
+from regtune.cli.views.tables import answer_view, board_table, comparison_text
 from regtune.settings import load_settings
 from regtune.storage import open_engine
 from regtune.study.board import compare, read_board, read_top
@@ -89,9 +90,12 @@ def main() -> None:
     progress, done = at_moment(whole.info, whole.rows, given.at)
     recent = done[-3:]
     draw("terminal", 100, given.command, sweep_view(progress, recent, width=100, height=30))
-    found = compare(top)
+    found, decision = compare(top), whole.info.decision
     assert found is not None, "no trial is complete"
-    draw("terminal-board", 110, given.command, board_table(top, 110), "", comparison_text(found))
+    end = answer_view(decision) if decision else comparison_text(found)
+    draw("terminal-board", 110, given.command, board_table(top, 110), "", end)
+    if decision:
+        draw("terminal-decision", 110, f"regtune decide {given.study}", decision_view(decision, 110))
 
 
 if __name__ == "__main__":
