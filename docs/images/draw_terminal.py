@@ -1,4 +1,4 @@
-"""Draw the README's pictures of the terminal from a finished study: the live view as it was at one moment, its end, and its decision.
+"""Draw the README's pictures of the terminal from a finished study: the live view at one moment, end and decision.
 
     python docs/images/draw_terminal.py STUDY --home mlruns --at 0.6
     chromium --headless --screenshot=terminal.png --window-size=1240,420 docs/images/terminal.svg

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study import tables
+from regtune.study.deciding import deciding_of, read_replicates
 from regtune.study.decision_text import sentence
 from regtune.study.progress import Observer, Progress, Row, StudyInfo
 
@@ -194,6 +195,12 @@ def read_ended(engine: Engine, study: str) -> set[int]:
         return set(tables.read_ended(connection, info))
 
 
+def read_ended_replicates(engine: Engine, study: str) -> list[Row]:
+    """Read the replicates that have ended. Raises StudyNotFound, StorageError."""
+    with _reading(engine, study) as (connection, info):
+        return [row for row in read_replicates(connection, info) if row.state != "RUNNING"]
+
+
 def read_rows(engine: Engine, study: str, numbers: Collection[int]) -> list[Row]:
     """Read the rows of these trials, by number. Raises StudyNotFound, StorageError."""
     with _reading(engine, study) as (connection, info):
@@ -225,6 +232,7 @@ def read_progress(engine: Engine, study: str) -> Progress:
     with _reading(engine, study) as (connection, info):
         best = _best(connection, info)
         running = sorted(_rows(connection, info, states=["RUNNING"]), key=lambda row: row.number)
+        replicates = read_replicates(connection, info)
         elapsed = covered(tables.read_spans(connection, info))
         epochs = tables.count_epochs(connection, info)
     return Progress(
@@ -241,7 +249,8 @@ def read_progress(engine: Engine, study: str) -> Progress:
         trial_epochs=epochs,
         beside=info.beside,
         best=best,
-        running=tuple(running),
+        running=(*running, *(row for row in replicates if row.state == "RUNNING")),
+        deciding=deciding_of(info, replicates),
     )
 
 
@@ -253,6 +262,7 @@ def follow(
     wait: called between two readings; when it returns something true, following ends.
     """
     known = read_ended(engine, study)
+    replicated = {row.replicate for row in read_ended_replicates(engine, study)}
     while True:
         goes_on, progress = running(), read_progress(engine, study)
         observer.progress(progress)
@@ -260,6 +270,10 @@ def follow(
         for row in read_rows(engine, study, now - known):
             observer.finished(row, progress)
         known = now
+        for row in read_ended_replicates(engine, study):
+            if row.replicate not in replicated:
+                replicated.add(row.replicate)
+                observer.finished(row, progress)
         if not goes_on or wait():
             return
 
