@@ -119,6 +119,7 @@ def test_a_decision_about_one_candidate_says_so_and_draws_no_axis() -> None:
         (["--practical", "0"], "--practical 0: expected a number above 0"),
         (["--practical", "nan"], "--practical nan: expected a number above 0"),
         (["--vary", "all"], "--vary all: expected both, seed or split"),
+        ([], 'no study "presence"; did you mean "present"?'),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(typed: list[str], expected: str, capsys: Capture) -> None:

@@ -161,6 +161,21 @@ def test_figures_that_differ_are_said_and_are_no_success(home: Path, capsys: Cap
         assert (code, why in said) == (0, True)
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_a_decision_and_keeps_its_replicates(home: Path, capsys: Capture) -> None:
+    decide = ["decide", "tiny", "--top", "1", "--workers", "1", "--home", str(home)]
+    terminal = Terminal(decide, columns=100)
+    terminal.until(re.compile(r"\b[1-9]\d* of \d+ replicates"), 180)
+    terminal.process.sendintr()
+    assert terminal.finish() == 130
+    assert "Resumewith:regtunedecidetiny" in "".join(terminal.everything.split())
+    assert "Traceback" not in terminal.everything
+    code, output, errors = run_here(capsys, *decide, "--budget", "1s", "--json")
+    decided = json.loads(output)
+    assert (code, decided["end"], decided["trainings"] > 0) == (0, "too_few", True)
+    assert errors == f"settle more:  regtune decide tiny --budget 4 --home {home}\n"
+
+
 def test_delete_asks_first_and_gc_removes_what_was_forgotten(home: Path, capsys: Capture) -> None:
     """The last of those that share the study: it takes it away."""
     settings = load_settings()

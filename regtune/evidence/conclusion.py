@@ -27,10 +27,10 @@ from regtune.evidence.statistics import (
     paired,
 )
 from regtune.study.decision import Candidate, Decision, End, Estimate, Judged, Standing, Vary
+from regtune.study.decision_text import PRACTICAL_ACCURACY
 from regtune.study.record import TrialRecord
 
 NONE = "c-none"
-PRACTICAL_ACCURACY = 0.0005
 PRACTICAL_SHARE_OF_LOSS = 0.01
 LEAST_GAIN = 0.07
 """The next look is worth its replicates when it narrows the intervals by this share."""

@@ -14,7 +14,6 @@ from statistics import fmean
 
 from regtune.escaping import shell_word
 from regtune.evidence.conclusion import (
-    PRACTICAL_ACCURACY,
     Conclusion,
     Question,
     conclude,
@@ -24,6 +23,7 @@ from regtune.evidence.conclusion import (
 from regtune.evidence.statistics import LOOKS
 from regtune.executors import Task
 from regtune.study.decision import Candidate, Decision, End, Replicate, replicate_uid
+from regtune.study.decision_text import PRACTICAL_ACCURACY
 from regtune.study.progress import Deciding, Progress, Row
 from regtune.study.record import TrialRecord
 from regtune.study.study import derive_seed, now_ms, record_of

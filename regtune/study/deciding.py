@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from regtune.study import tables
-from regtune.study.decision import replicates_of
+from regtune.study.decision import named, replicates_of
 from regtune.study.progress import Deciding, Row, StudyInfo
 
 FIRST_LOOK = 4  # replicates of each candidate; each look doubles them
@@ -19,7 +19,7 @@ def read_replicates(connection: Connection, info: StudyInfo) -> list[Row]:
     rows = []
     for one in replicates_of(tables.read_replicates(connection, info.id)):
         number = int(one.candidate[1:]) if one.candidate.startswith("t") else -1
-        name = f"trial {number}" if number >= 0 else f"control {one.candidate[2:].replace('_', ' ')}"
+        name = named(one.candidate)
         value = one.record.figure(info.metric) if one.record.kept else None
         state = one.record.end_state or "RUNNING"
         rows.append(Row(number, state, value, one.record.now, replicate=(name, one.index)))

@@ -49,7 +49,14 @@ class Candidate(Frozen):
     @property
     def name(self) -> str:
         """What a person reads: `trial 16` or `control dropout`."""
-        return f"control {self.control.replace('_', ' ')}" if self.control else f"trial {self.trial}"
+        return named(self.key)
+
+
+def named(key: str) -> str:
+    """The name of a candidate by its key: `trial 16`, `control batch norm before`."""
+    if key.startswith("t"):
+        return f"trial {key[1:]}"
+    return f"control {key[2:].replace('_', ' ').replace('batchnorm', 'batch norm')}"
 
 
 class Estimate(Frozen):

@@ -29,6 +29,8 @@ COUNTS = (
     "eleven",
     "twelve",
 )
+PRACTICAL_ACCURACY = 0.0005
+"""Differences of an accuracy below this do not matter, unless a person says otherwise."""
 VARIED: dict[Vary, str] = {
     "both": "with a fresh seed and a fresh split of the images",
     "seed": "with a fresh seed, on the study's own split of the images",
@@ -59,6 +61,12 @@ FIGURES = {
     "prunable": Figure("prunable", 1, share=True),
 }
 """The figures of replicates in the order of every table of them."""
+
+
+def prunable_text(decision: Decision) -> str:
+    """How far accuracy may fall when weights are set to zero: `--practical` of an accuracy, else 0.05 points."""
+    fall = decision.practical if decision.metric.endswith("accuracy") else PRACTICAL_ACCURACY
+    return f"share that can be set to zero before accuracy falls by {100 * fall:.2g} points"
 
 
 def form_of(name: str) -> Figure:
@@ -133,7 +141,7 @@ def optimism_text(decision: Decision) -> str:
     scored = value_text(metric, Estimate(mean=winner.candidate.value))
     again = f"{value_text(metric, winner.estimate)} over {winner.replicates} replicates"
     if decision.optimism.mean > 0:
-        verdict = f"the search flattered it by {amount_text(metric, Estimate(mean=decision.optimism.mean))}"
+        verdict = f"the search flattered it by {amount_text(metric, decision.optimism)}"
     else:
         verdict = "the search did not flatter it"
     return f"The search's own winner, {winner.candidate.name}, has {scored} {metric} there and {again}: {verdict}."
@@ -195,10 +203,12 @@ def _clauses(decision: Decision) -> list[str]:
     if chosen is None:
         return [*clauses, "none of them lies inside the search"]
     inside = " inside the search" if any(not one.candidate.searched for one in tied) else ""
+    it = words(chosen.candidate)
+    named = clauses[0].lower().startswith(it.lower())
     if len(tied) > 1:
-        clauses.append(f"the simplest of them{inside} is chosen")
-    elif not clauses[0].startswith(words(chosen.candidate)):
-        clauses.append(f"{words(chosen.candidate)} is chosen")
+        clauses.append(f"the simplest of them{inside}{'' if named else f', {it},'} is chosen")
+    elif not named:
+        clauses.append(f"{it} is chosen")
     if answer is not None and answer is not chosen and not answer.candidate.searched:
         clauses.append(f"{words(answer.candidate)}, outside the search, is as good and simpler")
     return clauses
@@ -233,11 +243,11 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _numbers(form: Figure, estimate: Estimate, mean: float) -> str:
-    """The mean and the half width, to two significant digits of the latter or the figure's own decimals."""
+    """The mean and the half width, to two digits of the latter, at most one decimal less or more than the figure's."""
     scale, width = 100 if form.share else 1, estimate.half_width
     decimals = form.decimals
     if width is not None and 0 < width < math.inf:
         first = -math.floor(math.log10(width * scale))  # decimal of its first significant digit
-        decimals = max(0, min(max(decimals, first), first + 1))
+        decimals = max(0, decimals - 1, min(max(decimals, first), first + 1))
     text = f"{mean * scale:.{decimals}f}"
     return text if width is None else f"{text} ± {width * scale:.{decimals}f}"

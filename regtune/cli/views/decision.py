@@ -20,6 +20,7 @@ from regtune.study.decision_text import (
     end_text,
     form_of,
     optimism_text,
+    prunable_text,
     sentence,
     signed_text,
     value_text,
@@ -28,7 +29,6 @@ from regtune.study.decision_text import (
 STYLES: Mapping[Standing, str] = {"chosen": "bold green", "tied": "", "beaten": "dim", "diverged": "red"}
 WIDEST_PLOT = 72
 SMALL = "small weights: share of the hidden weights below 0.001"
-PRUNABLE = "prunable: share that can be set to zero before accuracy falls by what does not matter"
 L1 = "Under Adam an L1 penalty makes weights small, not zero."
 
 
@@ -156,7 +156,7 @@ def _bought(decision: Decision, width: int) -> list[RenderableType]:
             drawn.add_row(*(row[place] for place in places))
         parts += [drawn, Text()]
     notes = [SMALL] if "sparsity" in names else []
-    notes += [PRUNABLE] if "prunable" in names else []
+    notes += [f"prunable: {prunable_text(decision)}"] if "prunable" in names else []
     notes += [L1] if any(one.candidate.control == "l1" for one in controls) else []
     return [*parts[:-1], *(Text(note, style="dim") for note in notes)]
 

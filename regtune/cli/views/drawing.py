@@ -286,7 +286,7 @@ class LineDisplay:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._begun = False
-        self._said = ""
+        self._looked: tuple[object, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -297,9 +297,11 @@ class LineDisplay:
         if progress.starting and not self._begun:
             self.note(starting(progress))
         self._begun = True
-        if progress.deciding and (said := open_text(progress.deciding)) != self._said:
-            self._said = said
-            self.note(said)
+        if deciding := progress.deciding:
+            looked = deciding.look, deciding.best, deciding.open if deciding.best else ()
+            if looked != self._looked:
+                self._looked = looked
+                self.note(open_text(deciding))
 
     def finished(self, trial: Row, progress: Progress) -> None:
         if progress.deciding:
