@@ -191,11 +191,11 @@ class Sweep:
 
     def until_finished(self, count: int) -> None:
         ends = "trials.state IN ('COMPLETE', 'PRUNED', 'FAIL')"
-        self.until(lambda: self._count("trials", ends) >= count, f"{count} trials")
+        self.until(lambda: self.count("trials", ends) >= count, f"{count} trials")
 
     def until_running(self) -> None:
         running = "trials.state = 'RUNNING'"
-        self.until(lambda: self._count("trials", running) > 0 and bool(self.workers), "a running trial")
+        self.until(lambda: self.count("trials", running) > 0 and bool(self.workers), "a running trial")
 
     def until_in_mlflow(self) -> None:
         """Wait until the first run is in MLflow's SQLite database."""
@@ -210,9 +210,9 @@ class Sweep:
 
     @property
     def epochs(self) -> int:
-        return self._count("trial_intermediate_values JOIN trials USING (trial_id)")
+        return self.count("trial_intermediate_values JOIN trials USING (trial_id)")
 
-    def _count(self, table: str, condition: str = "TRUE") -> int:
+    def count(self, table: str, condition: str = "TRUE") -> int:
         """Rows of one of Optuna's tables that belong to the study; 0 while there is no table."""
         query = f"SELECT COUNT(*) FROM {table} JOIN studies USING (study_id) WHERE study_name = :name AND {condition}"
         engine = STUDIES.engine(self.place.settings.storage_url)
