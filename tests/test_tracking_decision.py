@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import tracking_records as records
 from mlflow import MlflowClient
+from stores import Postgres, free_port
 from tracking_records import Sweeping
 
 from regtune.errors import TrackingError
+from regtune.server.process import serving
 from regtune.settings import Settings
 from regtune.study import tables
 from regtune.study.decision import Decision
@@ -70,6 +72,21 @@ def follow(follower: Follower) -> None:
 
 @pytest.fixture
 def decided(settings: Settings) -> Sweeping:
+    return decide(settings)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Settings:
+    """The same study in MLflow, only to be looked at."""
+    settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("shown") / "mlruns")
+    settings.home.mkdir()
+    (settings.home / "mlflow.db").write_bytes(empty_mlflow)
+    decide(settings)
+    synced(settings)
+    return settings
+
+
+def decide(settings: Settings) -> Sweeping:
     """A study of eight trials with a decision over three candidates of four replicates each; MLflow has nothing."""
     sweep = Sweeping(settings.storage_url)
     for trial in records.study(8):
@@ -102,11 +119,8 @@ def everything(settings: Settings) -> Any:
     return sorted((path.name, path.read_text()) for path in files), said
 
 
-def test_a_decision_is_a_run_beside_the_study_s_with_a_child_run_a_replicate(
-    settings: Settings, decided: Sweeping
-) -> None:
-    synced(settings)
-    found = runs(settings)
+def test_a_decision_is_a_run_beside_the_study_s_with_a_child_run_a_replicate(shown: Settings) -> None:
+    found = runs(shown)
     parent, decision = found["study"], found["decision"]
     assert len(found) == 2 + 8 + 12
     assert names.PARENT not in decision.data.tags
@@ -129,7 +143,7 @@ def test_a_decision_is_a_run_beside_the_study_s_with_a_child_run_a_replicate(
     assert {name: run.data.metrics[f"evidence/{name}"] for name in ("ece", "brier", "prunable")} == {
         **{"ece": 0.021, "brier": 0.09, "prunable": 0.4}
     }
-    curve = MlflowClient(settings.mlflow_uri).get_metric_history(run.info.run_id, "val_loss")
+    curve = MlflowClient(shown.mlflow_uri).get_metric_history(run.info.run_id, "val_loss")
     assert len(curve) == record.epochs
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {
         **{f"mnist-5k {part}, split 902": 0 for part in ("training", "validation")}
@@ -137,10 +151,9 @@ def test_a_decision_is_a_run_beside_the_study_s_with_a_child_run_a_replicate(
 
 
 def test_the_decision_s_run_has_the_answer_in_words_in_figures_and_whole_as_an_artifact(
-    settings: Settings, decided: Sweeping, tmp_path: Path
+    shown: Settings, tmp_path: Path
 ) -> None:
-    synced(settings)
-    found = runs(settings)
+    found = runs(shown)
     run, decision = found["decision"], records.decision(t7="tied", none="beaten", dropout="chosen")
     said = sentence(decision)
     note = run.data.tags[names.NOTE].replace("\\", "")
@@ -162,7 +175,7 @@ def test_the_decision_s_run_has_the_answer_in_words_in_figures_and_whole_as_an_a
     }
     assert tags.items() <= run.data.tags.items()
     assert run.info.status == "FINISHED"
-    file = MlflowClient(settings.mlflow_uri).download_artifacts(
+    file = MlflowClient(shown.mlflow_uri).download_artifacts(
         run.info.run_id, names.DECISION_FILE, str(tmp_path)
     )
     assert Decision.model_validate_json(Path(file).read_text()) == decision
@@ -217,19 +230,18 @@ def test_what_replicates_and_the_decision_lack_is_named_and_mended(
 
 
 def test_the_search_s_trials_are_shown_as_before_with_marks_and_replicates_have_a_view_of_their_own(
-    settings: Settings, decided: Sweeping
+    shown: Settings,
 ) -> None:
-    synced(settings)
-    client = MlflowClient(settings.mlflow_uri)
+    client = MlflowClient(shown.mlflow_uri)
     tags = client.get_experiment("1").tags
-    shown = {}
+    listed = {}
     for key in (KEY, REPLICATES_KEY):
         state = json.loads(json.loads(tags[f"mlflow.sharedViewState.{key}"])["state"])
-        shown[key] = client.search_runs(["1"], state["searchFilter"], max_results=100)
-    marks = {run.data.tags[names.NUMBER]: run.data.tags.get(names.STANDING) for run in shown[KEY]}
+        listed[key] = client.search_runs(["1"], state["searchFilter"], max_results=100)
+    marks = {run.data.tags[names.NUMBER]: run.data.tags.get(names.STANDING) for run in listed[KEY]}
     assert marks == dict.fromkeys(map(str, range(8))) | {"0": "beaten", "2": "chosen", "7": "tied"}
-    assert {run.data.tags[names.KIND] for run in shown[REPLICATES_KEY]} == {names.REPLICATE}
-    assert len(shown[REPLICATES_KEY]) == 12
+    assert {run.data.tags[names.KIND] for run in listed[REPLICATES_KEY]} == {names.REPLICATE}
+    assert len(listed[REPLICATES_KEY]) == 12
 
 
 def test_a_study_without_replicates_is_in_mlflow_as_it_was_before_there_were_any(settings: Settings) -> None:
@@ -348,3 +360,29 @@ def test_a_report_is_an_artifact_of_the_study_s_run_that_sync_leaves_alone_also_
     (run,) = client.search_runs(["1"], f"tags.`{names.KIND}` = 'study'")
     copy = Path(client.download_artifacts(run.info.run_id, report.name, str(tmp_path / "moved")))
     assert (copy.read_text(), copy.is_relative_to(moved.home)) == ("<!doctype html>second", True)
+
+
+@pytest.mark.slow
+def test_through_a_server_and_from_postgres_the_same_calls_do_the_same(
+    settings: Settings, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("<!doctype html>")
+    with serving(settings, free_port()) as server:
+        url = postgres_server.fresh("decided", "template1")
+        there = Settings(REGTUNE_HOME=settings.home, OPTUNA_STORAGE=url, MLFLOW_TRACKING_URI=server.url)
+        sweep = decide(there)
+        lacks = synced(there, check=True).lacks
+        assert lacks == Missing(absent=8, replicates_absent=12, own=True, decision=True)
+        assert not synced(there).lacks
+        log_report(there, records.NAME, report)
+        assert not synced(there, check=True).lacks
+        sweep.decide(records.decision(t7="chosen", none="beaten"))
+        wrote = synced(there).to_json()["wrote"]
+        assert wrote == {"trials": 2, "replicates": 0, "own": True, "decision": True}
+        found = runs(there)
+        assert [found[key].data.tags.get(names.STANDING) for key in ("2", "7")] == [None, "chosen"]
+        files = MlflowClient(server.url).list_artifacts(found["study"].info.run_id)
+        assert [entry.path for entry in files] == ["report.html", "sweep.yaml"]
+        delete_study(there, records.NAME)
+        assert runs(there) == {}
