@@ -319,6 +319,17 @@ def test_a_second_decision_goes_on_from_the_first_and_a_settled_one_trains_nothi
     )  # what was replicated once stays a candidate
 
 
+def test_a_control_outside_the_search_can_be_the_answer_and_the_choice_is_from_inside() -> None:
+    searched(parameters={"l2": SWEEP["parameters"]["l2"]}, run_cap=6)
+    decision = decided(budget=Budget(replicates=8))
+    answer, chosen = decision.judged(decision.answer), decision.judged(decision.chosen)
+    assert answer is not None
+    assert chosen is not None
+    assert (answer.candidate.key, answer.candidate.searched, answer.standing) == ("c-dropout", False, "tied")
+    assert (chosen.candidate.searched, chosen.standing) == (True, "chosen")
+    assert "dropout 0.2, outside the search, is better than all inside it; of those, " in sentence(decision)
+
+
 # -- what goes wrong
 
 

@@ -29,6 +29,7 @@ components, Biometrics Bulletin 2, 1946.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -312,7 +313,9 @@ def _against(
     rows = [row for row in range(len(look.keys)) if row != column]
     p = np.ones(family)
     p[: len(rows)] = look.p[rows, column]
+    gc.freeze()  # it collects garbage at each call, which takes half a second where much is imported
     shown = multipletests(p, alpha=level, method="holm")[0]
+    gc.unfreeze()
     return {
         look.keys[row]: (
             bool(shown[i] and sign * look.difference[row, column] > 0),
