@@ -22,13 +22,10 @@ from regtune.evidence.diagnosis import (
     ALONG,
     Along,
     Diagnosis,
-    Errors,
-    Fit,
     ParameterEffect,
-    SizePoint,
     Subject,
 )
-from regtune.evidence.fit import errors_of, fit_of
+from regtune.evidence.fit import errors_of, fit_of, point_of
 from regtune.evidence.parameters import complete, effects, most_important, replicate_noise
 from regtune.evidence.strengths import curve_of, jobs_of, strengths_of
 from regtune.evidence.textbook import sentences
@@ -49,7 +46,7 @@ from regtune.study.study import derive_seed, load
 QUICK_SECONDS = 100.0
 """For each part with --quick: two minutes, less what the last epochs and the end take."""
 FEWEST_IMAGES = 500
-FRACTIONS = 16, 8, 4, 2, 1
+FRACTIONS = 16, 8, 4, 2
 
 
 @dataclass(frozen=True)
@@ -209,20 +206,31 @@ class _Findings:
             )
 
     def train(self, executor: Executor, along: str | None, settings: Settings) -> None:
-        whole = self._learning_curve(executor, settings)
-        if not whole:
-            needs = "no training of it kept weights"
-            if self._extent.seconds is not None:
-                longer = f"one training takes longer than {self._extent.seconds:.0f} s"
-                needs = f"{longer}; without --quick it is measured: {self._case.command}"
-            self._missing |= dict.fromkeys(("fit", "errors", "bias_variance"), needs)
+        """Train for errors, for fit, and for bias and variance, each within the time of a part."""
+        every = len(self._data.x_train)
+        trained = self._at_sizes(executor, [every], "all images")
+        self._read_errors(trained.get((every, 0)), settings)
+        smaller = sorted({max(1, every // part) for part in FRACTIONS} - {every})
+        trained |= self._at_sizes(executor, smaller, "learning curve")
+        points = [
+            point
+            for size in sorted({size for size, _ in trained})
+            if (point := point_of(size, [one for key, one in trained.items() if key[0] == size]))
+        ]
+        if not points:
+            needs = "no training of it kept weights within its time"
+            self._missing |= dict.fromkeys(("fit", "bias_variance"), f"{needs}; try: {self._case.command}")
             return
-        self._bias_variance(executor, along, whole)
+        if points[-1].images < every:
+            self._notes.append(f"the learning curve ends at {points[-1].images:,} of {every:,} images")
+        none = self._case.decision.none if self._case.decision else None
+        without = none.figures.get("val_cross_entropy") if none else None
+        self._parts["fit"] = fit_of(points, self._data.classes, without.mean if without else None)
+        self._bias_variance(executor, along, _pace(trained, points[-1].images, every))
 
-    def _learning_curve(self, executor: Executor, settings: Settings) -> list[Trained]:
-        """Measure fit and errors; the trainings on all images."""
+    def _at_sizes(self, executor: Executor, sizes: Sequence[int], what: str) -> dict[Any, Trained]:
+        """Train the choice on so many images, several times each: with its own seed, then with others."""
         config, every = self._case.subject.config, len(self._data.x_train)
-        sizes = sorted({max(1, every // part) for part in FRACTIONS}, reverse=True)
         seeds = [config.seed]
         seeds += [derive_seed(config.seed, turn, "replicate") for turn in range(1, self._extent.seeds)]
         jobs = [
@@ -235,42 +243,29 @@ class _Findings:
             for size in sizes
             for turn, seed in enumerate(seeds)
         ]
-        trained = self._train(executor, jobs, "learning curve")
-        whole = [one for (size, _), one in trained.items() if size == every and one.complete]
-        if not whole:
-            return []
-        points = [
-            point
-            for size in reversed(sizes)
-            if (point := _size_point(size, [one for key, one in trained.items() if key[0] == size]))
-        ]
-        none = self._case.decision.none if self._case.decision else None
-        without = none.figures.get("val_cross_entropy") if none else None
-        fit: Fit = fit_of(points, self._data.classes, without.mean if without else None)
-        self._parts["fit"] = fit
-        first = trained.get((every, 0))
-        if first is None or first.predictions is None:
-            self._missing["errors"] = f"its training did not end: {_end_of(first)}"
-            return whole
-        arrays = load_arrays(config.data.name, settings.data_dir)
-        held = split_of(arrays, config.data).validation
-        errors: Errors = errors_of(first.predictions, self._data.y_val, held, arrays.x_train)
-        self._parts["errors"] = errors
-        return whole
+        return self._train(executor, jobs, what)
 
-    def _bias_variance(self, executor: Executor, along: str | None, whole: Sequence[Trained]) -> None:
+    def _read_errors(self, trained: Trained | None, settings: Settings) -> None:
+        if trained is None or trained.predictions is None:
+            self._missing["errors"] = (
+                f"its training did not end: {_end_of(trained)}; try: {self._case.command}"
+            )
+            return
+        data = self._case.subject.config.data
+        arrays = load_arrays(data.name, settings.data_dir)
+        held = split_of(arrays, data).validation
+        self._parts["errors"] = errors_of(trained.predictions, self._data.y_val, held, arrays.x_train)
+
+    def _bias_variance(self, executor: Executor, along: str | None, pace: _Pace) -> None:
         case, extent, every = self._case, self._extent, len(self._data.x_train)
         config = case.subject.config
         strength, why = self._along(along)
         command = f"{case.command} --along {along}" if along else case.command
-        kept = round(statistics.fmean(one.record.kept.epoch for one in whole if one.record.kept))
         searched = case.space.spec.searched.get(strength) if case.space else None
-        strengths = strengths_of(strength, config, searched, extent.strengths, kept)
-        a_training = statistics.fmean(one.record.seconds for one in whole)
-        epochs = statistics.fmean(one.record.epochs for one in whole)
-        a_round = len(strengths.values) * a_training
+        strengths = strengths_of(strength, config, searched, extent.strengths, pace.kept_epoch)
+        a_round = len(strengths.values) * pace.epochs * pace.epoch_seconds
         if strength == "epochs":
-            a_round = sum(strengths.values) * a_training / epochs
+            a_round = sum(strengths.values) * pace.epoch_seconds
         images = every
         if extent.seconds is not None:
             share = 0.8 * extent.seconds * self._workers / (a_round * extent.rounds)
@@ -285,12 +280,13 @@ class _Findings:
             self._parts["bias_variance"] = curve
         if extent.seconds is not None:
             rounds = curve.points[0].trainings if curve else 0
-            share = WHOLE.strengths / len(strengths.values)
-            minutes = (WHOLE.rounds * a_round * share + 2 * WHOLE.seeds * a_training) / self._workers / 60
+            more = WHOLE.rounds * a_round * WHOLE.strengths / len(strengths.values)
+            more += 2 * WHOLE.seeds * pace.epochs * pace.epoch_seconds
+            minutes = max(1, round(more / self._workers / 60))
             part = f"all {every:,}" if images == every else f"{images:,} of {every:,}"
             self._notes.append(
                 f"--quick: {rounds} trainings at each of {len(strengths.values)} strengths, on {part} images; "
-                f"{WHOLE.rounds} at each of {WHOLE.strengths} on all take about {max(1, round(minutes))} min: {command}"
+                f"{WHOLE.rounds} at each of {WHOLE.strengths} on all take about {minutes} min: {command}"
             )
 
     def _along(self, along: str | None) -> tuple[Along, str]:
@@ -302,15 +298,15 @@ class _Findings:
         name, share = found
         return name, f"it matters most of the searched strengths, importance {share:.2f}"  # type: ignore[return-value]
 
-    def _train(self, executor: Executor, jobs: Sequence[Job], what: str) -> Mapping[Any, Trained]:
+    def _train(self, executor: Executor, jobs: Sequence[Job], what: str) -> dict[Any, Trained]:
         def tell(count: int) -> None:
             self._tell(f"{what}: {count} of {len(jobs)} trainings")
 
         tell(0)
         trained = train_all(executor, jobs, self._extent.seconds, tell)
         self._trained += trained.values()
-        if len(trained) < len(jobs):
-            self._notes.append(f"{what}: {len(trained)} of {len(jobs)} trainings, as time was short")
+        if (kept := sum(one.complete for one in trained.values())) < len(jobs):
+            self._notes.append(f"{what}: {kept} of {len(jobs)} trainings came to their end")
         return trained
 
     def diagnosis(self, quick: bool, seconds: float) -> Diagnosis:
@@ -336,25 +332,30 @@ class _Findings:
         )
 
 
-def _size_point(images: int, trained: Sequence[Trained]) -> SizePoint | None:
-    kept = [one.record.kept for one in trained if one.record.kept]
-    if not kept:
-        return None
-    values = [one.figures["val_cross_entropy"] for one in kept]
-    return SizePoint(
-        images=images,
-        trainings=len(kept),
-        train_cross_entropy=statistics.fmean(one.train_cross_entropy for one in kept),
-        val_cross_entropy=statistics.fmean(values),
-        train_accuracy=statistics.fmean(one.train_accuracy for one in kept),
-        val_accuracy=statistics.fmean(one.figures["val_accuracy"] for one in kept),
-        error=statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None,
+@dataclass(frozen=True)
+class _Pace:
+    """What a training of the choice takes. epochs: in all; kept_epoch: whose weights it keeps."""
+
+    epoch_seconds: float
+    epochs: float
+    kept_epoch: int
+
+
+def _pace(trained: Mapping[Any, Trained], images: int, every: int) -> _Pace:
+    """The pace on all images, also of trainings that were ended; the epochs of those on `images`, which were not."""
+    timed = [one.record for (size, _), one in trained.items() if size == every and one.record.epochs]
+    ended = [one.record for (size, _), one in trained.items() if size == images and one.record.kept]
+    scale = 1.0 if timed else every / images
+    return _Pace(
+        epoch_seconds=scale * statistics.fmean(one.seconds / one.epochs for one in timed or ended),
+        epochs=statistics.fmean(one.epochs for one in ended),
+        kept_epoch=round(statistics.fmean(one.kept.epoch for one in ended if one.kept)),
     )
 
 
 def _end_of(trained: Trained | None) -> str:
-    if trained is None:
-        return "time was short"
+    if trained is None or trained.record.end_reason == "stopped":
+        return "it takes longer than its part of --quick"
     return trained.record.message or str(trained.record.end_reason)
 
 

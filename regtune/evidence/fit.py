@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,12 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regtune.evidence.diagnosis import Confusion, Errors, Fit, Fitting, Mistake, ReliabilityBin, SizePoint
+from regtune.evidence.trainings import Trained
 
 LARGE_GAP, SMALL_GAP = 0.5, 0.2
 """Shares of the validation cross-entropy that is gap: from the first on it overfits, up to the second it does not."""
 BINS = 15
-CONFUSIONS, MISTAKES, INDICES = 8, 12, 1000
+CONFUSIONS, MISTAKES, INDICES = 10, 24, 1000
 """How many are kept in a diagnosis at most."""
+
+
+def point_of(images: int, trained: Sequence[Trained]) -> SizePoint | None:
+    """The mean of the trainings that kept weights; None without one."""
+    kept = [one.record.kept for one in trained if one.record.kept]
+    if not kept:
+        return None
+    values = [one.figures["val_cross_entropy"] for one in kept]
+    return SizePoint(
+        images=images,
+        trainings=len(kept),
+        train_cross_entropy=statistics.fmean(one.train_cross_entropy for one in kept),
+        val_cross_entropy=statistics.fmean(values),
+        train_accuracy=statistics.fmean(one.train_accuracy for one in kept),
+        val_accuracy=statistics.fmean(one.figures["val_accuracy"] for one in kept),
+        error=statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None,
+    )
 
 
 def fit_of(points: Sequence[SizePoint], classes: int, without: float | None = None) -> Fit:

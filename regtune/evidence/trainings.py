@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training that has ended. predictions: `(validation images, classes)`."""
+    """A training that has ended. predictions: `(validation images, classes)`, of one that came to its own end."""
 
     record: TrialRecord
     predictions: NDArray[np.float32] | None
@@ -78,6 +78,7 @@ def train_all(
             )
             loop.submit(task, TrialRecord(uid=uid, config=job.config, parameters={}, started_ms=now_ms()))
         for record in loop.turn():
-            ended[keys[record.uid]] = Trained(record, predictions.pop(record.uid, None))
+            predicted = predictions.pop(record.uid, None)
+            ended[keys[record.uid]] = Trained(record, predicted if record.kept else None)
             on_ended(len(ended))
     return ended

@@ -126,7 +126,7 @@ def _bias_variance(curve: BiasVariance, width: int) -> Iterator[RenderableType]:
             f"{100 * losses[0]:.2f}{error} %",
             *(f"{100 * value:.2f} %" for value in losses[1:]),
             *(f"{value:.4f}" for value in scores),
-            marks.get(place, ("", ""))[1],
+            marks.get(place, ("", ""))[0],
         )
     yield Text()
     yield rows
