@@ -64,6 +64,11 @@ NOISE = 0.006
 """As measured on the embedded images."""
 
 
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regtune.evidence.parameters.RESAMPLES", 20)
+
+
 def searched(count: int, effect: float, seed: int = 0) -> list[Row]:
     """Complete trials whose metric dropout moves by `effect`, batch norm by a third of it, and L1 not at all."""
     random, rows = np.random.default_rng(seed), []
