@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking bench-load \
+	bench-sync bench-tracking bench-load bench-decision \
 	docs faults soak secrets lock clean
 
 help:  ## Show the commands
@@ -69,6 +69,9 @@ bench-coordinator: .venv/.tested  ## What the coordinator costs a trial, at 100 
 
 bench-history: .venv/.tested  ## What a sampler loses that sees a bounded history
 	$(BIN)/python benchmarks/bench_history.py --json benchmarks/history.json
+
+bench-decision: .venv/.tested  ## How often a decision errs: simulated sweeps
+	$(BIN)/python -m benchmarks.bench_decision --json benchmarks/decision.json
 
 bench-sync: .venv/.tested  ## Compare a study of 10,000 trials with MLflow: time and memory
 	$(BIN)/python benchmarks/bench_sync.py --json benchmarks/sync.json

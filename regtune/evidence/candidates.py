@@ -77,7 +77,7 @@ def candidates_of(
     values = [sign * (one.value or 0.0) for one in searched_ones]
     chosen = order_of_finalists(values, [mix_of(one.config) for one in searched_ones], top)
     finalists = [searched_ones[index] for index in chosen]
-    return list(_in_turn(finalists, sorted(controls, key=importance)))
+    return list(in_turn(finalists, sorted(controls, key=importance)))
 
 
 def order_of_finalists(values: Sequence[float], mixes: Sequence[str], top: int) -> list[int]:
@@ -126,7 +126,7 @@ def _named(candidate: Candidate, control: str) -> Candidate:
     return candidate.model_copy(update={"key": f"c-{control}", "control": control})
 
 
-def _in_turn(finalists: Sequence[Candidate], controls: Sequence[Candidate]) -> Iterator[Candidate]:
+def in_turn(finalists: Sequence[Candidate], controls: Sequence[Candidate]) -> Iterator[Candidate]:
     """The winner, the first control, then finalists and controls in turn, each once."""
     turns = zip_longest(finalists[1:], controls[1:])
     order = [*finalists[:1], *controls[:1], *(one for turn in turns for one in turn if one is not None)]
