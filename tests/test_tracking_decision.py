@@ -242,6 +242,8 @@ def test_the_search_s_trials_are_shown_as_before_with_marks_and_replicates_have_
     assert marks == dict.fromkeys(map(str, range(8))) | {"0": "beaten", "2": "chosen", "7": "tied"}
     assert {run.data.tags[names.KIND] for run in listed[REPLICATES_KEY]} == {names.REPLICATE}
     assert len(listed[REPLICATES_KEY]) == 12
+    groups = {f"tag.{names.CANDIDATE}.{run.data.tags[names.CANDIDATE]}" for run in listed[REPLICATES_KEY]}
+    assert state["groupsExpanded"] == dict.fromkeys(groups, False)
 
 
 def test_a_study_without_replicates_is_in_mlflow_as_it_was_before_there_were_any(settings: Settings) -> None:

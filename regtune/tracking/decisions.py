@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from regtune.escaping import code, markdown, printable, shell_word
-from regtune.study.decision import Decision, Judged
+from regtune.study.decision import Candidate, Decision, Judged, named
 from regtune.study.decision_text import (
     FIGURES,
     VARIED,
@@ -115,7 +115,7 @@ def _single_points(decision: Decision, trained: int) -> dict[str, float]:
 def replicate_contents(facts: StudyFacts, key: ReplicateKey, state: State, record: TrialRecord) -> Contents:
     """What the run of a replicate says: all that a trial's does, and whose replicate it is."""
     found = trial_contents(facts, -1, state, record)
-    candidate = label(key.of_candidate, record.config.mix)
+    candidate = label(named(key.candidate), record.config.mix)
     which = {
         names.KIND: names.REPLICATE,
         names.CANDIDATE: candidate,
@@ -124,7 +124,7 @@ def replicate_contents(facts: StudyFacts, key: ReplicateKey, state: State, recor
     }
     tags = {name: value for name, value in found.tags.items() if name != names.NUMBER}
     only = "" if key.vary == "both" else f"({key.vary} only) "
-    of, study = markdown(printable(candidate)), markdown(printable(facts.name))
+    of, study = _shown(candidate), _shown(facts.name)
     note = (
         f"**{of}** of the study **{study}**, trained again {VARIED[key.vary]}, the same in replicate {key.index} of "
         "every candidate. It is no trial of the search."
@@ -148,7 +148,7 @@ def _source(facts: StudyFacts) -> dict[str, str]:
 
 def _note(facts: StudyFacts, decision: Decision | None) -> str:
     """Markdown for the page of a decision's run."""
-    study, word = markdown(printable(facts.name)), shell_word(facts.name)
+    study, word = _shown(facts.name), shell_word(facts.name)
     rows = (
         f"The best configurations of the study **{study}** and its controls are trained again. The runs nested under "
         f"this one are the replicates; *Views*, then *{REPLICATES_TITLE}*, groups them by candidate."
@@ -180,8 +180,8 @@ def _candidates(decision: Decision) -> str:
     head = "candidate", "techniques", markdown(metric), *against, "standing", "replicates"
     rows = [
         (
-            one.candidate.name,
-            markdown(printable(one.candidate.mix)),
+            _shown(one.candidate.name),
+            _shown(one.candidate.mix),
             value_text(metric, one.estimate),
             *(signed_text(metric, difference) for difference in (one.to_chosen, one.to_none)),
             one.standing,
@@ -195,10 +195,10 @@ def _candidates(decision: Decision) -> str:
 
 def _bought(decision: Decision) -> str:
     """What each technique alone changes against no technique; empty where no control has figures."""
-    controls = {one.candidate.control: one.bought for one in decision.candidates if one.bought}
-    controls.pop(None, None)
+    judged = [one for one in decision.candidates if one.candidate.control and one.bought]
+    controls = {_technique(one.candidate): one.bought for one in judged}
     figures = [name for name in FIGURES if any(name in bought for bought in controls.values())]
-    head = ("", *(name.replace("_", " ") for name in controls if name))
+    head = "", *map(_shown, controls)
     rows = [
         (
             FIGURES[name].title + (" (points)" if FIGURES[name].share else ""),
@@ -207,6 +207,14 @@ def _bought(decision: Decision) -> str:
         for name in figures
     ]
     return f"**What each technique bought**, against no technique:\n\n{_table(head, rows)}" if rows else ""
+
+
+def _shown(text: str) -> str:
+    return markdown(printable(text))
+
+
+def _technique(control: Candidate) -> str:
+    return control.name.removeprefix("control ") if control.mix == "none" else control.mix
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -36,14 +36,6 @@ class ReplicateKey:
         """As `Replicate.attribute`."""
         return f"{REPLICATE}{self.vary}.{self.candidate}.{self.index}"
 
-    @property
-    def of_candidate(self) -> str:
-        """As `Candidate.name`: ``trial 16``, ``control batchnorm before``."""
-        kind, name = "trial", self.candidate.removeprefix("t")
-        if self.candidate.startswith("c-"):
-            kind, name = "control", self.candidate.removeprefix("c-").replace("_", " ")
-        return f"{kind} {name}"
-
     def uid(self, study: str) -> str:
         return replicate_uid(study, self.vary, self.candidate, self.index)
 
