@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
+import studies
 
 from regtune.config.trial import DataConfig, RegularizationConfig, TrialConfig
-from regtune.study.decision import Candidate, Decision, Estimate, Judged, Standing
-from regtune.study.record import DECISION
+from regtune.study.decision import (
+    Candidate,
+    Decision,
+    Estimate,
+    Judged,
+    Replicate,
+    Standing,
+    replicate_uid,
+)
+from regtune.study.record import DECISION, STUDY_UID
 
 TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "c-none": {},
@@ -120,6 +130,14 @@ def decision(*candidates: Judged, **facts: Any) -> Decision:
 def store(study: optuna.Study, found: Decision) -> None:
     """Write a decision as a study has it."""
     study.set_user_attr(DECISION, found.model_dump(mode="json"))
+
+
+def replicate(study: optuna.Study, key: str, index: int, end: str | None = "early_stopping") -> None:
+    """Write a replicate of a candidate as a study has it; `end=None` while it runs."""
+    found = studies.record(0, {"dropout": 0.2}, end=end, epochs=5)
+    uid = replicate_uid(study.user_attrs[STUDY_UID], "both", key, index)
+    made = Replicate(key, "both", index, replace(found, uid=uid))
+    study.set_user_attr(made.attribute, made.record.to_json())
 
 
 def of_filled_study() -> Decision:

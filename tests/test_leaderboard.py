@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import decisions
 import optuna
 import pytest
 import studies
@@ -28,6 +29,7 @@ from regtune.study.board import (
     columns,
     compare,
     covered,
+    follow,
     list_studies,
     order_of,
     read_best,
@@ -38,7 +40,7 @@ from regtune.study.board import (
     read_top,
     read_trial,
 )
-from regtune.study.progress import Progress, Row, StudyInfo
+from regtune.study.progress import Observer, Progress, Row, StudyInfo
 from regtune.study.record import BUDGET, DATA, ORIGIN, RECORD, SPEC, STUDY_UID
 from regtune.tracking.contents import points_of
 from regtune.tracking.studies import StudyTrials
@@ -299,3 +301,48 @@ def test_a_best_that_cannot_be_written_or_read_is_named(best: Best) -> None:
     Path("best.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="expected UTF-8 text"):
         load_best(Path("best.yaml"))
+
+
+# -- the replicates of a decision
+
+
+def test_a_decision_under_way_is_seen_with_what_is_left_until_its_look(
+    engine: Engine, study: optuna.Study
+) -> None:
+    assert read_progress(engine, NAME).deciding is None
+    for index in range(4):
+        decisions.replicate(study, "t3", index)
+        decisions.replicate(study, "c-batchnorm_before", index, "early_stopping" if index < 2 else None)
+    progress = read_progress(engine, NAME)
+    found = progress.deciding
+    assert found is not None
+    assert (found.done, found.planned, found.look, found.candidates, found.best) == (6, 8, 4, 2, "")
+    running = [row.replicate for row in progress.running if row.replicate]
+    assert running == [("control batch norm before", 2), ("control batch norm before", 3)]
+
+
+def test_after_a_look_what_is_open_and_who_leads_is_known(engine: Engine, study: optuna.Study) -> None:
+    decisions.store(study, decisions.of_filled_study())
+    for key, index in (("t3", 8), ("t2", 8)):
+        decisions.replicate(study, key, index, None)
+    found = read_progress(engine, NAME).deciding
+    assert found is not None
+    assert (found.look, found.best, found.open) == (16, "trial 3", ("control dropout", "trial 2"))
+
+
+def test_a_replicate_that_ends_is_told_once_and_earlier_ones_are_not(
+    engine: Engine, study: optuna.Study
+) -> None:
+    decisions.replicate(study, "t3", 0)
+    told = []
+
+    class Told(Observer):
+        def finished(self, trial: Row, progress: Progress) -> None:
+            told.append(trial.replicate)
+
+    def wait() -> bool:
+        decisions.replicate(study, "t3", 1)
+        return len(told) > 0
+
+    follow(engine, NAME, Told(), running=lambda: True, wait=wait)
+    assert told == [("trial 3", 1)]

@@ -34,7 +34,8 @@ def decide(
         str | None,
         typer.Option(
             metavar="N|TIME",
-            help="At most N replicates of each candidate (8), or this much time (90s, 5m, 1h); default: until settled.",
+            help="At most N replicates of each candidate (4, 8, 16, ...), or this much time (90s, 5m, 1h); "
+            "default: until settled.",
         ),
     ] = None,
     practical: Annotated[

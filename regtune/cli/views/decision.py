@@ -72,8 +72,9 @@ def _plot(decision: Decision, width: int) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 1, 0, 0))
     for one, difference in shown:
         style = STYLES[one.standing]
-        line = interval_line(difference, low, high, room)
-        grid.add_row(*(Text(text, style, no_wrap=True) for text in (one.candidate.name, line, one.standing)))
+        line = Text(interval_line(difference, low, high, room), style, no_wrap=True)
+        line.highlight_words("│", "not bold bright_black")
+        grid.add_row(Text(one.candidate.name, style, no_wrap=True), line, Text(one.standing, style))
     grid.add_row("", Text(_axis(decision.metric, low, high, room), "dim", no_wrap=True), "")
     title = f"{decision.metric} against {to}, paired{unit}: {better} is better"
     return [Text(), Text(title, style="dim"), grid]
