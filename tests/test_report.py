@@ -165,9 +165,9 @@ def test_the_page_says_the_decision_and_what_was_measured(decided: Export) -> No
     text = " ".join(Parsed(page_of(decided)).text.replace("\u00a0", " ").split())
     assert sentence(decided.decision) in text
     for said in (
-        "It overfits: the gap is wide",
+        "It overfits. The gap is wide",
         "does not hold here",
-        "l1 is flat",
+        "L1 is flat",
         "1 of 9 trials were pruned",
     ):
         assert said in text, said
@@ -301,3 +301,71 @@ def test_the_wheel_has_the_templates(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     packed = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "/report/template/" in name}
     assert packed == {path.name for path in (root / "regtune/evidence/report/template").iterdir()}
+
+
+def _accuracy(export: Export) -> Export:
+    facts = export.study.model_copy(update={"metric": "val_accuracy", "goal": "maximize"})
+    trials = tuple(one.model_copy(update={"value": one.figures.get("val_accuracy")}) for one in export.trials)
+    assert export.decision is not None
+    made = export.decision.model_copy(update={"metric": "val_accuracy", "goal": "maximize"})
+    return export.model_copy(update={"study": facts, "trials": trials, "decision": made})
+
+
+def _undecided(export: Export) -> Export:
+    assert export.decision is not None
+    nothing = {
+        "estimate": None,
+        "to_none": None,
+        "to_chosen": None,
+        "figures": {},
+        "bought": {},
+        "replicates": 0,
+    }
+    candidates = tuple(one.model_copy(update=nothing) for one in export.decision.candidates)
+    changes = {"candidates": candidates, "end": "too_few", "chosen": None, "answer": None, "optimism": None}
+    return export.model_copy(update={"decision": export.decision.model_copy(update=changes), "curves": ()})
+
+
+def _constant(export: Export) -> Export:
+    trials = []
+    for one in export.trials:
+        curves = {name: [0.0] * len(curve) for name, curve in one.curves.items()}
+        trials.append(one.model_copy(update={"value": one.value and 0.0, "curves": curves}))
+    return export.model_copy(update={"trials": tuple(trials), "decision": None, "curves": ()})
+
+
+def _diverged(export: Export) -> Export:
+    curves = {"val_cross_entropy": [0.3, None], "cross_entropy": [None, None]}
+    trials = tuple(one.model_copy(update={"curves": curves}) for one in export.trials)
+    return export.model_copy(update={"trials": trials})
+
+
+CASES = {
+    "no trial": lambda export: export.model_copy(
+        update={"trials": (), "costs": (), "decision": None, "curves": ()}
+    ),
+    "only pruned ones": lambda export: export.model_copy(
+        update={
+            "trials": tuple(one for one in export.trials if one.state == "PRUNED"),
+            "decision": None,
+            "curves": (),
+        }
+    ),
+    "one trial": lambda export: export.model_copy(update={"trials": export.trials[:1], "decision": None}),
+    "an accuracy": _accuracy,
+    "too few replicates": _undecided,
+    "losses that are all zero": _constant,
+    "losses that are not finite": _diverged,
+    "a space of another version": lambda export: export.model_copy(
+        update={"study": export.study.model_copy(update={"space": ()})}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_is_drawn_of_whatever_a_study_has(case: str, decided: Export) -> None:
+    export = CASES[case](decided)
+    figures = Parsed(page_of(export)).json("figures")
+    assert "NaN" not in json.dumps(figures)
+    assert all(figure["data"] for figure in figures.values())
+    assert page_of_two(export, decided)

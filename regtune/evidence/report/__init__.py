@@ -20,7 +20,7 @@ from regtune.config.sweepfile.specification import differences_of
 from regtune.errors import StorageError
 from regtune.evidence.export import Export
 from regtune.evidence.report import tables
-from regtune.evidence.report.charts import Chart, Table
+from regtune.evidence.report.charts import Chart, Table, as_sentence
 from regtune.evidence.report.curves import curve_charts
 from regtune.evidence.report.decision import against_chart, bought_charts, decision_chart
 from regtune.evidence.report.diagnosis import (
@@ -59,9 +59,9 @@ SECTIONS = {
 }
 SECTIONS_OF_TWO = ("answer", "decision", "search", "settings", "reproduce")
 FITTING = {
-    "overfitting": "It overfits:",
-    "underfitting": "It underfits:",
-    "neither": "It neither over- nor underfits:",
+    "overfitting": "It overfits.",
+    "underfitting": "It underfits.",
+    "neither": "It neither over- nor underfits.",
 }
 NOT_MEASURED = "Not measured yet:"
 
@@ -185,13 +185,15 @@ def _render(template: str, **context: Any) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("regtune.evidence.report", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["sentence"] = as_sentence
+    return environment
 
 
 def _asset(name: str) -> str:
@@ -233,7 +235,7 @@ def _charts(export: Export) -> dict[str, Any]:
         of_errors = calibration_chart, confusion_chart
         charts["errors"] = [chart for draw in of_errors if (chart := draw(diagnosis.errors))]
     charts["importance"] = importance_chart(diagnosis)
-    charts["parameters"] = [*parameter_charts(diagnosis)]
+    charts["parameters"] = [*parameter_charts(diagnosis, export.study.space)]
     return charts
 
 

@@ -20,6 +20,8 @@ from regtune.study.decision_text import form_of
 Json = dict[str, Any]
 SERIES = ("@blue", "@orange", "@green", "@purple", "@pink", "@teal")
 OFF = "off"
+ZERO: Json = {"zeroline": True, "zerolinecolor": "@ink", "zerolinewidth": 1.5}
+"""Of an axis: its zero is a line."""
 NONE_LINE: Json = {"color": "@ink", "width": 2, "dash": "6px 4px"}
 
 
@@ -67,6 +69,17 @@ def plain(text: object) -> str:
     return escape(str(text), quote=False)
 
 
+def as_sentence(text: str) -> str:
+    """A line as a sentence: it begins with a capital, and ends with a full stop unless with a command."""
+    stop = "" if text.endswith((".", "!", "?")) or ": regtune " in text else "."
+    return f"{text[:1].upper()}{text[1:]}{stop}" if text else ""
+
+
+def breaking(text: str) -> str:
+    """Text of several lines for Plotly."""
+    return plain(text).replace("\n", "<br>")
+
+
 def title_of(metric: str) -> str:
     """``validation cross-entropy`` for ``val_cross_entropy``."""
     words = metric.replace("val_", "validation ").replace("cross_entropy", "cross-entropy")
@@ -109,6 +122,7 @@ def layout(height: int, x: Json, y: Json, caption: str = "", **more: Any) -> Jso
         "legend": {
             **{"orientation": "h", "x": 0, "xanchor": "left", "y": 1.1, "yanchor": "bottom"},
             **{"traceorder": "normal", "font": {"size": 13}, "bgcolor": "@clear"},
+            **more.pop("legend", {}),
         },
         "showlegend": False,
         "dragmode": False,
@@ -124,12 +138,22 @@ def note(text: str, **more: Any) -> Json:
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": "@muted"}, **more}
 
 
-def vertical(at: float, text: str, color: str, anchor: str = "center") -> tuple[Json, Json]:
-    """A vertical line and its label at the top. anchor: which end of the label stands at the line."""
-    line = {"color": color, "width": 1.5, "dash": "dot"}
-    shape = {"type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
+def vertical(at: float, text: str, color: str, reach: Sequence[float], line: int = 0) -> tuple[Json, Json]:
+    """A vertical line and its label at the top. reach: of the axis. line: of the label, from 0 upwards."""
+    dotted = {"color": color, "width": 1.5, "dash": "dot"}
+    shape = {
+        "type": "line",
+        "xref": "x",
+        "yref": "paper",
+        "x0": at,
+        "x1": at,
+        "y0": 0,
+        "y1": 1,
+        "line": dotted,
+    }
+    anchor = "left" if 2 * at < reach[0] + reach[1] else "right"
     where = {"x": at, "xref": "x", "xanchor": anchor, "y": 1, "yref": "paper", "yanchor": "bottom"}
-    return shape, note(text, **where, font={"size": 12, "color": color})
+    return shape, note(text, **where, yshift=15 * line, font={"size": 12, "color": color})
 
 
 def dots(
@@ -184,22 +208,6 @@ def rows_axis(names: Sequence[str], **more: Any) -> Json:
     return axis(
         **{**shown, "range": [len(names) - 0.4, -0.6], "showgrid": False, "ticklabelstandoff": 6, **more}
     )
-
-
-def zero_line(**more: Any) -> Json:
-    line = {"color": "@ink", "width": 1.5}
-    return {
-        "type": "line",
-        "xref": "x",
-        "yref": "paper",
-        "x0": 0,
-        "x1": 0,
-        "y0": 0,
-        "y1": 1,
-        "line": line,
-        "layer": "below",
-        **more,
-    }
 
 
 def log_axis(values: Sequence[float], title: str = "", **more: Any) -> Json:
@@ -285,3 +293,12 @@ def label(candidate: Candidate) -> tuple[str, str]:
         name = {"none": "no technique", "l1": "L1", "l2": "L2"}.get(name, name)
         return name, f"control: {candidate.mix}" if candidate.mix not in ("none", name) else "control"
     return candidate.name, candidate.mix
+
+
+def broken(text: str, most: int = 40) -> str:
+    """Techniques on two lines where they are longer than `most` characters."""
+    parts = text.split(" + ")
+    if len(text) <= most or len(parts) < 2:
+        return text
+    at = min(range(1, len(parts)), key=lambda place: abs(len(" + ".join(parts[:place])) - len(text) / 2))
+    return f"{' + '.join(parts[:at])} +\n{' + '.join(parts[at:])}"

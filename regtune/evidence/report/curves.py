@@ -43,7 +43,7 @@ def curve_charts(export: Export) -> Iterator[Chart]:
     yield _together(named, metric, replicated)
     both = [(name, one) for name, one in named if one.means.get("cross_entropy")]
     every = [value for _, one in both for part in one.means for value in _loss(one, part) if value > 0]
-    for name, curve in both:
+    for name, curve in both if every else ():
         yield _apart(name, curve, every, replicated)
 
 

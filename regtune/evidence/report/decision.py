@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from regtune.evidence.export import Export
 from regtune.evidence.report.charts import (
     SERIES,
+    ZERO,
     Chart,
     Json,
     Table,
     axis,
+    breaking,
+    broken,
     dots,
     label,
     layout,
@@ -19,7 +22,6 @@ from regtune.evidence.report.charts import (
     rows_axis,
     scale_of,
     title_of,
-    zero_line,
 )
 from regtune.study.decision import Decision, Estimate, Judged
 from regtune.study.decision_text import FIGURES, form_of, signed_text, value_text
@@ -52,10 +54,11 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
     metric, scale = decision.metric, scale_of(decision.metric)
     unit = "points" if form_of(metric).share else ""
     shown.sort(key=lambda pair: pair[1].mean, reverse=decision.goal == "maximize")
-    names = [label(one.candidate) for one, _ in shown]
+    names = [(name, broken(mix)) for name, mix in (label(one.candidate) for one, _ in shown)]
+    lines = 2 + max(mix.count("\n") for _, mix in names)
     text = signed_text if paired else value_text
     hover = [
-        f"<b>{plain(name)}</b><br>{plain(mix)}<br>{text(metric, estimate)}<br>{one.standing}, "
+        f"<b>{plain(name)}</b><br>{breaking(mix)}<br>{text(metric, estimate)}<br>{one.standing}, "
         f"{one.replicates} replicates"
         for (name, mix), (one, estimate) in zip(names, shown, strict=True)
     ]
@@ -74,14 +77,14 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
         wide.append(note(numbers, **at, x=1, xshift=14, font={"size": 12.5, "color": "@ink"}))
         wide.append(
             note(
-                f"<b>{plain(name)}</b><br>{plain(mix)}",
+                f"<b>{plain(name)}</b><br>{breaking(mix)}",
                 **{**at, "xanchor": "right", "align": "right"},
                 x=0,
                 xshift=-14,
                 font={"size": 12.5, "color": "@ink"},
             )
         )
-        over = f"<b>{plain(name)}</b>, {one.standing}<br>{plain(mix)}"
+        over = f"<b>{plain(name)}</b>, {one.standing}<br>{plain(' '.join(mix.split()))}"
         style = {"font": {"size": 11.5, "color": "@ink"}, "bgcolor": "@surface", "borderpad": 1}
         narrow.append(note(over, **at, x=0, yshift=23, **style))
     better = "higher" if decision.goal == "maximize" else "lower"
@@ -91,11 +94,10 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
         if paired
         else f"{what} ({better} is better)"
     )
-    lines = [zero_line()] if paired else []
     heads = [
         note("no technique", x=0, xref="x", y=1, yref="paper", yanchor="bottom", font={"size": 12, "color": "@ink"})
     ] if paired else []  # fmt: skip
-    names_width = 8 * max(max(len(name), 0.86 * len(mix)) for name, mix in names)
+    names_width = 7.6 * max(len(line) for pair in names for text in pair for line in text.split("\n"))
     nameless = rows_axis([""] * len(shown), automargin=False)
     high = len(shown)
     return Chart(
@@ -108,10 +110,9 @@ def decision_chart(export: Export, decision: Decision) -> Chart | None:
         ),
         data=data,
         layout=layout(
-            46 * high + 84,
-            axis(title),
+            (18 + 16 * lines) * high + 84,
+            axis(title, **(ZERO if paired else {})),
             nameless,
-            shapes=lines,
             annotations=[*heads, *wide],
             margin={"l": min(380, names_width + 24), "r": 176, "t": 30, "b": 52},
         ),
@@ -176,9 +177,8 @@ def bought_charts(decision: Decision) -> Iterator[Chart]:
             data=dots(means, widths, colors, hover),
             layout=layout(
                 34 * len(shown) + 46,
-                axis(range=[-reach, reach], nticks=4, tickangle=0, automargin=False),
+                axis(range=[-reach, reach], nticks=4, tickangle=0, **ZERO),
                 rows_axis(names, automargin=False),
-                shapes=[zero_line()],
                 margin={"l": 132, "r": 8, "t": 6, "b": 30},
             ),
             small=True,
@@ -234,9 +234,8 @@ def against_chart(exports: Sequence[Export]) -> Chart | None:
         ),
         layout=layout(
             46 * len(shown) + 70,
-            axis(f"{title_of(metric)}{', points' if form.share else ''}, {better} is better"),
+            axis(f"{title_of(metric)}{', points' if form.share else ''}, {better} is better", **ZERO),
             rows_axis(names),
-            shapes=[zero_line()],
         ),
         table=Table(
             ("study", "candidate", "techniques", "difference to no technique"),

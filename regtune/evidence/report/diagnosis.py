@@ -17,7 +17,6 @@ from regtune.evidence.report.charts import (
     axis,
     layout,
     log_axis,
-    note,
     rows_axis,
     scale,
     vertical,
@@ -70,17 +69,14 @@ def bias_variance_charts(found: BiasVariance) -> Iterator[Chart]:
                     **({"error_y": _bars([percent * (one or 0) for one in errors])} if any(errors) else {}),
                 }
             )
-        marks = [vertical(places.at(minimum), "least loss", "@green")]
-        if found.choice == minimum:
-            marks = [vertical(places.at(minimum), "least loss and choice", "@green")]
-        elif found.choice in places.positions:
-            right = places.at(found.choice) > places.at(minimum)
-            marks = [
-                vertical(places.at(minimum), "least loss ", "@green", "right" if right else "left"),
-                vertical(places.at(found.choice), " choice ", "@purple", "left" if right else "right"),
-            ]
-        span = (max(places.positions.values()) - min(places.positions.values())) or 1
-        reach = [min(places.positions.values()) - 0.04 * span, max(places.positions.values()) + 0.04 * span]
+        ends = min(places.positions.values()), max(places.positions.values())
+        pad = 0.04 * ((ends[1] - ends[0]) or 1)
+        reach = [ends[0] - pad, ends[1] + pad]
+        same = found.choice == minimum
+        words = " least loss and choice " if same else " least loss "
+        marks = [vertical(places.at(minimum), words, "@green", reach)]
+        if not same and found.choice in places.positions:
+            marks.append(vertical(places.at(found.choice), " choice ", "@purple", reach, line=1))
         yield Chart(
             key=f"bias-{names[0]}",
             title=f"{title} along {found.along}",
@@ -103,7 +99,8 @@ def bias_variance_charts(found: BiasVariance) -> Iterator[Chart]:
                 hovermode="x unified",
                 shapes=[shape for shape, _ in marks],
                 annotations=[text for _, text in marks],
-                margin={"l": 4, "r": 14, "t": 66, "b": 44},
+                margin={"l": 4, "r": 14, "t": 84, "b": 48},
+                legend={"y": 1.2},
             ),
             table=Table(
                 (found.along, "trainings", "expected loss", "bias", "variance"),
@@ -238,7 +235,8 @@ def calibration_chart(errors: Errors) -> Chart | None:
         key="calibration",
         title="Calibration",
         says=(
-            "On the diagonal, a confidence is as good as its word; larger dots hold more images. "
+            "On the diagonal, a confidence is as good as its word; below it, the network is overconfident. Larger dots "
+            "hold more images. "
             f"The expected calibration error is {100 * errors.ece:.2f} %."
         ),
         data=[
@@ -267,10 +265,6 @@ def calibration_chart(errors: Errors) -> Chart | None:
             axis(range=[0, 104]),
             "right, %",
             shapes=[{**diagonal, "line": {"color": "@muted", "width": 1, "dash": "dot"}}],
-            annotations=[
-                note("overconfident", x=76, y=24, xref="x", yref="y"),
-                note("underconfident", x=26, y=80, xref="x", yref="y"),
-            ],
         ),
         table=Table(
             ("confidence, %", "right, %", "images"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from regtune.evidence.diagnosis import Diagnosis, ParameterEffect
+from regtune.evidence.export import SearchedParameter
 from regtune.evidence.report.charts import (
     Chart,
     Json,
     Table,
+    as_sentence,
     axis,
     dots,
     layout,
@@ -65,24 +67,21 @@ def importance_chart(found: Diagnosis) -> Chart | None:
     )
 
 
-def parameter_charts(found: Diagnosis) -> Iterator[Chart]:
+def parameter_charts(found: Diagnosis, space: Sequence[SearchedParameter]) -> Iterator[Chart]:
     """The metric along each parameter, with what the noise of replicates alone would show as a band."""
+    searched = {one.name: one for one in space}
     for one in found.parameters:
         if one.points:
-            yield _parameter_chart(one, found.metric)
+            yield _parameter_chart(one, searched.get(one.name), found.metric)
 
 
-def _parameter_chart(one: ParameterEffect, metric: str) -> Chart:
+def _parameter_chart(one: ParameterEffect, searched: SearchedParameter | None, metric: str) -> Chart:
     percent = scale_of(metric)
     values = [point.value for point in one.points]
     words = any(isinstance(value, str) for value in values)
-    positive = [value for value in values if isinstance(value, float) and value > 0]
-    limits = (
-        {"low": None, "high": None}
-        if words or not positive
-        else {"low": min(positive), "high": max(positive)}
-    )
-    places = scale(values, log=one.log, **limits)
+    order = searched.values if searched else ()
+    low, high = (searched.low, searched.high) if searched else (None, None)
+    places = scale(values, log=one.log, low=low, high=high, order=order)
     y = [percent * point.metric for point in one.points]
     most = max(point.count for point in one.points)
     color = "@blue" if one.effect == "matters" else "@faint"
@@ -92,13 +91,13 @@ def _parameter_chart(one: ParameterEffect, metric: str) -> Chart:
         band = {"type": "rect", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "layer": "below"}
         shapes.append({**band, **edges, "fillcolor": "@ink/8", "line": {"width": 0}})
         y = [*y, *edges.values()]
-    span = (max(places.positions.values()) - min(places.positions.values())) or 1
+    left, right = places.reach
+    ends = [left - 0.06 * (right - left), right + 0.06 * (right - left)]
     pad = 0.06 * ((max(y) - min(y)) or 1)
-    ends = [min(places.positions.values()) - 0.07 * span, max(places.positions.values()) + 0.07 * span]
     return Chart(
         key=f"along-{one.name}",
         title=f"Along {one.name}",
-        says=one.reading,
+        says=as_sentence(one.reading),
         data=[
             {
                 "type": "scatter",

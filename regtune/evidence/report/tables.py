@@ -77,15 +77,13 @@ def highlights(export: Export) -> list[dict[str, str]]:
         shown = []
         if chosen:
             shown.append(("Chosen", *label(chosen.candidate)))
-            shown.append(
-                (f"Its {title_of(metric)}", value_text(metric, chosen.estimate), "mean of its replicates")
-            )
+            shown.append(("Its mean", value_text(metric, chosen.estimate), title_of(metric)))
             if chosen.to_none:
                 against = signed_text(metric, chosen.to_none) + (" points" if scale_of(metric) == 100 else "")
                 shown.append(("Against no technique", against, "paired difference"))
         shown.append(("Cannot be told apart", str(len(tied)), f"of {len(decision.candidates)} candidates"))
         each = f"{decision.replicates} of each open candidate"
-        shown.append(("Trainings for the decision", f"{decision.trainings:,}", each))
+        shown.append(("Trainings", f"{decision.trainings:,}", each))
     return [dict(zip(("name", "value", "note"), one, strict=True)) for one in shown]
 
 
