@@ -224,3 +224,22 @@ def test_claims_do_not_depend_on_units_order_or_the_side_that_is_better(rows, sh
     )
     negative = {key: [-one for one in row] for key, row in values.items()}
     assert claims(judged(negative, goal="minimize", overlap=0.25)) == expected
+
+
+def test_what_is_shown_against_the_control_has_an_interval_that_excludes_0():
+    """Holm shows more than joint intervals do; what is printed beside a claim must not contradict it."""
+    rng, shown = np.random.default_rng(5), 0
+    for _ in range(60):
+        shared = rng.normal(size=4)
+        means = (0.0, 2.0, 2.6, 3.2, 4.0)
+        values = {
+            key: (mean + shared + 0.6 * rng.normal(size=4)).tolist()
+            for key, mean in zip([NONE, "t1", "t2", "t3", "t4"], means, strict=True)
+        }
+        judgement = judged(values, overlap=0.25)
+        for key, one in judgement.candidates.items():
+            if one.beats_none or one.below_none:
+                assert (one.to_none.low > 0) == one.beats_none, key
+                assert (one.to_none.high < 0) == one.below_none, key
+                shown += judgement.differences_to(NONE)[key].low <= 0
+    assert shown  # some of them only by Holm's steps

@@ -77,8 +77,9 @@ class Compared:
 
     replicates: how many count; fewer than others have where it was beaten early. estimate: of its mean; holds for this
     candidate alone. to_leader, to_none: this candidate minus the leader or the control, over the replicates that both
-    have; together they hold for all candidates; None for these two themselves. beats_none, below_none: it is better
-    or worse than the control. beaten: another candidate is shown to be better.
+    have; None for these two themselves. They hold together for all candidates, except that `to_none` of one that is
+    shown to be better or worse holds for it alone. beats_none, below_none: it is shown to be better or worse than the
+    control. beaten: another candidate is shown to be better.
     """
 
     replicates: int
@@ -130,6 +131,8 @@ class _Look:
 
     keys: tuple[str, ...]
     difference: Any
+    error: Any
+    freedom: Any
     half_width: Any
     p: Any
 
@@ -150,7 +153,8 @@ class _Look:
         means = scores.mean(axis=1)
         difference = means[:, None] - means[None, :]
         if len(keys) < 2:
-            return cls(keys, difference, np.zeros((1, 1)), np.ones((1, 1)))
+            nothing = np.zeros((1, 1))
+            return cls(keys, difference, nothing, nothing, nothing, np.ones((1, 1)))
         own = (scores[:, None] - scores[None, :]).var(axis=2, ddof=1)
         of_candidate = own.sum(axis=1) / (len(keys) - 1)
         pooled = of_candidate.mean()
@@ -161,7 +165,8 @@ class _Look:
             freedom = variance**2 / (pooled**2 / ((len(keys) - 1) * residual) + excess**2 / residual)
             freedom = np.where(variance > 0, freedom, residual)
             t = np.where(difference == 0, 0.0, np.abs(difference) / error)
-        return cls(keys, difference, stdtrit(freedom, 1 - level / 2) * error, 2 * stdtr(freedom, -t))
+        half_width = stdtrit(freedom, 1 - level / 2) * error
+        return cls(keys, difference, error, freedom, half_width, 2 * stdtr(freedom, -t))
 
     def better(self, sign: float) -> Any:
         """Whether the row is shown to be better than the column. sign: -1 where lower is better."""
@@ -198,6 +203,7 @@ def judge(
     beaten: dict[str, bool] = {}
     replicates: dict[str, int] = {}
     better, worse = dict.fromkeys(values, False), dict.fromkeys(values, False)
+    by: dict[str, Interval | None] = {}
     for look, needed in enumerate(LOOKS, start=1):
         if not values or any(len(values[key]) < needed for key in active):
             break
@@ -208,7 +214,7 @@ def judge(
         replicates |= dict.fromkeys(active, needed)
         if control in active and len(active) > 1:
             for key, claim in _against(at, control, sign, family, spent(look, alpha)).items():
-                better[key], worse[key] = claim
+                better[key], worse[key], by[key] = claim
         active = tuple(key for key in active if key == control or not beaten[key])
     if not looks:
         estimates = {key: _mean(values[key]) for key in values if len(values[key])}
@@ -232,6 +238,7 @@ def judge(
     tied = tuple(key for key in values if not beaten[key])
     to_leader = _differences(looks, leader)
     to_none = _differences(looks, control) if control in beaten else {}
+    to_none |= {key: interval for key, interval in by.items() if interval is not None}
     settled = len(tied) == 1
     practical_only = not settled and all(to_leader[key].within(practical) for key in tied if key != leader)
     return Judgement(
@@ -302,11 +309,14 @@ def _differences(looks: Sequence[_Look], reference: str) -> dict[str, Interval]:
 
 def _against(
     look: _Look, control: str, sign: float, family: int, level: float
-) -> dict[str, tuple[bool, bool]]:
-    """Whether each candidate is shown to be better, or worse, than the control.
+) -> dict[str, tuple[bool, bool, Interval | None]]:
+    """Whether each candidate is shown to be better, or worse, than the control, and by how much if it is either.
 
-    family: how many candidates there are beside the control; those without data at this look count as not shown.
+    That interval has the level of the candidate's own step in Holm's procedure, so that it excludes 0; it holds for
+    the candidate alone. family: how many candidates there are beside the control; those without data at this look
+    count as not shown.
     """
+    from scipy.special import stdtrit
     from statsmodels.stats.multitest import multipletests
 
     column = look.keys.index(control)
@@ -316,10 +326,14 @@ def _against(
     gc.freeze()  # it collects garbage at each call, which takes half a second where much is imported
     shown = multipletests(p, alpha=level, method="holm")[0]
     gc.unfreeze()
-    return {
-        look.keys[row]: (
-            bool(shown[i] and sign * look.difference[row, column] > 0),
-            bool(shown[i] and sign * look.difference[row, column] < 0),
-        )
-        for i, row in enumerate(rows)
-    }
+    steps = level / (family - np.argsort(np.argsort(p, kind="stable")))
+    claims: dict[str, tuple[bool, bool, Interval | None]] = {}
+    for i, row in enumerate(rows):
+        difference = float(look.difference[row, column])
+        interval = None
+        if shown[i]:
+            t = float(stdtrit(look.freedom[row, column], 1 - steps[i] / 2))
+            interval = Interval(difference, t * float(look.error[row, column]))
+        better = bool(shown[i]) and sign * difference > 0
+        claims[look.keys[row]] = better, bool(shown[i]) and not better, interval
+    return claims
