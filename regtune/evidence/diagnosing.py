@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import higher_is_better
 from regtune.data.datasets import Data, load_arrays, load_data, split_of
-from regtune.errors import InputError, RegtuneError, StudyBusy
+from regtune.errors import InputError, RegtuneError
 from regtune.escaping import printable, shell_word
 from regtune.evidence.diagnosis import (
     ALONG,
@@ -109,7 +109,7 @@ def diagnose(
         on_progress: Called with a line of progress.
 
     Returns:
-        The diagnosis. That of a study is stored with it, unless the study is running.
+        The diagnosis. That of a study is stored with it; where it cannot be, as while it runs, `notes` say so.
 
     Raises:
         InputError: `along` means nothing here.
@@ -360,7 +360,7 @@ def _end_of(trained: Trained | None) -> str:
 
 
 def _store(settings: Settings, study: str, diagnosis: Diagnosis) -> Diagnosis:
-    """Write the diagnosis to its study; where another process runs that, a note says so instead."""
+    """Write the diagnosis to its study; where that cannot be, a note says why."""
     try:
         with hold(settings, study) as ownership, understood(place(settings.storage_url)):
             stored = load(open_storage(settings, ownership.check, session(study)), study)
@@ -368,6 +368,6 @@ def _store(settings: Settings, study: str, diagnosis: Diagnosis) -> Diagnosis:
                 stored.set_user_attr(DIAGNOSIS, diagnosis.to_json())
                 return diagnosis
             why = "another study has its name now"
-    except StudyBusy as error:
+    except RegtuneError as error:  # what took minutes to measure is shown all the same
         why = str(error)
     return diagnosis.model_copy(update={"notes": (*diagnosis.notes, f"not stored: {why}")})

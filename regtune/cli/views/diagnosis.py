@@ -143,7 +143,11 @@ def _strength(curve: BiasVariance, value: float) -> str:
 
 
 def _parameters(diagnosis: Diagnosis, width: int) -> Iterator[RenderableType]:
-    noise = f"; a training's noise is {diagnosis.noise:.4f}" if diagnosis.noise is not None else ""
+    noise = (
+        f"; of replicates, one training's standard deviation is {diagnosis.noise:.4f}"
+        if diagnosis.noise is not None
+        else ""
+    )
     yield Text(f"From {counted(diagnosis.complete, 'complete trial')}{noise}.")
     heads = ("parameter", "importance", "95 % interval", f"along it, {diagnosis.metric}")
     rows = table(*heads, right=heads[1:3], fold=heads[3:])
