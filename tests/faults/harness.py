@@ -27,6 +27,7 @@ from stores import Postgres, until
 
 from regtune.config.trial import METRICS
 from regtune.storage import is_sqlite
+from regtune.study.decision import replicates_of
 from regtune.study.record import TrialRecord
 from regtune.study.study import record_of
 from regtune.tracking import names
@@ -124,18 +125,40 @@ def _assert_mlflow(
         assert run.data.tags[names.STATE] == trial.state.name, where
         assert run.info.status == STATES[trial.state.name], where
         assert run.data.tags[names.PARENT] == own.info.run_id, where
-        for metric in METRICS:
-            points = client.get_metric_history(run.info.run_id, metric)
-            curve = [(point.step, point.value, point.timestamp) for point in points]
-            steps = range(1, record.epochs + 1)
-            wanted = list(zip(steps, record.history.get(metric, ()), record.epoch_ended_ms, strict=False))
-            assert sorted(curve) == wanted, f"{where}: {metric}"
+        _assert_curves(client, run, record)
         if trial.state is TrialState.COMPLETE:
             assert run.data.metrics[names.best(goal)] == trial.value, where
         model = ["model.keras"] if trial.number in ranked[:keep_models] else []
         _assert_artifacts(client, run, {"config.yaml", *model})
     assert own.info.status == own.data.tags[names.STATE] == "FINISHED"
     assert own.data.tags[names.BEST_NUMBER] == str(ranked[0])
+
+
+def assert_replicates(place: Place) -> None:
+    """MLflow has one run a replicate, under the decision's, which say to the last digit what Optuna's database says."""
+    client, study = place.client(), place.study()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
+    of_study = f"tags.`{names.STUDY_TAG}` = '{study.user_attrs['regtune.uid']}'"
+    runs = client.search_runs(experiments, of_study, ViewType.ACTIVE_ONLY, 10_000)
+    (decision,) = (run for run in runs if run.data.tags[names.KIND] == names.DECISION)
+    assert decision.info.status == "FINISHED"
+    found = [run for run in runs if run.data.tags.get(names.PARENT) == decision.info.run_id]
+    records = {one.record.uid: one.record for one in replicates_of(study.user_attrs)}
+    assert sorted(run.data.tags[names.TRIAL_UID] for run in found) == sorted(records)
+    for run in found:
+        assert run.info.status == "FINISHED", run.info.run_name
+        _assert_curves(client, run, records[run.data.tags[names.TRIAL_UID]])
+    (lacks,) = sync(place.settings, [place.name], check=True, tell=lambda *_: None)
+    assert lacks.fine, lacks
+
+
+def _assert_curves(client: MlflowClient, run: Run, record: TrialRecord) -> None:
+    for metric in METRICS:
+        points = client.get_metric_history(run.info.run_id, metric)
+        curve = [(point.step, point.value, point.timestamp) for point in points]
+        steps = range(1, record.epochs + 1)
+        wanted = list(zip(steps, record.history.get(metric, ()), record.epoch_ended_ms, strict=False))
+        assert sorted(curve) == wanted, f"{run.info.run_name}: {metric}"
 
 
 def _assert_artifacts(client: MlflowClient, run: Run, wanted: set[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import assert_replicates
 from places import Place, Sweep, place_on
 
 from regtune.storage import open_engine
@@ -53,6 +54,7 @@ def test_a_coordinator_killed_while_it_decides_and_started_again_concludes_as_an
         ended = now
     with place.sweep(**CHANGES) as sweep:
         sweep.ended()
+    assert_replicates(place)
     replicates, decision = found(place)
     assert {one.attribute: one.record.ended_ms for one in replicates}.items() >= ended.items()
     assert set(Counter(one.candidate for one in replicates).values()) <= {4, 8, 16}
