@@ -87,11 +87,11 @@ def interval_line(estimate: Estimate, low: float, high: float, room: int) -> str
         return round((value - low) / (high - low) * (room - 1))
 
     line = [" "] * room
-    line[place(0.0)] = "│"
     if estimate.low is not None and estimate.high is not None:
         first, last = place(estimate.low), place(estimate.high)
         line[first : last + 1] = "─" * (last - first + 1)
         line[first], line[last] = "├", "┤"
+    line[place(0.0)] = {" ": "│", "─": "┼"}.get(line[place(0.0)], line[place(0.0)])
     line[place(estimate.mean)] = "●"
     return "".join(line)
 
@@ -113,13 +113,13 @@ def _axis(metric: str, low: float, high: float, room: int) -> str:
 
 
 def _candidates(decision: Decision) -> Table:
-    """Every candidate with its mean, its paired difference to the chosen one, and what it is."""
-    heads = ("candidate", "replicates", decision.metric, "to the chosen one", "")
+    """Every candidate with its replicates, their mean, the paired difference to the chosen one, and what it is."""
+    heads = ("candidate", "n", decision.metric, "to the chosen one", "")
     drawn = table(*heads, right=heads[1:4], fold=heads[:1])
     for one in decision.candidates:
         cells = (
             _described(one),
-            str(one.replicates) + (f" ({one.diverged} diverged)" if one.diverged else ""),
+            str(one.replicates),
             value_text(decision.metric, one.estimate),
             signed_text(decision.metric, one.to_chosen),
             one.standing,
