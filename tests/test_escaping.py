@@ -36,9 +36,10 @@ from regtune.storage.mlflow import connect
 from regtune.storage.schema import TRACKING
 from regtune.study.progress import Row
 from regtune.study.record import TrialRecord
+from regtune.tracking.decisions import decision_contents
 from regtune.tracking.projection import Projection
 from regtune.tracking.runs import SqlReader
-from regtune.tracking.studies import RetrainedFrom
+from regtune.tracking.studies import DecisionFacts, RetrainedFrom
 from regtune.tracking.views import experiment_note, study_note, trial_note
 
 HOSTILE = {
@@ -303,7 +304,19 @@ def test_notes_are_free_of_what_acts() -> None:
         notes = [experiment_note(facts)]
         for each in (facts, replace(facts, retrained=RetrainedFrom(text, 3))):
             notes += [study_note(each, "FINISHED", None, None), trial_note(each, 3)]
+        decision = tracking_records.decision(t7="chosen", none="beaten")
+        judged, none = decision.candidates
+        named = judged.candidate.model_copy(update={"mix": text})
+        decision = decision.model_copy(
+            update={
+                "study": text,
+                "notes": (text,),
+                "candidates": (judged.model_copy(update={"candidate": named}), none),
+            }
+        )
+        facts = replace(facts, deciding=DecisionFacts("FINISHED", decision))
+        notes += [study_note(facts, "FINISHED", None, None), decision_contents(facts).note]
         for note in notes:
             assert not acts(note)
             tags = {tag.strip("</>") for tag in re.findall(TAG, rendered(note))}
-            assert tags <= {"p", "strong", "em", "code"}
+            assert tags <= {"p", "strong", "em", "code", "table", "thead", "tbody", "tr", "th", "td"}
