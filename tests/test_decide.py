@@ -314,6 +314,12 @@ def test_a_second_decision_goes_on_from_the_first_and_a_settled_one_trains_nothi
     assert more.trainings == len(replicates())
     assert (practical := decided(practical=0.5)).end == "practical"
     assert practical.trainings == more.trainings
+    watching, stop = stopping_after(
+        more.trainings + 1
+    )  # more candidates have no look yet: what is known stands
+    wider = decided(top=9, observer=watching, stop=stop)
+    assert wider.candidates == practical.candidates
+    assert (wider.end, stored()) == ("stopped", practical)
     assert (
         decided(top=1, budget=Budget(replicates=8)).candidates[-1].replicates
     )  # what was replicated once stays a candidate

@@ -76,6 +76,7 @@ class Replication:
         self._requests_read = 0.0
         self._draining = False
         self._notes: list[str] = []
+        self._named = {one.key: one for one in candidates}
         self._trials = {one.key: self._trial(one) for one in candidates}
         self._candidates = self._affordable(candidates)
         self._conclusion = self._conclude()
@@ -104,12 +105,17 @@ class Replication:
         return conclude(self._question, self._candidates, ended, self._notes)
 
     def _kept(self, decision: Decision) -> Decision:
-        """Write a decision that rests on a look, unless the study has it. Returns what the study has then."""
+        """Write a decision that rests on a look, unless the study has it. Returns what the study has then.
+
+        Where new candidates have not come to a look, an earlier decision still stands.
+        """
         known = self._held.study.decision
         if known is not None and known.model_copy(update={"decided": decision.decided}) == decision:
             return known
         if decision.replicates >= LOOKS[0]:
             self._held.study.write_decision(decision)
+        elif known is not None and known.vary == decision.vary:
+            return known.model_copy(update={"end": decision.end, "notes": decision.notes})
         return decision
 
     # -- the budget
@@ -123,7 +129,7 @@ class Replication:
         most, replicates = self._budget.replicates, conclusion.decision.replicates
         if most is None and replicates and gains_little(self._question, replicates):
             return "overlap"
-        if (most is not None and conclusion.look > most) or not self._has_room(conclusion):
+        if conclusion.look > min(most or LOOKS[-1], LOOKS[-1]) or not self._has_room(conclusion):
             return "budget" if replicates else "too_few"
         return "stopped" if self._stopping else None
 
@@ -232,7 +238,7 @@ class Replication:
     def _start(self, key: str, index: int) -> None:
         """Hand a replicate to a worker: a new one, one that was interrupted, or one whose worker died."""
         held, vary, trial = self._held, self._question.vary, self._trials[key]
-        candidate = next(one for one in self._candidates if one.key == key)
+        candidate = self._named[key]
         seed = derive_seed(held.spec.seed, 0 if vary == "split" else index, "replicate")
         data = held.data
         if vary != "seed":
@@ -300,7 +306,7 @@ class Replication:
     # -- what a display shows
 
     def _row(self, key: _Key, record: TrialRecord) -> Row:
-        candidate = next(one for one in self._candidates if one.key == key[0])
+        candidate = self._named[key[0]]
         number = -1 if candidate.trial is None else candidate.trial
         value = None if record.kept is None else record.figure(self._question.metric)
         state = record.end_state or "RUNNING"
@@ -309,7 +315,6 @@ class Replication:
     def progress(self) -> Progress:
         """How the sweep stands, with its replicates as what is running."""
         conclusion, judgement = self._conclusion, self._conclusion.judgement
-        names = {one.key: one.name for one in self._candidates}
         tied = [key for key in judgement.tied if key != judgement.leader]
         running = [one.record for one in self._loop.running.values()]
         left = [key for key in conclusion.wanted if not self._is_over(key)]
@@ -318,8 +323,8 @@ class Replication:
             planned=sum(map(has_ended, self._records.values())) + len(left),
             look=conclusion.look,
             candidates=len(self._candidates),
-            open=tuple(names[key] for key in tied),
-            best=names.get(judgement.leader or "", ""),
+            open=tuple(self._named[key].name for key in tied),
+            best=self._named[judgement.leader].name if judgement.leader else "",
             seconds=self._seconds_left(left),
         )
         return replace(
