@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from regtune.cli import app
 from regtune.errors import InputError
 from regtune.evidence.diagnosis import Diagnosis
-from regtune.evidence.export import Export, export_of, load_export
+from regtune.evidence.export import MOST_TRIALS, Export, export_of, load_export
 from regtune.evidence.report import page_of, page_of_two, plotly_js
 from regtune.evidence.report.charts import scale, ticks
 from regtune.evidence.report.diagnosis import png
@@ -369,3 +369,27 @@ def test_a_page_is_drawn_of_whatever_a_study_has(case: str, decided: Export) -> 
     assert "NaN" not in json.dumps(figures)
     assert all(figure["data"] for figure in figures.values())
     assert page_of_two(export, decided)
+
+
+def test_of_a_large_study_the_first_trials_of_the_board_are_exported_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("regtune.evidence.export.MOST_TRIALS", 3)
+    export = export_of(study_at(tmp_path, decided=False), STUDY)
+    assert [one.rank for one in export.trials] == [1, 2, 3]
+    assert export.left_out == 8
+    assert {cost.what: cost.trainings for cost in export.costs}["complete trials"] == 7
+    assert "8 more trials are not in the page" in Parsed(page_of(export)).text
+
+
+def test_the_largest_page_stays_below_its_limit(decided: Export) -> None:
+    most = [
+        one.model_copy(update={"number": number})
+        for number in range(MOST_TRIALS)
+        for one in decided.trials[:1]
+    ]
+    plain = {"curves": {}, "parameters": dict.fromkeys("abcdefgh", 0.123456789)}
+    trials = tuple(one if number < 200 else one.model_copy(update=plain) for number, one in enumerate(most))
+    replicates = tuple(decided.replicates[0] for _ in range(12 * 64))
+    page = page_of(decided.model_copy(update={"trials": trials, "replicates": replicates}))
+    assert len(page.encode()) < MOST_BYTES

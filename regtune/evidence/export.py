@@ -29,9 +29,9 @@ from regtune.study.record import EndReason, State, TrialRecord, Value
 
 FORMAT: Literal[1] = 1
 SUFFIX = ".json"
-MOST_TRIALS = 1000
+MOST_TRIALS = 400
 """Trials in an export, in the order of the board; of larger studies the others are only counted."""
-MOST_CURVES = 150
+MOST_CURVES = 100
 """Trials of one state with their learning curves."""
 CURVES = ("cross_entropy", "val_cross_entropy", "val_accuracy")
 """Learning curves of an export, besides that of the ranked metric."""

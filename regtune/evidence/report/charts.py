@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -35,7 +36,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    @property
+    @cached_property
     def numeric(self) -> set[int]:
         """The columns of numbers, which are aligned to the right."""
         columns = range(len(self.columns))

@@ -144,7 +144,8 @@ def history_chart(export: Export) -> Chart | None:
     return Chart(
         key="history",
         title="History of the search",
-        says="Single runs, one each, in the order in which they began; the line is the best complete trial so far.",
+        says="Single runs, one each, in the order in which they began; the line is the best complete trial so far."
+        + (f" The {export.left_out:,} last trials of the board are left out." if export.left_out else ""),
         data=data,
         layout=layout(
             380,
