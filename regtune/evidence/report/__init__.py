@@ -135,8 +135,8 @@ def page_of_two(one: Export, other: Export) -> str:
             for export in both
         ],
         warnings=[*tables.unlike(one, other)],
-        compared=Table(("fact", *names), [*tables.side_by_side(both)]),
-        differences=Table(("setting", *names), rows),
+        compared=Table(("fact", *names), [*tables.side_by_side(both)], aligned=False),
+        differences=Table(("setting", *names), rows, aligned=False),
         sources=tables.sources_table(
             shown, {export.study.name: tables.commands_of(export) for export in both}
         ),

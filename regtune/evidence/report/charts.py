@@ -31,15 +31,16 @@ _NUMBER = re.compile(r"[-−+]?[\d,]*\.?\d+(e-?\d+)?( ± [\d.]+)?( %| s|)|–|")
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row names it."""
+    """A table; the first cell of a row names it. aligned: columns of numbers only are aligned to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    aligned: bool = True
 
     @cached_property
     def numeric(self) -> set[int]:
         """The columns of numbers, which are aligned to the right."""
-        columns = range(len(self.columns))
+        columns = range(len(self.columns) if self.aligned else 0)
         return {at for at in columns if all(_NUMBER.fullmatch(row[at]) for row in self.rows)}
 
 

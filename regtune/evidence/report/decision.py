@@ -237,6 +237,7 @@ def against_chart(exports: Sequence[Export]) -> Chart | None:
             axis(f"{title_of(metric)}{', points' if form.share else ''}, {better} is better", **ZERO),
             rows_axis(names),
         ),
+        narrow={"xaxis": {"title": {"text": f"{better} is better"}}},
         table=Table(
             ("study", "candidate", "techniques", "difference to no technique"),
             [
