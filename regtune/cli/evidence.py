@@ -144,7 +144,7 @@ def report(
     studies: Annotated[
         list[str],
         typer.Argument(
-            metavar="STUDY [STUDY]",
+            metavar="STUDY",
             help="Name of a study, or a .json file that --json has printed; two are shown side by side.",
             autocompletion=options.study_names,
         ),

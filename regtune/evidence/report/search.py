@@ -76,10 +76,12 @@ def parallel_chart(export: Export) -> Chart | None:
                 "labelfont": {"size": 13, "color": "@ink"},
                 "tickfont": {"size": 12, "color": "@muted"},
                 "rangefont": {"size": 11, "color": "@clear"},
-                "unselected": {"line": {"color": "@line", "opacity": 0.25}},
+                "unselected": {"line": {"color": "@line", "opacity": 0.6}},
             }
         ],
-        layout=layout(420, axis(), axis(), margin={"l": 72, "r": 104, "t": 60, "b": 24}),
+        layout=layout(
+            420, axis(), axis(), margin={"l": 72, "r": 104, "t": 60, "b": 24}, paper_bgcolor="@surface"
+        ),
         table=TABLE,
         source="trials[].parameters, trials[].value",
     )
@@ -282,7 +284,7 @@ def cost_chart(export: Export) -> Chart | None:
             rows_axis([one.what for one in costs]),
             margin={"l": 4, "r": 10, "t": 6, "b": 12},
         ),
-        narrow={"xaxis": {"range": [0, most * 2.4]}},
+        narrow={"xaxis": {"range": [0, most * 3]}},
         table=Table(
             ("for", "trainings", "epochs", "seconds"),
             [(one.what, f"{one.trainings:,}", f"{one.epochs:,}", f"{one.seconds:,.1f}") for one in costs],
