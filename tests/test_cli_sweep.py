@@ -42,6 +42,7 @@ training: {max_epochs: 40}
 early_stopping: null
 parameters: {dropout: {min: 0.0, max: 0.5}}
 controls: false
+decide: false
 """
 ENDED = re.compile(r"\b[1-9]\d* of 200\b")
 """A trial of LONG has ended; two that end together are shown at once."""
