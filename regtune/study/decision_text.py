@@ -201,7 +201,7 @@ def _clauses(decision: Decision) -> list[str]:
     if len(tied) > 1:
         clauses.append(f"{counted_word(len(tied))} configurations cannot be told apart")
     if chosen is None:
-        return [*clauses, "none of them lies inside the search"]
+        return [*clauses, "no configuration of the search was replicated"]
     inside = " inside the search" if any(not one.candidate.searched for one in tied) else ""
     it = words(chosen.candidate)
     named = clauses[0].lower().startswith(it.lower())
