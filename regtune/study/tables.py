@@ -48,6 +48,7 @@ _IS_RECORD = _OF_TRIAL & (_TRIAL_ATTRIBUTES.c.key == stored.RECORD)
 REVISIONS = frozenset({"v3.2.0.a"})
 """Revisions of Optuna's tables that are as this module reads them."""
 _BATCH = 500
+_RECORD_START = '{"uid": "'
 _RECORD_BEGINS = re.compile(r'\{"uid": ?"([A-Za-z0-9_-]+)-\d+"')
 """How a trial's record begins: with the uid of its study and its number."""
 
@@ -101,6 +102,19 @@ def _foreign(connection: Connection, study_id: int, uid: str) -> tuple[int, ...]
     begun = _searched(_TRIALS.c.trial_id)
     ours = (state == "WAITING") | ((state == "RUNNING") & ~begun) | _own(uid)
     return tuple(connection.scalars(select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id, ~ours)))
+
+
+def require_records(connection: Connection, study: StudyInfo) -> None:
+    """Require that no record is cut off or overwritten. Raises StorageError with the number of the first that is.
+
+    A trial with such a record counts as foreign wherever figures are only read.
+    """
+    start = func.substr(_TRIAL_ATTRIBUTES.c.value_json, 1, len(_RECORD_START)) != _RECORD_START
+    damaged = select(_TRIALS.c.number).where(_IS_RECORD, start, _TRIALS.c.study_id == study.id)
+    number = connection.scalar(damaged.order_by(_TRIALS.c.number).limit(1))
+    if number is not None:
+        unread = f"{printable(study.name)}: trial {number}: its record cannot be read"
+        raise StorageError(f"{unread}; restore a backup with: regtune db restore FILE")
 
 
 def _trials_of(study_id: int, foreign: Sequence[int]) -> Subquery:

@@ -237,6 +237,7 @@ class StudyTrials:
         self._engine, self._name, self.at_rest = engine, name, at_rest
         with tables.reading(engine) as connection:
             self._info = tables.read_info(connection, name)
+            tables.require_records(connection, self._info)
         self.numbers: dict[str, Key] = {}
         self._replicates = Replicates()
         self._decision: Decision | None = None
