@@ -93,10 +93,11 @@ def test_a_trial_that_another_parameter_makes_is_called_by_its_number() -> None:
 def test_the_search_s_own_winner_is_told_with_what_it_was_worth() -> None:
     assert optimism_text(decision()) == (
         "The search's own winner, trial 16, has 0.1717 val_cross_entropy there and 0.1873 ± 0.0052 over 8 "
-        "replicates: the search flattered it by 0.0156 ± 0.0052."
+        "replicates: the search flattered it by 0.0156 ± 0.0052. Compared with no technique it was 0.0802 lower in "
+        "the search, 0.059 ± 0.012 lower over replicates."
     )
     fair = decision(optimism=Estimate(mean=-0.001))
-    assert optimism_text(fair).endswith("the search did not flatter it.")
+    assert optimism_text(fair).count("the search did not flatter it.") == 1
     assert optimism_text(decision(optimism=None)) == ""
 
 

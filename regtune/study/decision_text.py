@@ -144,7 +144,25 @@ def optimism_text(decision: Decision) -> str:
         verdict = f"the search flattered it by {amount_text(metric, decision.optimism)}"
     else:
         verdict = "the search did not flatter it"
-    return f"The search's own winner, {winner.candidate.name}, has {scored} {metric} there and {again}: {verdict}."
+    own = f"The search's own winner, {winner.candidate.name}, has {scored} {metric} there and {again}: {verdict}."
+    return " ".join(filter(None, (own, _lead_text(decision, winner))))
+
+
+def _lead_text(decision: Decision, winner: Judged) -> str:
+    """By how much the search's winner was ahead of no technique, in the search and over replicates."""
+    none, metric = decision.none, decision.metric
+    if (
+        none is None
+        or none.candidate.value is None
+        or winner.candidate.value is None
+        or winner.to_none is None
+    ):
+        return ""
+    then = Estimate(mean=winner.candidate.value - none.candidate.value)
+    return (
+        f"Compared with {NO_TECHNIQUE} it was {difference_text(metric, then)} in the search, "
+        f"{difference_text(metric, winner.to_none)} over replicates."
+    )
 
 
 def basis_text(decision: Decision) -> str:
@@ -209,7 +227,7 @@ def _clauses(decision: Decision) -> list[str]:
         clauses.append(f"the simplest of them{inside}{'' if named else f', {it},'} is chosen")
     elif not named:
         clauses.append(f"{it} is chosen")
-    if answer is not None and answer is not chosen and not answer.candidate.searched:
+    if answer not in (None, chosen, none) and not answer.candidate.searched:
         clauses.append(f"{words(answer.candidate)}, outside the search, is as good and simpler")
     return clauses
 
