@@ -243,3 +243,12 @@ def test_what_is_shown_against_the_control_has_an_interval_that_excludes_0():
                 assert (one.to_none.high < 0) == one.below_none, key
                 shown += judgement.differences_to(NONE)[key].low <= 0
     assert shown  # some of them only by Holm's steps
+
+
+def test_a_noisy_control_does_not_widen_the_differences_between_the_others():
+    rng = np.random.default_rng(8)
+    values = {key: rng.normal(size=8).tolist() for key in ("t1", "t2", "t3", "t4")}
+    noise = rng.normal(size=8)
+    quiet, noisy = (judged({NONE: (scale * noise).tolist(), **values}, overlap=0.25) for scale in (1, 30))
+    assert noisy.differences_to("t1")["t2"] == quiet.differences_to("t1")["t2"]
+    assert noisy.differences_to(NONE)["t2"].half_width > 5 * quiet.differences_to(NONE)["t2"].half_width

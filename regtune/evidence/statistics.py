@@ -14,9 +14,10 @@ There is a look at them after 4, 8, 16, ... replicates; those that are beaten th
   split varies (Nadeau and Bengio 2003): replicates share images, and more replicates do not bring new ones. Where only
   the seed varies, overlap is 0 and what is claimed is claimed for that split.
 - S^2 of a difference: the mean over all pairs of candidates, which is twice the residual variance of the two-way layout
-  (candidates, replicates). Noisier candidates, or a noisier control, would be claimed too easily then: the mean over
-  the pairs of either candidate, or the pair's own variance, is taken where it is larger, with the degrees of freedom of
-  that sum of variances (Satterthwaite 1946).
+  (candidates, replicates). Between candidates that are not the control its pairs are left out: without early stopping
+  it varies several times as much as they do, and would drown what sets them apart. A noisier candidate, or a noisier
+  control, would be claimed too easily with S^2: the mean over the pairs of either candidate, or the pair's own
+  variance, is taken where it is larger, with the degrees of freedom of that sum of variances (Satterthwaite 1946).
 
 Gupta, On some multiple decision (selection and ranking) rules, Technometrics 7, 1965. Holm, A simple sequentially
 rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979. Hsu, Constrained simultaneous confidence
@@ -144,8 +145,9 @@ class _Look:
         look: int,
         level: float,
         overlap: float,
+        control: str | None,
     ) -> _Look:
-        """level: of each interval."""
+        """level: of each interval. control: the candidate whose pairs are not pooled with those of the others."""
         from scipy.special import stdtr, stdtrit  # Student's distribution and its quantiles
 
         keys, replicates = tuple(keys), LOOKS[look - 1]
@@ -156,14 +158,14 @@ class _Look:
             nothing = np.zeros((1, 1))
             return cls(keys, difference, nothing, nothing, nothing, np.ones((1, 1)))
         own = (scores[:, None] - scores[None, :]).var(axis=2, ddof=1)
-        of_candidate = own.sum(axis=1) / (len(keys) - 1)
-        pooled = of_candidate.mean()
-        variance = np.maximum(np.maximum(own, np.maximum.outer(of_candidate, of_candidate)), pooled)
-        excess, residual = variance - pooled, replicates - 1
+        everyone, others = np.full(len(keys), True), np.array([key != control for key in keys])
+        variance, freedom = _variance(own, everyone, replicates - 1)
+        if not others.all() and others.sum() > 1:
+            apart = np.logical_and.outer(others, others)
+            among = _variance(own, others, replicates - 1)
+            variance, freedom = np.where(apart, among[0], variance), np.where(apart, among[1], freedom)
         error = np.sqrt(variance * (1 / replicates + overlap))
         with np.errstate(divide="ignore", invalid="ignore"):  # no variance at all: every difference is exact
-            freedom = variance**2 / (pooled**2 / ((len(keys) - 1) * residual) + excess**2 / residual)
-            freedom = np.where(variance > 0, freedom, residual)
             t = np.where(difference == 0, 0.0, np.abs(difference) / error)
         half_width = stdtrit(freedom, 1 - level / 2) * error
         return cls(keys, difference, error, freedom, half_width, 2 * stdtr(freedom, -t))
@@ -171,6 +173,21 @@ class _Look:
     def better(self, sign: float) -> Any:
         """Whether the row is shown to be better than the column. sign: -1 where lower is better."""
         return sign * self.difference > self.half_width
+
+
+def _variance(own: Any, pool: Any, residual: int) -> tuple[Any, Any]:
+    """The variance of each pair's difference, at least the pool's, and its degrees of freedom.
+
+    own: of each pair's own differences, with `residual` degrees of freedom. pool: which candidates' pairs are pooled.
+    """
+    of_candidate = own[:, pool].sum(axis=1) / (pool.sum() - pool)
+    pooled = of_candidate[pool].mean()
+    variance = np.maximum(np.maximum(own, np.maximum.outer(of_candidate, of_candidate)), pooled)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = variance**2 / (
+            pooled**2 / ((pool.sum() - 1) * residual) + (variance - pooled) ** 2 / residual
+        )
+    return variance, np.where(variance > 0, freedom, residual)
 
 
 def judge(
@@ -207,7 +224,7 @@ def judge(
     for look, needed in enumerate(LOOKS, start=1):
         if not values or any(len(values[key]) < needed for key in active):
             break
-        at = _Look.of(values, active, look, spent(look, alpha) / family, overlap)
+        at = _Look.of(values, active, look, spent(look, alpha) / family, overlap, control)
         looks.append(at)
         shown = at.better(sign).any(axis=0)
         beaten |= {key: bool(shown[i]) for i, key in enumerate(active)}
