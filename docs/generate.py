@@ -17,6 +17,9 @@ import typer
 
 from regtune.cli import app
 from regtune.config.sweepfile.specification import json_schema
+from regtune.evidence.export import Export, load_export
+from regtune.study.decision_text import FIGURES, paragraph, signed_text, value_text
+from regtune.study.decision_text import words as candidate_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -358,11 +361,73 @@ def decisions() -> str:
     return f"{table(columns, rows)}\n\n{sweeps:,} sweeps a row; sd: of a run by its seed, 0.0012 of accuracy on MNIST."
 
 
+def study() -> Export:
+    """The export of the study of sweeps/mnist.yaml that the documents speak of."""
+    return load_export(ROOT / "benchmarks/study.json")
+
+
+def decision() -> str:
+    """What the replicates of that study decide, in sentences."""
+    found = study().decision
+    assert found is not None
+    return " ".join(paragraph(found))
+
+
+def candidates() -> str:
+    """Every candidate of that decision."""
+    found = study().decision
+    assert found is not None
+    rows = (
+        (
+            f"{candidate_words(one.candidate)}{'' if one.candidate.searched else ' (control)'}",
+            value_text(found.metric, one.estimate),
+            signed_text(found.metric, one.to_none),
+            value_text("val_accuracy", one.figures.get("val_accuracy")),
+            f"**{one.standing}**" if one.standing == "chosen" else one.standing,
+        )
+        for one in found.candidates
+    )
+    return table(("candidate", found.metric, "against no technique", "accuracy", ""), rows)
+
+
+def bought() -> str:
+    """What each technique adds to early stopping alone in that study; early stopping, to no technique."""
+    found = study().decision
+    assert found is not None
+    shown = (
+        "val_accuracy",
+        "val_cross_entropy",
+        "generalization_gap",
+        "ece",
+        "epochs",
+        "l2_norm",
+        "prunable",
+    )
+    rows = (
+        (
+            candidate_words(one.candidate),
+            *(signed_text(name, (one.beyond or one.bought)[name]) for name in shown),
+        )
+        for one in sorted(found.candidates, key=lambda one: one.candidate.control != "early_stopping")
+        if one.candidate.control and one.bought
+    )
+    return table(("technique", *(FIGURES[name].title for name in shown)), rows)
+
+
+def textbook() -> str:
+    """The textbook's sentences, held against that study."""
+    found = study().diagnosis
+    assert found is not None
+    rows = ((one.text, one.holds, one.figures) for one in found.sentences)
+    return table(("the textbook says", "here", "figures"), rows)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files),
         *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, soak, decisions),
+        *(decision, candidates, bought, textbook),
     )
 }
 

@@ -182,7 +182,7 @@ def what_repeats(decision: Decision | None) -> dict[str, Any]:
     assert decision is not None
     values = decision.model_dump(mode="json", exclude={"decided", "seconds", "uid"})
     for one in values["candidates"]:
-        for figures in (one["figures"], one["bought"]):
+        for figures in (one["figures"], one["bought"], one["beyond"]):
             figures.pop("epoch_seconds", None)
     return values
 

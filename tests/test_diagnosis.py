@@ -264,6 +264,13 @@ def test_a_sentence_holds_only_where_the_interval_says_so() -> None:
     }
     assert "+21.0 ± 8.0 points against no technique" in found[L1].figures
     assert "−0.040 ± 0.050 against no technique" in found[DROPOUT].figures
+    beyond = {"generalization_gap": Estimate(mean=-0.01, half_width=0.02)}
+    dropout = bought("c-dropout", generalization_gap=(-0.07, 0.02)).model_copy(update={"beyond": beyond})
+    by_name = {
+        one.text: one for one in sentences("mnist", decision(dropout, judged("c-none"), chosen="t9"), None)
+    }
+    assert by_name[DROPOUT].holds == "does not hold here"  # early stopping alone does as much
+    assert "−0.010 ± 0.020 against early stopping alone" in by_name[DROPOUT].figures
     undecided = sentences("my study", None, None)
     assert {one.holds for one in undecided} == {"not measured"}
     assert all("regtune decide 'my study'" in one.figures for one in undecided)

@@ -31,6 +31,7 @@ from regtune.study.decision_text import PRACTICAL_ACCURACY
 from regtune.study.record import TrialRecord
 
 NONE = "c-none"
+STOPPING = "c-early_stopping"
 PRACTICAL_SHARE_OF_LOSS = 0.01
 LEAST_GAIN = 0.07
 """The next look is worth its replicates when it narrows the intervals by this share."""
@@ -305,8 +306,13 @@ def _judged(
             estimate=estimate,
         )
     counted = {name: found[: compared.replicates] for name, found in figures[key].items()}
-    base = figures.get(NONE, {}) if key != NONE else {}
-    shared = [name for name in counted if name in base]
+
+    def differences(base: str) -> dict[str, Estimate]:
+        others = figures.get(base, {}) if base != key else {}
+        both = {name: (found, others[name]) for name, found in counted.items() if len(others.get(name, ()))}
+        return {name: _known(paired(*pair, question.overlap)) for name, pair in both.items()}
+
+    technique = candidate.control is not None and key not in (NONE, STOPPING)
     to_chosen = judgement.differences_to(chosen).get(key) if chosen else None
     return Judged(
         candidate=candidate,
@@ -319,7 +325,8 @@ def _judged(
         beats_none=compared.beats_none,
         below_none=compared.below_none,
         figures={name: _known(interval(found, question.overlap)) for name, found in counted.items()},
-        bought={name: _known(paired(counted[name], base[name], question.overlap)) for name in shared},
+        bought=differences(NONE),
+        beyond=differences(STOPPING) if technique else {},
     )
 
 

@@ -32,6 +32,8 @@ from regtune.sweep.held import Held
 from regtune.sweep.loop import Loop, Running
 from regtune.training.result import Verdict
 
+ENOUGH = 4
+"""Candidates with which a second look is better than more candidates."""
 _Key = tuple[str, int]
 """A candidate's key and the index of a replicate."""
 
@@ -134,15 +136,15 @@ class Replication:
         return "stopped" if self._stopping else None
 
     def _affordable(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The first candidates for whose first look the budget has room, and all that were replicated before."""
+        """The first candidates for whose looks the budget has room, and all that were replicated before.
+
+        Two looks at few candidates tell more than one look at many.
+        """
         if len(candidates) == 1:  # which is not replicated
             return [*candidates]
-        taken: list[Candidate] = []
-        for one in candidates:
-            keys = [other.key for other in (*taken, one) for _ in range(LOOKS[0])]
-            if not self._fits(keys, 0, 0.0):
-                break
-            taken.append(one)
+        taken = self._first(candidates, LOOKS[1])
+        if len(taken) < ENOUGH:  # rather more candidates than a second look
+            taken = self._first(candidates, LOOKS[0])
         replicated = {key for key, _ in self._records}
         taken += [one for one in candidates if one not in taken and one.key in replicated]
         if len(taken) < 2:
@@ -150,6 +152,15 @@ class Replication:
         if out := [one.name for one in candidates if one not in taken]:
             again = f"replicate them too with: regtune decide {shell_word(self._held.study.name)}"
             self._notes.append(f"the budget has no room for {', '.join(out)}; {again}")
+        return taken
+
+    def _first(self, candidates: Sequence[Candidate], replicates: int) -> list[Candidate]:
+        """The first candidates of which the budget has room for so many replicates."""
+        taken: list[Candidate] = []
+        for one in candidates:
+            if not self._fits([other.key for other in (*taken, one) for _ in range(replicates)], 0, 0.0):
+                break
+            taken.append(one)
         return taken
 
     def _has_room(self, conclusion: Conclusion) -> bool:

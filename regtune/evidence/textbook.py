@@ -1,14 +1,15 @@
 """What textbooks say of regularization, each sentence held against the controls' replicates and the diagnosis.
 
-A sentence holds where the whole interval of a paired difference to no technique lies on its side, at the decision's
-level; where the interval contains 0, or lies on the other side, it does not hold here.
+A sentence holds where the whole interval of a paired difference lies on its side, at the decision's level; where the
+interval contains 0, or lies on the other side, it does not hold here. A technique is compared with early stopping
+alone, which its control has too; early stopping, and what was chosen, with no technique.
 """
 
 from __future__ import annotations
 
 from regtune.escaping import shell_word
 from regtune.evidence.diagnosis import BiasVariance, Sentence
-from regtune.study.decision import Decision, Judged
+from regtune.study.decision import Decision, Estimate, Judged
 from regtune.study.decision_text import form_of, signed_text, value_text
 
 L1 = "An L1 penalty makes weights zero: the network becomes sparse."
@@ -56,9 +57,7 @@ class _Judge:
     ) -> Sentence:
         """Judge a sentence by one figure and direction of each control; it holds where all that are measured say so."""
         judged = {control: self._control(control) for control in claims}
-        measured = {
-            control: one for control, one in judged.items() if one and claims[control][0] in one.bought
-        }
+        measured = {control: one for control, one in judged.items() if one and claims[control][0] in _by(one)}
         if not measured:
             need = (
                 f"{self._command} trains its control" if self._decision is None else "it has no control here"
@@ -66,7 +65,7 @@ class _Judge:
             return Sentence(text=text, holds="not measured", figures="; ".join(filter(None, (need, more))))
         holds = all(_shown(one, *claims[control]) for control, one in measured.items())
         parts = [_figures(one, claims[control][0], len(measured) > 1) for control, one in measured.items()]
-        parts += [_figures(one, also, False) for one in measured.values() if also in one.bought]
+        parts += [_figures(one, also, False) for one in measured.values() if also in _by(one)]
         figures = "; ".join(filter(None, (*parts, more)))
         return Sentence(text=text, holds="holds here" if holds else "does not hold here", figures=figures)
 
@@ -76,19 +75,25 @@ class _Judge:
         if chosen is None or name not in chosen.bought:
             need = f"{self._command} measures it" if self._decision is None else "no technique was chosen"
             return Sentence(text=GAP, holds="not measured", figures=need)
+        against_none = chosen.model_copy(update={"beyond": {}})
         return Sentence(
             text=GAP,
-            holds="holds here" if _shown(chosen, name, -1) else "does not hold here",
-            figures=_figures(chosen, name, True),
+            holds="holds here" if _shown(against_none, name, -1) else "does not hold here",
+            figures=_figures(against_none, name, True),
         )
 
     def _control(self, name: str) -> Judged | None:
         return self._decision.judged(f"c-{name}") if self._decision else None
 
 
+def _by(judged: Judged) -> dict[str, Estimate]:
+    """What a technique adds: to early stopping alone, where that was replicated."""
+    return judged.beyond or judged.bought
+
+
 def _shown(judged: Judged, figure: str, direction: int) -> bool:
-    """Whether the whole interval of the difference to no technique lies in the direction."""
-    by = judged.bought[figure]
+    """Whether the whole interval of the difference lies in the direction."""
+    by = _by(judged)[figure]
     if by.low is None or by.high is None:
         return False
     return by.low > 0 if direction > 0 else by.high < 0
@@ -97,9 +102,10 @@ def _shown(judged: Judged, figure: str, direction: int) -> bool:
 def _figures(judged: Judged, figure: str, named: bool) -> str:
     """``gap 0.0812 ± 0.0103, −0.0397 ± 0.0100 against no technique``."""
     form = form_of(figure)
-    by = signed_text(figure, judged.bought[figure]) + (" points" if form.share else "")
+    by = signed_text(figure, _by(judged)[figure]) + (" points" if form.share else "")
+    reference = "early stopping alone" if judged.beyond else "no technique"
     name = f"{judged.candidate.name}: " if named else ""
-    return f"{name}{form.title} {value_text(figure, judged.figures.get(figure))}, {by} against no technique"
+    return f"{name}{form.title} {value_text(figure, judged.figures.get(figure))}, {by} against {reference}"
 
 
 def _variance(curve: BiasVariance | None, along: str) -> str:

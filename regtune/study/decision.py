@@ -83,6 +83,8 @@ class Judged(Frozen):
     all candidates and looks controlled. figures: estimates of `val_accuracy`, `val_cross_entropy`,
     `generalization_gap`, `ece`, `brier`, `epochs`, `epoch_seconds`, `l2_norm`, `sparsity`, `prunable`. bought: of the
     same figures, the paired differences to the control `none`.
+    beyond: of a technique's control, the same to the control `early_stopping`, which is what the technique adds: its
+    control has the sweep's early stopping too, and `none` has not.
     """
 
     candidate: Candidate
@@ -96,6 +98,7 @@ class Judged(Frozen):
     below_none: bool = False
     figures: dict[str, Estimate] = Field(default_factory=dict)
     bought: dict[str, Estimate] = Field(default_factory=dict)
+    beyond: dict[str, Estimate] = Field(default_factory=dict)
 
 
 class Decision(Frozen):

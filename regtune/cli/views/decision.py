@@ -28,6 +28,7 @@ from regtune.study.decision_text import (
 
 STYLES: Mapping[Standing, str] = {"chosen": "bold green", "tied": "", "beaten": "dim", "diverged": "red"}
 WIDEST_PLOT = 72
+STOPPED = "every row but the first has early stopping"
 SMALL = "small weights: share of the hidden weights below 0.001"
 L1 = "Under Adam an L1 penalty makes weights small, not zero."
 
@@ -156,7 +157,8 @@ def _bought(decision: Decision, width: int) -> list[RenderableType]:
         for row in rows:
             drawn.add_row(*(row[place] for place in places))
         parts += [drawn, Text()]
-    notes = [SMALL] if "sparsity" in names else []
+    notes = [STOPPED] if any(one.candidate.control == "early_stopping" for one in controls) else []
+    notes += [SMALL] if "sparsity" in names else []
     notes += [f"prunable: {prunable_text(decision)}"] if "prunable" in names else []
     notes += [L1] if any(one.candidate.control == "l1" for one in controls) else []
     return [*parts[:-1], *(Text(note, style="dim") for note in notes)]
