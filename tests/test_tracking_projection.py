@@ -263,7 +263,7 @@ def test_the_study_s_own_run_has_its_sweep_file_and_says_what_is_fixed_and_what_
     attributes = {SPEC: spec.identity(), STUDY_UID: "study-1", DATA: asdict(records.facts().data)}
     file = tmp_path / "sweep.yaml"
     for cap in (32, 40):  # a budget may be raised
-        attributes[BUDGET] = {"run_cap": cap, "timeout": None, "keep_models": 5}
+        attributes[BUDGET] = {"run_cap": cap, "timeout": None, "keep_models": 5, "decide": spec.decide}
         store.project(StudyFacts.of("quickstart", attributes)).study("RUNNING", None)
         (parent,) = store.runs()
         store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
