@@ -42,9 +42,12 @@ SETTLING_MS = 1500
 """For a picture only: until charts have stopped moving."""
 KNOWN = (
     *("net::ERR_NAME_NOT_RESOLVED", "net::ERR_INTERNET_DISCONNECTED", "net::ERR_PROXY_CONNECTION_FAILED"),
+    "net::ERR_NETWORK_CHANGED",
     "ResizeObserver loop completed with undelivered notifications",
 )
-"""What the console says of requests to the internet, where there is none, and of a table laid out in two steps."""
+"""What the console says of requests to the internet, where there is none, of a network that a container engine changes
+meanwhile, and of a table laid out in two steps.
+"""
 ACCOUNTS = "/mlflow/users/current"
 """MLflow's page asks at its start who is logged in; a server without accounts answers 404, as it should."""
 

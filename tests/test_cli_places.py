@@ -250,7 +250,7 @@ def test_a_reader_that_leaves_early_a_full_disk_and_a_closed_output() -> None:
         ("board long --json | head -n 1", 0, ""),
         ("--help | true", 0, ""),
         (f"board {NAME} > /dev/full", 1, full),
-        (f"best {NAME} >&-", 0, ""),
+        ("studies >&-", 0, ""),
         ("--help >&- 2>&-", 0, ""),
     ):
         found = in_a_shell(f"regtune {command}")
