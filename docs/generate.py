@@ -391,7 +391,7 @@ def candidates() -> str:
 
 
 def bought() -> str:
-    """What each technique adds to early stopping alone in that study; early stopping, to no technique."""
+    """What each technique of that study adds to early stopping alone (early stopping: to no technique)."""
     found = study().decision
     assert found is not None
     shown = (
@@ -406,10 +406,9 @@ def bought() -> str:
     rows = (
         (
             candidate_words(one.candidate),
-            *(signed_text(name, (one.beyond or one.bought)[name]) for name in shown),
+            *(signed_text(name, one.added[name]) for name in shown),
         )
-        for one in sorted(found.candidates, key=lambda one: one.candidate.control != "early_stopping")
-        if one.candidate.control and one.bought
+        for one in found.techniques
     )
     return table(("technique", *(FIGURES[name].title for name in shown)), rows)
 

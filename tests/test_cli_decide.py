@@ -52,7 +52,7 @@ def test_the_order_is_the_answer_the_candidates_what_was_bought_and_the_optimism
         ),
         *(
             "to the chosen one",
-            "what each technique bought",
+            "What a technique adds to no technique",
             "The search's own winner",
             "Each open candidate",
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from regtune.escaping import shell_word
 from regtune.evidence.diagnosis import BiasVariance, Sentence
-from regtune.study.decision import Decision, Estimate, Judged
+from regtune.study.decision import Decision, Judged
 from regtune.study.decision_text import form_of, signed_text, value_text
 
 L1 = "An L1 penalty makes weights zero: the network becomes sparse."
@@ -57,7 +57,9 @@ class _Judge:
     ) -> Sentence:
         """Judge a sentence by one figure and direction of each control; it holds where all that are measured say so."""
         judged = {control: self._control(control) for control in claims}
-        measured = {control: one for control, one in judged.items() if one and claims[control][0] in _by(one)}
+        measured = {
+            control: one for control, one in judged.items() if one and claims[control][0] in one.added
+        }
         if not measured:
             need = (
                 f"{self._command} trains its control" if self._decision is None else "it has no control here"
@@ -65,7 +67,7 @@ class _Judge:
             return Sentence(text=text, holds="not measured", figures="; ".join(filter(None, (need, more))))
         holds = all(_shown(one, *claims[control]) for control, one in measured.items())
         parts = [_figures(one, claims[control][0], len(measured) > 1) for control, one in measured.items()]
-        parts += [_figures(one, also, False) for one in measured.values() if also in _by(one)]
+        parts += [_figures(one, also, False) for one in measured.values() if also in one.added]
         figures = "; ".join(filter(None, (*parts, more)))
         return Sentence(text=text, holds="holds here" if holds else "does not hold here", figures=figures)
 
@@ -86,14 +88,9 @@ class _Judge:
         return self._decision.judged(f"c-{name}") if self._decision else None
 
 
-def _by(judged: Judged) -> dict[str, Estimate]:
-    """What a technique adds: to early stopping alone, where that was replicated."""
-    return judged.beyond or judged.bought
-
-
 def _shown(judged: Judged, figure: str, direction: int) -> bool:
     """Whether the whole interval of the difference lies in the direction."""
-    by = _by(judged)[figure]
+    by = judged.added[figure]
     if by.low is None or by.high is None:
         return False
     return by.low > 0 if direction > 0 else by.high < 0
@@ -102,7 +99,7 @@ def _shown(judged: Judged, figure: str, direction: int) -> bool:
 def _figures(judged: Judged, figure: str, named: bool) -> str:
     """``gap 0.0812 ± 0.0103, −0.0397 ± 0.0100 against no technique``."""
     form = form_of(figure)
-    by = signed_text(figure, _by(judged)[figure]) + (" points" if form.share else "")
+    by = signed_text(figure, judged.added[figure]) + (" points" if form.share else "")
     reference = "early stopping alone" if judged.beyond else "no technique"
     name = f"{judged.candidate.name}: " if named else ""
     return f"{name}{form.title} {value_text(figure, judged.figures.get(figure))}, {by} against {reference}"

@@ -100,6 +100,15 @@ class Judged(Frozen):
     bought: dict[str, Estimate] = Field(default_factory=dict)
     beyond: dict[str, Estimate] = Field(default_factory=dict)
 
+    @property
+    def added(self) -> dict[str, Estimate]:
+        """What it adds, of each figure: `beyond`, or `bought` where `beyond` is empty.
+
+        So a technique's control is compared with early stopping alone, and with no technique where the study has no
+        control with early stopping alone; that control itself, and what the search found, with no technique.
+        """
+        return self.beyond or self.bought
+
 
 class Decision(Frozen):
     """What the replicates of a study decide.
@@ -141,6 +150,12 @@ class Decision(Frozen):
     def none(self) -> Judged | None:
         """The control without any technique."""
         return self.judged("c-none")
+
+    @property
+    def techniques(self) -> tuple[Judged, ...]:
+        """The controls that tell what a technique adds, early stopping alone first."""
+        told = [one for one in self.candidates if one.candidate.control and one.added]
+        return tuple(sorted(told, key=lambda one: one.candidate.control != "early_stopping"))
 
     def with_standing(self, *standings: Standing) -> tuple[Judged, ...]:
         return tuple(one for one in self.candidates if one.standing in standings)

@@ -122,6 +122,13 @@ def words(candidate: Candidate) -> str:
     return f"{head} with {_listed(rest)}" if rest else head
 
 
+def added_title(decision: Decision) -> str:
+    """The title of a table of `Judged.added`, which says what each technique is compared with."""
+    if any(one.beyond for one in decision.candidates):
+        return f"What a technique adds to early stopping alone (early stopping: to {NO_TECHNIQUE})"
+    return f"What a technique adds to {NO_TECHNIQUE}"
+
+
 def sentence(decision: Decision) -> str:
     """The answer in one sentence, capitalized and with its full stop."""
     text = "; ".join(_clauses(decision))

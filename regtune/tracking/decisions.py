@@ -17,6 +17,7 @@ from regtune.study.decision import Candidate, Decision, Judged, named
 from regtune.study.decision_text import (
     FIGURES,
     VARIED,
+    added_title,
     basis_text,
     end_text,
     more_command,
@@ -161,7 +162,7 @@ def _note(facts: StudyFacts, decision: Decision | None) -> str:
         markdown(optimism_text(decision)),
         _candidates(decision),
         markdown(" ".join(said)),
-        _bought(decision),
+        _added(decision),
         f"{rows} All figures: `{names.DECISION_FILE}`, among the artifacts.",
         f"In a terminal: {code(more_command(decision) or f'regtune best {word}')}.",
     ]
@@ -193,20 +194,19 @@ def _candidates(decision: Decision) -> str:
     return _table(head, rows) + (f"\n\nAnd {more} more." if more else "")
 
 
-def _bought(decision: Decision) -> str:
-    """What each technique alone changes against no technique; empty where no control has figures."""
-    judged = [one for one in decision.candidates if one.candidate.control and one.bought]
-    controls = {_technique(one.candidate): one.bought for one in judged}
-    figures = [name for name in FIGURES if any(name in bought for bought in controls.values())]
+def _added(decision: Decision) -> str:
+    """What each technique adds, in Markdown; empty where no control has figures."""
+    controls = {_technique(one.candidate): one.added for one in decision.techniques}
+    figures = [name for name in FIGURES if any(name in added for added in controls.values())]
     head = "", *map(_shown, controls)
     rows = [
         (
             FIGURES[name].title + (" (points)" if FIGURES[name].share else ""),
-            *(signed_text(name, bought.get(name)) for bought in controls.values()),
+            *(signed_text(name, added.get(name)) for added in controls.values()),
         )
         for name in figures
     ]
-    return f"**What each technique bought**, against no technique:\n\n{_table(head, rows)}" if rows else ""
+    return f"**{added_title(decision)}**:\n\n{_table(head, rows)}" if rows else ""
 
 
 def _shown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A decision as a person reads it: the answer, the candidates on one axis, what each technique bought."""
+"""A decision as a person reads it: the answer, the candidates on one axis, what each technique adds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from regtune.study.decision import Decision, Estimate, Judged, Standing
 from regtune.study.decision_text import (
     FIGURES,
     NO_TECHNIQUE,
+    added_title,
     basis_text,
     end_text,
     form_of,
@@ -28,7 +29,6 @@ from regtune.study.decision_text import (
 
 STYLES: Mapping[Standing, str] = {"chosen": "bold green", "tied": "", "beaten": "dim", "diverged": "red"}
 WIDEST_PLOT = 72
-STOPPED = "every row but the first has early stopping"
 SMALL = "small weights: share of the hidden weights below 0.001"
 L1 = "Under Adam an L1 penalty makes weights small, not zero."
 
@@ -41,8 +41,8 @@ def decision_view(decision: Decision, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(sentence(decision), style="bold")]
     if decision.candidates:
         parts += [*_plot(decision, width), Text(), _candidates(decision)]
-    if bought := _bought(decision, width):
-        parts += [Text(), *bought]
+    if added := _added(decision, width):
+        parts += [Text(), *added]
     lines = optimism_text(decision), basis_text(decision), end_text(decision), *decision.notes
     parts += [Text(), *(Text(printable(line)) for line in lines if line)]
     return Group(*parts)
@@ -139,26 +139,24 @@ def _techniques(one: Judged) -> str:
     return printable(mix_text(one.candidate.mix, one.candidate.control))
 
 
-def _bought(decision: Decision, width: int) -> list[RenderableType]:
-    """What each technique bought: the control without any as it is, then the paired differences of the others."""
-    controls = [one for one in decision.candidates if one.candidate.control and one.bought]
-    none = decision.none
+def _added(decision: Decision, width: int) -> list[RenderableType]:
+    """What each technique adds: the control without any as it is, then the paired differences of the others."""
+    controls, none = decision.techniques, decision.none
     if none is None or not controls:
         return []
     names = [name for name in FIGURES if name in none.figures]
     rows = [[NO_TECHNIQUE, *(value_text(name, none.figures[name]) for name in names)]]
     for one in controls:
-        rows.append([_techniques(one), *(signed_text(name, one.bought.get(name)) for name in names)])
+        rows.append([_techniques(one), *(signed_text(name, one.added.get(name)) for name in names)])
     heads = ["technique", *(FIGURES[name].title for name in names)]
     widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
-    parts: list[RenderableType] = [Text("what each technique bought, against no technique", style="bold")]
+    parts: list[RenderableType] = [Text(added_title(decision), style="bold")]
     for places in _fitting(widths, width):
         drawn = table(*(heads[place] for place in places), right=heads[1:])
         for row in rows:
             drawn.add_row(*(row[place] for place in places))
         parts += [drawn, Text()]
-    notes = [STOPPED] if any(one.candidate.control == "early_stopping" for one in controls) else []
-    notes += [SMALL] if "sparsity" in names else []
+    notes = [SMALL] if "sparsity" in names else []
     notes += [f"prunable: {prunable_text(decision)}"] if "prunable" in names else []
     notes += [L1] if any(one.candidate.control == "l1" for one in controls) else []
     return [*parts[:-1], *(Text(note, style="dim") for note in notes)]
