@@ -4,7 +4,8 @@
     ├── InputError                  what was typed or written in a file is wrong (exit code 2)
     │   ├── SourceError             a YAML file: every mistake at once, each with its file and line
     │   │   ├── SpecError           the sweep file
-    │   │   └── ConfigError         a configuration file such as best.yaml
+    │   │   ├── ConfigError         a configuration file such as best.yaml
+    │   │   └── GatesError          a file of gates
     │   ├── DataError               a data set is missing, damaged or not what its digest says
     │   ├── SettingsError           a flag, an environment variable or a line of .env
     │   ├── ParameterError          a value outside the search space (enqueue)
@@ -58,6 +59,10 @@ class SpecError(SourceError):
 
 class ConfigError(SourceError):
     expected = "a configuration (try: regtune best STUDY -o best.yaml)"
+
+
+class GatesError(SourceError):
+    expected = "a file of gates (keys such as max_ece)"
 
 
 class DataError(InputError): ...

@@ -295,8 +295,14 @@ def doctor(as_json: options.Json = False, home: options.Home = None) -> None:
         raise typer.Exit(1)
 
 
-def schema() -> None:
-    """Print the JSON Schema of the sweep file, for editors."""
-    from regtune.config.sweepfile.specification import json_schema
-
+def schema(
+    of: Annotated[str, typer.Argument(metavar="sweep|gates", help="Which file.")] = "sweep",
+) -> None:
+    """Print the JSON Schema of the sweep file, or of a file of gates, for editors."""
+    if of == "sweep":
+        from regtune.config.sweepfile.specification import json_schema
+    elif of == "gates":
+        from regtune.registry.gates import json_schema
+    else:
+        raise InputError(f"{printable(of)}: expected sweep or gates")
     terminal.show_json(json_schema())
