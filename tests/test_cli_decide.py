@@ -75,6 +75,27 @@ def test_the_order_is_the_answer_the_candidates_what_was_bought_and_the_optimism
     assert "Under Adam an L1 penalty makes weights small, not zero." in text
 
 
+def test_a_technique_is_compared_with_early_stopping_alone_and_early_stopping_with_no_technique() -> None:
+    beyond = {"val_cross_entropy": Estimate(mean=-0.0123, half_width=0.01)}
+    found = decision(
+        judged("c-dropout", "chosen", to_none=-0.05).model_copy(update={"beyond": beyond}),
+        judged("c-early_stopping", to_none=-0.04),
+        judged("c-none"),
+    )
+    lines = drawn(found, 80)
+    title = "What a technique adds to early stopping alone (early stopping: to no technique)"
+    none, early_stopping, dropout = lines[lines.index(title) + 3 :][:3]
+    assert none.split()[:2] + none.split()[5:8] == ["no", "technique", "0.190", "±", "0.010"], none
+    assert early_stopping.split()[:2] + early_stopping.split()[5:8] == [
+        "early",
+        "stopping",
+        "−0.019",
+        "±",
+        "0.010",
+    ]
+    assert dropout.split() == ["dropout", "0.2", "–", "−0.012", "±", "0.010", "–", "–"]
+
+
 def test_each_candidate_is_one_interval_on_a_common_axis() -> None:
     lines = [line for line in drawn(MANY, 100) if "●" in line]
     assert [line.split()[-1] for line in lines] == ["chosen", "tied", "tied", "tied", "beaten"]

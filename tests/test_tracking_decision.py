@@ -159,6 +159,8 @@ def test_the_decision_s_run_has_the_answer_in_words_in_figures_and_whole_as_an_a
     note = run.data.tags[names.NOTE].replace("\\", "")
     assert note.startswith(f"**{said}**")
     assert "| control dropout | dropout 0.2 | 0.1913 ± 0.0042 |" in note
+    assert "**What a technique adds to no technique**:\n\n|  | dropout 0.2 |\n" in note
+    assert "| cross-entropy | −0.0114 ± 0.0030 |" in note
     assert said in found["study"].data.tags[names.NOTE].replace("\\", "")
     expected = {
         **{"best/val_cross_entropy": 0.1913, "best/val_accuracy": 0.942, "evidence/ece": 0.021},

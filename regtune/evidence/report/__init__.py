@@ -39,7 +39,7 @@ from regtune.evidence.report.search import (
     pruning_chart,
 )
 from regtune.study.decision import Decision
-from regtune.study.decision_text import basis_text, end_text, more_command
+from regtune.study.decision_text import added_title, basis_text, end_text, more_command
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "answer": "The answer",
     "decision": "The decision",
-    "bought": "What each technique bought",
+    "bought": "What each technique adds",
     "bias": "Bias and variance",
     "curves": "Learning curves",
     "search": "The search",
@@ -88,6 +88,7 @@ def page_of(export: Export) -> str:
         more=more_command(decision) if decision else "",
         candidates=tables.candidates_table(decision) if decision else None,
         bought=tables.bought_table(decision),
+        added=added_title(decision) if decision else "",
         diagnosis=diagnosis,
         lacking=lambda part: (diagnosis and diagnosis.missing.get(part)) or NOT_MEASURED,
         fit_verdict=FITTING[diagnosis.fit.verdict] if diagnosis and diagnosis.fit else "",

@@ -1,4 +1,4 @@
-"""Charts of a decision: the candidates against no technique, what each technique bought, learning curves."""
+"""Charts of a decision: the candidates against no technique, what each technique adds, learning curves."""
 
 from __future__ import annotations
 
@@ -150,12 +150,10 @@ def _replicate_dots(export: Export, decision: Decision, candidates: Sequence[Jud
 
 
 def bought_charts(decision: Decision) -> Iterator[Chart]:
-    """What each technique bought: the controls' paired differences to no technique, a chart for each figure."""
-    controls = [one for one in decision.candidates if one.candidate.control and one.bought]
-    order = {"early_stopping": 0, "dropout": 1, "l1": 2, "l2": 3, "batchnorm_before": 4, "batchnorm_after": 5}
-    controls.sort(key=lambda one: order.get(str(one.candidate.control), 9))
+    """What each technique adds: `Judged.added` of the controls, a chart for each figure."""
+    controls = decision.techniques
     for figure, title in BOUGHT.items():
-        shown = [(one, one.bought[figure]) for one in controls if figure in one.bought]
+        shown = [(one, one.added[figure]) for one in controls if figure in one.added]
         if not shown:
             continue
         scale, form = scale_of(figure), FIGURES[figure]
@@ -173,7 +171,7 @@ def bought_charts(decision: Decision) -> Iterator[Chart]:
         yield Chart(
             key=f"bought-{figure}",
             title=title,
-            says=f"Difference to no technique{f', {unit}' if unit else ''}; {better}.",
+            says=f"Difference{f' in {unit}' if unit else ''}; {better}.",
             data=dots(means, widths, colors, hover),
             layout=layout(
                 34 * len(shown) + 46,
@@ -183,7 +181,7 @@ def bought_charts(decision: Decision) -> Iterator[Chart]:
             ),
             small=True,
             table="bought-table",
-            source="decision.candidates[].bought",
+            source="decision.candidates[].beyond, bought",
         )
 
 

@@ -107,21 +107,19 @@ def candidates_table(decision: Decision) -> Table:
 
 
 def bought_table(decision: Decision | None) -> Table:
-    controls = (
-        [one for one in decision.candidates if one.candidate.control and one.figures] if decision else []
+    """The figures of no technique, then what each technique adds."""
+    controls, none = (decision.techniques, decision.none) if decision else ((), None)
+    names = [name for name in FIGURES if any(name in one.added for one in controls)]
+    rows = (
+        [(label(none.candidate)[0], *(value_text(name, none.figures.get(name)) for name in names))]
+        if none
+        else []
     )
-    names = [name for name in FIGURES if any(name in one.figures for one in controls)]
-    rows = list[Sequence[str]]()
-    for one in sorted(controls, key=lambda one: one.candidate.key != "c-none"):
-        if one.candidate.key == "c-none":
-            rows.append(
-                (label(one.candidate)[0], *(value_text(name, one.figures.get(name)) for name in names))
-            )
-        elif one.bought:
-            rows.append(
-                (label(one.candidate)[0], *(signed_text(name, one.bought.get(name)) for name in names))
-            )
-    return Table(("control", *(FIGURES[name].title for name in names)), rows if len(rows) > 1 else [])
+    rows += [
+        (label(one.candidate)[0], *(signed_text(name, one.added.get(name)) for name in names))
+        for one in controls
+    ]
+    return Table(("control", *(FIGURES[name].title for name in names)), rows if controls else [])
 
 
 def trials_table(export: Export) -> Table:
