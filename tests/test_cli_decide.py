@@ -85,7 +85,7 @@ def test_a_technique_is_compared_with_early_stopping_alone_and_early_stopping_wi
     lines = drawn(found, 80)
     title = "What a technique adds to early stopping alone (early stopping: to no technique)"
     none, early_stopping, dropout = lines[lines.index(title) + 3 :][:3]
-    assert none.split()[:2] + none.split()[5:8] == ["no", "technique", "0.190", "±", "0.010"], none
+    assert none.split()[:2] + none.split()[6:9] == ["no", "technique", "0.190", "±", "0.010"], none
     assert early_stopping.split()[:2] + early_stopping.split()[5:8] == [
         "early",
         "stopping",
