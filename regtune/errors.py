@@ -15,6 +15,7 @@
     ├── StorageError                a database cannot be opened, read or written
     │   └── NoStudies               there is no database of studies yet
     ├── TrackingError               the MLflow store or server cannot be used
+    ├── VersionDamaged              a registered version is not what was registered; one line for each file
     ├── WorkerError                 workers cannot be started
     └── TooManyFailures             more trials failed than `max_failures` allows
 
@@ -97,6 +98,14 @@ class NoStudies(StorageError): ...
 
 
 class TrackingError(RegtuneError): ...
+
+
+class VersionDamaged(RegtuneError):
+    """Files of a registered version are not those that were registered. `problems` has one line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class WorkerError(RegtuneError): ...

@@ -351,8 +351,14 @@ def test_a_report_is_an_artifact_of_the_study_s_run_that_sync_leaves_alone_also_
     records.Sweeping(settings.storage_url).write(*records.complete(0))
     report = tmp_path / "report.html"
     report.write_text("<!doctype html>first")
+    store, aside = settings.home / "mlflow.db", tmp_path / "aside.db"
     with pytest.raises(TrackingError, match="try: regtune sync mnist-regularization"):
         log_report(settings, records.NAME, report)
+    store.rename(aside)
+    with pytest.raises(TrackingError, match="MLflow has nothing yet; try: regtune sync mnist-regularization"):
+        log_report(settings, records.NAME, report)
+    assert not store.exists()
+    aside.rename(store)
     synced(settings)
     log_report(settings, records.NAME, report)
     moved = Settings(REGTUNE_HOME=shutil.move(settings.home, tmp_path / "moved"))

@@ -158,13 +158,13 @@ def enqueue(
     request(settings, study, "enqueue", parameters)
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
     cap = info.budget.get("run_cap")
-    if holder(settings, study):
-        said = "the running sweep will run it."
-    elif cap is not None and info.finished >= cap:
+    if cap is not None and info.finished >= cap:  # also while the sweep still decides
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
         command = _again(Path(info.file or "FILE"), [f"run_cap={more}"], named, home)
         said = f"the budget is used; run it with: {command}"
+    elif holder(settings, study):
+        said = "the running sweep will run it."
     else:
         said = "it runs when the study resumes."
     terminal.say(f"Queued {shown}; {said}", quiet)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -19,6 +17,7 @@ from regtune.study.best import best_of
 from regtune.study.board import read_board, read_study, read_trial
 from regtune.study.decision import Decision
 from regtune.study.record import TrialRecord
+from regtune.training.archive import load_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,10 +110,10 @@ class StudyHandle:
         from regtune import build_model
 
         model = build_model(record.config, features=facts["features"], classes=facts["classes"])
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / MODEL_FILE  # what was checked, whatever becomes of the file
-            copy.write_bytes(content)
-            model.load_weights(copy)
+        try:
+            load_weights(model, content)
+        except ValueError as error:
+            raise StorageError(f"{file}: {error}") from None
         return model
 
     def _record(self, trial: int) -> TrialRecord:

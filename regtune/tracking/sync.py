@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from regtune.errors import NoStudies, StudyBusy, TrackingError
+from regtune.escaping import shell_word
 from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.study.ownership import hold, holder
@@ -144,4 +145,6 @@ def log_report(settings: Settings, study: str, path: Path) -> None:
     finally:
         engine.dispose()
     with understood(settings):
+        if open_reader(settings) is None:  # a store is made where runs are written, not for a page
+            raise TrackingError(f"MLflow has nothing yet; try: regtune sync {shell_word(study)}")
         project(settings, facts).attach(path)

@@ -1,0 +1,146 @@
+"""The files of a registered version: whole, checked before anything is loaded, and loaded as weights alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from versions import DATA, write_version
+
+from regtune import build_model
+from regtune.data.datasets import load_arrays
+from regtune.errors import VersionDamaged
+from regtune.registry.contents import FILES, MANIFEST, check_folder, read_predictions
+from regtune.registry.deployed import deployable, figures_of, load_network, predict_pixels
+from regtune.registry.version import MODEL, Record
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record, str]:
+    folder = tmp_path_factory.mktemp("version") / "files"
+    return folder, *write_version(folder)
+
+
+@pytest.fixture
+def copied(written: tuple[Path, Record, str], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written[0], tmp_path / "copy"))
+
+
+def test_every_door_gives_the_same_probabilities(written: tuple[Path, Record, str]) -> None:
+    folder, record, digest = written
+    assert check_folder(folder, digest) == record
+    images = load_arrays(DATA.name).x_test
+    loaded = predict_pixels(load_network(folder, record), images)
+    assert np.array_equal(loaded, read_predictions(folder, record))
+    stock = keras.models.load_model(folder / MODEL)
+    assert np.array_equal(predict_pixels(stock, images), loaded)
+    assert figures_of(loaded, load_arrays(DATA.name).y_test) == record.test
+
+    import mlflow.pyfunc
+
+    door = mlflow.pyfunc.load_model(str(folder))
+    pixels = images[:50].reshape(-1, 28, 28)
+    assert np.allclose(door.predict(pixels), loaded[:50], atol=1e-6)
+    for wrong in (pixels / 255, pixels.astype(int), images[:50]):
+        with pytest.raises(mlflow.exceptions.MlflowException, match="Failed to enforce schema"):
+            door.predict(wrong)
+
+
+def test_it_differs_from_the_trained_network_by_rounding_alone(written: tuple[Path, Record, str]) -> None:
+    network = build_model(written[1].config)
+    images = load_arrays(DATA.name).x_test[:200]
+    plain = network(images.astype(np.float32) / 255, training=False).numpy()
+    assert np.allclose(predict_pixels(deployable(network), images), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(FILES | {MANIFEST}))
+def test_a_flipped_bit_is_found_and_named(written: tuple[Path, Record, str], copied: Path, name: str) -> None:
+    content = bytearray((copied / name).read_bytes())
+    for place in (0, len(content) // 2, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (copied / name).write_bytes(changed)
+        with pytest.raises(VersionDamaged) as raised:
+            check_folder(copied, written[2])
+        (problem,) = raised.value.problems
+        assert problem.startswith(f"{name}: "), problem
+
+
+def test_what_is_missing_or_does_not_belong_there_is_named(
+    written: tuple[Path, Record, str], copied: Path
+) -> None:
+    (copied / MODEL).unlink()
+    (copied / "code.pkl").write_bytes(b"")
+    (copied / "registered_model_meta").touch()  # MLflow adds it when it downloads
+    with pytest.raises(VersionDamaged) as raised:
+        check_folder(copied, written[2])
+    assert raised.value.problems == ("code.pkl: does not belong to a version", f"{MODEL}: is missing")
+
+
+def with_member(content: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
+    """A Keras archive with one member changed, or added."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
+        for member in {*old.namelist(), name}:
+            there = old.read(member) if member in old.namelist() else b""
+            new.writestr(member, change(there) if member == name else there)
+    return made.getvalue()
+
+
+class Harm:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def lambda_layer(config: bytes) -> bytes:
+    whole = json.loads(config)
+    whole["config"]["layers"][3] = {
+        "class_name": "Lambda",
+        "module": "keras.layers",
+        "config": {"function": "x"},
+    }
+    return json.dumps(whole).encode()
+
+
+def foreign_class(config: bytes) -> bytes:
+    whole = json.loads(config)
+    whole["config"]["layers"][3] |= {"class_name": "system", "module": "os", "registered_name": "os>system"}
+    return json.dumps(whole).encode()
+
+
+POISON: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a Lambda layer": (
+        lambda archive: with_member(archive, "config.json", lambda_layer),
+        "keras.layers.Lambda",
+    ),
+    "a foreign class": (lambda archive: with_member(archive, "config.json", foreign_class), "os>system"),
+    "another member": (lambda archive: with_member(archive, "assets/run.py", bytes), "assets/run.py"),
+    "a pickle": (lambda archive: pickle.dumps(Harm()), "expected a Keras archive, found a pickle"),
+    "no archive": (lambda archive: archive[:100], "expected a Keras archive, found a damaged one"),
+}
+
+
+@pytest.mark.parametrize("what", POISON)
+def test_poison_is_refused_by_name_although_every_digest_is_right(
+    written: tuple[Path, Record, str], copied: Path, what: str
+) -> None:
+    change, named = POISON[what]
+    content = change((copied / MODEL).read_bytes())
+    (copied / MODEL).write_bytes(content)
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest[MODEL] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    text = json.dumps(manifest).encode()
+    (copied / MANIFEST).write_bytes(text)
+    with pytest.raises(VersionDamaged, match=f"{MODEL}: .*{named}"):
+        check_folder(copied, hashlib.sha256(text).hexdigest())
+    with pytest.raises(VersionDamaged, match=named):  # also where nobody has checked the folder before
+        load_network(copied, written[1])
