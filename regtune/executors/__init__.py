@@ -21,13 +21,15 @@ from regtune.training.result import TrialResult, Verdict
 
 @dataclass(frozen=True)
 class Sample:
-    """A part of the training images to train on.
+    """The images to train on, in place of the split's.
 
     images: how many, the first of the split's; None for all. bootstrap: seed of as many drawn with replacement.
+    validation: the validation images besides; figures over them then say nothing about images that were not seen.
     """
 
     images: int | None = None
     bootstrap: int | None = None
+    validation: bool = False
 
     def draw(self, data: Data) -> Data:
         """Return `data` with this sample in place of its training images. Raises ValueError where it has fewer."""
@@ -40,7 +42,10 @@ class Sample:
         rows = np.arange(size)
         if self.bootstrap is not None:
             rows = np.random.default_rng(self.bootstrap).integers(size, size=size)
-        return replace(data, x_train=data.x_train[rows], y_train=data.y_train[rows])
+        x_train, y_train = data.x_train[rows], data.y_train[rows]
+        if self.validation:
+            x_train, y_train = np.concatenate([x_train, data.x_val]), np.concatenate([y_train, data.y_val])
+        return replace(data, x_train=x_train, y_train=y_train)
 
 
 @dataclass(frozen=True)

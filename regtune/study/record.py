@@ -37,6 +37,9 @@ REQUEST = "regtune.request."  # prefix of what another terminal asks the coordin
 REPLICATE = "regtune.replicate."  # prefix of a replicate: its vary, its candidate's key and its index follow
 DECISION = "regtune.decision"  # the decision as it stands, as JSON
 DIAGNOSIS = "regtune.diagnosis"  # what `diagnose` has measured last, as JSON
+TEST_OPENINGS = (
+    "regtune.test_openings"  # each opening of a test set for a promotion, as JSON, the oldest first
+)
 
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Value = float | int | str | bool
