@@ -20,11 +20,14 @@ from specs import QUICK
 from stores import free_port
 
 from regtune.config.sweepfile import SweepSpec
+from regtune.evidence.export import export_of
+from regtune.evidence.report import page_of
 from regtune.server.process import Server, serving
 from regtune.settings import Settings
+from regtune.storage import open_engine
 from regtune.tracking import names
 from regtune.tracking.page import trials_page
-from regtune.tracking.sync import sync
+from regtune.tracking.sync import log_report, sync
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import big_study
@@ -63,6 +66,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     spec = SweepSpec.load(QUICK, overrides=[f"run_cap={TRIALS}"])
     big_study.make_study(settings, spec, TRIALS, unfinished=False)
     assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None) if entry.wrote] == [TRIALS]
+    page = settings.home / "report.html"
+    page.write_text(page_of(export_of(open_engine(settings.storage_url), spec.name)))
+    log_report(settings, spec.name, page)
     with serving(settings, free_port()) as server:
         yield server
 
@@ -174,3 +180,15 @@ def test_the_study_says_who_won(page: Page, experiment: str, trials: list[Run], 
     page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
     winner = re.compile(rf"Best (trial|so far): {re.escape(trials[0].info.run_name)}")
     expect(page.get_by_text(winner)).to_be_visible()
+
+
+def test_the_report_opens_among_the_artifacts_of_the_study_s_run(
+    page: Page, server: Server, trials: list[Run], pictures: Path
+) -> None:
+    study, experiment = trials[0].data.tags[names.PARENT], trials[0].info.experiment_id
+    page.goto(f"{server.url}#/experiments/{experiment}/runs/{study}/artifacts/report.html")
+    report = page.frame_locator("iframe")
+    expect(report.get_by_role("heading", name="History of the search")).to_be_visible()
+    expect(report.locator("html[data-drawn]")).to_be_attached()
+    assert report.locator("[data-figure=history] .points path").count() >= TRIALS / 2
+    page.screenshot(path=pictures / "mlflow-report.png")
