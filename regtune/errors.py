@@ -9,13 +9,18 @@
     │   ├── DataError               a data set is missing, damaged or not what its digest says
     │   ├── SettingsError           a flag, an environment variable or a line of .env
     │   ├── ParameterError          a value outside the search space (enqueue)
-    │   └── StudyNotFound           no such study, or no such trial in it
+    │   ├── StudyNotFound           no such study, or no such trial in it
+    │   └── ModelNotFound           no such registered model, version or alias
     ├── SpecChanged                 the study exists with another spec; carries the differences
     ├── StudyBusy                   another coordinator runs the study
     ├── StorageError                a database cannot be opened, read or written
     │   └── NoStudies               there is no database of studies yet
     ├── TrackingError               the MLflow store or server cannot be used
     ├── VersionDamaged              a registered version is not what was registered; one line for each file
+
+
+    ├── RegistryError               a registered model is another program's, or its journal is gone
+    ├── AliasMoved                  somebody else moved the alias meanwhile
     ├── WorkerError                 workers cannot be started
     └── TooManyFailures             more trials failed than `max_failures` allows
 
@@ -78,6 +83,9 @@ class ParameterError(InputError): ...
 class StudyNotFound(InputError): ...
 
 
+class ModelNotFound(InputError): ...
+
+
 class SpecChanged(RegtuneError):
     """The study exists, but was begun with another spec. `differences` has one line for each key."""
 
@@ -106,6 +114,12 @@ class VersionDamaged(RegtuneError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class RegistryError(RegtuneError): ...
+
+
+class AliasMoved(RegtuneError): ...
 
 
 class WorkerError(RegtuneError): ...

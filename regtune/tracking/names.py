@@ -84,6 +84,11 @@ MOVE: Final = "move."
 MOVED: Final = "regtune.moved"
 """Of a journal: the number of the last move whose aliases are set."""
 
+WITHDRAWN: Final = "regtune.withdrawn."
+"""Prefix of a journal's tags that say why a move was given up, by the move's number."""
+MODEL: Final = "regtune.model"
+"""Of a journal: the registered model whose moves it has."""
+
 # Aliases
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
