@@ -11,17 +11,22 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-from versions import DATA, write_version
 
-from regtune import build_model
-from regtune.data.datasets import load_arrays
-from regtune.errors import VersionDamaged
-from regtune.registry.contents import FILES, MANIFEST, check_folder, read_predictions
-from regtune.registry.deployed import deployable, figures_of, load_network, predict_pixels
-from regtune.registry.version import MODEL, Record
+from regtune.training.runtime import configure
+
+configure()
+
+import keras  # noqa: E402
+from versions import DATA, write_version  # noqa: E402
+
+from regtune import build_model  # noqa: E402
+from regtune.data.datasets import load_arrays  # noqa: E402
+from regtune.errors import VersionDamaged  # noqa: E402
+from regtune.registry.contents import FILES, MANIFEST, check_folder, read_predictions  # noqa: E402
+from regtune.registry.deployed import deployable, figures_of, load_network, predict_pixels  # noqa: E402
+from regtune.registry.version import MODEL, Record  # noqa: E402
 
 
 @pytest.fixture(scope="module")
