@@ -194,10 +194,14 @@ def _finish(registry: Registry, state: State) -> None:
         order = sorted(touched) + ([names.PREVIOUS] if names.CHAMPION in touched else [])
         for alias in order:
             found = aliases.get(alias)
-            if found is None:
-                client.delete_registered_model_alias(name, alias)
-            else:
-                client.set_registered_model_alias(name, alias, str(found))
+            try:
+                if found is None:
+                    client.delete_registered_model_alias(name, alias)
+                else:
+                    client.set_registered_model_alias(name, alias, str(found))
+            except Exception:  # MLflow inserts an alias, which fails where another completes the same move
+                if registry.model(name).aliases.get(alias) != found:
+                    raise
         from mlflow.entities import RunTag
 
         client.log_batch(state.journal, tags=[RunTag(key, value) for key, value in tags.items()])
