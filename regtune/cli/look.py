@@ -133,7 +133,8 @@ def _kind(best: Best, study: str, control: str | None) -> str:
         return "the decision's choice; the search did not train it, so there are no figures to reach"
     if control is not None:
         return f"trial {known.trial}: the control {printable(control)}, as you asked"
-    trial = f"trial {known.trial}: {best.config.mix}"
+    alone = best.config.mix == "none" and best.config.early_stopping is not None
+    trial = f"trial {known.trial}: {'early stopping alone' if alone else best.config.mix}"
     if known.chosen == "search":
         return f"{trial}; the best of single runs, which may be luck; decide with: regtune decide {shell_word(study)}"
     return f"{trial}; chosen by {known.replicates} replicates"

@@ -157,13 +157,14 @@ def enqueue(
     parameters = Space(SweepSpec.from_dict({**info.spec, **info.budget})).parse(assignments)
     request(settings, study, "enqueue", parameters)
     shown = ", ".join(f"{name}={shown_value(value)}" for name, value in parameters.items())
-    cap = info.budget.get("run_cap")
-    if cap is not None and info.finished >= cap:  # also while the sweep still decides
+    cap, who = info.budget.get("run_cap"), holder(settings, study)
+    if cap is not None and info.finished >= cap:
         more = info.finished + info.counts["WAITING"] + 1
         named = None if info.file and Path(info.file).stem == study else study
         command = _again(Path(info.file or "FILE"), [f"run_cap={more}"], named, home)
-        said = f"the budget is used; run it with: {command}"
-    elif holder(settings, study):
+        when = f"once {who} has ended, run it" if who else "run it"
+        said = f"the budget is used; {when} with: {command}"
+    elif who:
         said = "the running sweep will run it."
     else:
         said = "it runs when the study resumes."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
@@ -11,7 +10,7 @@ from regtune.config.trial import TrialConfig
 from regtune.errors import InputError
 from regtune.escaping import printable, shell_word
 from regtune.registry.version import Source
-from regtune.study.best import Best, Provenance, best_of, fingerprint
+from regtune.study.best import Best, best_of, recorded
 from regtune.study.board import read_study, read_trial
 from regtune.study.decision import Decision, read_replicates
 from regtune.study.decision_text import sentence
@@ -86,25 +85,9 @@ def choose(engine: Engine, study: str, trial: int | None = None) -> Choice:
 def _named(engine: Engine, study: str, trial: int) -> Best:
     """A complete trial that a person names."""
     info, row = read_study(engine, study), read_trial(engine, study, trial)
-    record = row.record
-    if row.state != "COMPLETE" or record is None or record.kept is None or row.value is None:
+    if row.state != "COMPLETE":
         board = f"regtune board {shell_word(study)}"
         raise InputError(
             f"--trial {trial}: expected a complete trial, it is {row.state.lower()}; try: {board}"
         )
-    provenance = Provenance(
-        config=fingerprint(record.config),
-        study=info.name,
-        uid=info.uid,
-        trial=trial,
-        trial_uid=record.uid,
-        metric=info.metric,
-        value=row.value,
-        val_accuracy=record.kept.figures["val_accuracy"],
-        epoch=record.kept.epoch,
-        epochs=record.epochs,
-        figures=dict(record.kept.figures),
-        versions={name: str(version) for name, version in info.versions.items()},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    return Best(record.config, provenance)
+    return recorded(info, row)

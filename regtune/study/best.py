@@ -21,7 +21,7 @@ from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, InputError, StorageError
 from regtune.escaping import printable, shell_word
 from regtune.study.board import read_best, read_study, read_top, read_trial
-from regtune.study.progress import Row
+from regtune.study.progress import Row, StudyInfo
 
 
 class Provenance(Frozen):
@@ -121,13 +121,18 @@ def best_of(engine: Engine, study: str, control: str | None = None) -> Best:
         row = _control(engine, study, control)
     else:
         row = read_best(engine, study) if trial is None else read_trial(engine, study, trial)
-    record = row.record
-    if record is None or record.kept is None or row.value is None:
-        raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
     facts: dict[str, Any] = {"chosen": "search" if control is None else "control"}
     if judged:
         facts = {"chosen": "decision", "replicates": judged.replicates}
         facts |= judged.estimate.model_dump() if judged.estimate else {}
+    return recorded(info, row, **facts)
+
+
+def recorded(info: StudyInfo, row: Row, **facts: Any) -> Best:
+    """The configuration of a trial with its figures; facts: how it was chosen. Raises StorageError without figures."""
+    record = row.record
+    if record is None or record.kept is None or row.value is None:
+        raise StorageError(f"{info.name}: trial {row.number} has no kept figures")
     provenance = Provenance(
         config=fingerprint(record.config),
         study=info.name,
