@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import evidence, look, run, upkeep
+from regtune.cli import evidence, look, registry, run, upkeep
 from regtune.cli.options import Verb
 from regtune.cli.terminal import prepare_streams, show_error
 from regtune.errors import RegtuneError
@@ -31,9 +31,15 @@ PANELS: dict[str, Verbs] = {
     "Keep in order": (upkeep.sync, upkeep.delete, upkeep.gc),
     "Set up": (upkeep.doctor, upkeep.schema),
 }
-GROUPS: dict[str, tuple[str, Verbs]] = {
-    "data": ("List, fetch and verify data sets.", (upkeep.list_, upkeep.fetch, upkeep.verify)),
+GROUPS: dict[str, tuple[str, str, Verbs]] = {
+    "model": (
+        "Promote",
+        "List and show registered models, and roll one back.",
+        (registry.list_, registry.show_, registry.rollback),
+    ),
+    "data": ("Set up", "List, fetch and verify data sets.", (upkeep.list_, upkeep.fetch, upkeep.verify)),
     "db": (
+        "Set up",
         "Create, upgrade, check, back up and restore the databases.",
         (upkeep.init, upkeep.upgrade, upkeep.check, upkeep.backup, upkeep.restore),
     ),
@@ -59,10 +65,10 @@ app = typer.Typer(
 )
 for panel, verbs in PANELS.items():
     _add(app, verbs, panel)
-for name, (summary, verbs) in GROUPS.items():
+for name, (panel, summary, verbs) in GROUPS.items():
     group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=summary)
     _add(group, verbs)
-    app.add_typer(group, name=name, rich_help_panel="Set up")
+    app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def _version(value: bool) -> None:

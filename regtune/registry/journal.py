@@ -77,9 +77,18 @@ class State:
 
 def read(registry: Registry, name: str) -> State:
     """Where the aliases of `name` are; nothing is written. Raises ModelNotFound, RegistryError, TrackingError."""
+    return _look(registry, name)[0]
+
+
+def _look(registry: Registry, name: str) -> tuple[State, Mapping[str, int]]:
+    """Where the aliases are, and what of that is in MLflow: journal and aliases as of one moment."""
     model = registry.model(name)
     with registry.understood():
-        run = _journal(registry, name, model.journal)
+        while True:
+            run = _journal(registry, name, model.journal)
+            before, model = model, registry.model(name)
+            if model == before:
+                break
         params, tags = run.data.params, run.data.tags
         moves = tuple(_moves(name, params))
         moved = min(int(tags.get(names.MOVED, "0")), len(moves))
@@ -97,7 +106,8 @@ def read(registry: Registry, name: str) -> State:
         notes.append("a move of its alias was interrupted; the next promote or rollback completes it")
     elif by_hand := _by_hand(moves, given_up, aliases):
         notes.append(by_hand)
-    return State(name, model.journal, moves, moved, given_up, aliases, tuple(notes))
+    state = State(name, model.journal, moves, moved, given_up, aliases, tuple(notes))
+    return state, model.aliases
 
 
 def history(registry: Registry, name: str) -> tuple[Move, ...]:
@@ -108,10 +118,10 @@ def history(registry: Registry, name: str) -> tuple[Move, ...]:
 def settle(registry: Registry, name: str) -> State:
     """Complete a move that was interrupted, or withdraw it where its version is gone; return where the aliases are."""
     for _ in range(RACES):
-        state = read(registry, name)
+        state, aliases = _look(registry, name)
         if state.moved == len(state.moves):
             return state
-        _finish(registry, state)
+        _finish(registry, state, aliases)
     raise RegistryError(f"{printable(name)}: its aliases are being moved without end; try again")
 
 
@@ -179,11 +189,14 @@ def _record(registry: Registry, state: State, wanted: Move) -> bool:
     return True
 
 
-def _finish(registry: Registry, state: State) -> None:
-    """Set the aliases of the moves that were interrupted, then say that they are set."""
+def _finish(registry: Registry, state: State, before: Mapping[str, int]) -> None:
+    """Set the aliases of the moves that were interrupted, then say that they are set.
+
+    before: the aliases as MLflow had them when the journal was read; later ones may be those of a later move.
+    """
     client, name = registry.client, state.name
     with registry.understood():
-        aliases: Mapping[str, int | None] = registry.model(name).aliases
+        aliases: Mapping[str, int | None] = before
         tags = {names.MOVED: str(len(state.moves))}
         for number, pending in enumerate(state.moves[state.moved :], state.moved + 1):
             outcome = _outcome(pending, aliases, lambda version: registry.exists(name, version))
