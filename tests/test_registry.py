@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from aliases import NAME, three_versions
+from terminals import run_here
 
 from regtune.errors import AliasMoved, InputError, ModelNotFound, RegistryError
 from regtune.registry import journal
 from regtune.registry.store import Registry, check_alias, open_registry, parse_target
 from regtune.settings import Settings
 from regtune.tracking import names
-
-NAME = "digits"
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Path:
     home = tmp_path_factory.mktemp("registry") / "mlruns"
     home.mkdir()
     (home / "mlflow.db").write_bytes(empty_mlflow)
-    registry = open_registry(Settings(REGTUNE_HOME=home))
-    experiment = registry.client.create_experiment("sweep", (home / "artifacts" / "runs" / "1").as_uri())
-    run = registry.client.create_run(experiment).info.run_id
-    registry.create(NAME, experiment)
-    files = home.parent / "files"
-    files.mkdir()
-    (files / "MLmodel").write_text("flavors: {}\n")
-    for number in (1, 2, 3):
-        (files / "what").write_text(str(number))
-        found = registry.register(
-            NAME, files, experiment_id=experiment, run_id=run, tags={"n": str(number)}, description="# card"
-        )
-        assert found.number == number
+    place = (home / "artifacts" / "runs" / "1").as_uri()
+    registry = three_versions(Settings(REGTUNE_HOME=home), home.parent / "files", place)
     registry.client.create_registered_model("foreign")
     return home
 
@@ -190,3 +180,24 @@ def test_what_cannot_be_is_one_line(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match='no registered model "digits": none has been promoted yet'):
         empty.find(NAME)
     assert not (tmp_path / "empty" / "mlflow.db").exists()
+
+
+def test_versions_are_listed_shown_and_rolled_back_from_the_command_line(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point(registry, 1)
+    point(registry, 3)
+    listed = run_here(capsys, "model", "list")[1].splitlines()[-3:]
+    assert [line.split()[:3] for line in listed] == [
+        ["digits", "3", "@champion"],
+        ["digits", "2", "–"],
+        ["digits", "1", "@previous"],
+    ]
+    assert run_here(capsys, "model", "show", NAME) == (0, "# card\n", "")
+    assert json.loads(run_here(capsys, "model", "show", NAME, "--json")[1])["number"] == 3
+    said = "digits: @champion is version 1, rolled back from version 3\n"
+    assert run_here(capsys, "model", "rollback", NAME) == (0, "", said)
+    registry.client.set_registered_model_alias(NAME, "champion", "2")
+    assert "moved to version 2 in MLflow" in run_here(capsys, "model", "show", NAME)[2]
+    code, _, said = run_here(capsys, "model", "show", "digit")
+    assert (code, said.endswith('did you mean "digits"?\n')) == (2, True)
