@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
+from typer.testing import CliRunner
 
+from regtune.cli import app
+from regtune.data.arrays import Images
 from regtune.errors import GatesError
 from regtune.registry.gates import (
     Gates,
@@ -19,6 +25,7 @@ from regtune.registry.gates import (
     load_gates,
     open_gates,
     refusals,
+    seconds_a_digit,
     wilson,
 )
 from regtune.training.runtime import configure
@@ -53,6 +60,18 @@ def test_mcnemar_is_that_of_statsmodels_and_the_interval_that_of_newcombe() -> N
     assert (found.difference, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=5e-5)
     assert compare(*right(50, 0, 0)).p == 1.0
     assert wilson(98, 100) == pytest.approx((0.930, 0.9945), abs=5e-4)
+
+
+def test_of_many_images_the_interval_is_the_one_of_wald_and_of_few_it_covers() -> None:
+    gained, lost, images = 9_000, 8_000, 10**6
+    found = compare(*right(970_000, gained, lost, 13_000))
+    error = norm.ppf(0.975) * np.sqrt(gained + lost - (gained - lost) ** 2 / images) / images
+    assert (found.low, found.high) == pytest.approx((0.001 - error, 0.001 + error), abs=error / 100)
+    covered = []
+    for counts in np.random.default_rng(0).multinomial(200, (0.92, 0.03, 0.015, 0.035), 1000):
+        found = compare(*right(*counts))
+        covered.append(found.low <= 0.015 <= found.high)
+    assert np.mean(covered) > 0.94  # 95 %, less two standard errors of a thousand draws
 
 
 @pytest.mark.parametrize(
@@ -154,3 +173,58 @@ def test_limits_come_from_a_file_whose_mistakes_have_lines(tmp_path: Path) -> No
     assert first.endswith('did you mean "max_ece"?')
     assert second.startswith(f"{file}:2: max_megabytes: ")
     assert refusals(open_gates(Gates(), network(40), LABELS, network(10)))[0].name == "champion"
+
+
+def test_a_trained_network_passes_and_what_is_broken_is_refused_by_the_gate_for_it() -> None:
+    """With the default limits, on real digits: what each broken network does wrong is known."""
+    from regtune import build_model, load_data, train
+    from regtune.training.measure import batches_of, predict
+
+    data = load_data("mnist-5k")
+    config = {
+        "data": {"name": "mnist-5k"},
+        "regularization": {"dropout": 0.2},
+        "training": {"max_epochs": 10},
+    }
+    trained, untrained = train(config, data).model, build_model({**config, "seed": 1})
+    pixels = np.rint(data.x_val * 255).astype(np.uint8)
+
+    def network(weights: Any, sharpened: bool = False) -> Any:
+        def answer(images: Images) -> NDArray[np.float32]:
+            found = predict(weights, batches_of(images.astype(np.float32) / np.float32(255)))
+            return np.eye(10, dtype=np.float32)[found.argmax(axis=1)] if sharpened else found
+
+        return answer
+
+    def refused(answer: Any) -> set[str]:
+        gates = closed_gates(
+            Gates(),
+            answer,
+            pixels,
+            data.y_val,
+            trainings=[{"val_accuracy": 0.9}] * 2,
+            digests={"data": (data.digest, data.digest)},
+            size_bytes=470_000,
+            seconds_a_digit=seconds_a_digit(answer, pixels),
+        )
+        return {gate.name for gate in refusals(gates)}
+
+    assert refused(network(trained)) == set()
+    assert refused(network(trained, sharpened=True)) == {"calibration"}
+    assert refused(network(untrained)) >= {"shift", "noise"}
+    kernel = trained.layers[0].kernel  # pixels that are black in every image may weigh anything
+    kernel.assign(kernel + 99 * kernel * (pixels == 0).all(axis=0)[:, None])
+    assert refused(network(trained)) >= {"noise"}
+    assert "calibration" not in refused(network(trained))
+
+
+def test_the_schema_has_every_limit_with_its_default_and_meaning() -> None:
+    schema = json.loads(CliRunner().invoke(app, ["schema", "gates"]).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    defaults = {name: one["default"] for name, one in schema["properties"].items()}
+    assert Gates(**defaults) == Gates()
+    assert all(one["description"] for one in schema["properties"].values())
+    accepts = jsonschema.Draft202012Validator(schema).is_valid
+    assert accepts({"max_ece": None}), "a gate is switched off"
+    assert not accepts({"max_ecc": 0.1})
+    assert "expected sweep or gates" in str(CliRunner().invoke(app, ["schema", "trial"]).exception)
