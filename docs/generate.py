@@ -18,6 +18,7 @@ import typer
 from regtune.cli import app
 from regtune.config.sweepfile.specification import json_schema
 from regtune.evidence.export import Export, load_export
+from regtune.registry.gates import json_schema as gates_schema
 from regtune.study.decision_text import FIGURES, paragraph, signed_text, value_text
 from regtune.study.decision_text import words as candidate_words
 
@@ -173,6 +174,12 @@ def searched_keys() -> str:
         for name, part in schema.properties(groups["parameters"]).items()
     )
     return table(("key", "each value", "meaning"), rows)
+
+
+def gates_keys() -> str:
+    """A table of every key of a file of gates."""
+    schema = Schema(gates_schema())
+    return table(KEYS, schema.rows(schema.whole))
 
 
 def results(name: str) -> Any:
@@ -424,7 +431,7 @@ def textbook() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__.replace("_", " "): part
     for part in (
-        *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files),
+        *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
         *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, soak, decisions),
         *(decision, candidates, bought, textbook),
     )

@@ -228,3 +228,10 @@ def test_the_schema_has_every_limit_with_its_default_and_meaning() -> None:
     assert accepts({"max_ece": None}), "a gate is switched off"
     assert not accepts({"max_ecc": 0.1})
     assert "expected sweep or gates" in str(CliRunner().invoke(app, ["schema", "trial"]).exception)
+
+
+def test_the_example_of_the_documents_is_a_file_of_gates(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/gates.md").read_text()
+    file = tmp_path / "gates.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert load_gates(file) != Gates()
