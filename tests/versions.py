@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from regtune.config.trial import DataConfig, ModelConfig, RegularizationConfig, TrialConfig
+from regtune.config.trial import DataConfig, ModelConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.data.datasets import load_arrays, split_of
-from regtune.registry.version import DataUsed, Opening, Record, Source
+from regtune.registry import journal
+from regtune.registry.store import Version, open_registry
+from regtune.registry.version import CARD, DataUsed, Opening, Record, Source
+from regtune.settings import Settings
 from regtune.study.best import Best, fingerprint
+from regtune.tracking import names
 
 DATA = DataConfig(name="mnist-5k")
 TECHNIQUES = RegularizationConfig(dropout=(0.2, 0.1), l2=(1e-4,), batchnorm=("none", "after_activation"))
 
 
-def write_version(folder: Path, name: str = "digits", seed: int = 0, **record: Any) -> tuple[Record, str]:
-    """Write a version of an untrained network of 8 + 6 units; return its record and its manifest's digest."""
-    from regtune import build_model
+def write_version(
+    folder: Path, name: str = "digits", seed: int = 0, epochs: int = 0, **record: Any
+) -> tuple[Record, str]:
+    """Write a version of a network of 8 + 6 units, untrained without `epochs`; return its record and its digest."""
+    from regtune import build_model, train
     from regtune.registry.contents import write_folder
     from regtune.registry.deployed import deployable, figures_of, predict_pixels
 
@@ -27,9 +35,10 @@ def write_version(folder: Path, name: str = "digits", seed: int = 0, **record: A
         model=ModelConfig(hidden=(8, 6)),
         regularization=TECHNIQUES,
         data=DATA.model_copy(update={"digest": arrays.digest}),
+        training=TrainingConfig(max_epochs=max(epochs, 1)),
         seed=seed,
     )
-    network = deployable(build_model(config))
+    network = deployable(train(config).model if epochs else build_model(config))
     test = predict_pixels(network, arrays.x_test)
     validation = predict_pixels(network, arrays.x_train[split.validation])
     facts: Mapping[str, Any] = {
@@ -48,8 +57,8 @@ def write_version(folder: Path, name: str = "digits", seed: int = 0, **record: A
             classes=10,
         ),
         "refit": False,
-        "epochs": 1,
-        "kept_epoch": 1,
+        "epochs": epochs,
+        "kept_epoch": epochs,
         "techniques": 3,
         "entries": 784 * 8 + 8 * 6,
         "validation": figures_of(validation, arrays.y_train[split.validation]),
@@ -71,3 +80,34 @@ def write_version(folder: Path, name: str = "digits", seed: int = 0, **record: A
     made = Record(**facts)
     card = f"# {name}\n"
     return made, write_folder(folder, network, made, Best(config, None).to_yaml(), test, card)
+
+
+def register_version(
+    settings: Settings, name: str = "digits", seed: int = 0, epochs: int = 0, experiment: str | None = None
+) -> Version:
+    """Register a version of such a network under a run of its own, and make it champion; as a promotion does it.
+
+    experiment: id of the one that gets the run; by default a new one.
+    """
+    registry = open_registry(settings)
+    client = registry.client
+    if experiment is None:
+        experiment = str(client.create_experiment("sweep", (settings.artifacts / "runs").as_uri()))
+    tags = {names.KIND: names.PROMOTION, names.STUDY_TAG: f"{names.PROMOTED}{uuid.uuid4().hex}"}
+    run = client.create_run(experiment, tags=tags, run_name=f"promotion of {name}")
+    registry.create(name, experiment)
+    with TemporaryDirectory() as home:
+        files = Path(home, "files")
+        record, digest = write_version(files, name, seed, epochs)
+        version = registry.register(
+            name,
+            files,
+            experiment_id=experiment,
+            run_id=run.info.run_id,
+            tags={names.MANIFEST_DIGEST: digest, names.TEST_ACCURACY: str(record.test.accuracy)},
+            description=(files / CARD).read_text(),
+        )
+    state = journal.settle(registry, name)
+    journal.move(registry, name, names.CHAMPION, version.number, state, why="promoted")
+    client.set_terminated(run.info.run_id)
+    return registry.find(name)
