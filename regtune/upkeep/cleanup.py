@@ -1,8 +1,9 @@
 """Deletion of studies with all they left, and of what other deleted studies have left.
 
 What belongs to a study: its rows in Optuna's database, its runs in MLflow (found by the tag of its uid),
-and the folders `artifacts/trials/UID-NUMBER`. On a tracking server runs are marked as deleted, as its own
-`mlflow gc` expects; in a database of this machine they are removed for good.
+and the folders `artifacts/trials/UID-NUMBER`. What was promoted belongs to MLflow's registry and stays.
+On a tracking server runs are marked as deleted, as its own `mlflow gc` expects; in a database of this machine they
+are removed for good.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from regtune.study.ownership import was_held
 from regtune.study.record import uid_of
 from regtune.study.study import deleting
 from regtune.study.tables import read_first_start, read_uids, reading
-from regtune.tracking.names import RETRAINED
+from regtune.tracking.names import PROMOTED, RETRAINED
 from regtune.tracking.store import Tracked, tracked_studies
 from regtune.tracking.store import delete_study as delete_runs
 
@@ -72,7 +73,7 @@ def find_garbage(settings: Settings) -> list[Leftover]:
     known, first = _known(settings)  # last: a study that begins meanwhile is known
     garbage = []
     for uid in sorted((tracked.keys() | folders.keys()) - known):
-        if uid.startswith(RETRAINED):
+        if uid.startswith((PROMOTED, RETRAINED)):
             continue
         runs, own = tracked.get(uid, _UNTRACKED), tuple(folders.get(uid, ()))
         size, why = _size((*own, *runs.folders)), _doubt(settings, runs, first)
