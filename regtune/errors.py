@@ -17,8 +17,6 @@
     │   └── NoStudies               there is no database of studies yet
     ├── TrackingError               the MLflow store or server cannot be used
     ├── VersionDamaged              a registered version is not what was registered; one line for each file
-
-
     ├── RegistryError               a registered model is another program's, or its journal is gone
     ├── AliasMoved                  somebody else moved the alias meanwhile
     ├── WorkerError                 workers cannot be started

@@ -31,7 +31,7 @@ def shown(*verb):
 shown()
 for command in app.registered_commands:
     shown(command.name)
-for group, (_, verbs) in GROUPS.items():
+for group, (*_, verbs) in GROUPS.items():
     for verb in verbs:
         shown(group, verb.__name__.rstrip("_"))
 """
