@@ -11,6 +11,7 @@ parent holds. Ctrl-C, SIGTERM and a closed terminal are the parent's to decide a
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -106,6 +107,26 @@ def end(processes: Sequence[psutil.Process], seconds: float, first: int = signal
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
         _, processes = psutil.wait_procs(processes, timeout=seconds)
+
+
+def identity() -> str:
+    """Which process this is, on whatever machine: ``4711 since 1764400000.12 on host``."""
+    import psutil
+
+    return f"{os.getpid()} since {psutil.Process().create_time():.2f} on {socket.gethostname()}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether the process with this `identity` has ended; of another machine's it cannot be known, so False."""
+    import psutil
+
+    found = re.fullmatch(r"(\d+) since (\d+\.\d+) on (.*)", process)
+    if found is None or found[3] != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(found[1])).create_time():.2f}" != found[2]
+    except psutil.NoSuchProcess:
+        return True
 
 
 def bypass_proxies() -> None:

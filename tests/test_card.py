@@ -150,7 +150,7 @@ def test_a_description_fits_into_mlflows_column_and_names_the_whole_card(changed
     assert len(card_of(made)) > MOST_LETTERS or not changed
     text = description_of(made)
     assert len(text) <= MOST_LETTERS
-    assert text.startswith("# digits")
+    assert text.startswith("A neural network that tells"), "MLflow shows the first line in its lists"
     assert ("## How to load it" in text) or changed.get("forced")
     if len(card_of(made)) > MOST_LETTERS:
         assert f"`{CARD}`" in text.splitlines()[-1]

@@ -26,6 +26,7 @@ PANELS: dict[str, Verbs] = {
     "Sweep": (run.sweep, run.plan, run.watch, run.stop, run.enqueue),
     "Look": (look.board, look.show_, look.studies, upkeep.ui),
     "Evidence": (evidence.decide, evidence.diagnose, evidence.report),
+    "Promote": (registry.promote,),
     "Serve": (upkeep.up, upkeep.down, upkeep.status),
     "Use": (look.best, look.train),
     "Keep in order": (upkeep.sync, upkeep.delete, upkeep.gc),

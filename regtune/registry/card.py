@@ -47,8 +47,12 @@ def card_of(record: Record) -> str:
 
 
 def description_of(record: Record) -> str:
-    """The card in the letters that MLflow has room for; what does not fit is left to the artifact."""
+    """The card in the letters that MLflow has room for; what does not fit is left to the artifact.
+
+    Without its heading: MLflow shows the first line in lists, and the model's name above.
+    """
     sections, room = _sections(record), MOST_LETTERS - len(REST)
+    sections["what"] = sections["what"].partition("\n\n")[2]
     text = "\n\n".join(sections.values())
     if len(text) <= room:
         return text

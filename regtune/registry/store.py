@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -255,11 +256,14 @@ class Registry:
             description = description[: LONGEST_DESCRIPTION - len(_CUT)].rpartition("\n")[0] + _CUT
         with self.understood():
             client = self.client
+            from mlflow.entities import LoggedModelOutput
+
             logged = client.create_logged_model(
                 experiment_id, name=re.sub(r"[^\w-]", "-", name), source_run_id=run_id
             )
             client.log_model_artifacts(logged.model_id, str(folder))
             client.finalize_logged_model(logged.model_id, "READY")
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
             made = client.create_model_version(
                 name,
                 source=f"models:/{logged.model_id}",
@@ -268,6 +272,8 @@ class Registry:
                 description=description,
                 model_id=logged.model_id,
             )
+            versions = json.dumps([{"name": name, "version": int(made.version)}])
+            client.set_logged_model_tags(logged.model_id, {names.MODEL_VERSIONS: versions})
         return _version(made, {})
 
     def download(self, version: Version, folder: Path) -> Path:

@@ -89,7 +89,9 @@ MOVED: Final = "regtune.moved"
 WITHDRAWN: Final = "regtune.withdrawn."
 """Prefix of a journal's tags that say why a move was given up, by the move's number."""
 MODEL: Final = "regtune.model"
-"""Of a journal: the registered model whose moves it has."""
+"""Of a journal: the registered model whose moves it has; of a promotion: the one that it is for."""
+PROCESS: Final = "regtune.process"
+"""Of a promotion: who runs it, so that one whose process is gone is told from one that goes on."""
 
 # Aliases
 CHAMPION: Final = "champion"
@@ -105,6 +107,8 @@ EXPERIMENT_KIND: Final = "mlflow.experimentKind"
 PRIMARY_METRIC: Final = "mlflow.experiment.primaryMetric.name"
 PRIMARY_METRIC_GREATER: Final = "mlflow.experiment.primaryMetric.greaterIsBetter"
 DATA_CONTEXT: Final = "mlflow.data.context"
+MODEL_VERSIONS: Final = "mlflow.modelVersions"
+"""Of a logged model: the versions made of it, as JSON, which its page links."""
 
 # Single points at the end, beside METRICS, which have one an epoch
 BEST_EPOCH: Final = "best/epoch"
@@ -126,6 +130,8 @@ SWEEP_FILE: Final = "sweep.yaml"
 """Of a study's own run: its sweep file in the canonical form."""
 DECISION_FILE: Final = "decision.json"
 """Of a decision's run: all of it."""
+GATES_FILE: Final = "gates.json"
+"""Of a promotion's run."""
 
 
 def best(metric: str) -> str:
@@ -136,6 +142,11 @@ def best(metric: str) -> str:
 def evidence(figure: str) -> str:
     """The single point of a figure that replicates alone have: ``evidence/ece``."""
     return f"evidence/{figure}"
+
+
+def tested(figure: str) -> str:
+    """The single point of a figure over the test images: ``test/accuracy``."""
+    return f"test/{figure}"
 
 
 def status(state: State, end_reason: str | None) -> str:

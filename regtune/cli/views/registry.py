@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from regtune.cli.terminal import span
 from regtune.cli.views.drawing import percent
@@ -15,7 +16,11 @@ from regtune.escaping import printable
 from regtune.tracking import names
 
 if TYPE_CHECKING:
+    from regtune.registry.promote import Promotion
     from regtune.registry.store import Version
+    from regtune.registry.version import Gate
+
+WENT = {True: ("passed", "green"), False: ("refused", "bold red"), None: ("not asked", "dim")}
 
 
 def versions_table(versions: Sequence[Version]) -> RenderableType:
@@ -33,6 +38,30 @@ def versions_table(versions: Sequence[Version]) -> RenderableType:
             _source(version),
         )
     return drawn
+
+
+def gates_table(gates: Sequence[Gate]) -> RenderableType:
+    """One row a gate: how it went, its figure and its limit."""
+    drawn = table("gate", "", "figure", "limit", "of what", fold=("figure", "limit", "of what"))
+    for gate in gates:
+        word, style = WENT[gate.passed]
+        drawn.add_row(
+            gate.name, Text(word, style=style), gate.figure, gate.limit, Text(printable(gate.note), "dim")
+        )
+    return drawn
+
+
+def promoted_line(promotion: Promotion) -> str:
+    """What was registered, in one line."""
+    record = promotion.record
+    assert record is not None
+    test, name = record.test, printable(promotion.name)
+    accuracy = f"{percent(test.accuracy)} ({percent(record.accuracy_low)} to {percent(record.accuracy_high)})"
+    forced = " by force" if promotion.forced else ""
+    return (
+        f"{name}: version {promotion.version} is @{promotion.alias}{forced}; accuracy {accuracy} "
+        f"on {test.images:,} test images"
+    )
 
 
 def _accuracy(tag: str | None) -> str:
