@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from regtune.data.datasets import load_data
     from regtune.evidence.handle import open_study
     from regtune.evidence.run import run_sweep
+    from regtune.registry.load import load_best, load_champion
     from regtune.study.decision import Decision
     from regtune.training.loop import train
     from regtune.training.model import build_model
@@ -29,6 +30,8 @@ __all__ = [
     "TrialResult",
     "__version__",
     "build_model",
+    "load_best",
+    "load_champion",
     "load_data",
     "open_study",
     "run_sweep",
@@ -41,6 +44,8 @@ _HOMES = {
     "TrialConfig": "regtune.config.trial",
     "TrialResult": "regtune.training.result",
     "build_model": "regtune.training.model",
+    "load_best": "regtune.registry.load",
+    "load_champion": "regtune.registry.load",
     "load_data": "regtune.data.datasets",
     "open_study": "regtune.evidence.handle",
     "run_sweep": "regtune.evidence.run",
@@ -53,7 +58,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'regtune' has no attribute {name!r}")
     from importlib import import_module
 
-    if name in ("build_model", "train"):
+    if name in ("build_model", "load_champion", "train"):
         _prepare_keras()
     return getattr(import_module(_HOMES[name]), name)
 

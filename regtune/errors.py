@@ -16,7 +16,7 @@
     ├── StorageError                a database cannot be opened, read or written
     │   └── NoStudies               there is no database of studies yet
     ├── TrackingError               the MLflow store or server cannot be used
-    ├── VersionDamaged              a registered version is not what was registered; one line for each file
+    ├── VersionDamaged              a registered version is not what was registered; one line for each file or figure
     ├── RegistryError               a registered model is another program's, or its journal is gone
     ├── AliasMoved                  somebody else moved the alias meanwhile
     ├── WorkerError                 workers cannot be started
@@ -107,7 +107,7 @@ class TrackingError(RegtuneError): ...
 
 
 class VersionDamaged(RegtuneError):
-    """Files of a registered version are not those that were registered. `problems` has one line for each."""
+    """Files or figures of a registered version are not those that were registered. `problems`: one line for each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)

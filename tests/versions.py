@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +14,9 @@ from regtune.config.trial import DataConfig, ModelConfig, RegularizationConfig, 
 from regtune.data.datasets import load_arrays, split_of
 from regtune.registry import journal
 from regtune.registry.store import Version, open_registry
-from regtune.registry.version import CARD, DataUsed, Opening, Record, Source
+from regtune.registry.version import CARD, MANIFEST, DataUsed, Opening, Record, Source
 from regtune.settings import Settings
+from regtune.storage.artifacts import local_path
 from regtune.study.best import Best, fingerprint
 from regtune.tracking import names
 
@@ -111,3 +114,21 @@ def register_version(
     journal.move(registry, name, names.CHAMPION, version.number, state, why="promoted")
     client.set_terminated(run.info.run_id)
     return registry.find(name)
+
+
+def replace_file(
+    settings: Settings, version: Version, name: str, change: Callable[[bytes], bytes], *, signed: bool = True
+) -> None:
+    """Change a file of a registered version where MLflow keeps it; signed: its digests in manifest and tag, too."""
+    client = open_registry(settings).client
+    folder = local_path(client.get_logged_model(version.model_id).artifact_location)
+    assert folder is not None
+    content = change((folder / name).read_bytes())
+    (folder / name).write_bytes(content)
+    if signed:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        text = json.dumps(manifest).encode()
+        (folder / MANIFEST).write_bytes(text)
+        digest = hashlib.sha256(text).hexdigest()
+        client.set_model_version_tag(version.name, str(version.number), names.MANIFEST_DIGEST, digest)

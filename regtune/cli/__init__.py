@@ -26,7 +26,7 @@ PANELS: dict[str, Verbs] = {
     "Sweep": (run.sweep, run.plan, run.watch, run.stop, run.enqueue),
     "Look": (look.board, look.show_, look.studies, upkeep.ui),
     "Evidence": (evidence.decide, evidence.diagnose, evidence.report),
-    "Promote": (registry.promote,),
+    "Promote": (registry.promote, registry.pull),
     "Serve": (upkeep.up, upkeep.down, upkeep.status),
     "Use": (look.best, look.train),
     "Keep in order": (upkeep.sync, upkeep.delete, upkeep.gc),
@@ -35,8 +35,8 @@ PANELS: dict[str, Verbs] = {
 GROUPS: dict[str, tuple[str, str, Verbs]] = {
     "model": (
         "Promote",
-        "List and show registered models, and roll one back.",
-        (registry.list_, registry.show_, registry.rollback),
+        "List, show and verify registered models, and roll one back.",
+        (registry.list_, registry.show_, registry.verify, registry.rollback),
     ),
     "data": ("Set up", "List, fetch and verify data sets.", (upkeep.list_, upkeep.fetch, upkeep.verify)),
     "db": (

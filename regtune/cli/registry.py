@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,12 +13,20 @@ from regtune.cli import options, terminal
 from regtune.errors import InputError, RegtuneError
 from regtune.escaping import printable, shell_word
 
+if TYPE_CHECKING:
+    from regtune.registry.cache import Found
+    from regtune.registry.pull import Pulled
+    from regtune.registry.verify import Verified
+    from regtune.settings import Settings
+
 Target = Annotated[
     str,
     typer.Argument(
         metavar="NAME[@ALIAS]", help="A registered model; default alias: champion; @v3: version 3."
     ),
 ]
+NOT_CURRENT = 10
+"""The exit code of `pull --check` for a folder that is not up to date."""
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered model.")]
 
 
@@ -144,3 +152,103 @@ def rollback(name: ModelName, quiet: options.Quiet = False, home: options.Home =
 
     state = journal.roll_back(open_registry(terminal.settings_of(home)), name)
     terminal.say(f"{printable(name)}: @champion is version {state.champion}, {state.moves[-1].why}", quiet)
+
+
+def pull(
+    target: Target,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder to write; default: NAME. With --config, the file."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare: exit 0 when DIR is up to date, 10 when it is not.")
+    ] = False,
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the configuration alone, as `regtune train` reads it.")
+    ] = False,
+    get: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Print one value of the configuration, such as dropout.")
+    ] = None,
+    as_json: options.Json = False,
+    yes: options.Yes = False,
+    quiet: options.Quiet = False,
+    home: options.Home = None,
+) -> None:
+    """Put a version's configuration, model and card into a folder, checked; where MLflow is away, from a cache.
+
+    DIR has config.yaml, model.keras and card.md, and all files of the version under version/. They are replaced at
+    once: whoever reads DIR finds the version before, or this one.
+    """
+    if check + config + (get is not None) > 1:
+        raise InputError("--check, --config and --get: choose one")
+    if output is not None and (get is not None or (config and as_json)):
+        raise InputError("--output: expected with a folder, or with --config for a YAML file")
+    settings = terminal.settings_of(home)
+    if config or get is not None:
+        _pull_configuration(settings, target, output, get, as_json=as_json, yes=yes, quiet=quiet)
+        return
+    from regtune.registry import pull as pulling
+    from regtune.registry.store import parse_target
+
+    folder = output or Path(parse_target(target)[0])
+    if check:
+        found = pulling.ask(settings, target)
+        why = pulling.difference(folder, found)
+        if as_json:
+            terminal.show_json({**found.model_dump(), "folder": folder, "current": not why, "why": why})
+        terminal.say(f"{folder}: {f'not {_named(found)}: {why}' if why else _named(found)}", quiet)
+        raise typer.Exit(NOT_CURRENT if why else 0)
+    with terminal.working("pulling", quiet or as_json):
+        pulled = pulling.pull(settings, target, folder, terminal.say)
+    if as_json:
+        terminal.show_json(pulled)
+    already = "" if pulled.changed else " already"
+    terminal.say(f"{folder} has {_named(pulled)}{already}: {', '.join(pulling.LINKS)}", quiet)
+
+
+def _named(version: Found | Pulled | Verified) -> str:
+    return f"version {version.number} of {printable(version.name)} (@{printable(version.alias)})"
+
+
+def _pull_configuration(
+    settings: Settings,
+    target: str,
+    output: Path | None,
+    key: str | None,
+    *,
+    as_json: bool,
+    yes: bool,
+    quiet: bool,
+) -> None:
+    from regtune.registry.pull import pull_best
+    from regtune.registry.values import value_of, words
+
+    best = pull_best(settings, target, terminal.say)
+    if key is not None:
+        value = value_of(best.config, key)
+        terminal.show_json(value) if as_json else typer.echo(words(value))
+    elif as_json:
+        terminal.show_json(best.to_dict())
+    elif output is None:
+        typer.echo(best.to_yaml(), nl=False)
+    else:
+        if output.is_file() and not best.is_in(output):
+            terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
+        best.write(output)
+        terminal.say(f"Wrote {output}.", quiet)
+
+
+def verify(target: Target, as_json: options.Json = False, home: options.Home = None) -> None:
+    """Check every file of a version, load it, and repeat its figures exactly.
+
+    The figures of the test set are those of the stored predictions; its images are not looked at.
+    """
+    from regtune.cli.views.registry import verified_view
+    from regtune.registry.verify import verify as check
+
+    with terminal.working("verifying", as_json):
+        verified = check(terminal.settings_of(home), target)
+    terminal.present(verified, lambda shown: verified_view(shown, _named(shown)), as_json)

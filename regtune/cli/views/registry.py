@@ -11,14 +11,15 @@ from rich.text import Text
 
 from regtune.cli.terminal import span
 from regtune.cli.views.drawing import percent
-from regtune.cli.views.tables import table
+from regtune.cli.views.tables import facts_table, table
 from regtune.escaping import printable
 from regtune.tracking import names
 
 if TYPE_CHECKING:
     from regtune.registry.promote import Promotion
     from regtune.registry.store import Version
-    from regtune.registry.version import Gate
+    from regtune.registry.verify import Verified
+    from regtune.registry.version import Figures, Gate
 
 WENT = {True: ("passed", "green"), False: ("refused", "bold red"), None: ("not asked", "dim")}
 
@@ -81,3 +82,19 @@ def _source(version: Version) -> str:
     if study is None:
         return "not by regtune" if names.MANIFEST_DIGEST not in version.tags else ""
     return printable(f"{study}, trial {number}" if number else study)
+
+
+def verified_view(verified: Verified, named: str) -> RenderableType:
+    facts = {
+        "version": named,
+        "files": f"{verified.files} as registered (manifest {verified.digest[:12]})",
+        "network": "rebuilt from its configuration, with its weights",
+        "validation": f"{_figures(verified.validation)} of {printable(verified.data)}: exactly as recorded",
+        "test": f"{_figures(verified.test)}: exactly as recorded, from the stored predictions",
+    }
+    return facts_table(facts)
+
+
+def _figures(figures: Figures) -> str:
+    accuracy, images = percent(figures.accuracy), f"{figures.images:,} images"
+    return f"accuracy {accuracy}, cross-entropy {figures.cross_entropy:.4f} over {images}"
