@@ -19,6 +19,7 @@
     ├── VersionDamaged              a registered version is not what was registered; one line for each file or figure
     ├── RegistryError               a registered model is another program's, or its journal is gone
     ├── AliasMoved                  somebody else moved the alias meanwhile
+    ├── ExportError                 a model cannot be converted, or answers otherwise than the registered one
     ├── WorkerError                 workers cannot be started
     └── TooManyFailures             more trials failed than `max_failures` allows
 
@@ -118,6 +119,9 @@ class RegistryError(RegtuneError): ...
 
 
 class AliasMoved(RegtuneError): ...
+
+
+class ExportError(RegtuneError): ...
 
 
 class WorkerError(RegtuneError): ...

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from regtune.cli import evidence, look, registry, run, upkeep
+from regtune.cli import evidence, export, look, registry, run, upkeep
 from regtune.cli.options import Verb
 from regtune.cli.terminal import prepare_streams, show_error
 from regtune.errors import RegtuneError
@@ -35,8 +35,8 @@ PANELS: dict[str, Verbs] = {
 GROUPS: dict[str, tuple[str, str, Verbs]] = {
     "model": (
         "Promote",
-        "List, show and verify registered models, and roll one back.",
-        (registry.list_, registry.show_, registry.verify, registry.rollback),
+        "List, show, verify and export registered models, and roll one back.",
+        (registry.list_, registry.show_, registry.verify, export.export, registry.rollback),
     ),
     "data": ("Set up", "List, fetch and verify data sets.", (upkeep.list_, upkeep.fetch, upkeep.verify)),
     "db": (

@@ -1,0 +1,196 @@
+"""The export of a registered version, or of a configuration: as text, or as a model that other programs run.
+
+A model is compared with the registered network on the validation images before it gets its name; the test set stays
+closed. Nothing is left of one that answers otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regtune.data.arrays import Images, Labels
+from regtune.errors import ExportError, InputError, RegistryError, StorageError
+from regtune.escaping import printable
+from regtune.registry import export_formats
+from regtune.registry.contents import check_folder
+from regtune.registry.gates import Predict, seconds_a_digit
+from regtune.registry.store import Registry, open_registry
+from regtune.registry.version import CONFIG, MODEL, Record
+from regtune.settings import Settings
+from regtune.study.best import Best, load_best
+from regtune.tracking import names
+
+TEXTS = ("yaml", "json", "python")
+LARGEST_DIFFERENCE = 1e-5
+"""Of one probability from the registered network's."""
+BATCH = 4000
+"""Images at once."""
+CALIBRATION = 500
+"""Training images that the ranges of a quantized network are taken from."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model beside the registered network, over the validation images.
+
+    seconds_a_digit: the median for one image alone. difference: the largest of a probability. other_classes: how many
+    images get another class.
+    """
+
+    format: str
+    bytes: int
+    seconds_a_digit: float
+    accuracy: float
+    difference: float
+    other_classes: int
+
+
+def is_configuration(target: str) -> bool:
+    """Whether a target is a configuration's file, in place of a registered version."""
+    return target.endswith((".yaml", ".yml"))
+
+
+def export_text(target: str, form: str, settings: Settings) -> str:
+    """Return the configuration of `target` as YAML, as JSON, or as a script that trains it without regtune.
+
+    Raises ConfigError, ModelNotFound, RegistryError, TrackingError, VersionDamaged.
+    """
+    if is_configuration(target):
+        return _text(load_best(Path(target)), form, target)
+    with _downloaded(open_registry(settings), target) as (title, folder, record):
+        refit = record.epochs if record.refit else None
+        return _text(load_best(folder / CONFIG), form, title, refit)
+
+
+def _text(best: Best, form: str, title: str, refit_epochs: int | None = None) -> str:
+    if form == "yaml":
+        return best.to_yaml()
+    if form == "json":
+        return json.dumps(best.to_dict(), indent=2) + "\n"
+    from regtune.training.runtime import configure
+
+    configure()
+    from regtune.registry.export_script import script_of
+
+    return script_of(best.config, title, refit_epochs)
+
+
+def export_model(
+    target: str, form: str, output: Path, settings: Settings, quantize: bool = False
+) -> tuple[Exported, ...]:
+    """Write a registered version to `output` in a model format; return the registered network, and what was written.
+
+    quantize: to 8-bit numbers, for which a difference is no error. Raises ExportError for a model that answers
+    otherwise, and where the format's packages are not installed; ModelNotFound, RegistryError, TrackingError,
+    VersionDamaged, DataError, StorageError.
+    """
+    export_formats.require(form)
+    from regtune.training.runtime import configure
+
+    configure()
+    with _downloaded(open_registry(settings), target) as (title, folder, record):
+        from regtune.data.datasets import load_known, split_of
+        from regtune.registry.deployed import load_network, predict_pixels
+
+        network = load_network(folder, record)
+        data = record.config.data.model_copy(update={"digest": record.data.digest})
+        arrays = load_known(data, settings.data_dir)
+        split = split_of(arrays, data)
+        calibration = arrays.x_train[split.train[:CALIBRATION]] if quantize else None
+        images, labels = arrays.x_train[split.validation], arrays.y_train[split.validation]
+
+        def registered(images: Images) -> NDArray[np.float32]:
+            return predict_pixels(network, images)
+
+        expected, model = registered(images), folder / MODEL
+        known = _measured("registered", model, registered, expected, images, labels)
+        with beside(output) as made:
+            given = export_formats.write(form, network, model, made, calibration)
+            name = f"{form}, 8 bits" if quantize else form
+            found = _measured(name, made, given, expected, images, labels)
+            if not quantize and (found.difference > LARGEST_DIFFERENCE or found.other_classes):
+                others = f"{found.other_classes} of {len(images):,} validation images in another class"
+                raise ExportError(
+                    f"{form}: answers otherwise than {title}: {others}, probabilities up to "
+                    f"{found.difference:.1e} apart (expected at most {LARGEST_DIFFERENCE:g}); nothing was written"
+                )
+    return known, found
+
+
+def _measured(
+    name: str,
+    path: Path,
+    predict: Predict,
+    expected: NDArray[np.float32],
+    images: Images,
+    labels: Labels,
+) -> Exported:
+    batches = range(0, len(images), BATCH)
+    found = np.concatenate([predict(images[begin : begin + BATCH]) for begin in batches])
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Exported(
+        format=name,
+        bytes=sum(file.stat().st_size for file in files),
+        seconds_a_digit=seconds_a_digit(predict, images),
+        accuracy=float((found.argmax(axis=1) == labels).mean()),
+        difference=float(np.abs(found - expected).max()),
+        other_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+    )
+
+
+@contextmanager
+def _downloaded(registry: Registry, target: str) -> Iterator[tuple[str, Path, Record]]:
+    """A version's name for people, its files, and its record, checked. Raises RegistryError, VersionDamaged."""
+    version = registry.find(target)
+    title = f"{printable(version.name)}, version {version.number}"
+    digest = version.tags.get(names.MANIFEST_DIGEST)
+    if digest is None:
+        raise RegistryError(f"{title}: registered by another program")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        folder = registry.download(version, Path(home))
+        yield title, folder, check_folder(folder, digest)
+
+
+@contextmanager
+def beside(output: Path) -> Iterator[Path]:
+    """A path to write to, whose file or folder takes the place of `output` once the block has ended without an error.
+
+    Raises StorageError where it cannot be written.
+    """
+    try:
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as home:
+            made = Path(home, "new", output.name)
+            made.parent.mkdir()
+            yield made
+            if output.is_dir():
+                output.rename(Path(home, "old"))
+            made.replace(output)
+    except OSError as error:
+        raise StorageError(
+            f"{printable(str(output))}: cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def check_output(output: Path, form: str) -> bool:
+    """Whether something that may be replaced is at `output`. Raises InputError for what no export may replace."""
+    suffix = export_formats.FORMATS[form].suffix if form in export_formats.FORMATS else ""
+    shown = printable(str(output))
+    if suffix and output.suffix != suffix:
+        raise InputError(f"--output {shown}: expected a name that ends in {suffix}")
+    if not output.is_dir():
+        if output.exists() and form == "savedmodel":
+            raise InputError(f"--output {shown}: expected a folder, found a file")
+        return output.exists()
+    if form != "savedmodel":
+        raise InputError(f"--output {shown}: expected a file, found a folder")
+    if any(output.iterdir()) and not (output / "saved_model.pb").is_file():
+        raise InputError(f"--output {shown}: a folder with something else in it; choose another")
+    return any(output.iterdir())
