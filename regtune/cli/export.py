@@ -10,7 +10,7 @@ import typer
 
 from regtune.cli import options, terminal
 from regtune.errors import InputError
-from regtune.escaping import printable, shell_word
+from regtune.escaping import printable
 
 
 class Format(StrEnum):
@@ -52,41 +52,30 @@ def export(
     home: options.Home = None,
 ) -> None:
     """Write a registered model for other programs, compared with the registered network, or its configuration."""
-    from regtune.registry.export import (
-        TEXTS,
-        beside,
-        check_output,
-        export_model,
-        export_text,
-        is_configuration,
-    )
+    from regtune.registry.export import TEXTS, beside, check_export, export_model, export_text
 
     if quantize and form != Format.LITERT:
         raise InputError(f"--quantize: expected --format litert, found {form}")
-    settings, shown = terminal.settings_of(home), printable(str(output))
-    question = f"Replace {shown}, which holds something else?"
+    if as_json and form in TEXTS:
+        raise InputError(f"--json: {form} has no table; leave it out")
+    settings, there = terminal.settings_of(home), check_export(target, form, output)
+    question = f"Replace {printable(str(output))}, which holds something else?"
     if form in TEXTS:
-        if as_json:
-            raise InputError(f"--json: {form} has no table; leave it out")
         text = export_text(target, form, settings)
         if output is None:
             typer.echo(text, nl=False)
             return
-        if check_output(output, form) and output.read_bytes() != text.encode():
+        if there and output.read_bytes() != text.encode():
             terminal.confirm(question, yes)
         with beside(output) as made:
             made.write_text(text, encoding="utf-8")
     else:
-        if is_configuration(target):
-            train = f"regtune train {shell_word(target)} -o model.keras"
-            raise InputError(f"{printable(target)}: a configuration has no weights; train it with: {train}")
-        if output is None:
-            raise InputError(f"--output: {form} goes to a file; expected -o PATH")
-        if check_output(output, form):
+        assert output is not None
+        if there:
             terminal.confirm(question, yes)
         from regtune.cli.views.export import exported_table
 
         with terminal.working(f"exporting {printable(target)}", quiet):
             rows = export_model(target, form, output, settings, quantize)
         terminal.present(rows, exported_table, as_json)
-    terminal.say(f"Wrote {shown}", quiet)
+    terminal.say(f"Wrote {printable(str(output))}", quiet)

@@ -16,11 +16,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from regtune.config.trial import TrialConfig
 from regtune.data.arrays import Images, Labels
 from regtune.errors import ExportError, InputError, RegistryError, StorageError
-from regtune.escaping import printable
-from regtune.registry import export_formats
+from regtune.escaping import printable, shell_word
 from regtune.registry.contents import check_folder
+from regtune.registry.export_formats import FORMATS, require, silence, write
 from regtune.registry.gates import Predict, seconds_a_digit
 from regtune.registry.store import Registry, open_registry
 from regtune.registry.version import CONFIG, MODEL, Record
@@ -53,8 +54,37 @@ class Exported:
     other_classes: int
 
 
-def is_configuration(target: str) -> bool:
-    """Whether a target is a configuration's file, in place of a registered version."""
+def check_export(target: str, form: str, output: Path | None) -> bool:
+    """Whether something is at `output` that would be replaced. Raises InputError for what cannot be written there."""
+    if form in TEXTS:
+        suffix = ""
+    else:
+        suffix = FORMATS[form].suffix
+        if _is_configuration(target):
+            load_best(Path(target))
+            train = f"regtune train {shell_word(target)} -o model.keras"
+            raise InputError(f"{printable(target)}: a configuration has no weights; train it with: {train}")
+        if output is None:
+            raise InputError(f"{form} is not printed; expected -o PATH")
+        require(form)
+    if output is None:
+        return False
+    shown = f"--output {printable(str(output))}"
+    if output.suffix != suffix and suffix:
+        raise InputError(f"{shown}: expected a name that ends in {suffix}")
+    if not output.is_dir():
+        if form == "savedmodel" and output.exists():
+            raise InputError(f"{shown}: expected a folder, found a file")
+        return output.exists()
+    if form != "savedmodel":
+        raise InputError(f"{shown}: expected a file, found a folder")
+    full = any(output.iterdir())
+    if full and not (output / "saved_model.pb").is_file():
+        raise InputError(f"{shown}: a folder with something else in it; choose another")
+    return full
+
+
+def _is_configuration(target: str) -> bool:
     return target.endswith((".yaml", ".yml"))
 
 
@@ -63,24 +93,32 @@ def export_text(target: str, form: str, settings: Settings) -> str:
 
     Raises ConfigError, ModelNotFound, RegistryError, TrackingError, VersionDamaged.
     """
-    if is_configuration(target):
-        return _text(load_best(Path(target)), form, target)
+    if _is_configuration(target):
+        best = load_best(Path(target))
+        return _script(best.config, target) if form == "python" else _written(best, form)
     with _downloaded(open_registry(settings), target) as (title, folder, record):
-        refit = record.epochs if record.refit else None
-        return _text(load_best(folder / CONFIG), form, title, refit)
+        if form == "python":
+            return _script(_config(record), title, record.epochs if record.refit else None)
+        return _written(load_best(folder / CONFIG), form)
 
 
-def _text(best: Best, form: str, title: str, refit_epochs: int | None = None) -> str:
-    if form == "yaml":
-        return best.to_yaml()
-    if form == "json":
-        return json.dumps(best.to_dict(), indent=2) + "\n"
+def _written(best: Best, form: str) -> str:
+    return best.to_yaml() if form == "yaml" else json.dumps(best.to_dict(), indent=2) + "\n"
+
+
+def _script(config: TrialConfig, title: str, refit_epochs: int | None = None) -> str:
     from regtune.training.runtime import configure
 
     configure()
     from regtune.registry.export_script import script_of
 
-    return script_of(best.config, title, refit_epochs)
+    return script_of(config, title, refit_epochs)
+
+
+def _config(record: Record) -> TrialConfig:
+    """The configuration of a version, its data named by the digest that it was trained on."""
+    data = record.config.data.model_copy(update={"digest": record.data.digest})
+    return record.config.model_copy(update={"data": data})
 
 
 def export_model(
@@ -88,11 +126,9 @@ def export_model(
 ) -> tuple[Exported, ...]:
     """Write a registered version to `output` in a model format; return the registered network, and what was written.
 
-    quantize: to 8-bit numbers, for which a difference is no error. Raises ExportError for a model that answers
-    otherwise, and where the format's packages are not installed; ModelNotFound, RegistryError, TrackingError,
-    VersionDamaged, DataError, StorageError.
+    quantize: to 8-bit numbers, for which a difference is no error. `check_export` comes first. Raises ExportError for a
+    model that answers otherwise; ModelNotFound, RegistryError, TrackingError, VersionDamaged, DataError, StorageError.
     """
-    export_formats.require(form)
     from regtune.training.runtime import configure
 
     configure()
@@ -101,7 +137,7 @@ def export_model(
         from regtune.registry.deployed import load_network, predict_pixels
 
         network = load_network(folder, record)
-        data = record.config.data.model_copy(update={"digest": record.data.digest})
+        data = _config(record).data
         arrays = load_known(data, settings.data_dir)
         split = split_of(arrays, data)
         calibration = arrays.x_train[split.train[:CALIBRATION]] if quantize else None
@@ -112,10 +148,11 @@ def export_model(
 
         expected, model = registered(images), folder / MODEL
         known = _measured("registered", model, registered, expected, images, labels)
+        name = f"{form}, 8 bits" if quantize else form
         with beside(output) as made:
-            given = export_formats.write(form, network, model, made, calibration)
-            name = f"{form}, 8 bits" if quantize else form
-            found = _measured(name, made, given, expected, images, labels)
+            with silence():
+                given = write(form, network, model, made, calibration)
+                found = _measured(name, made, given, expected, images, labels)
             if not quantize and (found.difference > LARGEST_DIFFERENCE or found.other_classes):
                 others = f"{found.other_classes} of {len(images):,} validation images in another class"
                 raise ExportError(
@@ -177,20 +214,3 @@ def beside(output: Path) -> Iterator[Path]:
         raise StorageError(
             f"{printable(str(output))}: cannot be written ({error.strerror or error})"
         ) from None
-
-
-def check_output(output: Path, form: str) -> bool:
-    """Whether something that may be replaced is at `output`. Raises InputError for what no export may replace."""
-    suffix = export_formats.FORMATS[form].suffix if form in export_formats.FORMATS else ""
-    shown = printable(str(output))
-    if suffix and output.suffix != suffix:
-        raise InputError(f"--output {shown}: expected a name that ends in {suffix}")
-    if not output.is_dir():
-        if output.exists() and form == "savedmodel":
-            raise InputError(f"--output {shown}: expected a folder, found a file")
-        return output.exists()
-    if form != "savedmodel":
-        raise InputError(f"--output {shown}: expected a file, found a folder")
-    if any(output.iterdir()) and not (output / "saved_model.pb").is_file():
-        raise InputError(f"--output {shown}: a folder with something else in it; choose another")
-    return any(output.iterdir())

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from regtune.data.arrays import Images
 from regtune.errors import ExportError
+from regtune.escaping import printable
 from regtune.registry.gates import SIDE, Predict
 
 
@@ -51,22 +52,21 @@ def write(name: str, network: Any, registered: Path, path: Path, calibration: Im
     Raises ExportError, OSError.
     """
     form = FORMATS[name]
-    with _silence():
-        try:
-            if form.convert is None:
-                shutil.copyfile(registered, path)
-            else:
-                form.convert(network, path, calibration)
-            return form.read(path)
-        except OSError:
-            raise
-        except Exception as error:  # converters raise whatever they meet
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ExportError(f"{name}: the conversion failed ({reason:.200})") from error
+    try:
+        if form.convert is None:
+            shutil.copyfile(registered, path)
+        else:
+            form.convert(network, path, calibration)
+        return form.read(path)
+    except OSError:
+        raise
+    except Exception as error:  # converters raise whatever they meet
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ExportError(f"{name}: the conversion failed ({printable(reason):.200})") from error
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep from the terminal what converters and runtimes write there past Python."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from regtune.cli.views.drawing import percent
 from regtune.cli.views.tables import table
+from regtune.registry.export import LARGEST_DIFFERENCE
 
 if TYPE_CHECKING:
     from regtune.registry.export import Exported
@@ -29,7 +30,11 @@ def exported_table(rows: Sequence[Exported]) -> RenderableType:
             percent(row.accuracy),
             *compared,
         )
-    points = 100 * (registered.accuracy - written.accuracy)
-    lost = f"accuracy lost: {points:.2f} points; " if written.other_classes else ""
-    note = f"{lost}accuracy, probabilities and classes over the validation images"
-    return Group(drawn, Text(note, style="dim"))
+    parts: list[RenderableType] = [
+        drawn,
+        Text("over the validation images; the test set stays closed", "dim"),
+    ]
+    if written.difference > LARGEST_DIFFERENCE:
+        points = 100 * (registered.accuracy - written.accuracy)
+        parts.append(Text(f"accuracy lost to 8-bit numbers: {points:.2f} points"))
+    return Group(*parts)
