@@ -76,7 +76,7 @@ def test_each_format_has_the_recorded_test_accuracy_in_its_own_runtime(
     settings: Settings, version: Version, tmp_path: Path, form: str
 ) -> None:
     output = tmp_path / f"digits{SUFFIXES[form]}"
-    registered, written = export_model("digits", form, output, settings)
+    registered, written = export_model("digits", form, output, settings, print)
     arrays = load_arrays(DATA.name)
     answers = by_its_own_runtime(form, output, arrays.x_test.reshape(-1, 28, 28))
     recorded = float(version.tags["regtune.test_accuracy"])
@@ -125,7 +125,7 @@ def test_a_model_that_answers_otherwise_is_refused_and_what_was_there_stays(
     asked = ("--format", "onnx", "-o", "digits.onnx", "--yes", "--home", str(settings.home))
     code, out, err = run_here(capsys, "model", "export", "digits", *asked)
     assert (code, out) == (1, "")
-    assert err.startswith("error: onnx: answers otherwise than digits, version 1: 0 of 800 validation images")
+    assert err.startswith("error: onnx: answers otherwise than digits: 0 of 800 validation images")
     assert err.endswith("apart (expected at most 1e-05); nothing was written\n")
     assert [path.name for path in Path().iterdir()] == ["digits.onnx"]
     assert Path("digits.onnx").read_text() == "of before"
@@ -139,7 +139,7 @@ def test_nothing_else_is_replaced_and_what_is_missing_is_named(
     Path("folder").mkdir()
     Path("folder", "mine").touch()
     Path("mine.keras").touch()
-    Path("best.yaml").write_text(export_text("digits", "yaml", settings))
+    Path("best.yaml").write_text(export_text("digits", "yaml", settings, print))
     for words, code, said in (
         ("digits --format keras -o mine.keras", 2, "Replace mine.keras, which holds something else?"),
         (
@@ -190,11 +190,11 @@ def test_nothing_else_is_replaced_and_what_is_missing_is_named(
 def test_a_configuration_comes_out_as_it_was_registered(settings: Settings, version: Version) -> None:
     registry = open_registry(settings)
     config = load_best(registry.download(version, Path()) / CONFIG)
-    Path("best.yaml").write_text(export_text("digits", "yaml", settings))
+    Path("best.yaml").write_text(export_text("digits", "yaml", settings, print))
     assert load_best(Path("best.yaml")) == config
     for target in ("digits", "best.yaml"):
-        assert json.loads(export_text(target, "json", settings)) == config.to_dict()
-        compile(export_text(target, "python", settings), target, "exec")
+        assert json.loads(export_text(target, "json", settings, print)) == config.to_dict()
+        compile(export_text(target, "python", settings, print), target, "exec")
 
 
 def test_a_damaged_version_is_not_exported(
@@ -207,7 +207,10 @@ def test_a_damaged_version_is_not_exported(
         for form in ("keras", "yaml"):
             asked = ("--format", form, "-o", f"m.{form}", "--home", str(settings.home))
             code, _, err = run_here(capsys, "model", "export", "digits", *asked)
-            assert (code, err.startswith("error: data/model.keras: was changed")) == (1, True), err
+            assert (code, err.startswith("error: digits version 1: data/model.keras: was changed")) == (
+                1,
+                True,
+            ), err
     finally:
         file.write_bytes(content)
     assert not [*Path().iterdir()]

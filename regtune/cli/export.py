@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -59,9 +60,10 @@ def export(
     if as_json and form in TEXTS:
         raise InputError(f"--json: {form} has no table; leave it out")
     settings, there = terminal.settings_of(home), check_export(target, form, output)
+    say = partial(terminal.say, quiet=quiet)
     question = f"Replace {printable(str(output))}, which holds something else?"
     if form in TEXTS:
-        text = export_text(target, form, settings)
+        text = export_text(target, form, settings, say)
         if output is None:
             typer.echo(text, nl=False)
             return
@@ -76,6 +78,6 @@ def export(
         from regtune.cli.views.export import exported_table
 
         with terminal.working(f"exporting {printable(target)}", quiet):
-            rows = export_model(target, form, output, settings, quantize)
+            rows = export_model(target, form, output, settings, say, quantize)
         terminal.present(rows, exported_table, as_json)
-    terminal.say(f"Wrote {printable(str(output))}", quiet)
+    say(f"Wrote {printable(str(output))}")

@@ -97,7 +97,12 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
         config = config.data
     elif not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
-    arrays = load_known(config, load_settings().data_dir if data_dir is None else Path(data_dir))
+    arrays = load_arrays(config.name, load_settings().data_dir if data_dir is None else Path(data_dir))
+    if config.digest is not None and config.digest != arrays.digest:
+        raise DataError(
+            f"{config.name}: the data at {printable(arrays.source)} has digest {arrays.digest[:12]}..., "
+            f"the configuration was made with {config.digest[:12]}...; expected the same data"
+        )
     split = split_of(arrays, config)
     return Data(
         name=arrays.name,
@@ -110,17 +115,6 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
         classes=int(arrays.y_train.max()) + 1,
         notes=(*arrays.notes, *split.notes),
     )
-
-
-def load_known(config: DataConfig, data_dir: Path | None = None) -> Arrays:
-    """Load a data set, test part included. Raises DataError where it is not the one that `config.digest` names."""
-    arrays = load_arrays(config.name, data_dir)
-    if config.digest is not None and config.digest != arrays.digest:
-        raise DataError(
-            f"{config.name}: the data at {printable(arrays.source)} has digest {arrays.digest[:12]}..., "
-            f"the configuration was made with {config.digest[:12]}...; expected the same data"
-        )
-    return arrays
 
 
 @lru_cache(maxsize=1)

@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 
 from regtune.config.trial import TrialConfig
 from regtune.data.arrays import Images, Labels
-from regtune.errors import ExportError, InputError, RegistryError, StorageError
+from regtune.errors import ExportError, InputError, StorageError
 from regtune.escaping import printable, shell_word
-from regtune.registry.contents import check_folder
 from regtune.registry.export_formats import FORMATS, require, silence, write
 from regtune.registry.gates import Predict, seconds_a_digit
-from regtune.registry.store import Registry, open_registry
+from regtune.registry.pull import Say, fetched
+from regtune.registry.verify import arrays_of
 from regtune.registry.version import CONFIG, MODEL, Record
 from regtune.settings import Settings
 from regtune.study.best import Best, load_best
-from regtune.tracking import names
 
 TEXTS = ("yaml", "json", "python")
 LARGEST_DIFFERENCE = 1e-5
@@ -88,16 +87,17 @@ def _is_configuration(target: str) -> bool:
     return target.endswith((".yaml", ".yml"))
 
 
-def export_text(target: str, form: str, settings: Settings) -> str:
+def export_text(target: str, form: str, settings: Settings, say: Say) -> str:
     """Return the configuration of `target` as YAML, as JSON, or as a script that trains it without regtune.
 
-    Raises ConfigError, ModelNotFound, RegistryError, TrackingError, VersionDamaged.
+    Raises ConfigError, and as `regtune.registry.pull.fetched` does.
     """
     if _is_configuration(target):
         best = load_best(Path(target))
         return _script(best.config, target) if form == "python" else _written(best, form)
-    with _downloaded(open_registry(settings), target) as (title, folder, record):
+    with fetched(settings, target, say) as (folder, record):
         if form == "python":
+            title = f"{record.name} as it was registered on {record.created:.10}: {record.config.mix}"
             return _script(_config(record), title, record.epochs if record.refit else None)
         return _written(load_best(folder / CONFIG), form)
 
@@ -122,24 +122,23 @@ def _config(record: Record) -> TrialConfig:
 
 
 def export_model(
-    target: str, form: str, output: Path, settings: Settings, quantize: bool = False
+    target: str, form: str, output: Path, settings: Settings, say: Say, quantize: bool = False
 ) -> tuple[Exported, ...]:
     """Write a registered version to `output` in a model format; return the registered network, and what was written.
 
     quantize: to 8-bit numbers, for which a difference is no error. `check_export` comes first. Raises ExportError for a
-    model that answers otherwise; ModelNotFound, RegistryError, TrackingError, VersionDamaged, DataError, StorageError.
+    model that answers otherwise, DataError, StorageError, and as `regtune.registry.pull.fetched` does.
     """
     from regtune.training.runtime import configure
 
     configure()
-    with _downloaded(open_registry(settings), target) as (title, folder, record):
-        from regtune.data.datasets import load_known, split_of
+    with fetched(settings, target, say) as (folder, record):
+        from regtune.data.datasets import split_of
         from regtune.registry.deployed import load_network, predict_pixels
 
         network = load_network(folder, record)
-        data = _config(record).data
-        arrays = load_known(data, settings.data_dir)
-        split = split_of(arrays, data)
+        arrays = arrays_of(record, settings)
+        split = split_of(arrays, record.config.data)
         calibration = arrays.x_train[split.train[:CALIBRATION]] if quantize else None
         images, labels = arrays.x_train[split.validation], arrays.y_train[split.validation]
 
@@ -156,7 +155,7 @@ def export_model(
             if not quantize and (found.difference > LARGEST_DIFFERENCE or found.other_classes):
                 others = f"{found.other_classes} of {len(images):,} validation images in another class"
                 raise ExportError(
-                    f"{form}: answers otherwise than {title}: {others}, probabilities up to "
+                    f"{form}: answers otherwise than {printable(target)}: {others}, probabilities up to "
                     f"{found.difference:.1e} apart (expected at most {LARGEST_DIFFERENCE:g}); nothing was written"
                 )
     return known, found
@@ -181,19 +180,6 @@ def _measured(
         difference=float(np.abs(found - expected).max()),
         other_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
     )
-
-
-@contextmanager
-def _downloaded(registry: Registry, target: str) -> Iterator[tuple[str, Path, Record]]:
-    """A version's name for people, its files, and its record, checked. Raises RegistryError, VersionDamaged."""
-    version = registry.find(target)
-    title = f"{printable(version.name)}, version {version.number}"
-    digest = version.tags.get(names.MANIFEST_DIGEST)
-    if digest is None:
-        raise RegistryError(f"{title}: registered by another program")
-    with TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        folder = registry.download(version, Path(home))
-        yield title, folder, check_folder(folder, digest)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def verify(settings: Settings, target: str) -> Verified:
     with TemporaryDirectory(prefix="regtune-") as home:
         folder = Path(home, "files")
         record = download(settings, found, folder)
-        arrays = _arrays(record, settings)
+        arrays = arrays_of(record, settings)
         from regtune.registry.deployed import figures_of, load_network, predict_pixels
 
         held_out = split_of(arrays, record.config.data).validation
@@ -76,7 +76,7 @@ def verify(settings: Settings, target: str) -> Verified:
     )
 
 
-def _arrays(record: Record, settings: Settings) -> Arrays:
+def arrays_of(record: Record, settings: Settings) -> Arrays:
     """The data of a version, wherever it lies. Raises DataError, which says what to set."""
     name, digest = record.config.data.name, record.data.digest
     file = f"{name}.npz" if name in DATASETS else Path(name).name
