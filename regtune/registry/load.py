@@ -65,4 +65,4 @@ def load_best(study: str, settings: Settings | None = None) -> TrialConfig:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=6)  # of who called load_champion

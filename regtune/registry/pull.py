@@ -120,13 +120,11 @@ def download(settings: Settings, found: Found, folder: Path) -> Record:
 
     Raises VersionDamaged, ModelNotFound, TrackingError, StorageError, OSError.
     """
-    registry = open_registry(settings)
-    version = registry.find(f"{found.name}@v{found.number}")
     with TemporaryDirectory(dir=folder.parent) as home:
         place = Path(home, "files")
         place.mkdir()
         try:
-            files = registry.download(version, place)
+            files = open_registry(settings).download(found, place)
         except TrackingError as error:
             if "No space left on device" in f"{error} {error.__cause__}":
                 raise StorageError(f"{folder.parent}: {DISK_FULL}") from error

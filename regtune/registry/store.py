@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regtune.config.sweepfile.specification import NAME
 from regtune.errors import InputError, ModelNotFound, RegistryError, TrackingError
@@ -24,6 +24,9 @@ from regtune.storage.mlflow import is_server, store_url, tracking_schema
 from regtune.storage.schema import TRACKING
 from regtune.tracking import names
 from regtune.tracking.store import open_client, target_of, understood
+
+if TYPE_CHECKING:
+    from regtune.registry.cache import Found
 
 LONGEST_DESCRIPTION = 5000
 """Characters that MLflow has room for."""
@@ -276,7 +279,7 @@ class Registry:
             client.set_logged_model_tags(logged.model_id, {names.MODEL_VERSIONS: versions})
         return _version(made, {})
 
-    def download(self, version: Version, folder: Path) -> Path:
+    def download(self, version: Version | Found, folder: Path) -> Path:
         """Download the files of a version into `folder`, unchecked, and return where they are."""
         with self.understood():
             client = self.client

@@ -15,9 +15,11 @@ from regtune.errors import DataError, VersionDamaged
 from regtune.escaping import printable
 from regtune.registry.contents import FILES, read_predictions
 from regtune.registry.pull import ask, download
+from regtune.registry.store import open_registry
 from regtune.registry.version import Figures, Record
 from regtune.settings import Settings
 from regtune.study.study import versions
+from regtune.tracking.names import TEST_ACCURACY
 from regtune.training.runtime import configure
 
 
@@ -66,7 +68,14 @@ def verify(settings: Settings, target: str) -> Verified:
         *_differences("test", test, record.test),
     ]
     if problems:
-        raise VersionDamaged([*problems, _why(record)])
+        problems.append(_why(record))
+    tag = open_registry(settings).find(f"{found.name}@v{found.number}").tags.get(TEST_ACCURACY, "none")
+    if tag != f"{record.test.accuracy}":
+        problems.append(
+            f"the tag {TEST_ACCURACY} is {printable(tag):.80}, {record.test.accuracy} is recorded"
+        )
+    if problems:
+        raise VersionDamaged(problems)
     return Verified(
         **found.model_dump(exclude={"at"}),
         files=len(FILES) + 1,
