@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Path:
 
 
 @pytest.fixture
-def settings(made: Path, tmp_path: Path) -> Settings:
+def settings(made: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("REGTUNE_HOME", str(made))
+    return Settings()
+
+
+@pytest.fixture
+def changeable(made: Path, tmp_path: Path) -> Settings:
+    """A copy of that home."""
     shutil.copytree(made, tmp_path / "mlruns")
     return Settings()
 
@@ -83,7 +91,7 @@ def test_a_folder_is_one_version_at_every_moment_and_readers_keep_theirs(setting
 
 
 def test_check_tells_the_current_version_from_every_other_folder(
-    settings: Settings, capsys: pytest.CaptureFixture[str]
+    changeable: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(capsys) == (
         10,
@@ -91,7 +99,7 @@ def test_check_tells_the_current_version_from_every_other_folder(
     )
     assert run_here(capsys, "pull", NAME)[0] == 0
     assert check(capsys) == (0, "digits: version 2 of digits (@champion)\n")
-    champion(settings, 1)
+    champion(changeable, 1)
     assert check(capsys)[0] == 10
     assert run_here(capsys, "pull", NAME) == (
         0,
@@ -127,47 +135,54 @@ def test_a_folder_with_something_else_in_it_stays_as_it_is(settings: Settings) -
     assert [path.name for path in DIR.iterdir()] == ["thesis.tex"]
 
 
-def test_a_flipped_bit_is_named_and_the_folder_stays_as_it_is(settings: Settings) -> None:
-    pulled(settings, f"{NAME}@previous")
+def test_a_flipped_bit_is_named_and_the_folder_stays_as_it_is(changeable: Settings) -> None:
+    pulled(changeable, f"{NAME}@previous")
     before = (DIR / "version").readlink()
-    version = open_registry(settings).find(NAME)
-    replace_file(settings, version, MODEL, lambda held: held[:-1] + bytes([held[-1] ^ 1]), signed=False)
+    version = open_registry(changeable).find(NAME)
+    replace_file(changeable, version, MODEL, lambda held: held[:-1] + bytes([held[-1] ^ 1]), signed=False)
     with pytest.raises(VersionDamaged, match=f"^digits version 2: {MODEL}: was changed "):
-        pulled(settings)
+        pulled(changeable)
     assert (DIR / "version").readlink() == before
     assert {path.name for path in (DIR / ".versions").iterdir()} == {"locks", before.name}
     with pytest.raises(VersionDamaged):
-        pull(settings, NAME, Path("new"), pytest.fail)
+        pull(changeable, NAME, Path("new"), pytest.fail)
     assert not Path("new").exists()
 
 
-@pytest.mark.parametrize("what", POISON)
 def test_poison_is_refused_by_name_at_every_door_and_nothing_of_it_is_loaded(
-    settings: Settings, capsys: pytest.CaptureFixture[str], what: str
+    changeable: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, named = POISON[what]
-    replace_file(settings, open_registry(settings).find(NAME), MODEL, change)
-    for door in (["pull", NAME], ["pull", NAME, "--config"], ["model", "verify", NAME]):
-        code, out, said = run_here(capsys, *door)
-        assert (code, out) == (1, "")
-        assert said.startswith(f"error: digits version 2: {MODEL}: ")
-        assert named in said
-    with pytest.raises(VersionDamaged, match=named):
-        regtune.load_champion(NAME)
+    version, healthy = open_registry(changeable).find(NAME), b""
+    for change, named in POISON.values():
+
+        def poisoned(held: bytes, change: Callable[[bytes], bytes] = change) -> bytes:
+            nonlocal healthy
+            healthy = healthy or held
+            return change(healthy)
+
+        replace_file(changeable, version, MODEL, poisoned)
+        for door in (["pull", NAME], ["pull", NAME, "--config"], ["model", "verify", NAME]):
+            code, out, said = run_here(capsys, *door)
+            assert (code, out) == (1, "")
+            assert said.startswith(f"error: digits version 2: {MODEL}: ")
+            assert named in said
+        with pytest.raises(VersionDamaged, match=named):
+            regtune.load_champion(NAME)
+    assert not DIR.exists()
 
 
-def test_a_version_that_regtune_did_not_register_is_one_line(settings: Settings) -> None:
-    client = open_registry(settings).client
+def test_a_version_that_regtune_did_not_register_is_one_line(changeable: Settings) -> None:
+    client = open_registry(changeable).client
     client.set_model_version_tag(NAME, "2", names.MANIFEST_DIGEST, "none")
     with pytest.raises(
         VersionDamaged, match=r"digits: the tag regtune.manifest_sha256 of version 2 was changed: none"
     ):
-        pulled(settings)
+        pulled(changeable)
     client.delete_model_version_tag(NAME, "2", names.MANIFEST_DIGEST)
     with pytest.raises(
         RegistryError, match=r"digits: version 2 has no tag regtune.manifest_sha256: regtune did not"
     ):
-        pulled(settings)
+        pulled(changeable)
 
 
 def test_the_configuration_alone_goes_to_a_file_a_pipe_and_a_shell(

@@ -38,7 +38,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: bytes) -> Path:
 
 
 @pytest.fixture
+def champion(made: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
+    monkeypatch.setenv("REGTUNE_HOME", str(made))
+    return open_registry(Settings()).find(NAME)
+
+
+@pytest.fixture
 def version(made: Path, tmp_path: Path) -> Version:
+    """One that a test may leave changed."""
     shutil.copytree(made, tmp_path / "mlruns")
     return open_registry(Settings()).find(NAME)
 
@@ -50,31 +57,31 @@ def changed_record(content: bytes, part: str, **changes: Any) -> bytes:
 
 
 def test_a_version_repeats_its_recorded_figures_exactly(
-    version: Version, capsys: pytest.CaptureFixture[str]
+    champion: Version, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, said = run_here(capsys, "model", "verify", NAME, "--json")
     assert (code, said) == (0, "")
     verified = json.loads(out)
     assert (verified["number"], verified["files"]) == (1, len(FILES) + 1)
-    assert verified["digest"] == version.tags[names.MANIFEST_DIGEST]
-    assert str(verified["test"]["accuracy"]) == version.tags[names.TEST_ACCURACY]
+    assert verified["digest"] == champion.tags[names.MANIFEST_DIGEST]
+    assert str(verified["test"]["accuracy"]) == champion.tags[names.TEST_ACCURACY]
     assert verified["validation"]["images"] == 800
     assert run_here(capsys, "model", "verify", NAME)[1].count("exactly as recorded") == 2
 
 
 def test_a_flipped_bit_in_what_mlflow_keeps_is_named(
-    version: Version, capsys: pytest.CaptureFixture[str]
+    champion: Version, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def flip(content: bytes) -> bytes:
         middle = len(content) // 2
         return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
     for name in sorted(FILES | {MANIFEST}):
-        replace_file(Settings(), version, name, flip, signed=False)
+        replace_file(Settings(), champion, name, flip, signed=False)
         code, out, said = run_here(capsys, "model", "verify", NAME)
         assert (code, out, said.count("\n")) == (1, "", 1)
         assert said.startswith(f"error: digits version 1: {name}: ")
-        replace_file(Settings(), version, name, flip, signed=False)
+        replace_file(Settings(), champion, name, flip, signed=False)
     assert run_here(capsys, "model", "verify", NAME)[0] == 0
 
 
