@@ -137,14 +137,26 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: P
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+https?:[^>]*>", html)
 
 
+REGISTERED = """
+from regtune.data.datasets import load_arrays
+from regtune.settings import Settings
+from versions import register_version
+
+register_version(Settings(), "quickstart")
+images = load_arrays("mnist-5k").x_test[:5].reshape(-1, 28, 28)
+"""
+"""What a promotion leaves for the second example."""
+
+
 @pytest.mark.slow
 def test_the_python_example_runs() -> None:
     (Path("sweeps")).mkdir()
     Path("sweeps/quickstart.yaml").write_text((ROOT / "sweeps/quickstart.yaml").read_text())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    example = [sys.executable, "-c", block("docs/python.md", "python")]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    study, production = re.findall(r"```python\n(.*?)```", PAGES["docs/python.md"], re.S)
+    example = [sys.executable, "-c", f"{study}{REGISTERED}{production}"]
     done = subprocess.run(example, env=environment, check=True, capture_output=True, text=True)
-    assert len(done.stdout.splitlines()) > 8
+    assert len(done.stdout.splitlines()) > 9
     assert Path("model.keras").exists()
 
 
@@ -152,6 +164,8 @@ def test_the_python_example_runs() -> None:
     ("name", "room"),
     [
         ("build_model", "training"),
+        ("load_best", "registry"),
+        ("load_champion", "registry"),
         ("load_data", "data"),
         ("open_study", "evidence"),
         ("run_sweep", "evidence"),

@@ -32,14 +32,15 @@ class Found(Frozen):
 
 
 class Cache:
-    """The cache of one store; a SQLite file has none, because nothing of it can be away.
+    """The cache of one store; a SQLite file has none, because it cannot be away, nor has an account without a home.
 
     `keep` raises OSError and StorageError.
     """
 
     def __init__(self, settings: Settings) -> None:
         key = hashlib.sha256(settings.mlflow_uri.encode()).hexdigest()[:16]
-        self._folder = None if is_sqlite(settings.mlflow_uri) else user_cache_path("regtune") / "models" / key
+        home, has_one = user_cache_path("regtune"), not is_sqlite(settings.mlflow_uri)
+        self._folder = home / "models" / key if has_one and home.is_absolute() else None
 
     def last(self, name: str, alias: str) -> Found | None:
         """What ``NAME@alias`` was when MLflow was asked last; None where that is not known."""
