@@ -17,7 +17,7 @@ from regtune.server.accounts import SHORTEST_PASSWORD, wants_accounts
 from regtune.server.process import Server, notices, serving
 from regtune.settings import Settings
 from regtune.tracking import names
-from regtune.tracking.page import serve_ui, trials_page
+from regtune.tracking.page import run_page, serve_ui, trials_page
 from regtune.tracking.views import runs_path
 
 ADMIN, ADMINS = "admin", "correct-horse-battery"
@@ -140,7 +140,11 @@ def test_the_trials_page_is_found_with_credentials_and_without_them_nothing_is_s
 
     become(ADMIN, ADMINS, monkeypatch)
     sweep = MlflowClient(server.url).create_experiment("small", tags={names.SWEEP: "small"})
+    run = MlflowClient(server.url).create_run(sweep, tags={names.TRIAL_UID: "a-1"}).info.run_id
     page = f"{server.url}{runs_path(sweep)}"
     assert [trials_page(server.url, name) for name in (None, "small", "another")] == [page, page, None]
+    settings = Settings(MLFLOW_TRACKING_URI=server.url)
+    links = [run_page(settings, *of) for of in (("small", "a-1"), ("small", "a-2"), ("another", "a-1"))]
+    assert links == [f"{server.url}/#/experiments/{sweep}/runs/{run}", server.url, server.url]
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     assert trials_page(server.url) is None

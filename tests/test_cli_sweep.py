@@ -16,14 +16,18 @@ import optuna
 import pytest
 from terminals import Terminal, regtune, run_here
 
-from regtune import load_data, open_study
-from regtune.errors import StorageError
-from regtune.settings import load_settings
-from regtune.storage.mlflow import connect
-from regtune.study.best import load_best
-from regtune.study.decision import Decision
-from regtune.study.decision_text import more_command
-from regtune.upkeep.cleanup import find_garbage
+from regtune.training.runtime import configure
+
+configure()
+
+from regtune import load_data, open_study  # noqa: E402
+from regtune.errors import StorageError  # noqa: E402
+from regtune.settings import load_settings  # noqa: E402
+from regtune.storage.mlflow import connect  # noqa: E402
+from regtune.study.best import load_best  # noqa: E402
+from regtune.study.decision import Decision  # noqa: E402
+from regtune.study.decision_text import more_command  # noqa: E402
+from regtune.upkeep.cleanup import find_garbage  # noqa: E402
 
 TINY = """\
 name: tiny
@@ -102,7 +106,8 @@ def test_a_used_budget_leaves_nothing_and_quiet_prints_the_result_alone(home: Pa
 def test_the_best_trains_again_and_other_data_is_refused(home: Path, capsys: Capture, tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
     assert run_here(capsys, "best", "tiny", "-o", str(best))[0] == 0
-    code, output, errors = run_here(capsys, "train", str(best), "--json")
+    file = tmp_path / "digits.keras"
+    code, output, errors = run_here(capsys, "train", str(best), "-o", str(file), "--json")
     assert code == 0, errors
     result = json.loads(output)
     recorded = load_best(best)
@@ -110,6 +115,14 @@ def test_the_best_trains_again_and_other_data_is_refused(home: Path, capsys: Cap
     assert provenance is not None
     assert (result["identical"], result["figures"]) == (True, provenance.figures)
     assert Path(result["model"]).exists()
+    import keras
+
+    data = load_data(recorded.config)
+    pixels = np.rint(data.x_val * 255).astype(np.uint8).reshape(-1, 28, 28)
+    answers = keras.models.load_model(file).predict(pixels, verbose=0).argmax(axis=1)
+    assert (answers == data.y_val).mean() == pytest.approx(provenance.figures["val_accuracy"])
+    code, _, errors = run_here(capsys, "train", str(best), "-o", str(file))
+    assert (code, errors.startswith(f"error: Replace {file}? There is no terminal to ask")) == (2, True)
     assert not result["unwritten"]
     runs = runs_of(provenance.uid)
     (child,) = (run for run in runs if run.data.tags.get("regtune.trial_uid", "").startswith(result["uid"]))

@@ -25,8 +25,9 @@ from regtune import build_model  # noqa: E402
 from regtune.data.datasets import load_arrays  # noqa: E402
 from regtune.errors import VersionDamaged  # noqa: E402
 from regtune.registry.contents import FILES, MANIFEST, check_folder, read_predictions  # noqa: E402
-from regtune.registry.deployed import deployable, figures_of, load_network, predict_pixels  # noqa: E402
+from regtune.registry.deployed import figures_of, load_network, predict_pixels  # noqa: E402
 from regtune.registry.version import MODEL, Record  # noqa: E402
+from regtune.training.deployable import deployable  # noqa: E402
 
 
 @pytest.fixture(scope="module")

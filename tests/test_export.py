@@ -162,8 +162,8 @@ def test_nothing_else_is_replaced_and_what_is_missing_is_named(
         ("digits --format yaml --json", 2, "--json: yaml has no table"),
         (
             "digits --format keras -o no/m.keras",
-            1,
-            "no/m.keras: cannot be written (No such file or directory)",
+            2,
+            "--output no/m.keras: there is no folder no",
         ),
         ("digits --format onnx -o m.onnx", 1, "onnx needs of_nobody: pip install 'regtune[onnx]'"),
         (

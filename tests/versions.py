@@ -30,7 +30,8 @@ def write_version(
     """Write a version of a network of 8 + 6 units, untrained without `epochs`; return its record and its digest."""
     from regtune import build_model, train
     from regtune.registry.contents import write_folder
-    from regtune.registry.deployed import deployable, figures_of, predict_pixels
+    from regtune.registry.deployed import figures_of, predict_pixels
+    from regtune.training.deployable import deployable
 
     arrays = load_arrays(DATA.name)
     split = split_of(arrays, DATA)

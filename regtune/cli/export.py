@@ -53,7 +53,8 @@ def export(
     home: options.Home = None,
 ) -> None:
     """Write a registered model for other programs, compared with the registered network, or its configuration."""
-    from regtune.registry.export import TEXTS, beside, check_export, export_model, export_text
+    from regtune.registry.export import TEXTS, check_export, export_model, export_text
+    from regtune.storage.output import beside
 
     if quantize and form != Format.LITERT:
         raise InputError(f"--quantize: expected --format litert, found {form}")

@@ -17,6 +17,7 @@ from regtune.escaping import csv_cell, printable, shell_word
 
 if TYPE_CHECKING:
     from regtune.study.best import Best
+    from regtune.tracking.page import Where
 
 
 def board(
@@ -68,13 +69,20 @@ def show_(
     """Show a study, or one trial with its learning curve and how it ended."""
     from regtune.cli.views.tables import study_view, trial_view
     from regtune.study.board import read_study, read_top, read_trial
+    from regtune.tracking.page import where
 
-    width = terminal.console().width
-    with terminal.opened(terminal.settings_of(home)) as engine:
+    settings, width = terminal.settings_of(home), terminal.console().width
+    with terminal.opened(settings) as engine:
         info = read_study(engine, study)
         if trial is not None:
             row = read_trial(engine, study, trial)
-            terminal.present(row, lambda row: trial_view(info, row, width), as_json)
+            found = row.record and where(settings, info, row.record.uid)
+            if as_json:
+                terminal.show_json({**row.to_json(), **(vars(found) if found else {})})
+                return
+            terminal.show(trial_view(info, row, width))
+            if found:
+                _say_where(found)
             return
         top = read_top(engine, study, 1)
     if as_json:
@@ -102,6 +110,9 @@ def best(
     control: Annotated[
         str | None, typer.Option(metavar="NAME", help="This control instead, such as dropout.")
     ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="This complete trial instead.")
+    ] = None,
     as_json: options.Json = False,
     yes: options.Yes = False,
     quiet: options.Quiet = False,
@@ -109,12 +120,19 @@ def best(
 ) -> None:
     """Print the decision's choice, else the best configuration of the search, as `regtune train` reads it."""
     from regtune.study.best import best_of
+    from regtune.study.board import read_study
+    from regtune.tracking.page import where
 
     if as_json and output is not None:
         raise InputError("--json and --output: choose one; regtune train reads YAML files")
-    with terminal.opened(terminal.settings_of(home)) as engine:
-        config = best_of(engine, study, control)
+    if control is not None and trial is not None:
+        raise InputError("--control and --trial: choose one")
+    settings = terminal.settings_of(home)
+    with terminal.opened(settings) as engine:
+        config, info = best_of(engine, study, control, trial), read_study(engine, study)
     terminal.say(_kind(config, study, control), quiet)
+    if config.provenance and not quiet:
+        _say_where(where(settings, info, config.provenance.trial_uid))
     if as_json:
         terminal.show_json(config.to_dict())
     elif output is None:
@@ -126,6 +144,12 @@ def best(
         terminal.say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")
 
 
+def _say_where(found: Where) -> None:
+    if found.model:
+        terminal.say(f"model: {printable(found.model)} (takes 784 numbers from 0 to 1)")
+    terminal.say(f"MLflow: {found.mlflow}")
+
+
 def _kind(best: Best, study: str, control: str | None) -> str:
     """Which kind of best it is."""
     known = best.provenance
@@ -133,6 +157,8 @@ def _kind(best: Best, study: str, control: str | None) -> str:
         return "the decision's choice; the search did not train it, so there are no figures to reach"
     if control is not None:
         return f"trial {known.trial}: the control {printable(control)}, as you asked"
+    if known.chosen == "person":
+        return f"trial {known.trial}: {best.config.mix}, as you asked"
     alone = best.config.mix == "none" and best.config.early_stopping is not None
     trial = f"trial {known.trial}: {'early stopping alone' if alone else best.config.mix}"
     if known.chosen == "search":
@@ -144,14 +170,27 @@ def train(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="File from `regtune best -o`, or a run's config.yaml.")
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MODEL.keras",
+            help="Write the network, which takes 28 x 28 pixels as uint8.",
+        ),
+    ] = None,
     as_json: options.Json = False,
+    yes: options.Yes = False,
     quiet: options.Quiet = False,
     home: options.Home = None,
 ) -> None:
     """Train a configuration again, log it, and compare its figures with the recorded ones."""
+    from regtune.storage.output import check_file
     from regtune.study.best import load_best
 
     best = load_best(file)
+    if output is not None and check_file(output, ".keras"):
+        terminal.confirm(f"Replace {printable(str(output))}?", yes)
     from regtune.cli.views.reports import retrained_view
     from regtune.sweep.retrain import retrain
 
@@ -162,7 +201,9 @@ def train(
         tell(f"epoch {epoch}: {', '.join(shown)}")
 
     tell(f"training {best.config.mix} on {printable(best.config.data.name)}")
-    result = retrain(best, terminal.settings_of(home), on_epoch=tell_epoch, on_note=tell)
+    result = retrain(best, terminal.settings_of(home), tell_epoch, tell, output)
     terminal.present(result, retrained_view, as_json)
+    if output is not None:
+        tell(f"Wrote {printable(str(output))}: it takes pixels of 28 x 28 as uint8")
     if result.differences:
         raise typer.Exit(1)

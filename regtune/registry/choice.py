@@ -8,10 +8,10 @@ from sqlalchemy import Engine
 
 from regtune.config.trial import TrialConfig
 from regtune.errors import InputError
-from regtune.escaping import printable, shell_word
+from regtune.escaping import printable
 from regtune.registry.version import Source
-from regtune.study.best import Best, best_of, recorded
-from regtune.study.board import read_study, read_trial
+from regtune.study.best import Best, best_of
+from regtune.study.board import read_study
 from regtune.study.decision import Decision, read_replicates
 from regtune.study.decision_text import sentence
 
@@ -45,7 +45,7 @@ def choose(engine: Engine, study: str, trial: int | None = None) -> Choice:
     info = read_study(engine, study)
     sweep, decision = str(info.spec.get("name", study)), info.decision if trial is None else None
     judged = decision.judged(decision.chosen) if decision else None
-    best = best_of(engine, study) if trial is None else _named(engine, study, trial)
+    best = best_of(engine, study, trial=trial)
     known = best.provenance
     source = Source(
         study=info.name,
@@ -80,14 +80,3 @@ def choose(engine: Engine, study: str, trial: int | None = None) -> Choice:
     ]
     epochs = round(sum(kept) / len(kept)) if kept else best.config.training.max_epochs
     return Choice(best, source.model_copy(update=decided), sweep, epochs, decision)
-
-
-def _named(engine: Engine, study: str, trial: int) -> Best:
-    """A complete trial that a person names."""
-    info, row = read_study(engine, study), read_trial(engine, study, trial)
-    if row.state != "COMPLETE":
-        board = f"regtune board {shell_word(study)}"
-        raise InputError(
-            f"--trial {trial}: expected a complete trial, it is {row.state.lower()}; try: {board}"
-        )
-    return recorded(info, row)

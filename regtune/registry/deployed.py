@@ -1,4 +1,4 @@
-"""The network that is registered, pulled and exported: from pixels as a camera or a data set has them."""
+"""The network of a registered version: its weights, what it answers, and its figures."""
 
 from __future__ import annotations
 
@@ -9,28 +9,16 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from regtune.data.arrays import FEATURES, Images, Labels
+from regtune.data.arrays import Images, Labels
 from regtune.errors import VersionDamaged
 from regtune.registry.version import MODEL, Figures, Record
 from regtune.training.archive import load_weights
+from regtune.training.deployable import SIDE, deployable
 from regtune.training.measure import batches_of, brier_score, calibration_error, predict
-from regtune.training.model import build_model, plain_keras
+from regtune.training.model import build_model
 
-SIDE = 28
 SMALLEST = np.finfo(np.float32).tiny
 """What a probability of 0 counts as in a cross-entropy."""
-
-
-@plain_keras()
-def deployable(network: Any) -> keras.Sequential:
-    """Return `network` behind stock layers that reshape and scale: `(n, 28, 28) uint8` to `(n, classes) float32`.
-
-    It shares the layers and weights of `network`, which `build_model` made.
-    """
-    pixels = keras.Input((SIDE, SIDE), dtype="uint8", name="pixels")
-    flat = keras.layers.Reshape((FEATURES,), name="flat")
-    scaled = keras.layers.Rescaling(1 / 255, name="scaled")
-    return keras.Sequential([pixels, flat, scaled, *network.layers], name="regtune")
 
 
 def predict_pixels(network: Any, images: Images) -> NDArray[np.float32]:

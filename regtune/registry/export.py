@@ -7,18 +7,15 @@ closed. Nothing is left of one that answers otherwise.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regtune.config.trial import TrialConfig
 from regtune.data.arrays import Images, Labels
-from regtune.errors import ExportError, InputError, StorageError
+from regtune.errors import ExportError, InputError
 from regtune.escaping import printable, shell_word
 from regtune.registry.export_formats import FORMATS, require, silence, write
 from regtune.registry.gates import Predict, seconds_a_digit
@@ -26,6 +23,7 @@ from regtune.registry.pull import Say, fetched
 from regtune.registry.verify import arrays_of
 from regtune.registry.version import CONFIG, MODEL, Record
 from regtune.settings import Settings
+from regtune.storage.output import beside, check_file, check_folder
 from regtune.study.best import Best, load_best
 
 TEXTS = ("yaml", "json", "python")
@@ -54,33 +52,21 @@ class Exported:
 
 
 def check_export(target: str, form: str, output: Path | None) -> bool:
-    """Whether something is at `output` that would be replaced. Raises InputError for what cannot be written there."""
+    """Whether something is at `output` that would be replaced.
+
+    Raises InputError for what cannot be written there, ConfigError, and ExportError where packages are missing.
+    """
     if form in TEXTS:
-        suffix = ""
-    else:
-        suffix = FORMATS[form].suffix
-        if _is_configuration(target):
-            load_best(Path(target))
-            train = f"regtune train {shell_word(target)} -o model.keras"
-            raise InputError(f"{printable(target)}: a configuration has no weights; train it with: {train}")
-        if output is None:
-            raise InputError(f"{form} is not printed; expected -o PATH")
-        require(form)
+        return output is not None and check_file(output)
+    if _is_configuration(target):
+        load_best(Path(target))
+        train = f"regtune train {shell_word(target)} -o model.keras"
+        raise InputError(f"{printable(target)}: a configuration has no weights; train it with: {train}")
     if output is None:
-        return False
-    shown = f"--output {printable(str(output))}"
-    if output.suffix != suffix and suffix:
-        raise InputError(f"{shown}: expected a name that ends in {suffix}")
-    if not output.is_dir():
-        if form == "savedmodel" and output.exists():
-            raise InputError(f"{shown}: expected a folder, found a file")
-        return output.exists()
-    if form != "savedmodel":
-        raise InputError(f"{shown}: expected a file, found a folder")
-    full = any(output.iterdir())
-    if full and not (output / "saved_model.pb").is_file():
-        raise InputError(f"{shown}: a folder with something else in it; choose another")
-    return full
+        raise InputError(f"{form} is not printed; expected -o PATH")
+    require(form)
+    suffix = FORMATS[form].suffix
+    return check_file(output, suffix) if suffix else check_folder(output, "saved_model.pb")
 
 
 def _is_configuration(target: str) -> bool:
@@ -180,23 +166,3 @@ def _measured(
         difference=float(np.abs(found - expected).max()),
         other_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
     )
-
-
-@contextmanager
-def beside(output: Path) -> Iterator[Path]:
-    """A path to write to, whose file or folder takes the place of `output` once the block has ended without an error.
-
-    Raises StorageError where it cannot be written.
-    """
-    try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as home:
-            made = Path(home, "new", output.name)
-            made.parent.mkdir()
-            yield made
-            if output.is_dir():
-                output.rename(Path(home, "old"))
-            made.replace(output)
-    except OSError as error:
-        raise StorageError(
-            f"{printable(str(output))}: cannot be written ({error.strerror or error})"
-        ) from None

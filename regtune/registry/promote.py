@@ -299,13 +299,9 @@ class _Given:
         return _Trained(refit or first, network, gates, size, seconds)
 
     def _network(self, training: Training) -> Any:
-        from regtune.registry.deployed import deployable
-        from regtune.training.archive import load_weights
-        from regtune.training.model import build_model
+        from regtune.training.deployable import load_deployable
 
-        plain = build_model(self.choice.config, self.arrays.x_train.shape[1], _classes(self.arrays))
-        load_weights(plain, training.model.read_bytes())
-        return deployable(plain)
+        return load_deployable(self.choice.config, _classes(self.arrays), training.model.read_bytes())
 
     def _entries(self, training: Training) -> int:
         """How many entries of the hidden kernels are not absent, as `decide` counts them."""

@@ -104,21 +104,22 @@ def check_server(uri: str) -> None:
         raise TrackingError(f"MLflow at {redact(uri)} {wrong}")
 
 
-def search_experiments(url: str, asked: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The answer of the server at `url` to MLflow's search for experiments, without MLflow's own client.
+def search(url: str, what: str, asked: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+    """Ask the server at `url` for its `experiments` or `runs`, without MLflow's own client.
 
     Raises OSError, ValueError and HTTPException, HTTPError among them, when it does not answer as MLflow does.
     """
     request = urllib.request.Request(  # noqa: S310
-        f"{url.rstrip('/')}/api/2.0/mlflow/experiments/search",
+        f"{url.rstrip('/')}/api/2.0/mlflow/{what}/search",
         json.dumps(asked).encode(),
         {"Content-Type": "application/json", **authorization()},
     )
     with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310
         answer = json.loads(response.read(LONGEST_ANSWER))
-    if not isinstance(answer, dict) or not answer.keys() <= {"experiments", "next_page_token"}:
+    if not isinstance(answer, dict) or not answer.keys() <= {what, "next_page_token"}:
         raise ValueError("not MLflow's answer")
-    return answer
+    found: list[dict[str, Any]] = answer.get(what, [])
+    return found
 
 
 def trouble(url: str, seconds: float = SECONDS) -> str:
@@ -127,7 +128,7 @@ def trouble(url: str, seconds: float = SECONDS) -> str:
         return ""
     bypass_proxies()
     try:
-        search_experiments(url, {"max_results": 1}, seconds)
+        search(url, "experiments", {"max_results": 1}, seconds)
         return ""
     except urllib.error.HTTPError as error:
         return _refusal(error)

@@ -6,7 +6,6 @@ configuration comes from, and the figures that training it again has to reach.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from regtune.config.source import read, text_of
 from regtune.config.trial import METRICS, PROVENANCE, Frozen, TrialConfig
 from regtune.errors import ConfigError, InputError, StorageError
 from regtune.escaping import printable, shell_word
+from regtune.storage.output import beside
 from regtune.study.board import read_best, read_study, read_top, read_trial
 from regtune.study.progress import Row, StudyInfo
 
@@ -31,8 +31,8 @@ class Provenance(Frozen):
     figures to reach. study, uid: the study's name and identity. trial, trial_uid: the trial's. metric, value: by what
     it was chosen. figures: all METRICS of the kept weights, exactly; epoch: theirs, from 1. epochs: how many were
     trained. versions: of what it was trained with. created: when this was written, ISO 8601 in UTC. chosen: by what,
-    the decision, the best value of single runs, or a person who named a control. replicates, mean, half_width: of a
-    decision, how often it was trained again, and the metric's mean over that with its interval.
+    the decision, the best value of single runs, or a person who named a control or a trial. replicates, mean,
+    half_width: of a decision, how often it was trained again, and the metric's mean over that with its interval.
     """
 
     config: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -48,7 +48,7 @@ class Provenance(Frozen):
     figures: dict[str, float]
     versions: dict[str, str] = Field(default_factory=dict)
     created: str
-    chosen: Literal["decision", "search", "control"] = "search"
+    chosen: Literal["decision", "search", "control", "person"] = "search"
     replicates: int | None = None
     mean: float | None = None
     half_width: float | None = None
@@ -89,13 +89,8 @@ class Best:
 
     def write(self, path: Path) -> None:
         """Write `best.yaml` whole or not at all. Raises StorageError."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            beside.write_text(self.to_yaml(), encoding="utf-8")
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+        with beside(path) as made:
+            made.write_text(self.to_yaml(), encoding="utf-8")
 
 
 def fingerprint(config: TrialConfig) -> str:
@@ -105,22 +100,25 @@ def fingerprint(config: TrialConfig) -> str:
     return config.model_copy(update={"data": named}).digest
 
 
-def best_of(engine: Engine, study: str, control: str | None = None) -> Best:
-    """The decision's choice, or without a decision the best complete trial of the search, or else a named control.
+def best_of(engine: Engine, study: str, control: str | None = None, trial: int | None = None) -> Best:
+    """The decision's choice, or without a decision the best complete trial of the search.
 
-    A chosen control that the search did not train has no provenance. Raises InputError for an unknown control,
-    StudyNotFound without a complete trial, StorageError without kept figures.
+    control, trial: this one instead, which a person names. A chosen control that the search did not train has no
+    provenance. Raises InputError for an unknown control and a trial that is not complete, StudyNotFound without a
+    complete trial, StorageError without kept figures.
     """
+    if trial is not None:
+        return _named(engine, study, trial)
     info = read_study(engine, study)
     decision = info.decision if control is None else None
     judged = decision and decision.judged(decision.chosen)
-    trial = judged.candidate.trial if judged else None
-    if judged and trial is None:
+    chosen = judged.candidate.trial if judged else None
+    if judged and chosen is None:
         return Best(judged.candidate.config, None)
     if control is not None:
         row = _control(engine, study, control)
     else:
-        row = read_best(engine, study) if trial is None else read_trial(engine, study, trial)
+        row = read_best(engine, study) if chosen is None else read_trial(engine, study, chosen)
     facts: dict[str, Any] = {"chosen": "search" if control is None else "control"}
     if judged:
         facts = {"chosen": "decision", "replicates": judged.replicates}
@@ -150,6 +148,17 @@ def recorded(info: StudyInfo, row: Row, **facts: Any) -> Best:
         **facts,
     )
     return Best(record.config, provenance)
+
+
+def _named(engine: Engine, study: str, trial: int) -> Best:
+    """A complete trial. Raises InputError for another one, StudyNotFound."""
+    info, row = read_study(engine, study), read_trial(engine, study, trial)
+    if row.state != "COMPLETE":
+        board = f"regtune board {shell_word(study)}"
+        raise InputError(
+            f"--trial {trial}: expected a complete trial, it is {row.state.lower()}; try: {board}"
+        )
+    return recorded(info, row, chosen="person")
 
 
 def _control(engine: Engine, study: str, name: str) -> Row:

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
-from regtune.config.trial import METRICS, RegularizationConfig, higher_is_better
+from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig, higher_is_better
 from regtune.data.datasets import load_arrays, load_data, split_of
 from regtune.errors import TrackingError, WorkerError
 from regtune.escaping import printable
@@ -17,6 +18,7 @@ from regtune.executors.worker import MODEL_FILE
 from regtune.settings import Settings
 from regtune.storage import writable_folder
 from regtune.storage.mlflow import check_store
+from regtune.storage.output import beside
 from regtune.study.best import Best, Provenance
 from regtune.study.record import Kept, TrialRecord
 from regtune.study.study import now_ms, versions
@@ -26,6 +28,7 @@ from regtune.tracking.names import RETRAINED
 from regtune.tracking.studies import DataFacts, ParentState, Recorded, RetrainedFrom, StudyFacts
 from regtune.tracking.sync import catch_up
 from regtune.training.result import Verdict
+from regtune.training.runtime import configure
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Retrained:
     figures: METRICS of the kept weights; epoch: theirs, from 1; epochs: trained in all. recorded: the figures to reach,
     None where there are none. differences: of each figure that is not bit-identical, new minus recorded; an `epoch`
     that differs is one of them. identical: whether there are none. changed: versions that differ, as
-    ``keras: 3.15.1 → 3.16.0``. unwritten: whether MLflow lacks it. uncompared: why there is nothing to compare with.
+    ``keras: 3.15.1 → 3.16.0``. model: file of its network as trials keep it. output: of the network that takes pixels,
+    where one was asked for. unwritten: whether MLflow lacks it. uncompared: why there is nothing to compare with.
     """
 
     figures: Mapping[str, float]
@@ -48,6 +52,7 @@ class Retrained:
     identical: bool | None
     changed: tuple[str, ...]
     model: str
+    output: str | None
     uid: str
     unwritten: bool
     uncompared: str
@@ -58,10 +63,12 @@ def retrain(
     settings: Settings,
     on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
     on_note: Callable[[str], None] = lambda message: None,
+    output: Path | None = None,
 ) -> Retrained:
     """Train `best` again in one worker, write it to MLflow, and compare it with what is recorded.
 
-    on_note: told what a person should know of the data, and that changed figures will not be compared.
+    on_note: told what a person should know of the data, and that changed figures will not be compared. output: gets the
+    trained network, which takes pixels as uint8 of 28 x 28, as a `.keras` file.
 
     Raises DataError when the data is not the recorded one, WorkerError when training fails, StorageError,
     TrackingError.
@@ -102,6 +109,8 @@ def retrain(
         unwritten = True
     if kept is None:
         raise WorkerError(f"training failed: {record.message}")
+    if output is not None:
+        _write(config, data.classes, folder / MODEL_FILE, output)
     compared = None if uncompared else known
     differences, changed = _compare(kept, compared) if compared else ({}, ())
     return Retrained(
@@ -115,10 +124,19 @@ def retrain(
         identical=not differences if compared else None,
         changed=changed,
         model=str(folder / MODEL_FILE),
+        output=None if output is None else str(output),
         uid=uid,
         unwritten=unwritten,
         uncompared=uncompared,
     )
+
+
+def _write(config: TrialConfig, classes: int, kept: Path, output: Path) -> None:
+    configure()
+    from regtune.training.deployable import load_deployable
+
+    with beside(output) as made:
+        load_deployable(config, classes, kept.read_bytes()).save(made)
 
 
 def _facts(best: Best, settings: Settings, uid: str, record: TrialRecord) -> StudyFacts:

@@ -9,21 +9,27 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 
 from regtune.errors import TrackingError
+from regtune.executors.worker import MODEL_FILE
 from regtune.server.accounts import wants_accounts
 from regtune.server.process import DEFAULT_HOST, check_port, last_line, notices, serving
 from regtune.server.service import running, usual_port
 from regtune.settings import Settings
 from regtune.storage import is_sqlite, open_engine
-from regtune.storage.mlflow import check_uri, is_server, search_experiments, tracking_schema, trouble
+from regtune.storage.mlflow import check_uri, is_server, search, tracking_schema, trouble
+from regtune.study.progress import StudyInfo
 from regtune.tracking import names
+from regtune.tracking.store import target_of
 from regtune.tracking.views import runs_path
 
 _TELL = partial(print, flush=True)
 PAGE_SECONDS = 30.0
+SECONDS = 3.0
+"""How long a verb that has shown what it was asked for waits for a link."""
 
 
 def serve_ui(
@@ -90,10 +96,45 @@ def trials_page(url: str, sweep: str | None = None, seconds: float = PAGE_SECOND
     which = "LIKE '%'" if sweep is None else f"= '{sweep}'"
     asked = {"filter": f"tags.`{names.SWEEP}` {which}", "order_by": ["creation_time DESC"], "max_results": 1}
     try:
-        found = search_experiments(url, asked, seconds).get("experiments", [])
+        found = search(url, "experiments", asked, seconds)
     except (OSError, ValueError, HTTPException):  # the page itself will say what is wrong with the store
         return None
     return url.rstrip("/") + runs_path(found[0]["experiment_id"]) if found else None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a trial's things are. model: file of its network, None where none was kept. mlflow: its run."""
+
+    model: str | None
+    mlflow: str
+
+
+def where(settings: Settings, info: StudyInfo, trial_uid: str) -> Where:
+    """Say where a trial's kept model lies, and where a person sees its run."""
+    file = settings.artifacts / "trials" / trial_uid / MODEL_FILE
+    sweep = str(info.spec.get("name", info.name))
+    return Where(str(file) if file.is_file() else None, run_page(settings, sweep, trial_uid))
+
+
+def run_page(settings: Settings, sweep: str, trial_uid: str) -> str:
+    """A run's page, or the command that shows the store.
+
+    The server's own address where it does not answer, or does not know the trial.
+    """
+    url = target_of(settings)
+    if not is_server(url):
+        return "regtune ui"
+    asked = {"filter": f"tags.`{names.SWEEP}` = '{sweep}'", "max_results": 100}
+    try:
+        experiments = [found["experiment_id"] for found in search(url, "experiments", asked, SECONDS)]
+        tagged = f"tags.`{names.TRIAL_UID}` = '{trial_uid}'"
+        asked = {"experiment_ids": experiments, "filter": tagged, "max_results": 1}
+        info = search(url, "runs", asked, SECONDS)[0]["info"] if experiments else None
+    except (OSError, ValueError, LookupError, HTTPException):
+        return url
+    path = info and f"/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"
+    return url.rstrip("/") + path if path else url
 
 
 def _show(url: str, tell: Callable[[str], None], browse: bool) -> None:
