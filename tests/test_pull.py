@@ -20,7 +20,7 @@ from versions import TECHNIQUES, register_version, replace_file  # noqa: E402
 
 import regtune  # noqa: E402
 from regtune.config.trial import EarlyStoppingConfig, TrialConfig  # noqa: E402
-from regtune.errors import InputError, RegistryError, VersionDamaged  # noqa: E402
+from regtune.errors import InputError, RegistryError, TrackingError, VersionDamaged  # noqa: E402
 from regtune.registry import journal  # noqa: E402
 from regtune.registry.contents import check_folder  # noqa: E402
 from regtune.registry.pull import LINKS, Pulled, pull  # noqa: E402
@@ -169,6 +169,16 @@ def test_poison_is_refused_by_name_at_every_door_and_nothing_of_it_is_loaded(
         with pytest.raises(VersionDamaged, match=named):
             regtune.load_champion(NAME)
     assert not DIR.exists()
+
+
+def test_files_that_are_gone_are_one_line_and_the_folder_stays_as_it_is(changeable: Settings) -> None:
+    before = pulled(changeable, f"{NAME}@previous")
+    shutil.rmtree(changeable.artifacts / "runs" / "models")
+    with pytest.raises(
+        TrackingError, match=r"^digits version 2: its files cannot be downloaded \(No such artifact"
+    ):
+        pulled(changeable)
+    assert check_folder(DIR / "version", before.digest)
 
 
 def test_a_version_that_regtune_did_not_register_is_one_line(changeable: Settings) -> None:

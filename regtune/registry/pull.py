@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from regtune.config.mistakes import shortened
 from regtune.errors import InputError, RegistryError, StorageError, TrackingError, VersionDamaged
 from regtune.escaping import printable
 from regtune.registry.cache import Cache, Found
@@ -120,20 +121,24 @@ def download(settings: Settings, found: Found, folder: Path) -> Record:
 
     Raises VersionDamaged, ModelNotFound, TrackingError, StorageError, OSError.
     """
+    which = f"{printable(found.name)} version {found.number}"
     with TemporaryDirectory(dir=folder.parent) as home:
         place = Path(home, "files")
         place.mkdir()
         try:
             files = open_registry(settings).download(found, place)
         except TrackingError as error:
-            if "No space left on device" in f"{error} {error.__cause__}":
+            if error.__cause__ is None:
+                raise
+            reason = str(error.__cause__).strip().rpartition("\n")[2]  # MLflow's first line has none
+            if "No space left on device" in str(error.__cause__):
                 raise StorageError(f"{folder.parent}: {DISK_FULL}") from error
-            raise
+            said = f"its files cannot be downloaded ({shortened(printable(reason), 200)})"
+            raise TrackingError(f"{which}: {said}") from error
         (files / OF_DOWNLOADS).unlink(missing_ok=True)  # nothing vouches for it
         try:
             record = check_folder(files, found.digest)
         except VersionDamaged as error:
-            which = f"{printable(found.name)} version {found.number}"
             raise VersionDamaged([f"{which}: {problem}" for problem in error.problems]) from None
         files.rename(folder)
     return record

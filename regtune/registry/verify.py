@@ -27,7 +27,8 @@ from regtune.training.runtime import configure
 class Verified:
     """A version that is what was registered.
 
-    files: how many were hashed. validation: predicted again. test: from the stored predictions.
+    files: how many were hashed. refit: whether it was trained on the validation images. validation: predicted again.
+    test: from the stored predictions.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Verified:
     digest: str
     files: int
     data: str
+    refit: bool
     validation: Figures
     test: Figures
 
@@ -80,6 +82,7 @@ def verify(settings: Settings, target: str) -> Verified:
         **found.model_dump(exclude={"at"}),
         files=len(FILES) + 1,
         data=record.data.name,
+        refit=record.refit,
         validation=validation,
         test=test,
     )

@@ -85,11 +85,12 @@ def _source(version: Version) -> str:
 
 
 def verified_view(verified: Verified, named: str) -> RenderableType:
+    seen = f"{printable(verified.data)}{', which it was trained on, too' if verified.refit else ''}"
     facts = {
         "version": named,
         "files": f"{verified.files} as registered (manifest {verified.digest[:12]})",
         "network": "rebuilt from its configuration, with its weights",
-        "validation": f"{_figures(verified.validation)} of {printable(verified.data)}: exactly as recorded",
+        "validation": f"{_figures(verified.validation)} of {seen}: exactly as recorded",
         "test": f"{_figures(verified.test)}: exactly as recorded, from the stored predictions",
     }
     return facts_table(facts)
