@@ -29,7 +29,9 @@ PAGES = {
 README = PAGES["README.md"]
 VERBS = dict(verbs())
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
-PROGRAMS = {"bash", "chmod", "curl", "docker", "git", "make", "mkdir", "pip", "regtune", "source"}
+PROGRAMS = {
+    *("bash", "chmod", "curl", "docker", "git", "kill", "make", "mkdir", "mlflow", "pip", "regtune", "source")
+}
 
 
 def block(page: str, language: str) -> str:
