@@ -23,7 +23,7 @@ from regtune.config.trial import EarlyStoppingConfig, TrialConfig  # noqa: E402
 from regtune.errors import InputError, RegistryError, TrackingError, VersionDamaged  # noqa: E402
 from regtune.registry import journal  # noqa: E402
 from regtune.registry.contents import check_folder  # noqa: E402
-from regtune.registry.pull import LINKS, Pulled, pull  # noqa: E402
+from regtune.registry.pull import LINKS, Pulled, ask, difference, pull  # noqa: E402
 from regtune.registry.store import Version, open_registry  # noqa: E402
 from regtune.registry.values import value_of, words  # noqa: E402
 from regtune.registry.version import MODEL  # noqa: E402
@@ -88,6 +88,34 @@ def test_a_folder_is_one_version_at_every_moment_and_readers_keep_theirs(setting
     assert sorted(path.name for path in (DIR / ".versions").iterdir()) == sorted(
         ["locks", (DIR / "version").resolve().name]
     )
+
+
+def test_a_pull_that_ends_before_any_of_its_renames_leaves_one_version_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names_of_links, rename = [*LINKS, "version"], Path.replace
+    first = pulled(settings, f"{NAME}@previous")
+    for number in range(len(names_of_links)):
+        done: list[str] = []
+
+        def die(self: Path, to: Path, number: int = number, done: list[str] = done) -> Path:
+            if len(done) == number:
+                raise KeyboardInterrupt
+            done.append(to.name)
+            return rename(self, to)
+
+        monkeypatch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            pulled(settings)
+        monkeypatch.setattr(Path, "replace", rename)
+        assert done == names_of_links[:number]
+        assert not difference(DIR, ask(settings, f"{NAME}@previous"))
+    assert not pulled(settings, f"{NAME}@previous").changed
+    assert {path.name for path in (DIR / ".versions").iterdir()} == {
+        "locks",
+        (DIR / "version").readlink().name,
+    }
+    assert pulled(settings).digest == ask(settings, NAME).digest != first.digest
 
 
 def test_check_tells_the_current_version_from_every_other_folder(
