@@ -247,7 +247,7 @@ def test_the_script_trains_the_same_network_where_regtune_is_not_installed(tmp_p
     arrays = load_arrays("mnist-5k")
     few = {f"{part}_train": getattr(arrays, f"{part}_train")[::4] for part in "xy"}
     npz = str(tmp_path / "it's few.npz")
-    np.savez(npz, **few, x_test=arrays.x_test, y_test=arrays.y_test)
+    np.savez(npz, **few)
     stopping = EarlyStoppingConfig(monitor="val_accuracy", patience=1, min_delta=0.01)
     sgd = TrainingConfig(
         optimizer="sgd", learning_rate=0.05, momentum=0.9, batch_size=24, max_epochs=30, fused=False
