@@ -40,21 +40,22 @@ def _floor(task: Task) -> float:
     return 0.1 if task.config.regularization.dropout[0] == 0.2 else 0.5
 
 
-def searched(settings: Settings, **changes: Any) -> None:
+def searched(settings: Settings, study: str = STUDY, **changes: Any) -> None:
     """A study of two trials, which MLflow has not heard of."""
-    spec = SweepSpec.from_dict({**SWEEP, **SMALL, "name": STUDY, **changes})
+    spec = SweepSpec.from_dict({**SWEEP, **SMALL, "name": study, **changes})
     run_sweep(spec, settings=settings, executor=MadeUp(_floor), tracker=Untracked)
 
 
-def decided(settings: Settings) -> None:
+def decided(settings: Settings, study: str = STUDY) -> None:
     """Decide it by replicates."""
-    decide(STUDY, settings=settings, executor=MadeUp(_floor), tracker=Untracked)
+    decide(study, settings=settings, executor=MadeUp(_floor), tracker=Untracked)
 
 
 class TrainedOnce:
     """In the place of `train_twice`: it trains really when it is first called. folder: gets the networks."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._known: tuple[Training, ...] = ()
 

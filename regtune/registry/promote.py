@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -48,11 +49,13 @@ from regtune.study.best import fingerprint
 from regtune.study.record import Kept
 from regtune.study.study import versions
 from regtune.tracking import names
-from regtune.tracking.studies import StudyTrials
+from regtune.tracking.studies import StudyFacts, StudyTrials
 from regtune.tracking.sync import sync
 from regtune.training import runtime
 
 OnNote = Callable[[str], object]
+PATIENCE_SECONDS = 3.0
+"""How long another promotion of the study is waited for while it brings MLflow up to date."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,22 @@ def _check_data(choice: Choice, arrays: Arrays) -> None:
         raise DataError(f"{printable(config.name)}: it has no test images, without which nothing is promoted")
 
 
-def _tracked(settings: Settings, engine: Engine, study: str) -> Any:
-    """The facts of a study that MLflow knows all of, which is seen to. Raises StudyBusy, TrackingError."""
-    for synced in sync(settings, [study], tell=lambda name, done, count: None):
-        if synced.running:
-            said = f'study "{printable(study)}" is being run by {synced.running}'
-            raise StudyBusy(f"{said}; look at it with: regtune watch {shell_word(study)}")
+def _tracked(settings: Settings, engine: Engine, study: str) -> StudyFacts:
+    """The facts of a study that MLflow knows all of, which is seen to; another that sees to it, too, is waited for.
+
+    Raises StudyBusy, TrackingError.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        (synced,) = sync(settings, [study], tell=lambda name, done, count: None)
         if synced.problem:
             raise TrackingError(synced.problem)
+        if not synced.running:
+            break
+        if time.monotonic() > deadline:
+            said = f'study "{printable(study)}" is being run by {synced.running}'
+            raise StudyBusy(f"{said}; look at it with: regtune watch {shell_word(study)}")
+        time.sleep(0.1)
     return StudyTrials(engine, study, at_rest=True).facts
 
 
