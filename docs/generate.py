@@ -214,7 +214,8 @@ def speed() -> str:
 |---|---|---|---|
 | `regtune sweep`, {ours["trial_epochs"]} trial-epochs | {ours["seconds"] / 60:.1f} min | \
 {ours["trial_epochs_per_second"]:.2f} | {ours["best_val_accuracy"]:.4f} ({ours["best_mix"]}) |
-| the notebook's way, one after another with stock `fit` on all cores, {notebook["measured_trials"]} of the {ours["trials"]} trials measured | \
+| the notebook's way, one after another with stock `fit` on all cores, \
+{notebook["measured_trials"]} of the {ours["trials"]} trials measured | \
 {notebook["seconds_for_the_budget"] / 60:.0f} min | {notebook["epochs_per_second"]:.2f} | |"""
 
 
@@ -429,7 +430,7 @@ def champion() -> str:
     passed = sum(one["passed"] is True for one in gates)
     return f"""\
 Promoted (`regtune promote mnist-regularization --json`), the decision's choice has a test accuracy of \
-**{test["accuracy"]:.4f}**, 95 % interval {low:.4f} to {high:.4f}, on {test["images"]:,} images; they were opened once. \
+**{test["accuracy"]:.4f}**, 95 % interval {low:.4f} to {high:.4f}, on {test["images"]:,} images, opened once. \
 It passed {passed} of {len(gates)} gates:
 
 {table(head, iter(rows))}"""

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import parts
 import pytest
 
 from regtune.registry.gates import wilson
 from regtune.registry.training import train_twice
 from regtune.registry.version import Record
-from regtune.settings import load_settings
 from regtune.training import runtime
 
 runtime.configure()
@@ -34,11 +34,11 @@ def test_the_committed_test_accuracy_is_reached_again(tmp_path: Path) -> None:
     from regtune.training.archive import load_weights
     from regtune.training.model import build_model
 
-    record, settings = Record.model_validate({**RESULT["record"], "gates": ()}), load_settings()
-    first, *_ = train_twice(record.config, record.source.metric, tmp_path, settings.data_dir)
+    record, folder = Record.model_validate({**RESULT["record"], "gates": ()}), parts.full_mnist()
+    first, *_ = train_twice(record.config, record.source.metric, tmp_path, folder)
     plain = build_model(record.config)
     load_weights(plain, first.model.read_bytes())
-    arrays = load_arrays(record.config.data.name, settings.data_dir)
+    arrays = load_arrays(record.config.data.name, folder)
     found = figures_of(predict_pixels(deployable(plain), arrays.x_test), arrays.y_test)
     assert found.accuracy == record.test.accuracy
     assert np.isclose(found.cross_entropy, record.test.cross_entropy, rtol=1e-6)
