@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parts import file_system
+from stores import free_port
 from terminals import run_here
 
 from regtune.training.runtime import configure
@@ -29,6 +30,7 @@ from regtune.registry.openings import openings_of  # noqa: E402
 from regtune.registry.promote import Promotion, promote  # noqa: E402
 from regtune.registry.store import Registry, open_registry  # noqa: E402
 from regtune.registry.version import MODEL, DataUsed, Record  # noqa: E402
+from regtune.server.process import serving  # noqa: E402
 from regtune.settings import Settings  # noqa: E402
 from regtune.storage import open_engine, open_storage  # noqa: E402
 from regtune.study.ownership import hold  # noqa: E402
@@ -36,6 +38,7 @@ from regtune.tracking import names  # noqa: E402
 
 pytestmark = pytest.mark.slow
 Capture = pytest.CaptureFixture[str]
+ONLY_READS = "this account may only read here; ask for the right to edit, or use another account"
 
 
 @pytest.fixture(scope="module")
@@ -341,21 +344,63 @@ def test_artifacts_outside_the_project_are_not_written(
     assert len(runs(open_registry(theirs))) == 1
 
 
-def test_a_full_disk_is_one_line_and_registers_nothing(
+def unregistered(registry: Registry) -> set[str]:
+    """Files that MLflow knows as a model's, and that no version has."""
+    client = registry.client
+    known = [one.experiment_id for one in client.search_experiments()]
+    versions = client.search_model_versions()
+    logged = client.search_logged_models(known)
+    return {one.model_id for one in logged} - {version.source.rpartition("/")[2] for version in versions}
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_registered(
     registry: Registry, capsys: Capture, tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    with file_system(disk, "size=8m"):
-        home = Path(shutil.copytree(registry.settings.home, disk / "mlruns"))
-        filler = disk / "filler"
-        filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 100_000)))
-        settings = Settings(REGTUNE_HOME=home)
-        code, _, errors = typed(capsys, "--force", "room", "--home", str(home))
-        assert (code, len(errors.splitlines())) == (1, 2), errors
-        assert re.search("error: .*(the disk is full|No space left on device)", errors)
+    artifacts = registry.settings.artifacts
+    kept = Path(shutil.copytree(artifacts, tmp_path / "kept"))
+    with file_system(artifacts, "size=2m"):
+        shutil.copytree(kept, artifacts, dirs_exist_ok=True)
+        filler = artifacts / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(artifacts).free - 65_536))
+        code, _, errors = typed(capsys, "--force", "room")
+        assert (code, "registered" in errors) == (1, False)
+        assert re.fullmatch("error: MLflow at .*No space left on device.*", errors.splitlines()[-1]), errors
+        assert (runs(registry)[-1], unregistered(registry)) == (("FAILED", ["gates.json"]), set())
+        assert len(list(artifacts.rglob(MODEL))) == 1
         filler.unlink()
-        kept = open_registry(settings)
-        assert [version.number for version in kept.versions(STUDY)] == [1]
-        code, _, errors = typed(capsys, "--force", "room", "--home", str(home))
+        code, _, errors = typed(capsys, "--force", "room")
         assert (code, "version 2 is @champion" in errors) == (0, True)
+
+
+def test_an_account_without_the_right_is_told_and_leaves_nothing(
+    undecided: Settings, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader may write nowhere; who owns another sweep may not add to a model that is somebody else's."""
+    shutil.copytree(undecided.home, "mlruns")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "correct-horse-battery")
+
+    def sign_in(name: str, password: str = "correct-horse-battery") -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+    with serving(Settings(REGTUNE_HOME=tmp_path / "served"), free_port(), auth=True) as server:
+        sign_in("admin")
+        from mlflow.server.auth.client import AuthServiceClient
+
+        AuthServiceClient(server.url).create_user("other", "correct-horse-battery")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        assert typed(capsys, "--yes")[0] == 0
+        registry = open_registry(Settings())
+        sign_in("other")
+        told = f"error: MLflow at {server.url}: {ONLY_READS}"
+        code, output, errors = typed(capsys, "--yes", "--force", "mine")
+        assert (code, output, errors.splitlines()) == (1, "", [told])
+        searched(Settings(), "theirs")
+        code, output, errors = run_here(
+            capsys, "promote", "theirs", "--as", STUDY, "--yes", "--force", "mine", "--gates", "gates.yaml"
+        )
+        assert (code, output, errors.splitlines()[-1]) == (1, "", told)
+        sign_in("admin")
+        assert [status for status, _ in runs(registry)] == ["FINISHED", "FAILED"]
+        assert (len(registry.versions(STUDY)), unregistered(registry)) == (1, set())
+        assert len(list((tmp_path / "served").rglob(MODEL))) == 1

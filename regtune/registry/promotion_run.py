@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -73,8 +74,9 @@ class PromotionRun:
             self.registry.client.log_dict(self.run_id, rows, names.GATES_FILE)
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Say how it ended; files that no version has are deleted."""
         with self.registry.understood():
-            self.registry.client.set_terminated(self.run_id, status)
+            _end(self.registry, self.registry.client.get_run(self.run_id), status)
 
 
 def begin(registry: Registry, facts: StudyFacts, choice: Choice, name: str) -> PromotionRun:
@@ -137,30 +139,28 @@ def _note(choice: Choice, name: str, link: str) -> str:
 
 
 def _withdraw(registry: Registry, name: str) -> None:
-    """End the runs of promotions of `name` whose process is gone, and delete the files that no version of it has."""
+    """End the runs of promotions of `name` whose process is gone."""
     client = registry.client
     experiments = [one.experiment_id for one in client.search_experiments()]
     wanted = f"tags.`{names.KIND}` = '{names.PROMOTION}' AND attributes.status = 'RUNNING'"
     for run in client.search_runs(experiments, f"{wanted} AND tags.`{names.MODEL}` = '{name}'"):
         begun = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-        if not is_gone(run.data.tags.get(names.PROCESS, "")) and datetime.now(UTC) - begun < LONGEST:
-            continue
-        for model in _models(client, run):
-            if names.MODEL_VERSIONS in model.tags or _has_version(client, name, model.model_id):
+        if is_gone(run.data.tags.get(names.PROCESS, "")) or datetime.now(UTC) - begun > LONGEST:
+            with suppress(TrackingError), registry.understood():  # another account's, which may delete it
+                _end(registry, run, "KILLED")
+
+
+def _end(registry: Registry, run: Any, status: str) -> None:
+    """End a run; what it uploaded without coming to a version is deleted first."""
+    client, name = registry.client, run.data.tags[names.MODEL]
+    uploaded = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    if uploaded:
+        versions = client.search_model_versions(f"name = '{name}'")
+        known = {version.source for version in versions}
+        for model in uploaded:
+            if names.MODEL_VERSIONS in model.tags or f"models:/{model.model_id}" in known:
                 continue
             if inside(model.artifact_location, registry.settings.artifacts):
                 remove(model.artifact_location, client.tracking_uri)
             client.delete_logged_model(model.model_id)
-        client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _models(client: Any, run: Any) -> Sequence[Any]:
-    found: Sequence[Any] = client.search_logged_models(
-        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
-    )
-    return found
-
-
-def _has_version(client: Any, name: str, model_id: str) -> bool:
-    found = client.search_model_versions(f"name = '{name}'")
-    return any(version.source == f"models:/{model_id}" for version in found)
+    client.set_terminated(run.info.run_id, status)
