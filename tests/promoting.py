@@ -46,17 +46,18 @@ def _warm_up(folder: Path) -> None:
     """Promote once, elsewhere: what is imported, traced and trained then is there in every copy of this process."""
     from promotions import GATES, STUDY, TrainedOnce, decided, searched
 
-    import regtune.registry.promote as promotion
+    from regtune.registry import challenger
     from regtune.registry.choice import choose
+    from regtune.registry.promote import promote
     from regtune.settings import Settings
     from regtune.storage import open_engine
 
     settings = Settings(REGTUNE_HOME=folder / "mlruns")
     searched(settings)
     decided(settings)
-    promotion.train_twice = TrainedOnce(folder / "trained")
+    challenger.train_twice = TrainedOnce(folder / "trained")
     engine = open_engine(settings.storage_url)
-    promotion.promote(choose(engine, STUDY), engine, settings=settings, limits=GATES)
+    promote(choose(engine, STUDY), engine, settings=settings, limits=GATES)
     engine.dispose()
 
 

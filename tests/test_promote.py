@@ -49,7 +49,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> TrainedOnce:
 @pytest.fixture(autouse=True)
 def _given(once: TrainedOnce, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained a second time, and a file of gates is at hand that a small network passes."""
-    monkeypatch.setattr("regtune.registry.promote.train_twice", once)
+    monkeypatch.setattr("regtune.registry.challenger.train_twice", once)
     Path("gates.yaml").write_text(LENIENT)
 
 
@@ -70,7 +70,7 @@ def first(
     decided(settings)
     engine = open_engine(settings.storage_url)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("regtune.registry.promote.train_twice", once)
+        patched.setattr("regtune.registry.challenger.train_twice", once)
         promotion = promote(choose(engine, STUDY), engine, settings=settings, limits=GATES)
     engine.dispose()
     return settings, promotion
@@ -270,8 +270,9 @@ def test_a_damaged_champion_refuses_until_it_is_replaced_by_force(
     assert (code, errors.splitlines()[-1].endswith("gate refuses: champion")) == (1, True)
     assert f"version 1 is not as it was registered: {MODEL}: was changed" in output
     assert openings(registry) == 1
+    shutil.rmtree(file.parents[1])
     code, _, errors = typed(capsys, "--force", "the disk was broken")
-    assert (code, "version 2 is @champion by force" in errors) == (0, True)
+    assert (code, "version 2 is @champion by force" in errors) == (0, True), errors
 
 
 def test_a_champion_on_other_data_is_not_comparable(
@@ -370,6 +371,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_registered(
         filler.unlink()
         code, _, errors = typed(capsys, "--force", "room")
         assert (code, "version 2 is @champion" in errors) == (0, True)
+
+
+def test_no_room_for_what_is_trained_is_one_line(
+    undecided: Settings, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = open_registry(Settings(REGTUNE_HOME=shutil.copytree(undecided.home, tmp_path / "mlruns")))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    with file_system(disk, "size=360k"):
+        code, _, errors = typed(capsys, "--yes")
+        said = errors.splitlines()[-1]
+        assert (code, said.startswith(f"error: {disk}/regtune-"), "No space" in said) == (1, True, True), (
+            errors
+        )
+        assert (runs(registry)[0][0], list(disk.glob("regtune-*"))) == ("FAILED", [])
 
 
 def test_an_account_without_the_right_is_told_and_leaves_nothing(

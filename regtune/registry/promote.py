@@ -7,15 +7,12 @@ it was when the gates were asked.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +24,28 @@ from regtune.escaping import printable, shell_word
 from regtune.evidence.conclusion import techniques
 from regtune.registry import journal
 from regtune.registry.card import card_of, description_of
+from regtune.registry.challenger import Challenger, challenge, classes_of
 from regtune.registry.choice import Choice
 from regtune.registry.contents import check_folder, read_predictions, write_folder
 from regtune.registry.gates import (
     Gates,
     Tested,
-    closed_gates,
     open_gates,
     refusals,
-    seconds_a_digit,
     wilson,
 )
 from regtune.registry.openings import open_test_set
 from regtune.registry.promotion_run import PromotionRun, begin, lineage
 from regtune.registry.store import Registry, Version, check_alias, check_name, open_registry
-from regtune.registry.training import OnEpoch, Training, train_twice
+from regtune.registry.training import OnEpoch
 from regtune.registry.version import DataUsed, Gate, Opening, Record
 from regtune.settings import Settings
-from regtune.storage import writable_folder
+from regtune.storage import understood, writable_folder
 from regtune.study.best import fingerprint
-from regtune.study.record import Kept
 from regtune.study.study import versions
 from regtune.tracking import names
 from regtune.tracking.studies import StudyFacts, StudyTrials
 from regtune.tracking.sync import sync
-from regtune.training import runtime
 
 OnNote = Callable[[str], object]
 PATIENCE_SECONDS = 3.0
@@ -124,14 +118,14 @@ def promote(
     given = _Given(choice, registry, arrays, limits or Gates(), name, alias, refit, on_note, on_epoch)
     if dry_run:
         state = _state(registry, name)
-        with tempfile.TemporaryDirectory() as folder:
-            return given.dry(Path(folder), state)
+        with _folder() as folder:
+            return given.dry(folder, state)
     writable_folder(settings.home.resolve())
     facts = _tracked(settings, engine, choice.source.study)
     state = _settled(registry, name)
     run = begin(registry, facts, choice, name)
-    with _ended(run), tempfile.TemporaryDirectory() as folder:
-        return given.promote(Path(folder), state, run, force)
+    with _ended(run), _folder() as folder:
+        return given.promote(folder, state, run, force)
 
 
 def _check_data(choice: Choice, arrays: Arrays) -> None:
@@ -176,6 +170,13 @@ def _settled(registry: Registry, name: str) -> journal.State | None:
 
 
 @contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards. Raises StorageError where there is no room in it."""
+    with tempfile.TemporaryDirectory(prefix="regtune-") as folder, understood(folder):
+        yield Path(folder)
+
+
+@contextmanager
 def _ended(run: PromotionRun) -> Iterator[None]:
     """See that the run says how it ended, whatever ends it."""
     try:
@@ -184,17 +185,6 @@ def _ended(run: PromotionRun) -> Iterator[None]:
         with suppress(TrackingError):  # the store is away; the next promotion sees to it
             run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What is to be registered, and the gates that it has come to. network: of `deployable`. bytes: of its file."""
-
-    training: Training
-    network: Any
-    gates: tuple[Gate, ...]
-    bytes: int
-    seconds_a_digit: float
 
 
 @dataclass(frozen=True)
@@ -213,14 +203,14 @@ class _Given:
 
     def dry(self, folder: Path, state: journal.State | None) -> Promotion:
         champion, broken = self._champion(folder, state)
-        trained = self._train(folder)
+        trained = self._trained(folder)
         return self._refused((*trained.gates, *(broken or self._opened(None, champion))))
 
     def promote(
         self, folder: Path, state: journal.State | None, run: PromotionRun, force: str | None
     ) -> Promotion:
         champion, broken = self._champion(folder, state)
-        trained = self._train(folder)
+        trained = self._trained(folder)
         run.trained(trained.training.record)
         if refusals([*trained.gates, *broken]) and force is None:
             return self._end_refused(run, (*trained.gates, *(broken or self._opened(None, champion))))
@@ -229,7 +219,7 @@ class _Given:
         openings = open_test_set(self.registry.settings, self._opening())
         self.note(f"opening the test set: the {_ordinal(len(openings))} time for this study")
         probabilities = predict_pixels(trained.network, self.arrays.x_test)
-        simple = techniques(self.choice.config), self._entries(trained.training)
+        simple = techniques(self.choice.config), trained.entries
         new = Tested("this one", self.arrays.digest, *simple, probabilities)
         gates = (*trained.gates, *(broken or self._opened(new, champion)))
         refused = refusals(gates)
@@ -265,60 +255,19 @@ class _Given:
             files = self.registry.download(found, folder / "champion")
             record = check_folder(files, found.tags.get(names.MANIFEST_DIGEST, ""))
             predictions = read_predictions(files, record)
-        except VersionDamaged as error:
-            said = f"{label} is not as it was registered: {error.problems[0]}"
+        except (
+            VersionDamaged,
+            TrackingError,
+        ) as error:  # without its files, too, it can be replaced by force
+            said = f"{label} is not as it was registered: {str(error).splitlines()[0]}"
             gate = Gate(name="champion", figure="–", limit="every digest right", passed=False, note=said)
             return None, (gate,)
         return Tested(label, record.data.digest, record.techniques, record.entries, predictions), ()
 
-    def _train(self, folder: Path) -> _Trained:
-        """Train, and ask the gates that need no test set."""
-        runtime.configure()
-        from regtune.registry.deployed import predict_pixels
-
-        choice, arrays = self.choice, self.arrays
+    def _trained(self, folder: Path) -> Challenger:
         self.note("training twice, side by side: both have to reach the same figures")
-        first, second, refit = train_twice(
-            choice.config,
-            choice.source.metric,
-            folder,
-            self.registry.settings.data_dir,
-            refit_epochs=choice.epochs if self.refit else None,
-            on_epoch=self.epoch,
-        )
-        gated = self._network(first)
-        network = self._network(refit) if refit else gated
-        file = folder / "deployed.keras"
-        network.save(file)
-        part = split_of(arrays, choice.config.data).validation
-        images, labels = arrays.x_train[part], arrays.y_train[part]
-        digests = {"data": (choice.config.data.digest or arrays.digest, arrays.digest)}
-        for number, one in enumerate(filter(None, (first, second, refit)), 1):
-            found = hashlib.sha256(one.model.read_bytes()).hexdigest()
-            digests[f"training {number}"] = one.sha256, found
-        size, seconds = file.stat().st_size, seconds_a_digit(partial(predict_pixels, network), images)
-        gates = closed_gates(
-            self.limits,
-            partial(predict_pixels, gated),
-            images,
-            labels,
-            trainings=(first.figures, second.figures),
-            digests=digests,
-            size_bytes=size,
-            seconds_a_digit=seconds,
-        )
-        return _Trained(refit or first, network, gates, size, seconds)
-
-    def _network(self, training: Training) -> Any:
-        from regtune.training.deployable import load_deployable
-
-        return load_deployable(self.choice.config, _classes(self.arrays), training.model.read_bytes())
-
-    def _entries(self, training: Training) -> int:
-        """How many entries of the hidden kernels are not absent, as `decide` counts them."""
-        layers: tuple[int, ...] = (self.arrays.x_train.shape[1], *self.choice.config.model.hidden)
-        weights = sum(a * b for a, b in pairwise(layers))
-        return round((1 - _kept(training).sparsity) * weights)
+        data_dir = self.registry.settings.data_dir
+        return challenge(self.choice, self.arrays, self.limits, folder, data_dir, self.refit, self.epoch)
 
     def _opening(self) -> Opening:
         return Opening(
@@ -331,7 +280,7 @@ class _Given:
 
     def _record(
         self,
-        trained: _Trained,
+        trained: Challenger,
         new: Tested,
         gates: tuple[Gate, ...],
         forced: str | None,
@@ -345,7 +294,6 @@ class _Given:
         images, labels = arrays.x_train[split.validation], arrays.y_train[split.validation]
         test = figures_of(new.probabilities, arrays.y_test)
         low, high = wilson(int((new.probabilities.argmax(axis=1) == arrays.y_test).sum()), test.images)
-        kept = _kept(trained.training)
         return Record(
             name=self.name,
             source=choice.source,
@@ -359,11 +307,11 @@ class _Given:
                 validation=len(split.validation),
                 test=len(arrays.x_test),
                 features=arrays.x_train.shape[1],
-                classes=_classes(arrays),
+                classes=classes_of(arrays),
             ),
             refit=self.refit,
             epochs=trained.training.record.epochs,
-            kept_epoch=kept.epoch,
+            kept_epoch=trained.kept.epoch,
             techniques=new.techniques,
             entries=new.entries,
             validation=figures_of(predict_pixels(trained.network, images), labels),
@@ -417,15 +365,6 @@ class _Given:
             )
         except AliasMoved as error:
             raise AliasMoved(f"{error}; version {version.number} is registered, without an alias") from None
-
-
-def _kept(training: Training) -> Kept:
-    assert training.record.kept is not None
-    return training.record.kept
-
-
-def _classes(arrays: Arrays) -> int:
-    return int(arrays.y_train.max()) + 1
 
 
 def _now() -> str:
