@@ -123,12 +123,26 @@ def foreign_class(config: bytes) -> bytes:
     return json.dumps(whole).encode()
 
 
+def disguised_class(config: bytes) -> bytes:
+    whole = json.loads(config)
+    whole["config"]["layers"][3] |= {
+        "class_name": "system",
+        "module": "os",
+        "registered_name": "keras.Sequential",
+    }
+    return json.dumps(whole).encode()
+
+
 POISON: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a Lambda layer": (
         lambda archive: with_member(archive, "config.json", lambda_layer),
         "keras.layers.Lambda",
     ),
     "a foreign class": (lambda archive: with_member(archive, "config.json", foreign_class), "os>system"),
+    "a foreign class under a known name": (
+        lambda archive: with_member(archive, "config.json", disguised_class),
+        "os.system",
+    ),
     "another member": (lambda archive: with_member(archive, "assets/run.py", bytes), "assets/run.py"),
     "a pickle": (lambda archive: pickle.dumps(Harm()), "expected a Keras archive, found a pickle"),
     "no archive": (lambda archive: archive[:100], "expected a Keras archive, found a damaged one"),

@@ -72,8 +72,9 @@ def _classes(value: Any) -> Iterator[str]:
     """Whatever Keras would look up or import for a configuration."""
     if isinstance(value, dict):
         if "class_name" in value:
-            own = value.get("registered_name")  # set for classes outside Keras alone
-            yield str(own) if own is not None else f"{value.get('module')}.{value['class_name']}"
+            yield f"{value.get('module')}.{value['class_name']}"
+            if (own := value.get("registered_name")) is not None:  # of classes outside Keras alone
+                yield f"{own} (registered)"
         for inner in value.values():
             yield from _classes(inner)
     elif isinstance(value, list):
