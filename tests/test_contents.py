@@ -26,7 +26,7 @@ from regtune.data.datasets import load_arrays  # noqa: E402
 from regtune.errors import VersionDamaged  # noqa: E402
 from regtune.registry.contents import FILES, MANIFEST, check_folder, read_predictions  # noqa: E402
 from regtune.registry.deployed import figures_of, load_network, predict_pixels  # noqa: E402
-from regtune.registry.version import MODEL, Record  # noqa: E402
+from regtune.registry.version import MODEL, PREDICTIONS, RECORD, Record  # noqa: E402
 from regtune.training.deployable import deployable  # noqa: E402
 
 
@@ -92,6 +92,16 @@ def test_what_is_missing_or_does_not_belong_there_is_named(
     assert raised.value.problems == ("code.pkl: does not belong to a version", f"{MODEL}: is missing")
 
 
+def replaced(folder: Path, name: str, content: bytes) -> str:
+    """Replace a file in the folder and in its manifest; return the manifest's digest."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    text = json.dumps(manifest).encode()
+    (folder / MANIFEST).write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
+
+
 def with_member(content: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
     """A Keras archive with one member changed, or added."""
     made = io.BytesIO()
@@ -154,13 +164,47 @@ def test_poison_is_refused_by_name_although_every_digest_is_right(
     written: tuple[Path, Record, str], copied: Path, what: str
 ) -> None:
     change, named = POISON[what]
-    content = change((copied / MODEL).read_bytes())
-    (copied / MODEL).write_bytes(content)
-    manifest = json.loads((copied / MANIFEST).read_text())
-    manifest[MODEL] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    text = json.dumps(manifest).encode()
-    (copied / MANIFEST).write_bytes(text)
+    digest = replaced(copied, MODEL, change((copied / MODEL).read_bytes()))
     with pytest.raises(VersionDamaged, match=f"{MODEL}: .*{named}"):
-        check_folder(copied, hashlib.sha256(text).hexdigest())
+        check_folder(copied, digest)
     with pytest.raises(VersionDamaged, match=named):  # also where nobody has checked the folder before
         load_network(copied, written[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("digest", '"\nimport os  # '), ("features", 10**9), ("classes", 10**9), ("test", 0)]
+)
+def test_a_record_with_a_text_for_a_digest_or_a_network_without_bounds_is_none(
+    copied: Path, key: str, value: object
+) -> None:
+    record = json.loads((copied / RECORD).read_text())
+    record["data"][key] = value
+    digest = replaced(copied, RECORD, json.dumps(record).encode())
+    with pytest.raises(VersionDamaged, match=f"{RECORD}: not a record of this regtune"):
+        check_folder(copied, digest)
+
+
+def test_predictions_that_unpack_to_more_than_their_file_are_not_read(
+    written: tuple[Path, Record, str], copied: Path
+) -> None:
+    np.savez_compressed(copied / PREDICTIONS, probabilities=read_predictions(*written[:2]))
+    with pytest.raises(VersionDamaged, match=f"{PREDICTIONS}: cannot be read"):
+        read_predictions(copied, written[1])
+
+
+@pytest.mark.parametrize(
+    ("held", "changed"),
+    [
+        ("data: data", "data: ../elsewhere"),
+        ("save_exported_model: false", "save_exported_model: true"),
+        ("loader_module: mlflow.keras", "loader_module: os"),
+        ("loader_module: mlflow.keras", "loader_module: mlflow.keras\n    data: ../elsewhere"),
+        ("loader_module: mlflow.keras", "loader_module: mlflow.keras\n    code: ../elsewhere"),
+    ],
+)
+def test_mlflow_is_led_to_the_checked_network_alone(copied: Path, held: str, changed: str) -> None:
+    text = (copied / "MLmodel").read_text()
+    assert held in text
+    digest = replaced(copied, "MLmodel", text.replace(held, changed).encode())
+    with pytest.raises(VersionDamaged, match="MLmodel: expected the flavor keras"):
+        check_folder(copied, digest)

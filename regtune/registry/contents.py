@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,16 @@ FILES = frozenset(
     | {"input_example.json", "serving_input_example.json"}
 )
 """All files of a version but the manifest itself."""
+FLAVORS = {
+    "keras": {"data": "data", "save_exported_model": False},
+    "python_function": {
+        "loader_module": "mlflow.keras",
+        "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+    },
+}
+"""What leads MLflow to the network: its file, the module that loads it, and what that needs."""
+DESCRIPTIVE = ("keras_backend", "keras_version", "python_version")
+"""What a flavor says beside that."""
 OF_DOWNLOADS = "registered_model_meta"
 """What MLflow adds to a folder when it downloads it."""
 
@@ -127,6 +138,9 @@ def read_predictions(folder: Path, record: Record) -> NDArray[np.float32]:
     """Read the probabilities for the test part, `(n, classes)`. Raises VersionDamaged."""
     expected = (record.data.test, record.data.classes)
     try:
+        with zipfile.ZipFile(folder / PREDICTIONS) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("a few bytes may unpack to more than there is memory")
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
             probabilities: NDArray[np.float32] = arrays["probabilities"]
     except Exception as error:  # NumPy and zipfile raise whatever they meet
@@ -176,10 +190,13 @@ def _foreign(folder: Path) -> Iterator[str]:
         yield f"{KERAS_MODULE}: expected keras"
     try:
         flavors = read(folder / MLMODEL, ConfigError).values["flavors"]
-        loaders = {name: flavor.get("loader_module") for name, flavor in flavors.items()}
-    except (RegtuneError, LookupError, AttributeError):
+        found = {
+            name: {key: value for key, value in flavor.items() if key not in DESCRIPTIVE}
+            for name, flavor in flavors.items()
+        }
+    except (RegtuneError, LookupError, AttributeError, TypeError):
         yield f"{MLMODEL}: cannot be read"
         return
-    if loaders != {"keras": None, "python_function": "mlflow.keras"}:
-        shown = ", ".join(f"{name} ({loader})" if loader else str(name) for name, loader in loaders.items())
-        yield f"{MLMODEL}: expected the flavor keras loaded by mlflow.keras, found {printable(shown):.200}"
+    if found != FLAVORS:
+        shown = printable(json.dumps(found, default=str))
+        yield f"{MLMODEL}: expected the flavor keras of {MODEL}, loaded by mlflow.keras; found {shown:.300}"

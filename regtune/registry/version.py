@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from regtune.config.trial import Frozen, TrialConfig
+from regtune.data.arrays import FEATURES, MAX_LABEL
 
 FOLDER = "regtune"
 """Folder of a version's artifacts that regtune reads; what lies beside it is MLflow's."""
@@ -59,13 +60,13 @@ class DataUsed(Frozen):
     """The data that a version was trained and measured on; digest: of the whole set, its test part included."""
 
     name: str
-    digest: str
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     split_seed: int
-    train: int
-    validation: int
-    test: int
-    features: int
-    classes: int
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+    test: int = Field(ge=1)
+    features: int = Field(ge=FEATURES, le=FEATURES)
+    classes: int = Field(ge=2, le=MAX_LABEL + 1)
 
 
 class Opening(Frozen):
