@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def test_a_class_that_is_recognized_much_less_is_refused_although_the_whole_is_b
     better, classes = open_gates(Gates(), new, LABELS, champion)
     assert (better.passed, classes.passed, classes.figure) == (True, False, "class 7: −0.7000")
     assert open_gates(Gates(max_recall_loss=None), new, LABELS, champion)[1].passed is None
+
+
+def test_a_champion_with_the_predictions_of_other_images_cannot_be_compared() -> None:
+    new, champion = network(10), network(10)
+    champion = replace(champion, probabilities=champion.probabilities[:7])
+    assert [gate.passed for gate in open_gates(Gates(), new, LABELS, champion)] == [False, None]
 
 
 def test_the_first_version_has_nothing_to_beat_and_a_closed_test_set_is_said() -> None:

@@ -101,6 +101,18 @@ def test_figures_that_are_not_repeated_are_named_although_every_digest_is_right(
     assert why.startswith("every file is as it was registered; ")
 
 
+def test_counts_that_are_not_those_of_the_data_are_named(version: Version) -> None:
+    replace_file(
+        Settings(), version, RECORD, lambda content: changed_record(content, "data", classes=5, test=7)
+    )
+    with pytest.raises(VersionDamaged) as raised:
+        verify(Settings(), NAME)
+    assert raised.value.problems == (
+        "data: test is 1000, 7 is recorded",
+        "data: classes is 10, 5 is recorded",
+    )
+
+
 def test_a_figure_in_mlflow_that_was_changed_is_named(version: Version) -> None:
     client = open_registry(Settings()).client
     client.set_model_version_tag(NAME, "1", names.TEST_ACCURACY, "0.999")

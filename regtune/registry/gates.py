@@ -177,7 +177,7 @@ def open_gates(
             Gate(name=name, figure="–", limit=limit, passed=None, note=CLOSED)
             for name, limit in (("champion", better), ("classes", classes))
         )
-    if champion.data != new.data:
+    if champion.data != new.data or champion.probabilities.shape != new.probabilities.shape:
         other = f"{champion.name} was tested on other data ({champion.data[:12]}...): not comparable"
         return Gate(name="champion", figure="–", limit=better, passed=False, note=other), Gate(
             name="classes", figure="–", limit=classes, passed=None, note="not comparable"

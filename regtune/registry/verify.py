@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from regtune.config.trial import DATASETS
+from regtune.config.trial import DATASETS, Frozen
 from regtune.data.datasets import Arrays, load_arrays, split_of
 from regtune.errors import DataError, VersionDamaged
 from regtune.escaping import printable
@@ -61,7 +61,12 @@ def verify(settings: Settings, target: str) -> Verified:
         arrays = arrays_of(record, settings)
         from regtune.registry.deployed import figures_of, load_network, predict_pixels
 
-        held_out = split_of(arrays, record.config.data).validation
+        split = split_of(arrays, record.config.data)
+        counts = {"train": len(split.train), "validation": len(split.validation), "test": len(arrays.x_test)}
+        counts |= {"classes": int(arrays.y_train.max()) + 1, "split_seed": record.config.data.split_seed}
+        if problems := [*_differences("data", record.data.model_copy(update=counts), record.data)]:
+            raise VersionDamaged(problems)
+        held_out = split.validation
         probabilities = predict_pixels(load_network(folder, record), arrays.x_train[held_out])
         validation = figures_of(probabilities, arrays.y_train[held_out])
         test = figures_of(read_predictions(folder, record), arrays.y_test)
@@ -105,7 +110,7 @@ def arrays_of(record: Record, settings: Settings) -> Arrays:
     )
 
 
-def _differences(part: str, found: Figures, recorded: Figures) -> Iterator[str]:
+def _differences(part: str, found: Frozen, recorded: Frozen) -> Iterator[str]:
     for name, value in recorded:
         if (now := getattr(found, name)) != value:
             yield f"{part}: {name} is {now}, {value} is recorded"
