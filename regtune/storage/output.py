@@ -52,9 +52,15 @@ def beside(output: Path) -> Iterator[Path]:
             made = Path(home, "new", output.name)
             made.parent.mkdir()
             yield made
-            if output.is_dir():
-                output.rename(Path(home, "old"))
-            made.replace(output)
+            old = Path(home, "old")
+            try:
+                if output.is_dir():
+                    output.rename(old)
+                made.replace(output)
+            except BaseException:
+                if old.exists():
+                    old.rename(output)
+                raise
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"{printable(str(output))}: cannot be written ({reason})") from None
