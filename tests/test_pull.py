@@ -138,6 +138,9 @@ def test_check_tells_the_current_version_from_every_other_folder(
     shutil.copytree(DIR / "version", "bare")
     assert run_here(capsys, "pull", NAME, "--check", "-o", "copied")[0] == 0
     assert run_here(capsys, "pull", NAME, "--check", "-o", "bare")[0] == 10
+    assert run_here(capsys, "pull", f"{NAME}@v2", "-o", "copied")[0] == 0
+    assert run_here(capsys, "pull", f"{NAME}@v2", "--check", "-o", "copied")[0] == 0
+    assert Path("copied/version").is_symlink()
     model = DIR / "version" / MODEL
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -161,6 +164,11 @@ def test_a_folder_with_something_else_in_it_stays_as_it_is(settings: Settings) -
         with pytest.raises(InputError, match=f"^{folder}: something else than a pulled version is there; "):
             pull(settings, NAME, folder, pytest.fail)
     assert [path.name for path in DIR.iterdir()] == ["thesis.tex"]
+    (DIR / ".versions").mkdir()  # of another program
+    (DIR / ".versions" / "1").touch()
+    with pytest.raises(InputError, match=f"^{DIR}: something else than a pulled version is there; "):
+        pull(settings, NAME, DIR, pytest.fail)
+    assert (DIR / ".versions" / "1").exists()
 
 
 def test_a_flipped_bit_is_named_and_the_folder_stays_as_it_is(changeable: Settings) -> None:

@@ -215,7 +215,9 @@ def _require_own(folder: Path) -> bool:
     """See that a pull may write into `folder`; return whether it is not there yet. Raises InputError, OSError."""
     if not folder.exists() and not folder.is_symlink():
         return True
-    if not folder.is_dir() or (not (folder / VERSIONS).is_dir() and any(folder.iterdir())):
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    begun = inside <= {VERSIONS} and not any((folder / VERSIONS).glob("*"))
+    if not begun and not (folder / VERSIONS / "locks").is_dir():
         said = "something else than a pulled version is there; choose another folder with -o"
         raise InputError(f"{folder}: {said}")
     return False
@@ -226,7 +228,10 @@ def _link(folder: Path, name: str, to: str) -> None:
     fresh = folder / VERSIONS / name
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(to)
-    fresh.replace(folder / name)
+    held = folder / name
+    if held.is_dir() and not held.is_symlink():  # in a copy, `version` is no link any more
+        held.rename(folder / VERSIONS / uuid.uuid4().hex)
+    fresh.replace(held)
 
 
 def _remove_others(versions: Path, kept: Path) -> None:
