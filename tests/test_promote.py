@@ -155,7 +155,7 @@ def test_a_decisions_choice_is_registered_with_its_evidence_and_becomes_champion
     assert version.tags[names.NUMBER] == run.data.tags[names.NUMBER] == "1"
     assert run.data.params["dropout"] == "0.2"
     assert record.source.sentence in version.description.replace("\\", "")
-    (move,) = journal.history(registry, STUDY)
+    (move,) = journal.read(registry, STUDY).moves
     assert (move.alias, move.to, move.why, move.forced) == ("champion", 1, f"promoted from {STUDY}", None)
 
 

@@ -13,6 +13,7 @@ from terminals import run_here
 
 from regtune.errors import AliasMoved, InputError, ModelNotFound, RegistryError
 from regtune.registry import journal
+from regtune.registry.listing import list_versions
 from regtune.registry.store import Registry, check_alias, open_registry, parse_target
 from regtune.settings import Settings
 from regtune.tracking import names
@@ -65,7 +66,7 @@ def test_the_champion_before_is_the_previous_one_and_a_rollback_restores_it(regi
     assert (state.champion, state.previous) == (1, 2)
     state = journal.roll_back(registry, NAME)
     assert (state.champion, state.previous) == (2, 1)
-    assert [(move.to, move.origin, move.why) for move in journal.history(registry, NAME)] == [
+    assert [(move.to, move.origin, move.why) for move in journal.read(registry, NAME).moves] == [
         (1, None, "promoted"),
         (2, 1, "promoted"),
         (1, 2, "rolled back from version 2"),
@@ -117,6 +118,20 @@ def test_a_move_to_a_version_that_was_deleted_meanwhile_is_withdrawn(
     assert registry.model(NAME).aliases == {"champion": 1}
 
 
+def test_a_person_who_has_moved_the_alias_of_an_interrupted_move_has_the_last_word(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point(registry, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "_finish", lambda *_: pytest.exit("dead"))
+        with pytest.raises(pytest.exit.Exception):
+            point(registry, 2)
+    registry.client.delete_model_version(NAME, "2")
+    registry.client.set_registered_model_alias(NAME, "champion", "3")
+    assert journal.settle(registry, NAME).withdrawn == {2: "it was moved to version 3 in MLflow"}
+    assert registry.model(NAME).aliases == {"champion": 3}
+
+
 def test_of_two_moves_at_once_one_wins_and_the_other_is_told_by_whom(registry: Registry) -> None:
     seen = point(registry, 1)
     point(registry, 2)
@@ -163,6 +178,7 @@ def test_what_cannot_be_is_one_line(registry: Registry, tmp_path: Path) -> None:
         "foreign": "foreign: a registered model of another program; choose another with --as",
         "digits@staging": "digits: no alias @staging; it has @champion",
         "digits@v9": "digits: there is no version 9; try: regtune model list",
+        f"digits@v{'9' * 5000}": f"digits: there is no version {'9' * 20}; try: regtune model list",
     }
     for target, said in asked.items():
         with pytest.raises((ModelNotFound, RegistryError)) as raised:
@@ -180,6 +196,24 @@ def test_what_cannot_be_is_one_line(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match='no registered model "digits": none has been promoted yet'):
         empty.find(NAME)
     assert not (tmp_path / "empty" / "mlflow.db").exists()
+
+
+def test_a_model_whose_journal_is_gone_or_whose_name_was_changed_does_not_hide_the_others(
+    registry: Registry,
+) -> None:
+    client = registry.client
+    (experiment,) = {client.get_run(run.run_id).info.experiment_id for run in registry.versions(NAME)}
+    for name in ("broken", "renamed"):
+        registry.create(name, experiment)
+    client.delete_run(registry.model("broken").journal)
+    client.rename_registered_model("renamed", "it's (old)")
+    listed = list_versions(registry.settings)
+    assert [version.name for version in listed.versions] == [NAME] * 3
+    first, *others = listed.notes
+    assert first.startswith("broken: its journal, MLflow's run ")
+    assert others == ["not shown: 2 of other programs"]
+    with pytest.raises(RegistryError, match=r"^broken: its journal"):
+        list_versions(registry.settings, "broken")
 
 
 def test_versions_are_listed_shown_and_rolled_back_from_the_command_line(

@@ -110,11 +110,6 @@ def _look(registry: Registry, name: str) -> tuple[State, Mapping[str, int]]:
     return state, model.aliases
 
 
-def history(registry: Registry, name: str) -> tuple[Move, ...]:
-    """Every move that was ever recorded, the oldest first."""
-    return read(registry, name).moves
-
-
 def settle(registry: Registry, name: str) -> State:
     """Complete a move that was interrupted, or withdraw it where its version is gone; return where the aliases are."""
     for _ in range(RACES):
@@ -230,10 +225,10 @@ def _outcome(pending: Move, aliases: Mapping[str, int | None], exists: Callable[
     """What a recorded move makes of the aliases. A person who has moved it since has the last word."""
     now = aliases.get(pending.alias)
     origin = pending.origin if pending.origin is not None and exists(pending.origin) else None
-    if not exists(pending.to):
-        return _Outcome({**aliases, pending.alias: origin}, f"version {pending.to} was deleted")
     if now not in (None, pending.origin, pending.to):
         return _Outcome(aliases, f"it was moved to {_version(now)} in MLflow")
+    if not exists(pending.to):
+        return _Outcome({**aliases, pending.alias: origin}, f"version {pending.to} was deleted")
     changed: dict[str, int | None] = {**aliases, pending.alias: pending.to}
     if pending.alias == names.CHAMPION and origin != pending.to:
         changed[names.PREVIOUS] = origin

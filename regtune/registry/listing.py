@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from regtune.errors import RegistryError
 from regtune.escaping import printable
 from regtune.registry import journal
 from regtune.registry.store import Version, open_registry
@@ -25,9 +26,15 @@ def list_versions(settings: Settings, name: str | None = None) -> Listed:
     wanted = [name] if name is not None else [model.name for model in known if model.journal]
     notes, versions = list[str](), list[Version]()
     for one in wanted:
-        found = registry.versions(one)
+        try:
+            found = registry.versions(one)
+            said = journal.read(registry, one).notes if found else ("it has no versions",)
+        except RegistryError as error:
+            if name is not None:
+                raise
+            notes.append(str(error))
+            continue
         versions += found
-        said = journal.read(registry, one).notes if found else ("it has no versions",)
         notes += [f"{printable(one)}: {note}" for note in said]
     if foreign := len(known) - len(wanted) if name is None else 0:
         notes.append(f"not shown: {foreign} of other programs")

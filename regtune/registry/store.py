@@ -18,7 +18,6 @@ from regtune.config.sweepfile.specification import NAME
 from regtune.errors import InputError, ModelNotFound, RegistryError, TrackingError
 from regtune.escaping import printable
 from regtune.registry import journal
-from regtune.registry.version import CARD
 from regtune.settings import Settings
 from regtune.storage.mlflow import is_server, store_url, tracking_schema
 from regtune.storage.schema import TRACKING
@@ -28,16 +27,18 @@ from regtune.tracking.store import open_client, target_of, understood
 if TYPE_CHECKING:
     from regtune.registry.cache import Found
 
-LONGEST_DESCRIPTION = 5000
-"""Characters that MLflow has room for."""
+MOST_DIGITS = 9
+"""Of a version's number: databases keep it in 32 bits."""
 _ALIAS = re.compile(r"[\w-]{1,255}", re.ASCII)
-_NUMBER = re.compile(r"[vV](\d+)")
-_CUT = f"\n\n(Cut here; the whole card is the artifact `{CARD}`.)"
+_NUMBER = re.compile(r"[vV](\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model. journal: the run of its moves; empty for another program's. aliases: as MLflow has them."""
+    """A registered model. aliases: as MLflow has them.
+
+    journal: the run of its moves; empty for another program's, and for one that was given a name that regtune refuses.
+    """
 
     name: str
     journal: str
@@ -233,15 +234,16 @@ class Registry:
         name, alias = parse_target(target)
         aliases = journal.read(self, name).aliases
         if numbered := _NUMBER.fullmatch(alias):
-            number = int(numbered[1])
+            number = numbered[1]
         elif alias in aliases:
-            number = aliases[alias]
+            number = str(aliases[alias])
         else:
             known = ", ".join(f"@{one}" for one in sorted(aliases)) or "no alias"
             raise ModelNotFound(f"{printable(name)}: no alias @{printable(alias)}; it has {known}")
-        found = self._version(name, number)
+        found = self._version(name, int(number)) if len(number) <= MOST_DIGITS else None
         if found is None:
-            raise ModelNotFound(f"{printable(name)}: there is no version {number}; try: regtune model list")
+            said = f"there is no version {number:.20}; try: regtune model list"
+            raise ModelNotFound(f"{printable(name)}: {said}")
         return _version(found, aliases)
 
     def register(
@@ -255,8 +257,6 @@ class Registry:
         description: str,
     ) -> Version:
         """Upload a finished folder and make it the next version of `name`: whole, or not at all."""
-        if len(description) > LONGEST_DESCRIPTION:
-            description = description[: LONGEST_DESCRIPTION - len(_CUT)].rpartition("\n")[0] + _CUT
         with self.understood():
             client = self.client
             from mlflow.entities import LoggedModelOutput
@@ -292,7 +292,7 @@ class Registry:
 def _model(found: Any) -> Model:
     return Model(
         name=found.name,
-        journal=found.tags.get(names.JOURNAL, ""),
+        journal=found.tags.get(names.JOURNAL, "") if re.fullmatch(NAME, found.name) else "",
         aliases={alias: int(number) for alias, number in found.aliases.items()},
         created=_time(found.creation_timestamp),
     )
