@@ -117,6 +117,15 @@ probabilities = model.predict(images)
 model = mlflow.pyfunc.load_model({uri})   # the same without Keras' names
 probabilities = model.predict(images)
 predicted = probabilities.argmax(axis=1)"""
+    rows = [
+        (
+            "input",
+            "uint8",
+            "(n, 28, 28)",
+            "grey levels, 0 for the background to 255, as the data set has them; not scaled",
+        ),
+        ("output", "float32", f"(n, {record.data.classes})", "a probability for each class"),
+    ]
     return f"""\
 ## How to load it
 
@@ -124,14 +133,13 @@ predicted = probabilities.argmax(axis=1)"""
 {example}
 ```
 
-| | type | shape | meaning |
-| --- | --- | --- | --- |
-| input | uint8 | (n, 28, 28) | grey levels, 0 for the background to 255, as the data set has them; not scaled |
-| output | float32 | (n, {record.data.classes}) | a probability for each class |
+{_table(("", "type", "shape", "meaning"), rows)}
 
-Other types and shapes are refused, not answered wrongly. `@champion` is the version in use; another one has its \
-number: {code(f"models:/{record.name}/1")}. With regtune: {code(f"regtune pull {shell_word(record.name)} -o model")}, \
-which checks every file."""
+Pixels scaled to 0 to 1 look black to it, and are answered wrongly. `pyfunc` refuses them, as it does other types and \
+shapes; Keras does not, nor does `mlflow models serve` in JSON.
+
+`@champion` is the version in use; another one has its number: {code(f"models:/{record.name}/1")}. With regtune: \
+{code(f"regtune pull {shell_word(record.name)} -o model")}, which checks every file."""
 
 
 def _figures(record: Record) -> str:
@@ -305,5 +313,7 @@ def _time(stamp: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table whose columns MLflow's page sets apart, which has no padding for them."""
+    between = "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE} | "
+    head_line, *lines = (between.join(cells) for cells in (head, *rows))
+    return "\n".join(f"| {line} |" for line in (head_line, " | ".join(["---"] * len(head)), *lines))

@@ -228,8 +228,8 @@ class _Given:
         forced = force if refused else None
         record = self._record(trained, new, gates, forced, openings, champion)
         run.gated(gates)
-        run.tested(record)
         version = self._register(folder, trained.network, record, probabilities, run)
+        run.tested(record, version.model_id)
         self._move(version, state, forced)
         run.end("FINISHED")
         return replace(self._refused(gates), version=version.number, record=record, forced=forced)

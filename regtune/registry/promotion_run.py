@@ -58,12 +58,15 @@ class PromotionRun:
                 client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
             client.log_inputs(self.run_id, dataset_inputs(self.facts.data, record.config.data.split_seed))
 
-    def tested(self, record: Record) -> None:
-        """Write the figures over the test images."""
+    def tested(self, record: Record, model_id: str | None) -> None:
+        """Write the figures over the test images, also to the model that is registered."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(names.tested(name), getattr(record.test, name), now, 0) for name in TESTED]
+        metrics = [
+            Metric(names.tested(name), getattr(record.test, name), now, 0, model_id=model_id)
+            for name in TESTED
+        ]
         with self.registry.understood():
             self.registry.client.log_batch(self.run_id, metrics=metrics)
 
@@ -132,8 +135,9 @@ def _note(choice: Choice, name: str, link: str) -> str:
     trial = "" if source.trial is None else f", trial {source.trial}"
     trial = f", [trial {source.trial}]({link})" if link else trial
     return (
-        f"The training of what is registered as **{markdown(printable(name))}**, from the study "
-        f"**{markdown(printable(source.study))}**{trial}. `{names.GATES_FILE}`, among the artifacts, has its gates.\n\n"
+        f"A training for the registered model **{markdown(printable(name))}**, from the study "
+        f"**{markdown(printable(source.study))}**{trial}. `{names.GATES_FILE}`, among the artifacts, has its "
+        f"gates.\n\n"
         f"In a terminal: {code(f'regtune model list {shell_word(name)}')}."
     )
 

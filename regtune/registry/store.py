@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from regtune.config.sweepfile.specification import NAME
 from regtune.errors import InputError, ModelNotFound, RegistryError, TrackingError
-from regtune.escaping import printable
+from regtune.escaping import markdown, printable
 from regtune.registry import journal
 from regtune.settings import Settings
 from regtune.storage.mlflow import is_server, store_url, tracking_schema
@@ -31,6 +31,11 @@ MOST_DIGITS = 9
 """Of a version's number: databases keep it in 32 bits."""
 _ALIAS = re.compile(r"[\w-]{1,255}", re.ASCII)
 _NUMBER = re.compile(r"[vV](\d+)", re.ASCII)
+_JOURNAL = (
+    "Every move of an alias of the registered model **{}**: who, when and why. Keep this run: without it regtune moves "
+    "none of them any more."
+)
+_SECTION = "\n\n## "
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,11 @@ class Registry:
         with self.understood():
             run = self._unused_journal(name, experiment_id)
             try:
-                self.client.create_registered_model(name, tags={names.JOURNAL: run})
+                described = (
+                    "Registered by `regtune promote`. The description of a version is its model card; who moved an "
+                    f"alias, when and why is in the [journal](#/experiments/{experiment_id}/runs/{run})."
+                )
+                self.client.create_registered_model(name, {names.JOURNAL: run}, described)
             except Exception as error:
                 if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -193,7 +202,11 @@ class Registry:
 
     def _unused_journal(self, name: str, experiment_id: str) -> str:
         """A run for the moves: one that a crash has left without its model, else a new one."""
-        tags = {names.KIND: names.JOURNAL_KIND, names.MODEL: name}
+        tags = {
+            names.KIND: names.JOURNAL_KIND,
+            names.MODEL: name,
+            names.NOTE: _JOURNAL.format(markdown(name)),
+        }
         wanted = f"tags.`{names.KIND}` = '{names.JOURNAL_KIND}' AND tags.`{names.MODEL}` = '{name}'"
         for left in self.client.search_runs([experiment_id], wanted):
             if not left.data.params:
@@ -276,7 +289,8 @@ class Registry:
                 model_id=logged.model_id,
             )
             versions = json.dumps([{"name": name, "version": int(made.version)}])
-            client.set_logged_model_tags(logged.model_id, {names.MODEL_VERSIONS: versions})
+            described = {names.MODEL_VERSIONS: versions, names.NOTE: description.partition(_SECTION)[0]}
+            client.set_logged_model_tags(logged.model_id, described)
         return _version(made, {})
 
     def download(self, version: Version | Found, folder: Path) -> Path:
