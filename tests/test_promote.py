@@ -300,7 +300,10 @@ def test_a_champion_on_other_data_is_not_comparable(
     )
 
 
-def test_a_study_that_is_being_run_is_left_alone(registry: Registry, capsys: Capture) -> None:
+def test_a_study_that_is_being_run_is_left_alone(
+    registry: Registry, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regtune.registry.promote.PATIENCE_SECONDS", 0.2)
     with hold(registry.settings, STUDY):
         code, said = refused(capsys)
     assert (code, said.startswith(f'study "{STUDY}" is being run by process ')) == (1, True)

@@ -19,7 +19,7 @@ from regtune.study.record import TEST_OPENINGS
 from regtune.study.study import load
 
 PATIENCE_SECONDS = 10.0
-"""How long another promotion of the study is waited for while it stores its own opening."""
+"""How long another promotion is waited for that holds the study for a moment."""
 _Openings = TypeAdapter(tuple[Opening, ...])
 
 

@@ -34,7 +34,7 @@ from regtune.registry.gates import (
     refusals,
     wilson,
 )
-from regtune.registry.openings import open_test_set
+from regtune.registry.openings import PATIENCE_SECONDS, open_test_set
 from regtune.registry.promotion_run import PromotionRun, begin, lineage
 from regtune.registry.store import Registry, Version, check_alias, check_name, open_registry
 from regtune.registry.training import OnEpoch
@@ -48,8 +48,6 @@ from regtune.tracking.studies import StudyFacts, StudyTrials
 from regtune.tracking.sync import sync
 
 OnNote = Callable[[str], object]
-PATIENCE_SECONDS = 3.0
-"""How long another promotion of the study is waited for while it brings MLflow up to date."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from regtune.registry.listing import list_versions
 from regtune.registry.openings import openings_of
 from regtune.registry.store import Registry, open_registry
 from regtune.tracking import names
+from regtune.tracking.sync import sync
 
 KILLS = 20
 OPENING = "opening the test set"
@@ -129,6 +130,7 @@ def promotion(place: Place) -> tuple[str, ...]:
     """What is typed to promote the choice of a decided study, whatever refuses it."""
     searched(place.settings, place.name)
     decided(place.settings, place.name)
+    assert [one.problem for one in sync(place.settings, [place.name], tell=lambda *_: None)] == [None]
     (place.folder / "gates.yaml").write_text(LENIENT)
     return "promote", place.name, "--gates", "gates.yaml", "--force", "again"
 
@@ -176,10 +178,9 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
     both = [start(place, *promotion) for _ in range(2)]
     ends = {verb.wait(): verb for verb in both}
     assert set(ends) == {0, 1}, [verb.said for verb in both]
-    numbers = {
-        code: int(re.findall(r"registered as version (\d+)", verb.said)[0]) for code, verb in ends.items()
-    }
-    assert set(numbers.values()) == {1, 2}
+    made = {code: re.findall(r"registered as version (\d+)", verb.said) for code, verb in ends.items()}
+    assert sorted(made.values()) == [["1"], ["2"]], [verb.said for verb in both]
+    numbers = {code: int(found) for code, (found,) in made.items()}
     told = (
         rf"error: {place.name}: @champion was moved to version {numbers[0]} by .+ on .+ at .+ UTC \(promoted from "
         rf"{place.name}\) meanwhile, so it was left there; look at it with: regtune model show {place.name}; "
