@@ -208,3 +208,23 @@ def test_mlflow_is_led_to_the_checked_network_alone(copied: Path, held: str, cha
     digest = replaced(copied, "MLmodel", text.replace(held, changed).encode())
     with pytest.raises(VersionDamaged, match="MLmodel: expected the flavor keras"):
         check_folder(copied, digest)
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "changed"),
+    [
+        ("requirements.txt", "numpy==", "harm\nnumpy=="),
+        ("requirements.txt", "numpy==", "--index-url=https://elsewhere\nnumpy=="),
+        ("requirements.txt", "numpy==", "numpy @ https://elsewhere/numpy.whl\nnumpy=="),
+        ("conda.yaml", "- numpy==", "- harm\n  - numpy=="),
+        ("python_env.yaml", "- -r requirements.txt", "- harm"),
+    ],
+)
+def test_an_environment_installs_what_a_version_needs_alone(
+    copied: Path, name: str, held: str, changed: str
+) -> None:
+    text = (copied / name).read_text()
+    assert held in text
+    digest = replaced(copied, name, text.replace(held, changed).encode())
+    with pytest.raises(VersionDamaged, match=f"{name}: found what no version needs: "):
+        check_folder(copied, digest)

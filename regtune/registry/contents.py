@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -25,9 +26,10 @@ from regtune.tracking.names import MANIFEST_DIGEST
 from regtune.training.archive import check_archive
 
 MLMODEL, KERAS_MODULE = "MLmodel", "data/keras_module.txt"
+ENVIRONMENTS = ("conda.yaml", "python_env.yaml", "requirements.txt")
 FILES = frozenset(
     {MLMODEL, KERAS_MODULE, MODEL, CONFIG, RECORD, PREDICTIONS, CARD}
-    | {"conda.yaml", "python_env.yaml", "requirements.txt"}
+    | {*ENVIRONMENTS}
     | {"input_example.json", "serving_input_example.json"}
 )
 """All files of a version but the manifest itself."""
@@ -41,6 +43,11 @@ FLAVORS = {
 """What leads MLflow to the network: its file, the module that loads it, and what that needs."""
 DESCRIPTIVE = ("keras_backend", "keras_version", "python_version")
 """What a flavor says beside that."""
+_NEEDED = re.compile(
+    r"-r requirements\.txt|conda-forge|mlflow-env|[\d.]+"
+    r"|(python|pip|setuptools|wheel|mlflow|keras|numpy|tensorflow|tensorflow-cpu)([=<>]=?[\w.]+)?(;[^;@/]*)?"
+)
+"""What an environment for a version may name: no other package, address or option of pip."""
 OF_DOWNLOADS = "registered_model_meta"
 """What MLflow adds to a folder when it downloads it."""
 
@@ -200,3 +207,27 @@ def _foreign(folder: Path) -> Iterator[str]:
     if found != FLAVORS:
         shown = printable(json.dumps(found, default=str))
         yield f"{MLMODEL}: expected the flavor keras of {MODEL}, loaded by mlflow.keras; found {shown:.300}"
+    for name in ENVIRONMENTS:
+        try:
+            path = folder / name
+            named = list(_texts(read(path, ConfigError).values if path.suffix == ".yaml" else _lines(path)))
+        except (RegtuneError, UnicodeDecodeError):
+            yield f"{name}: cannot be read"
+            continue
+        if others := [text for text in named if not _NEEDED.fullmatch(text)]:
+            yield f"{name}: found what no version needs: {printable(', '.join(others)):.200}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in plain values, keys left out."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    else:
+        yield str(value)
