@@ -210,6 +210,11 @@ def test_a_dry_run_shows_the_gates_but_for_the_test_set_and_writes_nothing(
         (["--alias", "v2"], "--alias v2: reserved by MLflow"),
         (["--alias", "previous"], "--alias previous: regtune moves it with @champion"),
         (["--force", " "], "--force: expected a reason"),
+        (
+            ["--force", "\udcff"],
+            "--force: expected a reason",
+        ),  # a letter in another encoding than the terminal's
+        (["--force", "x" * 1001], "--force: expected a reason of at most 1,000 printable characters"),
         (["--gates", "wrong.yaml"], "wrong.yaml:2: max_milisecond: unknown"),
     ],
 )

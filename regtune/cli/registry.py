@@ -68,11 +68,13 @@ def promote(
     from regtune.cli.views.registry import gates_table, promoted_line
     from regtune.registry.choice import choose
     from regtune.registry.gates import load_gates
+    from regtune.registry.journal import LONGEST_WHY
     from regtune.registry.promote import promote as register
 
     limits, settings = load_gates(gates), terminal.settings_of(home)
-    if force is not None and not force.strip():
-        raise InputError("--force: expected a reason, which is stored with the version")
+    if force is not None and not (force.strip() and force.isprintable() and len(force) <= LONGEST_WHY):
+        expected = f"expected a reason of at most {LONGEST_WHY:,} printable characters"
+        raise InputError(f"--force: {expected}, which is stored with the version")
     with terminal.opened(settings) as engine:
         choice = choose(engine, study, trial)
         if choice.lucky and not dry_run:
