@@ -27,7 +27,6 @@ from regtune.registry.store import Registry, open_registry
 from regtune.tracking import names
 from regtune.tracking.sync import sync
 
-KILLS = 20
 OPENING = "opening the test set"
 
 
@@ -102,7 +101,7 @@ class Watched:
 Start = Callable[..., Verb]
 
 
-@pytest.fixture(params=["forked", pytest.param("whole", marks=pytest.mark.proof)])
+@pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     """Starts a verb in a place: as a copy of a process that has trained already, or as a person starts it."""
     if request.param == "forked":
@@ -135,10 +134,19 @@ def promotion(place: Place) -> tuple[str, ...]:
     return "promote", place.name, "--gates", "gates.yaml", "--force", "again"
 
 
-@pytest.mark.timeout(2400)
-@pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("start", "place", "kills"),
+    [
+        ("forked", "sqlite", 20),
+        ("forked", "postgres", 10),
+        pytest.param("whole", "sqlite", 20, marks=pytest.mark.proof),
+        pytest.param("whole", "postgres", 20, marks=pytest.mark.proof),
+    ],
+    indirect=["start", "place"],
+)
 def test_a_promotion_killed_at_any_moment_leaves_what_the_next_verb_puts_in_order(
-    place: Place, promotion: Sequence[str], start: Start, tmp_path: Path
+    place: Place, promotion: Sequence[str], start: Start, kills: int, tmp_path: Path
 ) -> None:
     begun = time.monotonic()
     first = start(place, *promotion)
@@ -149,7 +157,7 @@ def test_a_promotion_killed_at_any_moment_leaves_what_the_next_verb_puts_in_orde
     watched = Watched(place, tmp_path)
     watched.settled(1, None)
     dice, killed = random.Random(7), 0
-    for number in range(KILLS):
+    for number in range(kills):
         verb = start(place, *promotion)
         if number % 3:
             verb.until(OPENING)
@@ -167,11 +175,20 @@ def test_a_promotion_killed_at_any_moment_leaves_what_the_next_verb_puts_in_orde
         elif state.previous is not None:
             journal.roll_back(watched.registry, place.name)
             watched.settled(state.previous, state.champion)
-    assert killed > KILLS / 2
+    assert killed > kills / 2
     until(lambda: not place.processes(), what="the workers have ended")
 
 
-@pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize(
+    ("start", "place"),
+    [
+        ("forked", "sqlite"),
+        ("forked", "postgres"),
+        pytest.param("whole", "sqlite", marks=pytest.mark.proof),
+        pytest.param("whole", "postgres", marks=pytest.mark.proof),
+    ],
+    indirect=True,
+)
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
     place: Place, promotion: Sequence[str], start: Start, tmp_path: Path
 ) -> None:
