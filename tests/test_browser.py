@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from mlflow import MlflowClient
@@ -18,16 +19,25 @@ from parts import chromium
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from specs import QUICK
 from stores import free_port
+from versions import write_version
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.evidence.export import export_of
 from regtune.evidence.report import page_of
+from regtune.registry import journal
+from regtune.registry.card import description_of
+from regtune.registry.choice import choose
+from regtune.registry.promotion_run import begin, lineage
+from regtune.registry.store import Version, open_registry
+from regtune.registry.version import Gate
 from regtune.server.process import Server, serving
 from regtune.settings import Settings
 from regtune.storage import open_engine
 from regtune.tracking import names
 from regtune.tracking.page import trials_page
+from regtune.tracking.studies import StudyTrials
 from regtune.tracking.sync import log_report, sync
+from regtune.training.runtime import configure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import big_study
@@ -40,6 +50,7 @@ ARGUMENTS = [
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
 ]
 TRIALS = 24
+MODEL = "digits"
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
 SETTLING_MS = 1500
 """For a picture only: until charts have stopped moving."""
@@ -61,8 +72,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(REGTUNE_HOME=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def server(settings: Settings) -> Iterator[Server]:
     spec = SweepSpec.load(QUICK, overrides=[f"run_cap={TRIALS}"])
     big_study.make_study(settings, spec, TRIALS, unfinished=False)
     assert [entry.wrote.trials for entry in sync(settings, tell=lambda *_: None) if entry.wrote] == [TRIALS]
@@ -180,6 +195,71 @@ def test_the_study_says_who_won(page: Page, experiment: str, trials: list[Run], 
     page.goto(f"{server.url}/#/experiments/{trials[0].info.experiment_id}/runs/{parent}")
     winner = re.compile(rf"Best (trial|so far): {re.escape(trials[0].info.run_name)}")
     expect(page.get_by_text(winner)).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def promoted(settings: Settings, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """A version with its card, registered as a promotion of the study's best trial does it, but of another network."""
+    configure()
+    registry, engine = open_registry(settings), open_engine(settings.storage_url)
+    choice = choose(engine, SweepSpec.load(QUICK).name)
+    facts = StudyTrials(engine, choice.source.study, at_rest=True).facts
+    run = begin(registry, facts, choice, MODEL)
+    registry.create(MODEL, run.experiment_id)
+    files = tmp_path_factory.mktemp("version") / "files"
+    gates = (Gate(name="champion", figure="–", limit="better", passed=True, note="there is no champion yet"),)
+    record, digest = write_version(files, MODEL, source=choice.source, gates=gates)
+    run.gated(gates)
+    version = registry.register(
+        MODEL,
+        files,
+        experiment_id=run.experiment_id,
+        run_id=run.run_id,
+        tags=lineage(choice) | {names.MANIFEST_DIGEST: digest},
+        description=description_of(record),
+    )
+    run.tested(record, version.model_id)
+    run.end("FINISHED")
+    journal.move(
+        registry, MODEL, names.CHAMPION, version.number, journal.read(registry, MODEL), why="promoted"
+    )
+    return registry.find(MODEL)
+
+
+def follow(page: Page, name: str | re.Pattern[str]) -> None:
+    """Go where a link of a description leads, which opens a tab of its own."""
+    page.goto(urljoin(page.url, page.get_by_role("link", name=name).get_attribute("href")))
+
+
+def test_a_promoted_model_shows_its_card_its_figures_and_where_it_comes_from(
+    page: Page, experiment: str, server: Server, promoted: Version, trials: list[Run], pictures: Path
+) -> None:
+    accuracy = MlflowClient(server.url).get_run(promoted.run_id).data.metrics[names.tested("accuracy")]
+    page.goto(f"{server.url}#/models/{MODEL}")
+    expect(page.get_by_role("status", name="champion")).to_be_visible()
+    follow(page, "journal")
+    expect(page.get_by_text("Keep this run")).to_be_visible()
+    expect(page.get_by_text('"why":"promoted"')).to_be_visible()
+
+    page.goto(f"{server.url}#/models/{MODEL}/versions/{promoted.number}")
+    expect(page.get_by_text(f"Accuracy on 1,000 test images: {accuracy:.4f}")).to_be_visible()
+    for section in ("How to load it", "Figures", "Gates", "Openings of the test set", "What it is not for"):
+        expect(page.get_by_role("heading", name=section, exact=True)).to_be_visible()
+    cell = page.get_by_role("cell", name="calibration error (ECE)")
+    assert (cell.text_content() or "").endswith("\N{NO-BREAK SPACE}" * 2)  # MLflow's tables have no padding
+    page.screenshot(path=pictures / "mlflow-version.png")
+    page.get_by_role("link", name=f"promotion of {MODEL}").click()
+    expect(page.get_by_text(names.tested("accuracy"), exact=True)).to_be_visible()
+    follow(page, re.compile(r"^trial \d+$"))
+    expect(page.get_by_role("heading", name=trials[0].info.run_name)).to_be_visible()
+
+    page.goto(f"{server.url}#/experiments/{trials[0].info.experiment_id}/models/{promoted.model_id}")
+    expect(page.get_by_text(f"Accuracy on 1,000 test images: {accuracy:.4f}")).to_be_visible()
+    expect(page.get_by_role("cell", name=names.tested("cross_entropy"))).to_be_visible()
+    page.get_by_role("link", name=f"promotion of {MODEL}").first.click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text(names.GATES_FILE, exact=True).first.click()
+    expect(page.get_by_text("there is no champion yet").first).to_be_visible()
 
 
 def test_the_report_opens_among_the_artifacts_of_the_study_s_run(
