@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from stores import until
 from team import Team
+from terminals import run_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -159,6 +161,28 @@ def test_a_running_sweep_shows_no_secret_and_ends_its_epoch_when_stopped(team: T
     team.docker("rm", sweep)
 
 
+def test_what_is_promoted_inside_is_pulled_there_and_by_an_account_from_outside(
+    team: Team, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forced = "promote quickstart --force 'trained for two epochs'"  # which no gate lets pass
+    said = team.follow(
+        "team.md", "Into production", {"promote quickstart": forced, "run --rm": "run --rm --no-deps -T"}
+    )
+    assert "quickstart: version 1 is @champion by force" in said
+    assert "champion has version 1 of quickstart (@champion): config.yaml, model.keras, card.md" in said
+    assert said.count(": exactly as recorded") == 2
+    outside = {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{team.port}",
+        "MLFLOW_TRACKING_USERNAME": KEPT["username"],
+        "MLFLOW_TRACKING_PASSWORD": KEPT["password"],
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    for wanted in ("model has version 1 of", "model: version 1 of"):
+        check = ["--check"] if ":" in wanted else []
+        code, _, said = run_here(capsys, "pull", "quickstart", "-o", "model", *check, **outside)
+        assert (code, said.startswith(wanted)) == (0, True), said
+
+
 def in_order(value: Any) -> Any:
     """`value` with its lists sorted: the server gives tags in the order of a table's rows, which a restore changes."""
     if isinstance(value, dict):
@@ -173,7 +197,8 @@ def standing(team: Team) -> tuple[Any, ...]:
     runs = sorted(team.runs("quickstart"), key=lambda run: str(run["info"]["run_id"]))
     listed = "/api/2.0/mlflow/artifacts/list?run_id="
     files = [team.as_admin(f"{listed}{run['info']['run_id']}") for run in runs]
-    return in_order(runs), files, board(team, "quickstart")
+    models = team.as_admin("/api/2.0/mlflow/registered-models/search")
+    return in_order(runs), files, board(team, "quickstart"), in_order(models)
 
 
 def test_nothing_is_lost_by_down_and_up_and_by_backup_restore_and_upgrade_of_the_docs(team: Team) -> None:
