@@ -113,11 +113,18 @@ def test_counts_that_are_not_those_of_the_data_are_named(version: Version) -> No
     )
 
 
-def test_a_figure_in_mlflow_that_was_changed_is_named(version: Version) -> None:
+def test_what_mlflow_shows_and_somebody_has_changed_is_named(version: Version) -> None:
     client = open_registry(Settings()).client
     client.set_model_version_tag(NAME, "1", names.TEST_ACCURACY, "0.999")
-    with pytest.raises(VersionDamaged, match=r"^the tag regtune.test_accuracy is 0.999, [\d.]+ is recorded$"):
+    client.delete_model_version_tag(NAME, "1", names.STUDY_NAME)
+    client.update_model_version(NAME, "1", f"{version.description} It is the best.")
+    with pytest.raises(VersionDamaged) as raised:
         verify(Settings(), NAME)
+    assert raised.value.problems == (
+        "the tag regtune.study is none, sweep is recorded",
+        f"the tag regtune.test_accuracy is 0.999, {version.tags[names.TEST_ACCURACY]} is recorded",
+        "its description in MLflow, the card, was changed since",
+    )
 
 
 def test_other_weights_than_those_that_were_measured_are_noticed(version: Version, tmp_path: Path) -> None:
@@ -149,4 +156,5 @@ def test_the_data_is_found_by_its_digest_or_what_to_set_is_said(version: Version
         verify(settings, NAME)
     load_arrays.cache_clear()
     np.savez(tmp_path / "mine.npz", **held)
-    assert verify(settings, NAME).validation.images == 800
+    with pytest.raises(VersionDamaged, match=r"^the tag regtune\.config_digest is \w+, \w+ is recorded$"):
+        verify(settings, NAME)  # all that is wrong is that the record was renamed

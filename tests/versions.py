@@ -13,6 +13,7 @@ from typing import Any
 from regtune.config.trial import DataConfig, ModelConfig, RegularizationConfig, TrainingConfig, TrialConfig
 from regtune.data.datasets import load_arrays, split_of
 from regtune.registry import journal
+from regtune.registry.lineage import tags_of
 from regtune.registry.store import Version, open_registry
 from regtune.registry.version import CARD, MANIFEST, DataUsed, Opening, Record, Source
 from regtune.settings import Settings
@@ -103,13 +104,14 @@ def register_version(
     with TemporaryDirectory() as home:
         files = Path(home, "files")
         record, digest = write_version(files, name, seed, epochs)
+        description = (files / CARD).read_text()
         version = registry.register(
             name,
             files,
             experiment_id=experiment,
             run_id=run.info.run_id,
-            tags={names.MANIFEST_DIGEST: digest, names.TEST_ACCURACY: str(record.test.accuracy)},
-            description=(files / CARD).read_text(),
+            tags=tags_of(record, digest, description),
+            description=description,
         )
     state = journal.settle(registry, name)
     journal.move(registry, name, names.CHAMPION, version.number, state, why="promoted")

@@ -34,13 +34,15 @@ from regtune.registry.gates import (
     refusals,
     wilson,
 )
+from regtune.registry.lineage import tags_of
 from regtune.registry.openings import PATIENCE_SECONDS, open_test_set
-from regtune.registry.promotion_run import PromotionRun, begin, lineage
+from regtune.registry.promotion_run import PromotionRun, begin
 from regtune.registry.store import Registry, Version, check_alias, check_name, open_registry
 from regtune.registry.training import OnEpoch
 from regtune.registry.version import DataUsed, Gate, Opening, Record
 from regtune.settings import Settings
 from regtune.storage import understood, writable_folder
+from regtune.storage.troubles import away
 from regtune.study.best import fingerprint
 from regtune.study.study import versions
 from regtune.tracking import names
@@ -208,9 +210,11 @@ class _Given:
         self, folder: Path, state: journal.State | None, run: PromotionRun, force: str | None
     ) -> Promotion:
         champion, broken = self._champion(folder, state)
+        if broken and force is None:
+            return self._end_refused(run, broken)
         trained = self._trained(folder)
         run.trained(trained.training.record)
-        if refusals([*trained.gates, *broken]) and force is None:
+        if refusals(trained.gates) and force is None:
             return self._end_refused(run, (*trained.gates, *(broken or self._opened(None, champion))))
         from regtune.registry.deployed import predict_pixels
 
@@ -244,7 +248,7 @@ class _Given:
         return Promotion(self.name, self.alias, gates, tuple(gate.name for gate in refusals(gates)))
 
     def _champion(self, folder: Path, state: journal.State | None) -> tuple[Tested | None, tuple[Gate, ...]]:
-        """The champion's predictions; of one whose files are not right, a gate that refuses."""
+        """The champion's predictions; of one whose files are not right, or gone, a gate that refuses."""
         if state is None or state.champion is None:
             return None, ()
         found = self.registry.find(f"{self.name}@v{state.champion}")
@@ -253,10 +257,9 @@ class _Given:
             files = self.registry.download(found, folder / "champion")
             record = check_folder(files, found.tags.get(names.MANIFEST_DIGEST, ""))
             predictions = read_predictions(files, record)
-        except (
-            VersionDamaged,
-            TrackingError,
-        ) as error:  # without its files, too, it can be replaced by force
+        except (VersionDamaged, TrackingError) as error:
+            if away(error):
+                raise
             said = f"{label} is not as it was registered: {str(error).splitlines()[0]}"
             gate = Gate(name="champion", figure="–", limit="every digest right", passed=False, note=said)
             return None, (gate,)
@@ -335,20 +338,14 @@ class _Given:
         files = folder / "version"
         card = card_of(record)
         digest = write_folder(files, network, record, self.choice.best.to_yaml(), predictions, card)
-        tags = {
-            **lineage(self.choice),
-            names.STUDY_TAG: self.choice.source.uid,
-            names.MANIFEST_DIGEST: digest,
-            names.TEST_ACCURACY: f"{record.test.accuracy}",
-            **({names.FORCED: record.forced} if record.forced else {}),
-        }
+        description = description_of(record)
         version = self.registry.register(
             self.name,
             files,
             experiment_id=run.experiment_id,
             run_id=run.run_id,
-            tags=tags,
-            description=description_of(record),
+            tags=tags_of(record, digest, description),
+            description=description,
         )
         self.note(f"registered as version {version.number}")
         check_folder(self.registry.download(version, folder / "registered"), digest)

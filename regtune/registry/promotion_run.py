@@ -18,6 +18,7 @@ from regtune.errors import TrackingError
 from regtune.escaping import code, markdown, printable, shell_word
 from regtune.processes import identity, is_gone
 from regtune.registry.choice import Choice
+from regtune.registry.lineage import lineage
 from regtune.registry.store import Registry
 from regtune.registry.version import Gate, Record
 from regtune.storage.artifacts import inside, remove
@@ -106,7 +107,7 @@ def begin(registry: Registry, facts: StudyFacts, choice: Choice, name: str) -> P
             names.SOURCE_NAME: f"regtune promote ({facts.sweep})",
             names.SOURCE_TYPE: "LOCAL",
             names.NOTE: _note(choice, name, link),
-            **lineage(choice),
+            **lineage(choice.source, choice.config),
         }
         run = client.create_run(found.experiment_id, tags=tags, run_name=f"promotion of {name}")
         if not inside(run.info.artifact_uri, registry.settings.artifacts):
@@ -114,20 +115,6 @@ def begin(registry: Registry, facts: StudyFacts, choice: Choice, name: str) -> P
             where = f"{run.info.artifact_uri}, outside {registry.settings.artifacts}"
             raise TrackingError(f"MLflow keeps this sweep's files in {where}")
         return PromotionRun(registry, facts, found.experiment_id, run.info.run_id)
-
-
-def lineage(choice: Choice) -> dict[str, str]:
-    """The tags that say where a promotion's run, or a version, comes from."""
-    source, config = choice.source, choice.config
-    found = {
-        names.STUDY_NAME: source.study,
-        names.NUMBER: None if source.trial is None else str(source.trial),
-        names.CONFIG_DIGEST: config.digest,
-        names.DATA: config.data.digest,
-        names.MIX: config.mix,
-        names.SEED: str(config.seed),
-    }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _note(choice: Choice, name: str, link: str) -> str:

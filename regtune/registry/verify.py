@@ -14,12 +14,13 @@ from regtune.data.datasets import Arrays, load_arrays, split_of
 from regtune.errors import DataError, VersionDamaged
 from regtune.escaping import printable
 from regtune.registry.contents import FILES, read_predictions
+from regtune.registry.lineage import tags_of
 from regtune.registry.pull import ask, download
-from regtune.registry.store import open_registry
+from regtune.registry.store import Version, open_registry
 from regtune.registry.version import Figures, Record
 from regtune.settings import Settings
 from regtune.study.study import versions
-from regtune.tracking.names import TEST_ACCURACY
+from regtune.tracking.names import MANIFEST_DIGEST, NOTE_DIGEST
 from regtune.training.runtime import configure
 
 
@@ -76,12 +77,8 @@ def verify(settings: Settings, target: str) -> Verified:
     ]
     if problems:
         problems.append(_why(record))
-    tag = open_registry(settings).find(f"{found.name}@v{found.number}").tags.get(TEST_ACCURACY, "none")
-    if tag != f"{record.test.accuracy}":
-        problems.append(
-            f"the tag {TEST_ACCURACY} is {printable(tag):.80}, {record.test.accuracy} is recorded"
-        )
-    if problems:
+    version = open_registry(settings).find(f"{found.name}@v{found.number}")
+    if problems := [*problems, *_edited(version, record)]:
         raise VersionDamaged(problems)
     return Verified(
         **found.model_dump(exclude={"at"}),
@@ -108,6 +105,17 @@ def arrays_of(record: Record, settings: Settings) -> Arrays:
         f"{printable(name)}: the data that the version was measured on (digest {digest[:12]}...) is not on this "
         f"machine; set REGTUNE_DATA_DIR to the folder with {printable(file)}{fetch}"
     )
+
+
+def _edited(version: Version, record: Record) -> Iterator[str]:
+    """What MLflow shows of a version beside its files, and is no longer what the record says."""
+    for name, recorded in tags_of(record, version.tags[MANIFEST_DIGEST], version.description).items():
+        if (now := version.tags.get(name, "none")) == recorded:
+            continue
+        if name == NOTE_DIGEST:
+            yield "its description in MLflow, the card, was changed since"
+        else:
+            yield f"the tag {name} is {printable(now):.80}, {printable(recorded):.80} is recorded"
 
 
 def _differences(part: str, found: Frozen, recorded: Frozen) -> Iterator[str]:
