@@ -27,7 +27,8 @@ from regtune.evidence.report import page_of
 from regtune.registry import journal
 from regtune.registry.card import description_of
 from regtune.registry.choice import choose
-from regtune.registry.promotion_run import begin, lineage
+from regtune.registry.lineage import tags_of
+from regtune.registry.promotion_run import begin
 from regtune.registry.store import Version, open_registry
 from regtune.registry.version import Gate
 from regtune.server.process import Server, serving
@@ -210,13 +211,14 @@ def promoted(settings: Settings, server: Server, tmp_path_factory: pytest.TempPa
     gates = (Gate(name="champion", figure="–", limit="better", passed=True, note="there is no champion yet"),)
     record, digest = write_version(files, MODEL, source=choice.source, gates=gates)
     run.gated(gates)
+    description = description_of(record)
     version = registry.register(
         MODEL,
         files,
         experiment_id=run.experiment_id,
         run_id=run.run_id,
-        tags=lineage(choice) | {names.MANIFEST_DIGEST: digest},
-        description=description_of(record),
+        tags=tags_of(record, digest, description),
+        description=description,
     )
     run.tested(record, version.model_id)
     run.end("FINISHED")

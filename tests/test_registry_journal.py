@@ -56,7 +56,7 @@ for line in sys.stdin:
 """Moves the champion to the version of each line, at the line after it; dies before its n-th write."""
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.proof), "postgres"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres_server")
