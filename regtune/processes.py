@@ -18,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import psutil
@@ -32,53 +32,91 @@ _LOG_BYTES = 4096
 _ROOT = Path(__file__).parents[1]  # where this regtune lies
 
 
-class Child:
-    """A running `module.main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start."""
+class Process(Protocol):
+    """What `subprocess.Popen` is for a process that is spawned."""
 
-    def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `wait`)
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises TimeoutExpired, and EOFError with what is known where it cannot be."""
+
+
+Start = Callable[[int, int, int], Process]
+"""Starts a process that serves a connection and a lifeline and writes into a log, given their file descriptors."""
+
+
+def spawn(module: str, environment: Mapping[str, str]) -> Start:
+    """Return what starts `module.main` in an interpreter of its own."""
+
+    def start(connection: int, lifeline: int, log: int) -> Process:
         code = (
             f"import sys, typing; sys.path.insert(0, {str(_ROOT)!r}); import regtune; del sys.path[0]; "
             f"sys.path += {[entry or str(Path.cwd()) for entry in sys.path]!r}; "
-            f"from regtune.processes import serve; serve({module!r}, {theirs.fileno()}, {lifeline})"
+            f"from regtune.processes import serve; serve({module!r}, {connection}, {lifeline})"
         )
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            pass_fds=(connection, lifeline),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+        )
+
+    return start
+
+
+class Child:
+    """A running `main(connection, *arguments)` in a process of its own. Raises OSError when it cannot start."""
+
+    def __init__(self, start: Start, *arguments: Any) -> None:
+        ours, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (kept open until `wait`)
+        self._how = ""
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
-                pass_fds=(theirs.fileno(), lifeline),
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
-            )
+            self._process = start(theirs.fileno(), lifeline, self._log.fileno())
         except OSError:
             os.close(self._lifeline)
             raise
         finally:
             theirs.close()
             os.close(lifeline)
-        self.pid, self.kill = self._process.pid, self._process.kill
+        self.kill = self._process.kill
         self.connection = Connection(ours.detach())
         with suppress(OSError):  # it died at once: reading from the connection says so
             self.connection.send(arguments)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait(self, seconds: float | None = None) -> str:
         """Wait for its end and free its resources. Returns how it ended, with its last line if that was an error's.
 
         seconds: how long it may take to end by itself before it is killed.
         """
+        if not self._how:
+            self._how = self._wait(seconds)
+            self.connection.close()
+            os.close(self._lifeline)
+            self._log.close()
+        return self._how
+
+    def _wait(self, seconds: float | None) -> str:
         try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        code = self._process.wait()
-        self.connection.close()
-        os.close(self._lifeline)
+            try:
+                code = self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                code = self._process.wait()
+        except EOFError as error:
+            return str(error)
         self._log.seek(max(0, os.fstat(self._log.fileno()).st_size - _LOG_BYTES))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        self._log.close()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         told = lines and code not in (0, -signal.SIGKILL)  # whom another kills has not said why
         return f"{how}: {lines[-1][:300]}" if told else how

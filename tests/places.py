@@ -149,7 +149,8 @@ class Sweep:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        return self._children("regtune.executors.worker")
+        """The forks of the process that imports for them."""
+        return [one for one in self._children("regtune.forks") if one.ppid() != self.process.pid]
 
     @property
     def writer(self) -> psutil.Process:

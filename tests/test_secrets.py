@@ -43,7 +43,7 @@ VERBS = (
     "db upgrade, db backup there, delete x --yes, best x, stop x, watch x"
 )
 WORKER, WRITER, SERVER = "worker", "writer", "server"
-ROLES = {WORKER: "regtune.executors.worker", WRITER: "regtune.tracking.live", SERVER: "mlflow server"}
+ROLES = {WORKER: "regtune.forks", WRITER: "regtune.tracking.live", SERVER: "mlflow server"}
 SWEEP = """
 {name: canary, dataset: mnist-5k, run_cap: 2, controls: false, model: {hidden: [8]}, training: {max_epochs: 2},
 parameters: {dropout: {values: [0.0, 0.1]}}}

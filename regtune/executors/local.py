@@ -16,6 +16,7 @@ import psutil
 from regtune.credentials import without_secrets
 from regtune.errors import WorkerError
 from regtune.executors import Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied, WorkerReady
+from regtune.forks import Forks
 from regtune.processes import Child
 from regtune.training.result import Verdict
 from regtune.training.runtime import environment_of_worker
@@ -58,6 +59,7 @@ class _Worker:
 class LocalExecutor:
     """Trains tasks in `workers` processes, which start with the first task and are kept until `close`.
 
+    What they import is imported from now on, once for all of them.
     Raises WorkerError from `events` when workers die before they are ready, twice in a row.
     """
 
@@ -67,6 +69,12 @@ class LocalExecutor:
         self._memory_checked = 0.0
         self._unstarted = workers
         self._workers: list[_Worker] = []
+        try:
+            self._forks = Forks(
+                "regtune.executors.worker", environment_of_worker(without_secrets(os.environ))
+            )
+        except OSError as error:
+            raise WorkerError(f"workers cannot be started: {error}") from None
 
     @property
     def idle(self) -> int:
@@ -102,6 +110,7 @@ class LocalExecutor:
             worker.child.kill()
         for worker in self._workers:
             worker.child.wait()
+        self._forks.close()
         self._workers, self._unstarted = [], 0
 
     def _free(self) -> list[_Worker]:
@@ -109,8 +118,7 @@ class LocalExecutor:
 
     def _start(self, number: int) -> _Worker:
         try:
-            environment = environment_of_worker(without_secrets(os.environ))
-            child = Child("regtune.executors.worker", number, self._data_dir, environment=environment)
+            child = self._forks.child(number, self._data_dir)
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {error}") from None
         return _Worker(number, child, time.monotonic())

@@ -1,4 +1,4 @@
-"""A worker process: imports TensorFlow once and trains one trial after another."""
+"""A worker process: trains one trial after another, with TensorFlow imported before its first."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from regtune.training.result import TrialResult, Verdict
 MODEL_FILE = "model.keras"
 
 
-def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
-    """Train what the coordinator sends until it closes the connection."""
+FOR_OTHERS = ("matplotlib", "pandas", "sklearn")
+"""What Keras imports where it is installed, and training does not need."""
+
+
+def prepare() -> None:
+    """Import what training needs; TensorFlow runs nothing and starts no thread by it."""
     from regtune.training import runtime
 
     runtime.configure()
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras would import it for nothing
+    sys.modules.update(dict.fromkeys(FOR_OTHERS))  # type: ignore[arg-type]
     import_module("regtune.training.loop")
 
+
+def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
+    """Train what the coordinator sends until it closes the connection."""
+    prepare()
     coordinator.send(WorkerReady(worker, os.getpid()))
     while True:
         try:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from regtune.credentials import OF_TRACKING, STORAGE_PASSWORD, without_secrets
 from regtune.errors import StorageError, StudyNotFound
-from regtune.processes import Child
+from regtune.processes import Child, spawn
 from regtune.settings import Settings
 from regtune.storage import database_path, is_sqlite, open_engine, redact
 from regtune.storage.mlflow import is_server, trouble
@@ -121,7 +121,7 @@ class Tracker:
 
     def _start(self) -> Child:
         environment = without_secrets(os.environ, but=(*OF_TRACKING, STORAGE_PASSWORD)) | ONE_THREAD
-        return Child(__name__, *self._arguments, environment=environment)
+        return Child(spawn(__name__, environment), *self._arguments)
 
     def _tell(self) -> None:
         with suppress(OSError):  # it has died; listening finds that out
