@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.5
 WARM = 200
 MOST_GROWTH = 1.10
 DAY_SECONDS = 86_400
-ROLES = {"worker": "regtune.executors.worker", "writer": "regtune.tracking.live"}
+ROLES = {"worker": "regtune.forks", "writer": "regtune.tracking.live"}
 SWEEP: dict[str, Any] = {
     "name": "load",
     "dataset": "mnist-5k",
@@ -111,9 +111,9 @@ def _look(coordinator: int) -> dict[str, dict[str, float]]:
     root = psutil.Process(coordinator)
     found = {"coordinator": _weigh(root)}
     workers = 0
-    for child in sorted(root.children(), key=lambda child: child.pid):
+    for child in sorted(root.children(recursive=True), key=lambda child: child.pid):
         role = next((role for role, module in ROLES.items() if module in " ".join(child.cmdline())), None)
-        if role is None:
+        if role is None or (role == "worker" and child.ppid() == coordinator):  # that one only forks workers
             continue
         workers += role == "worker"
         found[f"worker {workers}" if role == "worker" else role] = _weigh(child)
