@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
@@ -28,6 +29,7 @@ from regtune.executors import (
     WorkerReady,
 )
 from regtune.executors.local import LocalExecutor
+from regtune.forks import SAFE
 from regtune.training.result import Verdict
 
 SMALL = TrialConfig(
@@ -82,7 +84,21 @@ def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
     maps = Path(f"/proc/{executor.pids[0]}/maps")
     if maps.exists():  # what Keras imports for others is not loaded
         assert "/tensorflow/" in maps.read_text()
-        assert "/matplotlib/" not in maps.read_text()
+        assert not any(f"/{package}/" in maps.read_text() for package in ("matplotlib", "pandas", "sklearn"))
+
+
+@pytest.mark.skipif(not SAFE, reason="this system's libraries do not survive a fork")
+def test_workers_share_what_they_import_of_which_nothing_runs_before_they_are_forked(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    executor.submit(task(tmp_path))
+    last(executor, TrialEnded)
+    worker = psutil.Process(executor.pids[0])
+    server = worker.parent()
+    assert server is not None
+    assert (server.ppid(), server.num_threads()) == (os.getpid(), 2)  # its own thread and the lifeline's
+    memory = worker.memory_full_info()
+    assert memory.uss < memory.rss / 2
 
 
 def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_are_kept(
