@@ -66,30 +66,34 @@ def holding(
     where = place(settings.storage_url)
     observer, stop = observer or Silent(), stop or threading.Event()
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
-    arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
-    split = split_of(arrays, data)
-    for note in (*arrays.notes, *split.notes):
-        observer.note(note)
-    writable_folder(settings.home.resolve())
-    if is_sqlite(settings.storage_url):
-        writable_folder(database_path(settings.storage_url).parent)
-    check_store(settings.mlflow_uri)
-    with hold(settings, spec.name) as ownership, understood(where), ExitStack() as opened:
-        patience = Patience(where, ownership.check, observer.note, stop)
-        facts = data_facts(data, arrays, split)
-        study = Study.open(settings, spec, data=facts, fresh=fresh, patience=patience)
-        ownership.sign(study.optuna)
-        if executor is None:
+    with ExitStack() as begun:
+        own = executor is None
+        if executor is None:  # its workers' imports go on while the study is opened
             count = workers or settings.workers or default_workers()
-            executor = opened.enter_context(closing(LocalExecutor(count, settings.data_dir)))
-        tracking = tracker(settings, study.name, study.aside)
-        opened.callback(tracking.close, timeout_seconds=BREAK_OFF_SECONDS)
-        data = data.model_copy(update={"digest": arrays.digest})
-        try:
-            yield Held(spec, study, settings, data, arrays, split, executor, tracking, observer, stop)
-        except StudyBusy:
-            tracking.close(timeout_seconds=0)  # the study is another's to write
-            raise
+            executor = begun.enter_context(closing(LocalExecutor(count, settings.data_dir)))
+        arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
+        split = split_of(arrays, data)
+        for note in (*arrays.notes, *split.notes):
+            observer.note(note)
+        writable_folder(settings.home.resolve())
+        if is_sqlite(settings.storage_url):
+            writable_folder(database_path(settings.storage_url).parent)
+        check_store(settings.mlflow_uri)
+        with hold(settings, spec.name) as ownership, understood(where), ExitStack() as opened:
+            patience = Patience(where, ownership.check, observer.note, stop)
+            facts = data_facts(data, arrays, split)
+            study = Study.open(settings, spec, data=facts, fresh=fresh, patience=patience)
+            ownership.sign(study.optuna)
+            if own:
+                opened.callback(executor.close)  # before another process may hold the study
+            tracking = tracker(settings, study.name, study.aside)
+            opened.callback(tracking.close, timeout_seconds=BREAK_OFF_SECONDS)
+            data = data.model_copy(update={"digest": arrays.digest})
+            try:
+                yield Held(spec, study, settings, data, arrays, split, executor, tracking, observer, stop)
+            except StudyBusy:
+                tracking.close(timeout_seconds=0)  # the study is another's to write
+                raise
 
 
 def data_facts(data: DataConfig, arrays: Arrays, split: Split) -> Mapping[str, Any]:
