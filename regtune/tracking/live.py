@@ -34,7 +34,6 @@ SHARE = 0.001
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 60.0
-NICENESS = 10
 RESTARTS = 3
 DRAIN_SECONDS = 60.0
 """How long a finished sweep waits for MLflow to take what is left; what is missing then is caught up later."""
@@ -181,7 +180,6 @@ def main(link: Connection, settings: Settings, study: str, aside: str | None, aw
 
     aside: the new name of a study that was set aside for this one. away: the store was, a moment ago.
     """
-    os.nice(NICENESS)
     follower = Follower(settings, study, aside, away)
     told = None
     closing = False
