@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -37,6 +40,43 @@ def full_mnist() -> Path:
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     return found or missing("Chromium is not installed")
+
+
+def require_ray() -> None:
+    """Skip the test where Ray is not installed."""
+    if find_spec("ray") is None:
+        missing('Ray is not installed: pip install "regtune[ray]"')
+
+
+@dataclass
+class RayNodes:
+    """A Ray cluster on this machine's 127.0.0.1; its head has no processor for actors."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add_node(self, cpus: int, **options: Any) -> Any:
+        return self.cluster.add_node(num_cpus=cpus, node_ip_address="127.0.0.1", **options)
+
+
+@contextmanager
+def ray_cluster() -> Iterator[RayNodes]:
+    """Start a Ray cluster without nodes that train, for the block."""
+    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # 127.0.0.1
+    require_ray()
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    ours = signal.getsignal(signal.SIGTERM)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    signal.signal(signal.SIGTERM, ours)  # in the place of Ray's
+    try:
+        yield RayNodes(cluster)
+    finally:
+        cluster.shutdown()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from parts import ray_cluster
 
 from regtune.config.trial import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TrialConfig
-from regtune.data.datasets import load_data
+from regtune.data.datasets import load_arrays, load_data
 from regtune.errors import WorkerError
 from regtune.executors import (
     EpochEnded,
@@ -29,6 +30,8 @@ from regtune.executors import (
     WorkerReady,
 )
 from regtune.executors.local import LocalExecutor
+from regtune.executors.ray import RayExecutor
+from regtune.executors.ray_driver import RayCluster
 from regtune.forks import SAFE
 from regtune.training.result import Verdict
 
@@ -41,11 +44,15 @@ SMALL = TrialConfig(
 )
 
 
+AnyExecutor = LocalExecutor | RayExecutor
+Start = Callable[[], AnyExecutor]
+
+
 def task(folder: Path, uid: str = "a", **changes: object) -> Task:
     return Task(uid, SMALL, "val_cross_entropy", folder / uid, **changes)  # type: ignore[arg-type]
 
 
-def collect(executor: LocalExecutor, until: type[Event], verdict: Verdict = "continue") -> list[Event]:
+def collect(executor: AnyExecutor, until: type[Event], verdict: Verdict = "continue") -> list[Event]:
     """Events until one of the type `until`, with every epoch answered."""
     told: list[Event] = []
     deadline = time.monotonic() + 400
@@ -58,19 +65,37 @@ def collect(executor: LocalExecutor, until: type[Event], verdict: Verdict = "con
     return told
 
 
-def last(executor: LocalExecutor, kind: type[Event], verdict: Verdict = "continue") -> Any:
+def last(executor: AnyExecutor, kind: type[Event], verdict: Verdict = "continue") -> Any:
     """The first event of that type, with every epoch answered until then."""
     return collect(executor, kind, verdict)[-1]
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[LocalExecutor]:
-    with closing(LocalExecutor(1)) as executor:
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with one processor each."""
+    with ray_cluster() as cluster:
+        cluster.add_node(1)
+        cluster.add_node(1)
+        yield cluster.address
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def start(request: pytest.FixtureRequest) -> Start:
+    """Starts an executor with one worker."""
+    if request.param == "local":
+        return lambda: LocalExecutor(1)
+    address = request.getfixturevalue("cluster")
+    return lambda: RayExecutor(RayCluster(address), load_arrays(SMALL.data.name), 1)
+
+
+@pytest.fixture(scope="module")
+def executor(start: Start) -> Iterator[AnyExecutor]:
+    with closing(start()) as executor:
         yield executor
 
 
 def test_a_task_is_told_epoch_by_epoch_and_one_too_many_is_refused(
-    executor: LocalExecutor, tmp_path: Path
+    executor: AnyExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path))
     assert executor.idle == 0
@@ -102,7 +127,7 @@ def test_workers_share_what_they_import_of_which_nothing_runs_before_they_are_fo
 
 
 def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_are_kept(
-    executor: LocalExecutor, tmp_path: Path
+    executor: AnyExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path, threshold=1e-9))
     assert not last(executor, TrialEnded).artifacts
@@ -113,7 +138,7 @@ def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_a
 
 
 def test_a_task_brings_what_its_kept_weights_answer_and_measures_them(
-    executor: LocalExecutor, tmp_path: Path
+    executor: AnyExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path))
     plain = last(executor, TrialEnded)
@@ -130,7 +155,7 @@ def test_a_task_brings_what_its_kept_weights_answer_and_measures_them(
 
 
 def test_a_sample_is_the_first_images_of_the_split_or_as_many_drawn_with_replacement(
-    executor: LocalExecutor, tmp_path: Path
+    executor: AnyExecutor, tmp_path: Path
 ) -> None:
     data = load_data(SMALL.data)
     first = Sample(images=100).draw(data)
@@ -151,13 +176,13 @@ def test_a_sample_is_the_first_images_of_the_split_or_as_many_drawn_with_replace
     assert len({history["loss"] for history in histories}) == 4
 
 
-def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecutor, tmp_path: Path) -> None:
+def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: AnyExecutor, tmp_path: Path) -> None:
     pid = executor.pids[0]
-    wrong = SMALL.model_copy(update={"data": DataConfig(name="nowhere.npz")})
+    wrong = SMALL.model_copy(update={"data": DataConfig(name="nowhere.npz", digest="0" * 64)})
     executor.submit(Task("wrong", wrong, "val_cross_entropy", tmp_path))
     failed = last(executor, TrialFailed)
     assert failed.reason == "error"
-    assert "nowhere.npz: not found" in failed.message
+    assert "nowhere.npz: " in failed.message
     executor.submit(task(tmp_path))
     collect(executor, TrialStarted)
     for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -167,7 +192,7 @@ def test_an_error_and_what_a_terminal_sends_end_no_worker(executor: LocalExecuto
 
 
 def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
-    executor: LocalExecutor, tmp_path: Path
+    executor: AnyExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path))
     collect(executor, TrialStarted)
@@ -175,9 +200,9 @@ def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
     os.kill(pid, signal.SIGKILL)
     failed = last(executor, TrialFailed)
     assert (failed.reason, "SIGKILL" in failed.message) == ("worker_died", True)
-    assert executor.pids[0] != pid
     executor.submit(task(tmp_path, "again"))
     last(executor, TrialEnded)
+    assert executor.pids[0] != pid
     executor.submit(task(tmp_path, timeout_seconds=0.0))
     assert last(executor, TrialFailed).message == "longer than trial_timeout, 0 s"
     long = SMALL.model_copy(update={"training": TrainingConfig(max_epochs=10_000), "early_stopping": None})
@@ -188,7 +213,7 @@ def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
 
 
 def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
-    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    executor: AnyExecutor, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Settings of Keras and TensorFlow, and files beside a script, which is the first folder that Python looks in."""
     executor.submit(task(tmp_path))
@@ -211,7 +236,7 @@ def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(scripts)
     monkeypatch.chdir(scripts)
-    with closing(LocalExecutor(1)) as other:
+    with closing(start()) as other:
         other.submit(task(tmp_path, "other"))
         after = last(other, TrialEnded)
     assert after.result.history == before.result.history

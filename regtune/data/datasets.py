@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -97,7 +97,13 @@ def load_data(config: DataConfig | TrialConfig | str | Path, data_dir: str | Pat
         config = config.data
     elif not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
-    arrays = load_arrays(config.name, load_settings().data_dir if data_dir is None else Path(data_dir))
+    return divide(
+        load_arrays(config.name, load_settings().data_dir if data_dir is None else Path(data_dir)), config
+    )
+
+
+def divide(arrays: Arrays, config: DataConfig) -> Data:
+    """Divide a data set that is at hand as `config` says. Raises what `load_data` does."""
     if config.digest is not None and config.digest != arrays.digest:
         raise DataError(
             f"{config.name}: the data at {printable(arrays.source)} has digest {arrays.digest[:12]}..., "
@@ -268,7 +274,7 @@ def _converted(name: str, source: str, read: Callable[[str], Array | None]) -> A
     if not len(x_test):
         notes.append(f"{where}: x_test, y_test: none, so there is no test part")
     arrays: tuple[Images | Labels, ...] = (x_train, y_train, x_test, y_test)
-    digest = hashlib.sha256("".join(map(digest_of, arrays)).encode()).hexdigest()
+    digest = digest_of_set(arrays)
     expected = DIGESTS.get(name, digest)
     if digest != expected:
         raise DataError(
@@ -276,6 +282,11 @@ def _converted(name: str, source: str, read: Callable[[str], Array | None]) -> A
             f"remove {where} and try: regtune data fetch {name}"
         )
     return Arrays(name, source, x_train, y_train, x_test, y_test, digest, tuple(notes))
+
+
+def digest_of_set(arrays: Iterable[Array]) -> str:
+    """SHA-256 over the digests of a data set's four arrays."""
+    return hashlib.sha256("".join(map(digest_of, arrays)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

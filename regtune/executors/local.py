@@ -14,12 +14,13 @@ from typing import Literal
 import psutil
 
 from regtune.credentials import without_secrets
+from regtune.data.datasets import Arrays
 from regtune.errors import WorkerError
 from regtune.executors import Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied, WorkerReady
 from regtune.forks import Forks
 from regtune.processes import Child
 from regtune.training.result import Verdict
-from regtune.training.runtime import environment_of_worker
+from regtune.training.runtime import NO_GPU, environment_of_worker
 
 START_SECONDS = 180
 MEMORY_CHECK_SECONDS = 0.5
@@ -60,18 +61,23 @@ class LocalExecutor:
     """Trains tasks in `workers` processes, which start with the first task and are kept until `close`.
 
     What they import is imported from now on, once for all of them.
+    data: the data set of all tasks, or the folder where workers find them. first: the first worker's number.
+    gpus: what workers may use, as CUDA_VISIBLE_DEVICES names them.
     Raises WorkerError from `events` when workers die before they are ready, twice in a row.
     """
 
-    def __init__(self, workers: int, data_dir: Path | None = None) -> None:
-        self._data_dir = data_dir
+    def __init__(
+        self, workers: int, data: Path | Arrays | None = None, *, first: int = 0, gpus: str = NO_GPU
+    ) -> None:
+        self._data = data
+        self._first = first
         self._failed_starts = 0
         self._memory_checked = 0.0
         self._unstarted = workers
         self._workers: list[_Worker] = []
         try:
             self._forks = Forks(
-                "regtune.executors.worker", environment_of_worker(without_secrets(os.environ))
+                "regtune.executors.worker", environment_of_worker(without_secrets(os.environ), gpus)
             )
         except OSError as error:
             raise WorkerError(f"workers cannot be started: {error}") from None
@@ -86,7 +92,7 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Hand a task to an idle worker, one that is ready before one that still starts."""
-        self._workers += map(self._start, range(self._unstarted))
+        self._workers += map(self._start, range(self._first, self._first + self._unstarted))
         self._unstarted = 0
         free = sorted(self._free(), key=lambda worker: not worker.ready)
         if not free:
@@ -118,7 +124,7 @@ class LocalExecutor:
 
     def _start(self, number: int) -> _Worker:
         try:
-            child = self._forks.child(number, self._data_dir)
+            child = self._forks.child(number, self._data)
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {error}") from None
         return _Worker(number, child, time.monotonic())

@@ -6,17 +6,21 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from regtune.config.trial import higher_is_better
+from regtune.config.trial import DataConfig, higher_is_better
+from regtune.data.datasets import Arrays, Data, divide, load_data_cached
 from regtune.executors import EpochEnded, Task, TrialEnded, TrialFailed, TrialStarted, WorkerReady
 from regtune.training.result import TrialResult, Verdict
 
 MODEL_FILE = "model.keras"
+LoadData = Callable[[DataConfig], Data]
 
 
 FOR_OTHERS = ("matplotlib", "pandas", "sklearn")
@@ -32,9 +36,12 @@ def prepare() -> None:
     import_module("regtune.training.loop")
 
 
-def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
-    """Train what the coordinator sends until it closes the connection."""
+def main(coordinator: Connection, worker: int, data: Path | Arrays | None) -> None:
+    """Train what the coordinator sends until it closes the connection. data: all tasks' data set, or its folder."""
     prepare()
+    load: LoadData = partial(load_data_cached, data_dir=data)
+    if isinstance(data, Arrays):
+        load = lru_cache(maxsize=1)(partial(divide, data))
     coordinator.send(WorkerReady(worker, os.getpid()))
     while True:
         try:
@@ -43,16 +50,15 @@ def main(coordinator: Connection, worker: int, data_dir: Path | None) -> None:
             return
         coordinator.send(TrialStarted(task.uid, worker))
         try:
-            ended: TrialEnded | TrialFailed = _train(task, worker, coordinator, data_dir)
+            ended: TrialEnded | TrialFailed = _train(task, worker, coordinator, load)
         except EOFError:
             return
         except Exception as error:  # whatever it raises ends the trial, not the worker
-            ended = _failure(task, worker, error)
+            ended = failure(task, worker, error)
         coordinator.send(ended)
 
 
-def _train(task: Task, worker: int, coordinator: Connection, data_dir: Path | None) -> TrialEnded:
-    from regtune.data.datasets import load_data_cached
+def _train(task: Task, worker: int, coordinator: Connection, load: LoadData) -> TrialEnded:
     from regtune.training.loop import train
     from regtune.training.measure import KeptWeights
 
@@ -61,7 +67,7 @@ def _train(task: Task, worker: int, coordinator: Connection, data_dir: Path | No
         verdict: Verdict = coordinator.recv()
         return verdict
 
-    data = load_data_cached(task.config.data, data_dir)
+    data = load(task.config.data)
     if task.sample is not None:
         data = task.sample.draw(data)
     kept = KeptWeights(data.x_val, data.y_val, task.tolerance)
@@ -81,19 +87,26 @@ def _keep(task: Task, result: TrialResult) -> dict[str, str]:
     sign = -1 if higher_is_better(task.metric) else 1
     if task.threshold is not None and sign * value >= sign * task.threshold:
         return {}
-    task.folder.mkdir(parents=True, exist_ok=True)
-    path = task.folder / MODEL_FILE
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with whole(task.folder / MODEL_FILE) as partial:
         result.model.save(partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return {MODEL_FILE: digest}
 
 
-def _failure(task: Task, worker: int, error: Exception) -> TrialFailed:
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the path of a file beside `path`, which takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def failure(task: Task, worker: int, error: Exception) -> TrialFailed:
+    """What an error makes of a task."""
     name, text = type(error).__name__, str(error).strip()
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full and task.folder is not None:

@@ -21,6 +21,7 @@ ARITHMETIC: Mapping[str, str] = {
 """One thread a process, since several processes share a machine better than several threads do, and no
 oneDNN: it is slower for layers this small, and sums in another order."""
 
+NO_GPU = "-1"
 OF_OTHERS = ("KERAS_", "TF_", "XLA_", "AUTOGRAPH_")
 """How the names of variables begin that Keras and TensorFlow read."""
 
@@ -38,12 +39,12 @@ def configure() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def environment_of_worker(given: Mapping[str, str]) -> dict[str, str]:
+def environment_of_worker(given: Mapping[str, str], gpus: str = NO_GPU) -> dict[str, str]:
     """The environment `given`, without what is set in it for other programs that use Keras, for a process that trains.
 
-    Keras reads `keras.json` of the folder KERAS_HOME, and writes one where there is none: in the null device there
-    is none, and none can be written.
+    gpus: those that it may use, as CUDA_VISIBLE_DEVICES names them. Keras reads `keras.json` of the folder KERAS_HOME,
+    and writes one where there is none: in the null device there is none, and none can be written.
     """
     kept = {name: value for name, value in given.items() if not name.startswith(OF_OTHERS)}
-    own = {"KERAS_HOME": os.devnull, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": "0"}
+    own = {"KERAS_HOME": os.devnull, "CUDA_VISIBLE_DEVICES": gpus, "PYTHONHASHSEED": "0"}
     return {**kept, **ARITHMETIC, **own, "TF_CPP_MIN_LOG_LEVEL": "3"}
