@@ -53,13 +53,17 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with its stores. name: of the study that is swept. prefix: what a sweep's command is given to."""
+    """A folder with its stores. name: of the study that is swept. prefix: what a sweep's command is given to.
+
+    options: what a sweep's command has besides.
+    """
 
     folder: Path
     environment: Mapping[str, str]
     name: str = "small"
     port: int | None = None
     prefix: Sequence[str] = ()
+    options: Sequence[str] = ()
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_new_study(self) -> Place:
@@ -100,7 +104,17 @@ class Place:
         """Write a sweep file, SWEEP with `changes`, and return the command that sweeps it."""
         file = self.folder / f"{self.name}.yaml"
         file.write_text(yaml.safe_dump({"name": self.name, **SWEEP, **changes}))
-        return [*self.prefix, sys.executable, "-m", "regtune", "sweep", file.name, "--workers", str(workers)]
+        return [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "regtune",
+            "sweep",
+            file.name,
+            "--workers",
+            str(workers),
+            *self.options,
+        ]
 
     @contextmanager
     def sweep(self, workers: int = 1, **changes: Any) -> Iterator[Sweep]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +73,41 @@ Auth = Annotated[
     typer.Option("--auth/--no-auth", help="Require accounts; default: only where others can connect."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=256, metavar="N", help="Worker processes; default: one per core.")
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Worker processes; default: one per core.",
+    ),
+]
+
+
+class Place(StrEnum):
+    """Where trials train, when not in processes of this machine."""
+
+    RAY = "ray"
+
+
+On = Annotated[
+    Place | None,
+    typer.Option(
+        metavar="ray", help="Train on a Ray cluster, by default in as many workers as it has room for."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Ray: auto, HOST:PORT or ray://HOST:PORT; default: a cluster of this machine."
+    ),
+]
+CpusPerTrial = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="N", help="Ray: processors a trial takes of its node; default: 1."),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(min=0.0, metavar="N", help="Ray: GPUs a trial takes of its node; default: 0."),
 ]
 Set = Annotated[
     list[str] | None,

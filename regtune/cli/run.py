@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from regtune.escaping import printable, shell_word
 
 if TYPE_CHECKING:
     from regtune.config.sweepfile import SweepSpec
+    from regtune.executors.ray_driver import RayCluster
     from regtune.settings import Settings
     from regtune.study.board import Board
     from regtune.sweep import SweepOutcome
@@ -35,11 +37,17 @@ def sweep(
     name: options.Name = None,
     from_study: options.From = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    on: options.On = None,
+    address: options.Address = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
     quiet: options.Quiet = False,
     home: options.Home = None,
 ) -> None:
     """Start or resume a study."""
-    spec = _load(file, assignments, name, home, quiet)
+    ray = {"address": address, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial}
+    cluster, again = _cluster(on, {key: value for key, value in ray.items() if value is not None})
+    spec = _load(file, assignments, name, home, quiet, again)
     settings = terminal.settings_of(home, workers=workers)
     if dry_run:
         _show_plan(spec, settings, fresh=fresh)
@@ -51,7 +59,13 @@ def sweep(
     try:
         with choose(quiet=quiet) as display, terminal.stopping(asked, display.stopping):
             outcome = run_sweep(
-                spec, settings=settings, observer=display, fresh=fresh, from_study=from_study, stop=asked
+                spec,
+                settings=settings,
+                observer=display,
+                fresh=fresh,
+                from_study=from_study,
+                stop=asked,
+                on=cluster,
             )
     except KeyboardInterrupt:
         terminal.say(f"Stopped at once; {RESTARTED}. Resume with: {COMMAND.get()}")
@@ -171,15 +185,32 @@ def enqueue(
     terminal.say(f"Queued {shown}; {said}", quiet)
 
 
+def _cluster(on: options.Place | None, ray: Mapping[str, Any]) -> tuple[RayCluster | None, list[str]]:
+    """Return the cluster to train on, and the options that choose it. `ray`: what is given of it."""
+    given = {f"--{key.replace('_', '-')}": str(value) for key, value in ray.items()}
+    if on is None:
+        if given:
+            raise InputError(f"{', '.join(given)}: expected only with --on ray")
+        return None, []
+    from regtune.executors.ray_driver import RayCluster
+
+    return RayCluster(**ray), ["--on", on.value, *(word for pair in given.items() for word in pair)]
+
+
 def _load(
-    file: Path, assignments: list[str] | None, name: str | None, home: Path | None, quiet: bool
+    file: Path,
+    assignments: list[str] | None,
+    name: str | None,
+    home: Path | None,
+    quiet: bool,
+    more: Sequence[str] = (),
 ) -> SweepSpec:
     from regtune.config.sweepfile import SweepSpec
 
     spec = SweepSpec.load(file, assignments or (), name)
     for warning in spec.warnings:
         terminal.say(f"note: {warning}", quiet)
-    COMMAND.set(_again(file, assignments, name, home))
+    COMMAND.set(_again(file, assignments, name, home, more))
     return spec
 
 
@@ -239,8 +270,15 @@ def _show_board(settings: Settings, study: str) -> Board:
     return top
 
 
-def _again(file: Path, assignments: list[str] | None, name: str | None, home: Path | None) -> str:
+def _again(
+    file: Path,
+    assignments: list[str] | None,
+    name: str | None,
+    home: Path | None,
+    more: Sequence[str] = (),
+) -> str:
     words = ["regtune", "sweep", file, *(word for key in assignments or () for word in ("--set", key))]
     words += ["--name", name] if name is not None else []
     words += ["--home", home] if home is not None else []
+    words += more
     return " ".join(shell_word(str(word)) for word in words)

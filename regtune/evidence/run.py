@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from regtune.config.sweepfile import SweepSpec
 from regtune.evidence.decide import Budget, replicate
 from regtune.executors import Executor
+from regtune.executors.ray_driver import RayCluster
 from regtune.settings import Settings
 from regtune.study.decision import Decision
 from regtune.study.progress import Observer, Progress
@@ -30,6 +31,7 @@ def run_sweep(
     from_study: str | None = None,
     stop: threading.Event | None = None,
     executor: Executor | None = None,
+    on: RayCluster | None = None,
     tracker: MakeTracker = Tracker,
 ) -> SweepOutcome:
     """Start or resume the study of a sweep file, run it until its budget is used, and decide it by replicates.
@@ -46,6 +48,8 @@ def run_sweep(
         stop: Once set, what is running ends with its epoch and restarts when the sweep resumes.
         executor: Where trials train; by default `workers` processes that end with the sweep. One that is given is left
             running, unless the sweep breaks off.
+        on: A Ray cluster whose nodes train; by default this machine does. `workers` are then its actors, by default as
+            many as it has room for.
         tracker: Makes what keeps MLflow up to date; called with the settings, the study's name and that of a study set
             aside for it.
 
@@ -61,7 +65,7 @@ def run_sweep(
         DataError: The data set is missing or damaged.
         StorageError: A database cannot be opened, read or written.
         TrackingError: MLflow's store cannot be used.
-        WorkerError: Workers cannot be started.
+        WorkerError: Workers cannot be started, or the Ray cluster cannot be used or is gone.
         TooManyFailures: More trials failed than `max_failures` allows.
 
     Example:
@@ -79,6 +83,7 @@ def run_sweep(
         from_study=from_study,
         stop=stop,
         executor=executor,
+        on=on,
         tracker=tracker,
         at_end=_decide if spec.decision_share else None,
     )

@@ -14,6 +14,8 @@ from regtune.data.datasets import Arrays, Split, load_arrays, split_of
 from regtune.errors import SettingsError, StudyBusy
 from regtune.executors import Executor
 from regtune.executors.local import LocalExecutor, default_workers
+from regtune.executors.ray import RayExecutor
+from regtune.executors.ray_driver import RayCluster
 from regtune.settings import MAX_WORKERS, Settings
 from regtune.storage import database_path, is_sqlite, place, understood, writable_folder
 from regtune.storage.mlflow import check_store
@@ -57,6 +59,7 @@ def holding(
     observer: Observer | None = None,
     stop: threading.Event | None = None,
     executor: Executor | None = None,
+    on: RayCluster | None = None,
     tracker: MakeTracker = Tracker,
     fresh: bool = False,
 ) -> Iterator[Held]:
@@ -66,15 +69,20 @@ def holding(
     where = place(settings.storage_url)
     observer, stop = observer or Silent(), stop or threading.Event()
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
+    arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
+    split = split_of(arrays, data)
+    for note in (*arrays.notes, *split.notes):
+        observer.note(note)
     with ExitStack() as begun:
         own = executor is None
         if executor is None:  # its workers' imports go on while the study is opened
-            count = workers or settings.workers or default_workers()
-            executor = begun.enter_context(closing(LocalExecutor(count, settings.data_dir)))
-        arrays = load_arrays(data.name, settings.data_dir)  # before anything is written
-        split = split_of(arrays, data)
-        for note in (*arrays.notes, *split.notes):
-            observer.note(note)
+            count = workers or settings.workers
+            executor = (
+                RayExecutor(on, arrays, count)
+                if on
+                else LocalExecutor(count or default_workers(), settings.data_dir)
+            )
+            begun.callback(executor.close)
         writable_folder(settings.home.resolve())
         if is_sqlite(settings.storage_url):
             writable_folder(database_path(settings.storage_url).parent)

@@ -10,6 +10,7 @@ from typing import Any
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.executors import Executor
+from regtune.executors.ray_driver import RayCluster
 from regtune.settings import Settings, load_settings
 from regtune.storage import open_engine
 from regtune.study.board import read_top
@@ -37,6 +38,7 @@ def run_sweep(
     from_study: str | None = None,
     stop: threading.Event | None = None,
     executor: Executor | None = None,
+    on: RayCluster | None = None,
     tracker: MakeTracker = Tracker,
     at_end: AtEnd | None = None,
 ) -> SweepOutcome:
@@ -54,6 +56,7 @@ def run_sweep(
         observer=observer,
         stop=stop,
         executor=executor,
+        on=on,
         tracker=tracker,
         fresh=fresh,
     ) as held:
