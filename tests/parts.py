@@ -65,7 +65,11 @@ class RayNodes:
 @contextmanager
 def ray_cluster() -> Iterator[RayNodes]:
     """Start a Ray cluster without nodes that train, for the block."""
-    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # 127.0.0.1
+    os.environ |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # of 15 by default, which on a busy machine gets nothing
+    }
     require_ray()
     from ray.cluster_utils import Cluster
 

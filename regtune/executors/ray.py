@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import islice
+from itertools import count, islice
 
 from regtune.credentials import without_secrets
 from regtune.data.datasets import Arrays
@@ -61,7 +61,11 @@ class RayExecutor:
         self._tasks: dict[str, Task] = {}
         self._waiting: deque[Task] = deque()
         self._workers: dict[int, _Worker] = {}
+        self._numbers = (
+            count()
+        )  # none is used twice: what is still said of one who was dismissed means no other
         self._failed_starts = 0
+        self._ended = ""
         self._room: int | None = None
         environment = without_secrets(os.environ)
         arguments = cluster, self._fixed or 0, arrays
@@ -107,17 +111,20 @@ class RayExecutor:
                 told += self._heard(connection.recv())
                 wait = 0.0
         except (EOFError, OSError):
-            how = self._child.wait(CLOSE_SECONDS)
-            message = (
-                f"{self._cluster.where} is gone ({how}); once it runs again, resume with: {COMMAND.get()}"
-            )
-            raise WorkerError(message) from None
+            gone = f"{self._cluster.where} is gone ({self._end()})"
+            raise WorkerError(f"{gone}; once it runs again, resume with: {COMMAND.get()}") from None
         self._assign()
         return told
 
     def close(self) -> None:
-        self._child.connection.close()
-        self._child.wait(CLOSE_SECONDS)
+        self._end()
+
+    def _end(self) -> str:
+        """End the process that talks to Ray, and with it its actors. Returns how it ended."""
+        if not self._ended:
+            self._child.connection.close()
+            self._ended = self._child.wait(CLOSE_SECONDS)
+        return self._ended
 
     def _connect(self) -> None:
         deadline = time.monotonic() + CONNECT_SECONDS
@@ -141,8 +148,7 @@ class RayExecutor:
                 worker.task = self._waiting.popleft()
                 self._send(Turn(worker.number, worker.task))
         coming = sum(not worker.hired for worker in self._workers.values())
-        numbers = (number for number in range(self._most) if number not in self._workers)
-        for number in islice(numbers, max(0, len(self._waiting) - coming)):
+        for number in islice(self._numbers, max(0, len(self._waiting) - coming)):
             self._workers[number] = _Worker(number)
             self._send(Hire(number))
 
@@ -162,14 +168,14 @@ class RayExecutor:
                 raise said
             case Room(workers):
                 self._room = workers
-            case Hired(number):
+            case Hired(number) if number in self._workers:
                 self._workers[number].hired = True
                 self._workers[number].since = time.monotonic()
             case Told(number, events):
                 for event in events:
                     self._follow(self._workers[number], event)
                 yield from events
-            case Lost(number, message, refused):
+            case Lost(number, message, refused) if number in self._workers:
                 yield from self._lost(self._workers.pop(number), message, refused)
 
     def _follow(self, worker: _Worker, event: Event) -> None:

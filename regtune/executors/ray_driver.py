@@ -6,6 +6,7 @@ folder is an empty one, because Ray's workers import from their caller's.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import tempfile
@@ -101,7 +102,7 @@ class Room:
 
 def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arrays) -> None:
     """Do what the coordinator sends until it closes the connection. workers: of a cluster of this machine."""
-    with tempfile.TemporaryDirectory(prefix="regtune-ray-") as folder:
+    with tempfile.TemporaryDirectory(prefix="regtune-", ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
         try:
             ray = _connect(cluster, workers, folder)
@@ -128,10 +129,11 @@ def _connect(cluster: RayCluster, workers: int, folder: str) -> Any:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then binds to 127.0.0.1
             "RAY_TMPDIR": folder,
             "RAY_memory_monitor_refresh_ms": "0",  # what a trial may have of it says the sweep file
+            "RAY_worker_niceness": "0",
         }
         options = {
             "address": "local",
-            "num_cpus": max(1, -(-workers * cluster.cpus_per_trial // 1)),
+            "num_cpus": math.ceil(workers * cluster.cpus_per_trial),
             "include_dashboard": False,
         }
     import ray
