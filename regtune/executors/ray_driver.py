@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ from regtune.executors.ray_actor import Actor, versions
 from regtune.executors.worker import failure, whole
 from regtune.training.result import Verdict
 
+ANSWER_SECONDS = 10.0
 ROOM_SECONDS = 2.0
 """How often the cluster is asked for nodes that have joined or left."""
 
@@ -136,6 +138,11 @@ def _connect(cluster: RayCluster, workers: int, folder: str) -> Any:
             "num_cpus": math.ceil(workers * cluster.cpus_per_trial),
             "include_dashboard": False,
         }
+    elif ":" in cluster.address:
+        host, _, port = cluster.address.removeprefix("ray://").rpartition(":")
+        socket.create_connection(
+            (host.strip("[]"), int(port)), ANSWER_SECONDS
+        ).close()  # Ray waits for minutes
     import ray
 
     ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=True)
