@@ -286,6 +286,8 @@ class _Driver:
 
 def _why(error: Exception) -> str:
     """An error of Ray's in one line: an actor's own says what it is, another's cause stands last."""
+    if type(error).__name__ == "ActorUnavailableError":
+        return "its node does not answer"
     cause = getattr(error, "cause", None)
     lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("The actor never ran")]
