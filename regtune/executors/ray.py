@@ -21,7 +21,7 @@ from regtune.errors import COMMAND, WorkerError
 from regtune.executors import Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied, WorkerReady
 from regtune.executors.local import default_workers
 from regtune.executors.ray_driver import Dismiss, Hire, Hired, Lost, RayCluster, Room, Told, Turn
-from regtune.processes import Child
+from regtune.processes import Child, spawn
 from regtune.training.result import Verdict
 
 CONNECT_SECONDS = 120
@@ -61,16 +61,14 @@ class RayExecutor:
         self._tasks: dict[str, Task] = {}
         self._waiting: deque[Task] = deque()
         self._workers: dict[int, _Worker] = {}
-        self._numbers = (
-            count()
-        )  # none is used twice: what is still said of one who was dismissed means no other
+        self._numbers = count()  # none is used twice: what is still said of one who left means no other
         self._failed_starts = 0
         self._ended = ""
         self._room: int | None = None
         environment = without_secrets(os.environ)
         arguments = cluster, self._fixed or 0, arrays
         try:
-            self._child = Child("regtune.executors.ray_driver", *arguments, environment=environment)
+            self._child = Child(spawn("regtune.executors.ray_driver", environment), *arguments)
         except OSError as error:
             raise WorkerError(f"the process that talks to Ray cannot be started: {error}") from None
         try:
