@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking bench-load bench-decision \
+	bench-sync bench-tracking bench-load bench-decision bench-ray \
 	docs faults soak secrets lock clean
 
 help:  ## Show the commands
@@ -81,6 +81,10 @@ bench-tracking: .venv/.tested  ## What MLflow costs a sweep: with and without, i
 
 bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, files, threads
 	$(BIN)/python benchmarks/bench_load.py --json benchmarks/load.json
+
+bench-ray: .venv/.tested  ## What an epoch and a trial cost on Ray, beside Ray Tune's
+	$(PIP) install 'ray[tune]>=2.60'
+	$(BIN)/python benchmarks/bench_ray.py --json benchmarks/ray.json
 
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults

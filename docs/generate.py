@@ -323,6 +323,16 @@ def load() -> str:
     return f"{said} {machine('load')}\n\n{table(columns, rows)}"
 
 
+def ray() -> str:
+    """What an epoch and a trial cost beside their training."""
+    found = results("ray")
+    rows = (
+        (one["title"], *(f"{one[f'{kind}_ms']:.1f} ms" for kind in ("epoch", "trial")))
+        for one in found["ways"].values()
+    )
+    return f"{table(('one trial at a time', 'an epoch', 'a trial'), rows)}\n\n{machine('ray')}"
+
+
 def soak() -> str:
     """What random faults cost."""
     rows = (
@@ -448,8 +458,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
-        *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, soak, decisions),
-        *(decision, candidates, bought, textbook, champion),
+        *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, ray, soak),
+        *(decisions, decision, candidates, bought, textbook, champion),
     )
 }
 
