@@ -90,6 +90,12 @@ def test_a_dry_run_is_the_plan_and_another_file_of_that_name_is_refused(home: Pa
     assert dry == run_here(capsys, "plan", "tiny.yaml", "--set", "run_cap=5")
     assert "resumes; finished trials: 4" in dry[1]
     assert "measured here" in dry[1]
+    on_ray = run_here(capsys, "sweep", "tiny.yaml", "--set", "run_cap=5", "--dry-run", "--on", "ray")
+    assert on_ray[1] == dry[1]  # on a cluster of this machine
+    far = run_here(
+        capsys, "sweep", "tiny.yaml", "--set", "run_cap=5", *["--dry-run", "--on", "ray", "--address", "auto"]
+    )
+    assert "1 worker, less with as many as the Ray cluster has room for" in " ".join(far[1].split())
     assert "none, it is complete" in run_here(capsys, "plan", "tiny.yaml")[1]
     code, _, errors = run_here(capsys, "sweep", "tiny.yaml", "--set", "seed=7")
     assert (code, "seed: 42 → 7" in errors, "--fresh" in errors) == (2, True, True)

@@ -50,7 +50,7 @@ def sweep(
     spec = _load(file, assignments, name, home, quiet, again)
     settings = terminal.settings_of(home, workers=workers)
     if dry_run:
-        _show_plan(spec, settings, fresh=fresh)
+        _show_plan(spec, settings, fresh=fresh, on=cluster)
         return
     from regtune.cli.views.drawing import choose
     from regtune.evidence.run import run_sweep
@@ -214,11 +214,18 @@ def _load(
     return spec
 
 
-def _show_plan(spec: SweepSpec, settings: Settings, *, as_json: bool = False, fresh: bool = False) -> None:
+def _show_plan(
+    spec: SweepSpec,
+    settings: Settings,
+    *,
+    as_json: bool = False,
+    fresh: bool = False,
+    on: RayCluster | None = None,
+) -> None:
     from regtune.cli.views.reports import plan_view
     from regtune.sweep.plan import make_plan
 
-    planned = make_plan(spec, settings, fresh=fresh)
+    planned = make_plan(spec, settings, fresh=fresh, on=on)
     terminal.present(planned, plan_view, as_json)
     if planned.refusal:
         raise InputError(planned.refusal)

@@ -16,6 +16,7 @@ from regtune.config.trial import DataConfig
 from regtune.data.datasets import Arrays, load_arrays, split_of
 from regtune.errors import COMMAND, NoStudies, SpecChanged, StudyNotFound
 from regtune.executors.local import default_workers
+from regtune.executors.ray_driver import RayCluster
 from regtune.search import Searched, Space, controls
 from regtune.settings import Settings
 from regtune.storage import open_engine, place
@@ -52,9 +53,9 @@ class Plan:
     size: how many distinct configurations there are; None where a parameter is continuous. controls: what comes
     first; controls_fit: whether the budget has room for a searched trial beside them; beside: how many of them come
     beside a grid, of which the budget counts the points alone. untried: how many points of a grid the budget leaves
-    out. decision_share: epochs of the decision at most, as a share of the search's; 0 for none. duration: None where
-    the budget is used. standing: whether the study exists, and how far it is. refusal: why a sweep would be refused, in
-    its own words, or empty.
+    out. decision_share: epochs of the decision at most, as a share of the search's; 0 for none. workers: None for as
+    many as a cluster has room for; the duration is then of one. duration: None where the budget is used. standing:
+    whether the study exists, and how far it is. refusal: why a sweep would be refused, in its own words, or empty.
     """
 
     study: str
@@ -71,7 +72,7 @@ class Plan:
     untried: int
     decision_share: float
     max_epochs: int
-    workers: int
+    workers: int | None
     duration: Duration | None
     data: str
     data_notes: tuple[str, ...]
@@ -97,10 +98,12 @@ class _Standing:
     refusal: str = ""
 
 
-def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Plan:
+def make_plan(
+    spec: SweepSpec, settings: Settings, *, fresh: bool = False, on: RayCluster | None = None
+) -> Plan:
     """The plan of `spec`. Raises DataError, and StorageError for a database that cannot be read.
 
-    fresh: as if there were no study of this name.
+    fresh: as if there were no study of this name. on: where it would train, in place of this machine.
     """
     space = Space(spec)
     data = DataConfig(name=spec.dataset, validation=spec.split.validation, split_seed=spec.split.seed)
@@ -115,10 +118,10 @@ def make_plan(spec: SweepSpec, settings: Settings, *, fresh: bool = False) -> Pl
     left = _left(spec, points, standing)
     if left is not None:
         left += max(0, beside - standing.beside)  # one of a version before may have more
-    workers = settings.workers or default_workers()
+    workers = settings.workers or (None if on and on.address else default_workers())
     duration = None
     if not standing.ended:
-        duration = _duration(spec, rows, len(split.train), left, workers, standing.spent_seconds)
+        duration = _duration(spec, rows, len(split.train), left, workers or 1, standing.spent_seconds)
     return Plan(
         study=spec.name,
         method=spec.method,

@@ -68,14 +68,17 @@ def _decision(share: float) -> str:
     return "at most " + SHARES.get(share, f"{share:.3g} times the search's epochs")
 
 
-def _time(duration: Duration, workers: int) -> str:
+def _time(duration: Duration, workers: int | None) -> str:
+    shared = counted(workers or 1, "worker")
+    if workers is None:
+        shared += ", less with as many as the Ray cluster has room for"
     basis = f"an estimate: {duration.epoch_seconds:.2f} s an epoch; nothing was measured here yet"
     if duration.epochs_measured:
         epochs = counted(duration.epochs_measured, "epoch")
         basis = f"measured here on {epochs} of {duration.epoch_seconds:.2f} s"
     longer = duration.at_most_seconds > duration.seconds * 1.05
     most = f", at most {span(duration.at_most_seconds)}" if longer else ""
-    return f"about {span(duration.seconds)}{most} with {counted(workers, 'worker')} ({basis})"
+    return f"about {span(duration.seconds)}{most} with {shared} ({basis})"
 
 
 def checks_view(checks: Sequence[Check]) -> RenderableType:
