@@ -7,6 +7,7 @@ what has nothing to do for a while is given back.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,14 @@ from regtune.executors.ray_driver import Dismiss, Hire, Hired, Lost, RayCluster,
 from regtune.processes import Child, spawn
 from regtune.training.result import Verdict
 
+_LOGGED = re.compile(r"\[.*?\] \S+:\d+: ")
+"""What stands before a message of Ray's."""
 CONNECT_SECONDS = 120
 CLOSE_SECONDS = 30
 IDLE_SECONDS = 10.0
 """After how long without a task an actor is given back."""
 FAILED_STARTS = 4
+"""In a row, at least; as many as two for each worker where there are more: one node may have had them all."""
 
 
 @dataclass
@@ -109,7 +113,8 @@ class RayExecutor:
                 told += self._heard(connection.recv())
                 wait = 0.0
         except (EOFError, OSError):
-            gone = f"{self._cluster.where} is gone ({self._end()})"
+            why = _LOGGED.sub("", self._end()).partition(". ")[0]
+            gone = f"{self._cluster.where} is gone ({why})"
             raise WorkerError(f"{gone}; once it runs again, resume with: {COMMAND.get()}") from None
         self._assign()
         return told
@@ -184,7 +189,7 @@ class RayExecutor:
         elif isinstance(event, TrialEnded | TrialFailed):
             del self._tasks[event.uid]
             worker.task, worker.started, worker.since = None, False, time.monotonic()
-            if isinstance(event, TrialFailed) and event.reason != "error":
+            if isinstance(event, TrialFailed) and event.reason not in ("error", "disk_full"):
                 worker.pid = None
 
     def _lost(self, worker: _Worker, message: str, refused: bool) -> Iterator[Event]:
@@ -196,7 +201,7 @@ class RayExecutor:
             self._waiting.appendleft(worker.task)
         if not refused:
             self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
+            if self._failed_starts >= max(FAILED_STARTS, 2 * len(self._workers)):
                 raise WorkerError(f"workers die before they are ready: {message}")
         if message:
             yield WorkerDied(worker.number, message)

@@ -40,13 +40,14 @@ class Actor:
 
     def __init__(self) -> None:
         self._executor: LocalExecutor | None = None
-        self._folder, self._uid = Path(), ""
+        self._folder, self._uid, self._address = Path(), "", ""
 
     def place(self) -> tuple[str, str, Mapping[str, str]]:
         """Return the node's id in Ray, its address, and its versions: nothing that regtune defines."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), versions()
+        self._address = ray.util.get_node_ip_address()
+        return ray.get_runtime_context().get_node_id(), self._address, versions()
 
     def begin(self, number: int, arrays: Arrays, gpus: bool) -> str:
         """Start with a data set, as worker `number`. Returns the digest of what has arrived."""
@@ -71,6 +72,7 @@ class Actor:
             self._executor.decide(self._uid, message)
         while not told:
             told += self._executor.events(POLL_SECONDS)
+        told = [self._located(event) for event in told]
         files = {}
         for event in told:
             if isinstance(event, TrialEnded):
@@ -78,3 +80,9 @@ class Actor:
             if isinstance(event, TrialEnded | TrialFailed):
                 shutil.rmtree(self._folder, ignore_errors=True)
         return told, files
+
+    def _located(self, event: Event) -> Event:
+        """The event, and of a disk that is full, whose it is."""
+        if isinstance(event, TrialFailed) and event.reason == "disk_full":
+            return replace(event, message=f"{event.message} on node {self._address}")
+        return event

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -23,12 +24,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from regtune.data.datasets import Arrays
-from regtune.errors import WorkerError
+from regtune.errors import SettingsError, WorkerError
+from regtune.escaping import printable
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed
 from regtune.executors.ray_actor import Actor, versions
 from regtune.executors.worker import failure, whole
 from regtune.training.result import Verdict
 
+_ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^\s/\[\]]+)\]?:(?P<port>\d{1,5})")
 ANSWER_SECONDS = 10.0
 ROOM_SECONDS = 2.0
 """How often the cluster is asked for nodes that have joined or left."""
@@ -45,6 +48,12 @@ class RayCluster:
     address: str | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.address not in (None, "auto") and not _ADDRESS.fullmatch(self.address):
+            raise SettingsError(
+                f"address: expected auto, HOST:PORT or ray://HOST:PORT, found {printable(self.address)}"
+            )
 
     @property
     def where(self) -> str:
@@ -104,7 +113,8 @@ class Room:
 
 def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arrays) -> None:
     """Do what the coordinator sends until it closes the connection. workers: of a cluster of this machine."""
-    with tempfile.TemporaryDirectory(prefix="regtune-", ignore_cleanup_errors=True) as folder:
+    short = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 (a socket's path has 103 characters at most)
+    with tempfile.TemporaryDirectory(prefix="regtune-", dir=short, ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
         try:
             ray = _connect(cluster, workers, folder)
@@ -138,11 +148,8 @@ def _connect(cluster: RayCluster, workers: int, folder: str) -> Any:
             "num_cpus": math.ceil(workers * cluster.cpus_per_trial),
             "include_dashboard": False,
         }
-    elif ":" in cluster.address:
-        host, _, port = cluster.address.removeprefix("ray://").rpartition(":")
-        socket.create_connection(
-            (host.strip("[]"), int(port)), ANSWER_SECONDS
-        ).close()  # Ray waits for minutes
+    elif found := _ADDRESS.fullmatch(cluster.address):  # Ray waits for minutes
+        socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS).close()
     import ray
 
     ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=True)
@@ -268,9 +275,10 @@ class _Driver:
                     with whole(task.folder / name) as path:
                         path.write_bytes(content)
             except OSError as error:
-                events = [*events[:-1], failure(task, worker, error)]
+                failed = failure(task, worker, error)
+                events = [failed if isinstance(event, TrialEnded) else event for event in events]
         self._coordinator.send(Told(worker, events))
-        if not isinstance(events[-1], EpochEnded | TrialEnded | TrialFailed):
+        if not any(isinstance(event, EpochEnded | TrialEnded | TrialFailed) for event in events):
             self._ask(worker, self._actors[worker].turn.remote(None), self._told)
 
     def _look(self) -> int:

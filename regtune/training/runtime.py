@@ -47,4 +47,5 @@ def environment_of_worker(given: Mapping[str, str], gpus: str = NO_GPU) -> dict[
     """
     kept = {name: value for name, value in given.items() if not name.startswith(OF_OTHERS)}
     own = {"KERAS_HOME": os.devnull, "CUDA_VISIBLE_DEVICES": gpus, "PYTHONHASHSEED": "0"}
-    return {**kept, **ARITHMETIC, **own, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # of a GPU's memory the first would take all
+    return {**kept, **ARITHMETIC, **own, **shared, "TF_CPP_MIN_LOG_LEVEL": "3"}
