@@ -50,9 +50,13 @@ def require_ray() -> None:
 
 @dataclass
 class RayNodes:
-    """A Ray cluster on this machine's 127.0.0.1; its head has no processor for actors."""
+    """A Ray cluster on this machine's 127.0.0.1; its head has no processor for actors.
+
+    client_port: Ray Client's.
+    """
 
     cluster: Any
+    client_port: int | None
 
     @property
     def address(self) -> str:
@@ -63,22 +67,28 @@ class RayNodes:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[RayNodes]:
+def ray_cluster(client_port: int | None = None) -> Iterator[RayNodes]:
     """Start a Ray cluster without nodes that train, for the block."""
     os.environ |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # of 15 by default, which on a busy machine gets nothing
+        "RAY_health_check_period_ms": "500",  # a node's loss is noticed after 5 of them, of 3 s each by default
     }
     require_ray()
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "node_ip_address": "127.0.0.1",
+        "ray_client_server_port": client_port,
+    }
     ours = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     signal.signal(signal.SIGTERM, ours)  # in the place of Ray's
     try:
-        yield RayNodes(cluster)
+        yield RayNodes(cluster, client_port)
     finally:
         cluster.shutdown()
 

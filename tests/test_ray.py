@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,16 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults.harness import assert_consistent, what_repeats
-from parts import RayNodes, ray_cluster, require_ray
+from faults.harness import assert_consistent
+from parts import RayNodes, file_system, ray_cluster, require_ray
 from places import place_on
-from stores import until
-from terminals import run_here
+from stores import free_port, until
+from terminals import imported, run_here
 from test_executors import SMALL, collect, last, task
 
 from regtune.data.datasets import load_arrays
-from regtune.errors import WorkerError
-from regtune.executors import TrialEnded, TrialStarted, WorkerDied
+from regtune.errors import SettingsError, WorkerError
+from regtune.executors import TrialEnded, TrialFailed, TrialStarted, WorkerDied
 from regtune.executors import ray as executors_ray
 from regtune.executors.ray import RayExecutor
 from regtune.executors.ray_driver import RayCluster
@@ -28,7 +31,7 @@ ARRAYS = load_arrays(SMALL.data.name)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayNodes]:
-    with ray_cluster() as nodes:
+    with ray_cluster(free_port()) as nodes:
         yield nodes
 
 
@@ -70,7 +73,9 @@ def test_actors_come_as_nodes_join_and_go_when_they_have_no_task(
         assert executor.idle == 2
         executor.submit(task(tmp_path))
         collect(executor, TrialStarted)
-        assert psutil.Process(executor.pids[0]).environ()["CUDA_VISIBLE_DEVICES"] == "0"
+        environment = psutil.Process(executor.pids[0]).environ()
+        assert environment["CUDA_VISIBLE_DEVICES"] == "0"
+        assert environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
         nodes.append(cluster.add_node(1, num_gpus=1))
         last(executor, TrialEnded)
         until(lambda: [executor.events(0.1)] and executor.idle == 4)
@@ -84,12 +89,10 @@ def test_actors_come_as_nodes_join_and_go_when_they_have_no_task(
 
 
 @pytest.mark.slow
-def test_without_an_address_a_cluster_on_127_0_0_1_lives_as_long_as_the_sweep_and_figures_are_the_same(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_without_an_address_a_cluster_on_127_0_0_1_lives_as_long_as_its_sweep(tmp_path: Path) -> None:
     require_ray()
-    changes = {"method": "random", "run_cap": 3, "training": {"batch_size": 4, "max_epochs": 6}}
-    with place_on("sqlite", tmp_path_factory.mktemp("ray"), None) as place:
+    changes = {"run_cap": 3, "training": {"batch_size": 4, "max_epochs": 6}}
+    with place_on("sqlite", tmp_path, None) as place:
         on_ray = replace(place, options=["--on", "ray"])
         with on_ray.sweep(workers=2, **changes) as sweep:
             sweep.until_epochs(1)
@@ -98,7 +101,7 @@ def test_without_an_address_a_cluster_on_127_0_0_1_lives_as_long_as_the_sweep_an
                 *psutil.Process(sweep.process.pid).children(recursive=True),
             ]
             addresses = {
-                connection.laddr.ip
+                connection.laddr.ip.removeprefix("::ffff:")
                 for process in started
                 for connection in process.net_connections()
                 if connection.status == psutil.CONN_LISTEN
@@ -107,10 +110,6 @@ def test_without_an_address_a_cluster_on_127_0_0_1_lives_as_long_as_the_sweep_an
         assert addresses == {"127.0.0.1"}
         assert_consistent(place, run_cap=3)
         assert not [process for process in started if process.is_running()]
-    with place_on("sqlite", tmp_path_factory.mktemp("local"), None) as local:
-        with local.sweep(workers=2, **changes) as sweep:
-            sweep.ended()
-        assert what_repeats(place) == what_repeats(local)
 
 
 def test_ray_that_is_not_installed_or_not_there_is_said(
@@ -121,6 +120,56 @@ def test_ray_that_is_not_installed_or_not_there_is_said(
     monkeypatch.setattr(executors_ray, "find_spec", lambda name: None)
     with pytest.raises(WorkerError, match=r'try: pip install "regtune\[ray\]"'):
         RayExecutor(RayCluster(), ARRAYS)
+
+
+@pytest.mark.slow
+def test_a_task_that_finds_no_room_is_a_demand_that_an_autoscaler_sees(
+    cluster: RayNodes, tmp_path: Path
+) -> None:
+    def demands() -> str:
+        command = [Path(sys.executable).with_name("ray"), "status", "--address", cluster.address]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    nodes = [cluster.add_node(1)]
+    with closing(RayExecutor(RayCluster(cluster.address), ARRAYS, 2)) as executor:
+        for uid in ("a", "b"):
+            executor.submit(task(tmp_path, uid))
+        until(lambda: "{'CPU': 1.0}: 1+ pending tasks/actors" in demands(), 60, 1)
+        nodes.append(cluster.add_node(1))
+        until(lambda: "(no resource demands)" in demands(), 60, 1)
+    for node in nodes:
+        cluster.cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_through_ray_client_a_node_s_full_disk_is_named_models_come_back_and_no_actor_is_left(
+    cluster: RayNodes, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    node = cluster.add_node(1, env_vars={"TMPDIR": str(small)})
+    with closing(RayExecutor(RayCluster(f"ray://127.0.0.1:{cluster.client_port}"), ARRAYS)) as executor:
+        with file_system(small, "size=64k"):
+            executor.submit(task(tmp_path))
+            failed = last(executor, TrialFailed)
+        assert (failed.reason, failed.message) == ("disk_full", f"{small}/regtune-a on node 127.0.0.1")
+        executor.submit(task(tmp_path))
+        ended = last(executor, TrialEnded)
+        pid = executor.pids[0]
+    found = hashlib.sha256((tmp_path / "a" / "model.keras").read_bytes()).hexdigest()
+    assert ended.artifacts == {"model.keras": found}
+    until(lambda: not psutil.pid_exists(pid))
+    cluster.cluster.remove_node(node)
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1", "ray://head", "http://head:8265", "head:6379/x"])
+def test_an_address_is_auto_or_names_a_port(address: str) -> None:
+    with pytest.raises(SettingsError, match=f"expected auto, HOST:PORT or ray://HOST:PORT, found {address}"):
+        RayCluster(address)
+
+
+def test_a_process_that_does_not_use_ray_does_not_import_it() -> None:
+    assert "ray" not in imported("import regtune.cli.run, regtune.evidence.run, regtune.sweep.plan")
 
 
 @pytest.mark.slow
