@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,27 +89,29 @@ def test_actors_come_as_nodes_join_and_go_when_they_have_no_task(
 
 
 @pytest.mark.slow
-def test_without_an_address_a_cluster_on_127_0_0_1_lives_as_long_as_its_sweep(tmp_path: Path) -> None:
+def test_without_an_address_a_cluster_on_127_0_0_1_ends_with_its_sweep_however_that_ends(
+    tmp_path: Path,
+) -> None:
     require_ray()
     changes = {"run_cap": 3, "training": {"batch_size": 4, "max_epochs": 6}}
     with place_on("sqlite", tmp_path, None) as place:
         on_ray = replace(place, options=["--on", "ray"])
         with on_ray.sweep(workers=2, **changes) as sweep:
             sweep.until_epochs(1)
-            started = [
-                psutil.Process(sweep.process.pid),
-                *psutil.Process(sweep.process.pid).children(recursive=True),
-            ]
-            addresses = {
-                connection.laddr.ip.removeprefix("::ffff:")
-                for process in started
-                for connection in process.net_connections()
-                if connection.status == psutil.CONN_LISTEN
-            }
-            sweep.ended()
+            names, addresses = set(), set()
+            for process in place.processes():
+                with suppress(psutil.NoSuchProcess):
+                    names.add(process.name())
+                    listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+                    addresses |= {one.laddr.ip.removeprefix("::ffff:") for one in listening}
+            sweep.process.kill()
+            sweep.process.wait()
+        assert names >= {"raylet", "gcs_server"}
         assert addresses == {"127.0.0.1"}
-        assert_consistent(place, run_cap=3)
-        assert not [process for process in started if process.is_running()]
+        until(lambda: not place.processes(), 60)
+        with on_ray.sweep(workers=2, **changes) as sweep:
+            sweep.ended()
+        assert_consistent(place, run_cap=3)  # and nothing runs
 
 
 def test_ray_that_is_not_installed_or_not_there_is_said(

@@ -114,7 +114,7 @@ class Room:
 def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arrays) -> None:
     """Do what the coordinator sends until it closes the connection. workers: of a cluster of this machine."""
     short = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 (a socket's path has 103 characters at most)
-    with tempfile.TemporaryDirectory(prefix="regtune-", dir=short, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="regtune-ray-", dir=short, ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
         try:
             ray = _connect(cluster, workers, folder)
