@@ -120,8 +120,9 @@ def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arr
             ray = _connect(cluster, workers, folder)
             driver = _Driver(ray, coordinator, cluster, arrays)
         except Exception as error:  # in as many ways as a cluster can be out of reach
-            lines = [line for line in str(error).strip().splitlines() if line.strip()]
-            said = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+            line = lines[-1] if lines[0].endswith(":") else lines[0]  # Ray Client tells what is wrong last
+            said = f"{type(error).__name__}: {line[:300]}"
             coordinator.send(WorkerError(f"{cluster.where} cannot be used: {said}"))
             return
         try:
