@@ -1,12 +1,15 @@
 # regtune for a team: the MLflow server, `db init` and sweeps are one image, told apart by their command.
+# `--build-arg EXTRA=ray` adds Ray: then it is also the image of a cluster's nodes (deploy/rayjob.yaml).
 # Packages and regtune are layers of their own, so a change of the source copies 1 MB and installs nothing else.
 
 FROM python:3.11-slim AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
-COPY requirements.lock /build/
+COPY requirements.lock requirements-ray.lock /build/
+ARG EXTRA=
 # TensorFlow's C++ headers (290 MB) are for compiling, which nothing here does.
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r /build/requirements.lock \
+        ${EXTRA:+-r /build/requirements-$EXTRA.lock} \
     && cd "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
     && rm -r tensorflow/include \
     && echo /opt/regtune > regtune.pth

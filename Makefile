@@ -101,6 +101,9 @@ lock:  ## Pin every package with its hashes (needs uv)
 	uv pip compile pyproject.toml --group build --group test --group lint -c requirements.lock --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		-o requirements-dev.lock
+	echo "ray[default]" | uv pip compile - -c requirements-dev.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -o requirements-ray.lock \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean:  ## Remove the environment; studies in mlruns/ stay
 	rm -rf .venv

@@ -155,5 +155,5 @@ def test_secrets_reach_neither_git_nor_the_builder() -> None:
     patterns = [rule for rule in rules if rule and not rule.startswith("#")]
     assert patterns[0] == "*"  # nothing is sent but what is named
     assert {rule for rule in patterns if rule.startswith("!")} == {
-        "!pyproject.toml", "!requirements.lock", "!README.md", "!LICENSE", "!regtune",
+        "!pyproject.toml", "!requirements.lock", "!requirements-ray.lock", "!README.md", "!LICENSE", "!regtune",
     }  # fmt: skip
