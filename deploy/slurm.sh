@@ -1,10 +1,10 @@
 #!/bin/bash
 # A sweep on the nodes of a Slurm allocation: Ray on each of them, the coordinator on the first.
 #
-#     make .venv/.installed                                                    once, in a folder that all nodes have
-#     .venv/bin/pip install --require-hashes -r requirements-ray.lock
-#     TEAM_HOST=mlflow.example.org sbatch deploy/slurm.sh sweeps/mnist.yaml    again: the study resumes
+#     make .venv/.installed && .venv/bin/pip install --require-hashes -r requirements-ray.lock
+#     sbatch --export=ALL,TEAM_HOST=mlflow.example.org deploy/slurm.sh sweeps/mnist.yaml
 #
+# The first line installs, once, in a folder that all nodes have; the second one, typed again, resumes the study.
 # TEAM_HOST runs docker-compose.yml with deploy/cluster.compose.yaml, and TLS in front of MLflow (deploy/Caddyfile).
 # Of its deploy/secrets, studies_password and tracking_sweep_password lie in ~/.regtune here, with mode 0600.
 #SBATCH --job-name=regtune
@@ -16,7 +16,7 @@
 #SBATCH --signal=B:TERM@180
 set -euo pipefail
 
-file=${1:?usage: TEAM_HOST=NAME sbatch deploy/slurm.sh FILE}
+file=${1:?usage: sbatch --export=ALL,TEAM_HOST=NAME deploy/slurm.sh FILE}
 database=postgresql+psycopg://studies@${TEAM_HOST:?expected the machine that runs docker-compose.yml}:5432/studies
 export OPTUNA_STORAGE=${OPTUNA_STORAGE:-$database}
 export OPTUNA_STORAGE_PASSWORD_FILE=~/.regtune/studies_password
