@@ -43,6 +43,6 @@ export HEAD READY
 cd "$SLURM_SUBMIT_DIR"
 # A node that is lost takes no other with it, and one that comes late takes work once it has joined.
 srun --no-kill --kill-on-bad-exit=0 bash -c "$START" &
-timeout 600 bash -c "$READY"
+timeout 300 bash -c "$READY"
 # In the place of this script, so that the signal before the time limit stops it calmly. Slurm ends Ray after it.
 exec regtune sweep "$file" --on ray --address "$HEAD"

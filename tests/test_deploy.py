@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ import psutil
 import pytest
 import yaml
 from parts import require_ray
-from stores import free_port
 from test_compose_policy import COMPOSE, SECRET_NAME, SERVICES
 from test_docs import problem
 
@@ -289,7 +289,8 @@ def test_the_slurm_script_starts_ray_with_a_token_and_ends_as_its_sweep_does(tmp
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (tmp_path / "tiny.yaml").write_text(TINY)
-    head = f"127.0.0.1:{free_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as free:  # not one of those that Ray's workers take
+        head = f"127.0.0.1:{free.getsockname()[1]}"
     given = {
         "HEAD": head,
         "HOME": str(tmp_path),

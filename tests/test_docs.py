@@ -30,8 +30,8 @@ README = PAGES["README.md"]
 VERBS = dict(verbs())
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
 PROGRAMS = {
-    *("bash", "chmod", "curl", "docker", "git", "kill", "kubectl", "make", "mkdir", "mlflow", "pip", "ray", "regtune"),
-    *("sbatch", "source"),
+    *("bash", "chmod", "curl", "docker", "git", "kill", "make", "mkdir", "mlflow", "pip", "regtune"),
+    *("kubectl", "ray", "sbatch", "source"),
 }
 
 
