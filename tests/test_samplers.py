@@ -6,19 +6,22 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from specs import spec_of
 
+from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.groups import PrunerSpec
 from regtune.errors import SpecError
 from regtune.search import Space
+from regtune.search.halving import RUNGS
 from regtune.search.memory import Draft, StudyInMemory
 from regtune.search.samplers import History, make_pruner, make_sampler
 
@@ -199,27 +202,31 @@ def test_gp_is_optunas_where_torch_is_and_refused_by_name_where_it_is_not() -> N
 # -- pruners
 
 
-def pruner_of(**given: Any) -> BasePruner:
-    return make_pruner(spec_of(FLAT, early_terminate=given or None, training={"max_epochs": 27}))
+def pruned_by(**given: Any) -> SweepSpec:
+    return spec_of(FLAT, early_terminate=given or None, training={"max_epochs": 27})
 
 
-def ended_at(pruner: BasePruner, curves: list[list[float]]) -> list[int | None]:
+def ended_at(spec: SweepSpec, curves: list[list[float]]) -> list[int | None]:
     """At which epoch, counted from 1, each of these trials is ended; None for never."""
-    study = optuna.create_study(pruner=pruner, study_name="x")
-    ends: list[int | None] = []
-    for curve in curves:
-        trial = study.ask()
-        end = None
-        for epoch, value in enumerate(curve, start=1):
-            trial.report(value, epoch)
-            if trial.should_prune():
-                end = epoch
-                break
-        study.tell(
-            trial, curve[-1] if end is None else None, state=TrialState.PRUNED if end else TrialState.COMPLETE
-        )
-        ends.append(end)
-    return ends
+    storage = study_of()
+    study = through(storage)
+    study.pruner = make_pruner(spec, storage.set_trial_user_attr)
+    return [pruned(study, curve)[0] for curve in curves]
+
+
+def pruned(study: optuna.Study, curve: list[float], first: int = 1) -> tuple[int | None, FrozenTrial]:
+    """At which epoch a trial with this curve is ended, asked from epoch `first` on, and that trial."""
+    trial = study.ask()
+    end = None
+    for epoch, value in enumerate(curve, start=1):
+        trial.report(value, epoch)
+        now = study.get_trials(deepcopy=False)[trial.number]
+        if epoch >= first and study.pruner.prune(study, now):
+            end = epoch
+            break
+    state = TrialState.PRUNED if end else TrialState.COMPLETE
+    told = study.tell(trial, None if end else 0.0, state=state)
+    return end, told
 
 
 def worse(count: int, epochs: int) -> list[list[float]]:
@@ -229,20 +236,20 @@ def worse(count: int, epochs: int) -> list[list[float]]:
 
 def test_median_ends_a_bad_trial_at_min_iter_and_not_before_its_startup_trials() -> None:
     for first in (1, 3, 7):
-        pruner = pruner_of(type="median", min_iter=first, startup_trials=2)
-        assert ended_at(pruner, [[1.0] * 9, [1.0] * 9, [2.0] * 9, [0.5] * 9]) == [None, None, first, None]
+        spec = pruned_by(type="median", min_iter=first, startup_trials=2)
+        assert ended_at(spec, [[1.0] * 9, [1.0] * 9, [2.0] * 9, [0.5] * 9]) == [None, None, first, None]
     curves = [[1.0] * 3] * 5 + [[2.0] * 3]
-    assert ended_at(pruner_of(type="median"), curves) == [None] * 5 + [1]
-    assert ended_at(pruner_of(), curves) == [None] * 6  # without a pruner
+    assert ended_at(pruned_by(type="median"), curves) == [None] * 5 + [1]
+    assert ended_at(pruned_by(), curves) == [None] * 6  # without a pruner
 
 
 def test_successive_halving_lets_the_best_third_pass_each_rung_of_min_iter_times_eta() -> None:
-    pruner = pruner_of(type="successive_halving", min_iter=2, eta=3)
+    spec = pruned_by(type="successive_halving", min_iter=2, eta=3)
     # Each trial is better than all before it, so it passes; each worse one ends at the rung where that shows.
-    assert ended_at(pruner, [[3.0] * 20, [2.0] * 20, [1.0] * 20]) == [None, None, None]
-    assert ended_at(pruner, [[1.0] * 20, [2.0] * 20]) == [None, 2]
+    assert ended_at(spec, [[3.0] * 20, [2.0] * 20, [1.0] * 20]) == [None, None, None]
+    assert ended_at(spec, [[1.0] * 20, [2.0] * 20]) == [None, 2]
     late = [1.0] * 5 + [9.0] * 15  # good at epoch 2, bad at epoch 6
-    assert ended_at(pruner, [[1.5] * 20, [1.4] * 20, [1.3] * 20, late]) == [None, None, None, 6]
+    assert ended_at(spec, [[1.5] * 20, [1.4] * 20, [1.3] * 20, late]) == [None, None, None, 6]
 
 
 @pytest.mark.parametrize(
@@ -258,16 +265,47 @@ def test_hyperband_has_a_bracket_for_each_rung_that_wandb_documents(
     given: dict[str, Any], rungs: tuple[int, ...]
 ) -> None:
     """Ever worse trials end at the first rung of their bracket."""
-    ends = ended_at(pruner_of(type="hyperband", **given), worse(150, 28))
+    ends = ended_at(pruned_by(type="hyperband", **given), worse(150, 28))
     assert set(ends) - {None} == set(rungs)
     assert PrunerSpec(type="hyperband", **given).brackets(27) == rungs
 
 
 def test_hyperband_has_one_bracket_beyond_the_last_epoch_and_takes_the_most_that_is_searched() -> None:
-    assert set(ended_at(pruner_of(type="hyperband", min_iter=99), worse(40, 27))) == {None, 27}
+    assert set(ended_at(pruned_by(type="hyperband", min_iter=99), worse(40, 27))) == {None, 27}
     hyperband = {"type": "hyperband", "min_iter": 1}
     spec = spec_of({"max_epochs": {"values": [5, 81]}}, early_terminate=hyperband)
-    assert set(ended_at(make_pruner(spec), worse(300, 81))) - {None} == {1, 3, 9, 27, 81}
+    assert set(ended_at(spec, worse(300, 81))) - {None} == {1, 3, 9, 27, 81}
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize(
+    ("given", "peer"),
+    [
+        ({"type": "hyperband", "min_iter": 2}, HyperbandPruner(2, 27, 3)),
+        ({"type": "hyperband", "min_iter": 1, "eta": 2}, HyperbandPruner(1, 27, 2)),
+        ({"type": "successive_halving", "min_iter": 2}, SuccessiveHalvingPruner(2, 3)),
+    ],
+)
+def test_halving_decides_and_marks_as_optunas_pruners_also_when_a_study_is_resumed(
+    given: dict[str, Any], peer: BasePruner, direction: str
+) -> None:
+    dice, spec = np.random.default_rng(SEED), pruned_by(**given)
+    ours, theirs = study_of(direction), study_of(direction)
+    study, beside = through(ours), through(theirs)
+    beside.pruner = peer
+    ends = set()
+    for number in range(400):
+        if number % 150 == 0:
+            study.pruner = make_pruner(spec, ours.set_trial_user_attr)
+        curve = [float("nan") if value > 2.2 else round(value, 1) for value in dice.normal(size=27)]
+        first = (
+            int(dice.integers(1, 10)) if number % 3 else 1
+        )  # from there on, several rungs may be reached at once
+        (end, trial), (expected, peers) = pruned(study, curve, first), pruned(beside, curve, first)
+        marks = [value for key, value in peers.system_attrs.items() if key.startswith("completed_rung_")]
+        assert (end, trial.user_attrs.get(RUNGS, [])) == (expected, marks)
+        ends.add(end)
+    assert len(ends) > 3
 
 
 # -- a bounded history

@@ -1,4 +1,4 @@
-"""The sampler and the pruner of a sweep, both Optuna's, and what a sampler sees of a study.
+"""The sampler and the pruner of a sweep, as Optuna has them, and what a sampler sees of a study.
 
 The coordinator makes a new sampler before each ask. TPE, GP and random sampling hold no state that matters;
 CMA-ES keeps its state in Optuna's database and takes it up from there, as a pickle, so whoever can write to
@@ -11,15 +11,15 @@ Optuna's samplers would take them for evidence, lose their search space over the
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.checks import most_epochs
 from regtune.errors import SpecError
+from regtune.search.halving import HalvingPruner, Mark
 from regtune.search.space import Space
 
 BEST, RECENT = 50, 250
@@ -65,8 +66,8 @@ def make_sampler(space: Space, seed: int) -> BaseSampler:
         return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
-def make_pruner(spec: SweepSpec) -> BasePruner:
-    """Return the pruner of a spec, for one value reported an epoch, from step 1 on.
+def make_pruner(spec: SweepSpec, mark: Mark) -> BasePruner:
+    """Return the pruner of a spec, for one value reported an epoch, from step 1 on; `mark` is HalvingPruner's.
 
     W&B's `min_iter` is the first epoch at which a trial may be ended, in all three; `eta` is Optuna's
     `reduction_factor`, `max_iter` hyperband's `max_resource`. With `s` the first rung stands at max_iter / eta ** s.
@@ -78,11 +79,10 @@ def make_pruner(spec: SweepSpec) -> BasePruner:
         startup = 5 if rules.startup_trials is None else rules.startup_trials
         return MedianPruner(n_startup_trials=startup, n_warmup_steps=rules.first_epoch)
     if rules.type == "successive_halving":
-        return SuccessiveHalvingPruner(min_resource=rules.first_epoch, reduction_factor=rules.ratio)
+        return HalvingPruner(mark, rules.first_epoch, rules.ratio)
     last = rules.max_iter or most_epochs(spec)
-    return HyperbandPruner(
-        min_resource=min(rules.first_epoch, last), max_resource=last, reduction_factor=rules.ratio
-    )
+    first = min(rules.first_epoch, last)
+    return HalvingPruner(mark, first, rules.ratio, math.floor(math.log(last / first, rules.ratio)) + 1)
 
 
 class History:
@@ -93,7 +93,8 @@ class History:
     trials, and all others (Bergstra et al. 2011, section 4; Optuna's `gamma`). The first model is the same as with all
     trials, as long as `best` is not smaller than that; the second has a sample of its trials.
 
-    One object for all asks of one study looks at each trial once after its end.
+    One object for all asks of one study looks at each trial once after its end, so that an ask costs the same in a
+    study of ten trials and of ten thousand.
     """
 
     def __init__(self, space: Space, best: int | None = BEST, recent: int = RECENT) -> None:
@@ -101,22 +102,31 @@ class History:
         self._names = space.distributions.keys()
         self._best = best if space.spec.method == "tpe" else None
         self._recent = recent
-        self._ended: dict[int, _Goodness] = {}
+        self._seen = 0
+        self._open: set[int] = set()
+        self._ended: list[int] = []
+        self._order: list[tuple[_Goodness, int]] = []
 
     def shown(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
-        """Return the trials that are shown of all `trials` of a study, in their order."""
-        for trial in trials:
-            if trial.number not in self._ended and trial.state.is_finished():
-                counts = trial.state in _ENDS and self._of_the_space(trial)
-                self._ended[trial.number] = _goodness(trial, direction) if counts else ()
-        ended = [trial for trial in trials if self._ended.get(trial.number)]
-        running = [trial for trial in trials if trial.number not in self._ended and self._of_the_space(trial)]
-        if self._best is None or len(ended) <= self._best + self._recent:
-            return sorted([*ended, *running])
-        best = heapq.nsmallest(self._best, ended, key=lambda trial: (self._ended[trial.number], trial.number))
-        numbers = {trial.number for trial in best}
-        latest = islice((trial for trial in reversed(ended) if trial.number not in numbers), self._recent)
-        return sorted([*best, *latest, *running])
+        """Return the trials that are shown of all `trials` of a study, which are in the order of their numbers."""
+        self._look(trials, direction)
+        running = (number for number in self._open if self._of_the_space(trials[number]))
+        ended: Iterable[int] = self._ended
+        if self._best is not None and len(self._ended) > self._best + self._recent:
+            best = {number for _, number in self._order[: self._best]}
+            others = (number for number in reversed(self._ended) if number not in best)
+            ended = chain(best, islice(others, self._recent))
+        return [trials[number] for number in sorted(chain(ended, running))]
+
+    def _look(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> None:
+        self._open.update(range(self._seen, len(trials)))
+        self._seen = len(trials)
+        for number in [number for number in self._open if trials[number].state.is_finished()]:
+            self._open.remove(number)
+            trial = trials[number]
+            if trial.state in _ENDS and self._of_the_space(trial):
+                bisect.insort(self._ended, number)
+                bisect.insort(self._order, (_goodness(trial, direction), number))
 
     def _of_the_space(self, trial: FrozenTrial) -> bool:
         return self._roots <= trial.params.keys() <= self._names

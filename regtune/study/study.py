@@ -145,6 +145,14 @@ class Study:
         """Return trials in the order of their numbers, of all states or of those given; they must not be changed."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
+    def trial(self, number: int) -> FrozenTrial:
+        """Return one trial, which must not be changed."""
+        return self._storage.get_trial(number)
+
+    def mark(self, number: int, key: str, value: Any) -> None:
+        """Write an attribute of a trial."""
+        self._storage.set_trial_user_attr(number, key, value)
+
     def set_end(self, state: str | None) -> None:
         """Record how a sweep ended: FINISHED, KILLED or FAILED; None that it is under way."""
         self.set_attribute(stored.ENDED, state and {"state": state, "at_ms": now_ms()})
@@ -219,7 +227,7 @@ class Study:
 
     def should_prune(self, number: int) -> bool:
         """Ask the pruner whether a trial ends after the epoch that was reported last."""
-        return self.optuna.pruner.prune(self.optuna, self._storage.get_trial(number))
+        return self.optuna.pruner.prune(self.optuna, self.trial(number))
 
     def write(self, number: int, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(number, stored.RECORD, record.to_json())

@@ -110,6 +110,8 @@ class Coordinator:
         self._proposals = Proposals(study, space, self._standing, data)
         self._numbers: dict[str, int] = {}
         """Numbers of the trials that are running, by uid."""
+        self._rows: dict[str, Row] = {}
+        """Those trials as they were shown last."""
         self._began = time.monotonic()
         self._spent_before = 0.0
         self._finished_before = 0
@@ -120,7 +122,7 @@ class Coordinator:
         self._too_many = ""
         self._decides = False
         self._decision: Decision | None = None
-        study.optuna.pruner = make_pruner(spec)
+        study.optuna.pruner = make_pruner(spec, study.mark)
 
     def prepare(self, earlier: Iterable[tuple[str, Mapping[str, Value]]] = ()) -> None:
         """Settle what a dead coordinator left, and queue what is decided beforehand."""
@@ -217,7 +219,7 @@ class Coordinator:
     def _epoch_ended(self, running: Running, figures: Mapping[str, float]) -> Verdict:
         """Report an epoch to Optuna and decide on it. One that repeats itself is known already, up to the last."""
         record, number = running.record, self._numbers[running.record.uid]
-        known = self._study.trials()[number].intermediate_values
+        known = self._study.trial(number).intermediate_values
         last = max(known, default=0)
         if running.epoch not in known:
             self._study.report(number, running.epoch, figures[self._spec.metric.name])
@@ -235,9 +237,10 @@ class Coordinator:
             self._put_back(record.uid)
             return
         number = self._numbers.pop(record.uid)
+        self._rows.pop(record.uid, None)
         self._study.write(number, record)
         state = self._study.tell(number, record)
-        ended = self._study.trials()[number]
+        ended = self._study.trial(number)
         best = self._standing.best(self._spec.keep_models + 1)
         kept = {*best[: self._spec.keep_models]}
         for other in {number, *best} - kept:
@@ -310,10 +313,18 @@ class Coordinator:
             finished_before=self._finished_before,
             spent_before=self._spent_before,
             best=self._standing.winner,
-            running=tuple(Row(self._numbers[one.uid], "RUNNING", None, one.now) for one in running),
+            running=tuple(map(self._row, running)),
             starting=sum(one.worker is None for one in running),
             tracking=self._tracker.status,
         )
+
+    def _row(self, record: TrialRecord) -> Row:
+        """A running trial; a new row only where it has changed, as there may be hundreds beside it that have not."""
+        row = self._rows.get(record.uid)
+        if row is None or row.record is not record:
+            row = Row(self._numbers[record.uid], "RUNNING", None, record.now)
+            self._rows[record.uid] = row
+        return row
 
     def _end(self) -> SweepOutcome:
         tally = self._standing.tally
