@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking bench-load bench-decision bench-ray \
+	bench-sync bench-tracking bench-load bench-decision bench-ray bench-simulate \
 	docs faults soak secrets lock clean
 
 help:  ## Show the commands
@@ -57,6 +57,7 @@ bench-train: .venv/.tested  ## Measure an epoch against its floor and against th
 
 bench-quick: .venv/.tested  ## The same, shortened, and without a verdict: machines may be busy
 	$(BIN)/python benchmarks/bench_train.py --quick --no-verdict
+	$(BIN)/python -m benchmarks.bench_simulate --quick
 
 bench-sweep: .venv/.tested  ## Sixty trials on the full MNIST, beside the notebook's way
 	$(BIN)/python benchmarks/bench_sweep.py --json benchmarks/sweep.json --board benchmarks/board.txt
@@ -72,6 +73,9 @@ bench-history: .venv/.tested  ## What a sampler loses that sees a bounded histor
 
 bench-decision: .venv/.tested  ## How often a decision errs: simulated sweeps
 	$(BIN)/python -m benchmarks.bench_decision --json benchmarks/decision.json
+
+bench-simulate: .venv/.tested  ## How many workers one coordinator keeps busy, by simulation: an hour
+	$(BIN)/python -m benchmarks.bench_simulate --json benchmarks/simulate.json
 
 bench-sync: .venv/.tested  ## Compare a study of 10,000 trials with MLflow: time and memory
 	$(BIN)/python benchmarks/bench_sync.py --json benchmarks/sync.json

@@ -278,6 +278,96 @@ def coordinator() -> str:
     return f"{table(columns, rows)}\n\n{machine('coordinator')} {said}"
 
 
+def simulated() -> list[dict[str, Any]]:
+    """What was simulated, by database and workers."""
+    rows = results("simulate")["rows"].values()
+    return sorted(rows, key=lambda one: (one["database"], one["workers"], one["trials"]))
+
+
+def busy() -> str:
+    """How busy simulated workers are."""
+    found = simulated()
+    rows = (
+        (
+            one["database"],
+            f"{one['before']:,} + {one['trials']:,}",
+            f"{one['workers']:,}",
+            f"{one['busy']:.1%}",
+            f"{one['coordinator_busy']:.0%}",
+            f"{one['wait_for_verdict']:.2f} s",
+            f"{one['wait_for_trial']:.2f} s",
+        )
+        for one in found
+    )
+    columns = (
+        "database",
+        "trials",
+        "workers",
+        "training",
+        "coordinator works",
+        "an epoch waits",
+        "a trial waits",
+    )
+    loads = sorted(one["load_before"] for one in found)
+    said = f"Other work used it at the same time: load average {loads[0]:.0f} to {loads[-1]:.0f}."
+    return f"{table(columns, rows)}\n\n{machine('simulate')} {said}"
+
+
+def coordinator_parts() -> str:
+    """What the coordinator of many workers does."""
+    found = simulated()
+    rows = (
+        (
+            one["database"],
+            f"{one['before']:,} + {one['trials']:,}",
+            f"{one['workers']:,}",
+            *(f"{part:.0f}" for part in (one["ms_a_trial"], *one["parts_ms_a_trial"].values())),
+        )
+        for one in found
+    )
+    return table(("ms per trial", "trials", "workers", "all", *found[0]["parts_ms_a_trial"]), rows)
+
+
+def beyond() -> str:
+    """How many workers one coordinator would serve, as arithmetic."""
+    said = []
+    for one in simulated():
+        if one["workers"] < 256:
+            continue
+        epochs, ms = one["epochs_a_trial"], one["ms_a_trial"]
+        said.append(
+            f"- {one['database']}, as with {one['workers']:,} workers: a trial of {epochs:.1f} epochs costs the "
+            f"coordinator {ms:.0f} ms, so it has no time left at 10 s × {epochs:.1f} ÷ {ms:.0f} ms = "
+            f"{10_000 * epochs / ms:,.0f} workers. MLflow's writer takes {one['writer_ms_a_run']:.0f} ms a run of a "
+            f"core of its own, its start included, which would do for "
+            f"{10_000 * epochs / one['writer_ms_a_run']:,.0f}."
+        )
+    return "\n".join(said)
+
+
+def pending() -> str:
+    """What pending trials cost the sampler."""
+    found = results("simulate").get("regret")
+    if found is None:
+        return "Not measured yet."
+    rows = (
+        (
+            f"{one['trials']:,}",
+            f"{1e4 * one['sequential']:.1f}",
+            f"{1e4 * one['with_pending']:.1f}",
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                *(1e4 * one["added"][at] for at in ("mean", "low", "high"))
+            ),
+        )
+        for one in found["rows"]
+    )
+    columns = ("trials", "one worker", "256 workers", "more, 95 % interval")
+    sweeps = len(found["sweeps"]) // 2
+    return (
+        f"{table(columns, rows)}\n\nRegret × 10⁴ in validation cross-entropy, means of {sweeps} sweeps each."
+    )
+
+
 def tracking() -> str:
     """What MLflow costs a sweep."""
     found = results("tracking")
@@ -459,6 +549,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
         *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, ray, soak),
+        *(busy, coordinator_parts, beyond, pending),
         *(decisions, decision, candidates, bought, textbook, champion),
     )
 }
