@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking bench-load bench-decision bench-ray bench-simulate \
+	bench-sync bench-tracking bench-load bench-start bench-decision bench-ray bench-simulate \
 	docs faults soak secrets lock clean
 
 help:  ## Show the commands
@@ -89,6 +89,9 @@ bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, fil
 bench-ray: .venv/.tested  ## What an epoch and a trial cost on Ray, beside Ray Tune's
 	$(PIP) install 'ray[tune]>=2.60'
 	$(BIN)/python benchmarks/bench_ray.py --json benchmarks/ray.json
+
+bench-start: .venv/.tested  ## Where the seconds of the quickstart go, and what eight workers hold
+	$(BIN)/python benchmarks/bench_start.py --json benchmarks/start.json
 
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults

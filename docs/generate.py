@@ -423,6 +423,22 @@ def ray() -> str:
     return f"{table(('one trial at a time', 'an epoch', 'a trial'), rows)}\n\n{machine('ray')}"
 
 
+def start() -> str:
+    """Where the seconds of the quickstart go."""
+    found = results("start")
+    search, whole = found["ways"]["search"], found["ways"]["search and decision"]
+    rows = (
+        ("from the command to the first epoch", f"{search['start']:.1f} s"),
+        ("the search's epochs", f"{search['training']:.1f} s"),
+        ("from the last epoch to the last line", f"{search['end']:.1f} s"),
+        ("the whole search (`--set decide=false`)", f"{search['command']:.1f} s"),
+        ("the whole command, with its decision", f"{whole['command']:.1f} s"),
+        (f"memory of {found['workers']} workers together", f"{found['workers_mib']:,.0f} MiB"),
+    )
+    columns = (f"`make bench-start`, medians of {found['rounds']} rounds", "result")
+    return f"{table(columns, iter(rows))}\n\n{machine('start')}"
+
+
 def soak() -> str:
     """What random faults cost."""
     rows = (
@@ -548,7 +564,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
-        *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, ray, soak),
+        *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, start, ray, soak),
         *(busy, coordinator_parts, beyond, pending),
         *(decisions, decision, candidates, bought, textbook, champion),
     )
