@@ -313,6 +313,21 @@ def busy() -> str:
     return f"{table(columns, rows)}\n\n{machine('simulate')} {said}"
 
 
+def wide() -> str:
+    """How many simulated workers train, in a row a database."""
+    found = {(one["database"], one["workers"]): one for one in simulated()}
+    databases, workers = (sorted({key[at] for key in found}) for at in (0, 1))
+    rows = (
+        (
+            {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[database],
+            *(f"{found[database, one]['busy']:.1%}" if (database, one) in found else "" for one in workers),
+        )
+        for database in sorted(databases, reverse=True)
+    )
+    columns = ("workers that train, of", *(f"{one:,}" for one in workers))
+    return f"By simulation, `make bench-simulate`:\n\n{table(columns, rows)}"
+
+
 def coordinator_parts() -> str:
     """What the coordinator of many workers does."""
     found = simulated()
@@ -565,7 +580,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
         *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, start, ray, soak),
-        *(busy, coordinator_parts, beyond, pending),
+        *(busy, wide, coordinator_parts, beyond, pending),
         *(decisions, decision, candidates, bought, textbook, champion),
     )
 }
