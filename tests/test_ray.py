@@ -19,6 +19,7 @@ from stores import free_port, until
 from terminals import imported, run_here
 from test_executors import SMALL, collect, last, task
 
+from regtune.credentials import ADMIN_PASSWORD
 from regtune.data.datasets import load_arrays
 from regtune.errors import SettingsError, WorkerError
 from regtune.executors import TrialEnded, TrialFailed, TrialStarted, WorkerDied
@@ -95,18 +96,21 @@ def test_without_an_address_a_cluster_on_127_0_0_1_ends_with_its_sweep_however_t
     require_ray()
     changes = {"run_cap": 3, "training": {"batch_size": 4, "max_epochs": 6}}
     with place_on("sqlite", tmp_path, None) as place:
-        on_ray = replace(place, options=["--on", "ray"])
+        environment = {**place.environment, ADMIN_PASSWORD: "for the server alone"}
+        on_ray = replace(place, options=["--on", "ray"], environment=environment)
         with on_ray.sweep(workers=2, **changes) as sweep:
             sweep.until_epochs(1)
-            names, addresses = set(), set()
+            names, addresses, told = set(), set(), set()
             for process in place.processes():
                 with suppress(psutil.NoSuchProcess):
                     names.add(process.name())
+                    told |= {process.pid} if ADMIN_PASSWORD in process.environ() else set()
                     listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
                     addresses |= {one.laddr.ip.removeprefix("::ffff:") for one in listening}
             sweep.process.kill()
             sweep.process.wait()
         assert names >= {"raylet", "gcs_server"}
+        assert told == {sweep.process.pid}  # of a secret
         assert addresses == {"127.0.0.1"}
         until(lambda: not place.processes(), 60)
         with on_ray.sweep(workers=2, **changes) as sweep:

@@ -121,7 +121,7 @@ def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arr
             driver = _Driver(ray, coordinator, cluster, arrays)
         except Exception as error:  # in as many ways as a cluster can be out of reach
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-            line = lines[-1] if lines[0].endswith(":") else lines[0]  # Ray Client tells what is wrong last
+            line = lines[-1] if "Traceback" in str(error) else " ".join(lines)
             said = f"{type(error).__name__}: {line[:300]}"
             coordinator.send(WorkerError(f"{cluster.where} cannot be used: {said}"))
             return
