@@ -324,8 +324,8 @@ def wide() -> str:
         )
         for database in sorted(databases, reverse=True)
     )
-    columns = ("workers that train, of", *(f"{one:,}" for one in workers))
-    return f"By simulation, `make bench-simulate`:\n\n{table(columns, rows)}"
+    columns = ("workers that train (`make bench-simulate`), of", *(f"{one:,}" for one in workers))
+    return table(columns, rows)
 
 
 def coordinator_parts() -> str:
