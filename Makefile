@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: help sweep test test-slow proofs lint bench-train bench-quick bench-sweep bench-scale bench-coordinator bench-history \
-	bench-sync bench-tracking bench-load bench-start bench-decision bench-ray bench-simulate \
+	bench-sync bench-tracking bench-load bench-start bench-decision bench-ray bench-peers bench-simulate \
 	docs faults soak secrets lock clean
 
 help:  ## Show the commands
@@ -86,12 +86,14 @@ bench-tracking: .venv/.tested  ## What MLflow costs a sweep: with and without, i
 bench-load: .venv/.tested  ## Two thousand short trials: throughput, memory, files, threads
 	$(BIN)/python benchmarks/bench_load.py --json benchmarks/load.json
 
-bench-ray: .venv/.tested  ## What an epoch and a trial cost on Ray, beside Ray Tune's
-	$(PIP) install 'ray[tune]>=2.60'
+bench-ray: .venv/.benched  ## What an epoch and a trial cost on Ray, beside Ray Tune's
 	$(BIN)/python benchmarks/bench_ray.py --json benchmarks/ray.json
 
 bench-start: .venv/.tested  ## Where the seconds of the quickstart go, and what eight workers hold
 	$(BIN)/python benchmarks/bench_start.py --json benchmarks/start.json
+
+bench-peers: .venv/.benched  ## The same searches by regtune, Optuna, Ray Tune and KerasTuner, after a parity gate
+	$(BIN)/python benchmarks/bench_peers.py --json benchmarks/peers.json; code=$$?; $(BIN)/python docs/images/draw_peers.py; exit $$code
 
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults
@@ -130,4 +132,9 @@ clean:  ## Remove the environment; studies in mlruns/ stay
 .venv/.tested: .venv/.installed requirements-dev.lock
 	@echo "Installing what the tests need"
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.venv/.benched: .venv/.tested
+	@echo "Installing the tools that bench-peers runs"
+	$(PIP) install --no-build-isolation --editable '.[bench]'
 	@touch $@

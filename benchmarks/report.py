@@ -24,10 +24,10 @@ def options(description: str | None, verdict: bool = True) -> argparse.ArgumentP
     return parser
 
 
-def machine() -> dict[str, Any]:
+def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
     """The machine and the packages that the figures belong to."""
     versions = {}
-    for package in ("tensorflow-cpu", "tensorflow", "keras", "numpy"):
+    for package in ("tensorflow-cpu", "tensorflow", "keras", "numpy", *packages):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

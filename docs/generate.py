@@ -498,6 +498,51 @@ def decisions() -> str:
     return f"{table(columns, rows)}\n\n{sweeps:,} sweeps a row; sd: of a run by its seed, 0.0012 of accuracy on MNIST."
 
 
+def peers() -> str:
+    """The same searches by regtune and its peers, and the gate before them."""
+    found = results("peers")
+    said = []
+    for name, gate in found["parity"].items():
+        tools = ", ".join(
+            f"{tool} {one['difference']:+.5f} ({one['low']:+.5f} to {one['high']:+.5f})"
+            for tool, one in gate["tools"].items()
+        )
+        one = gate["tools"]["Optuna"]
+        passed = (
+            "in all tools" if all(one["passed"] for one in gate["tools"].values()) else "not in all tools"
+        )
+        said.append(
+            f"- `{name}`, {one['pairs']} pairs of at most {gate['epochs']} epochs: the same configurations reach the "
+            f"same validation accuracy {passed}. Regtune's minus the peer's, with 90 % intervals, which have to lie "
+            f"within ±{gate['margin']}: {tools}."
+        )
+    parts = ["\n".join(said)]
+    for setting in found["settings"]:
+        rows, missed = [], []
+        for tool, one in setting["summary"].items():
+            reached = one["seconds_to_target"]
+            rows.append(
+                (
+                    *(tool, f"{one['seconds']:.1f} s", f"{one['trial_epochs']:.0f}"),
+                    *(
+                        f"{one['seconds_a_trial_epoch']:.3f} s",
+                        f"{one['ratio']:.1f}" if "ratio" in one else "",
+                    ),
+                    "not reached" if reached is None else f"{reached:.0f} s",
+                    *(f"{one['peak_mib'] / 1024:.2f} GiB", f"{one['cpu_seconds']:.0f} s"),
+                )
+            )
+            if one.get("bound"):
+                missed.append(f"{tool}: {one['ratio']:.1f} of {one['goal']:.0f} times. {one['bound']}")
+        columns = (
+            *(f"{setting['trials']} trials of at most {setting['epochs']} epochs", "whole command"),
+            *("trial-epochs", "each", "times regtune's", "to 0.98 accuracy", "memory", "CPU"),
+        )
+        where = f"Measured on: {setting['machine']['cpu']}, {setting['machine']['cores']} cores."
+        parts += [table(columns, iter(rows)), " ".join([where, *missed])]
+    return "\n\n".join(parts)
+
+
 def study() -> Export:
     """The export of the study of sweeps/mnist.yaml that the documents speak of."""
     return load_export(ROOT / "benchmarks/study.json")
@@ -579,7 +624,21 @@ PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(verb_list, verb_help, sweep_file_keys, searched_keys, sweep_files, gates_keys),
-        *(speed, best_of_board, board, epochs, scale, coordinator, tracking, sync, load, start, ray, soak),
+        *(
+            speed,
+            best_of_board,
+            board,
+            epochs,
+            scale,
+            coordinator,
+            tracking,
+            sync,
+            load,
+            start,
+            ray,
+            soak,
+            peers,
+        ),
         *(busy, wide, coordinator_parts, beyond, pending),
         *(decisions, decision, candidates, bought, textbook, champion),
     )
