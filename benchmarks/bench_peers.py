@@ -83,13 +83,12 @@ def main() -> int:
             for tool in given.only if number % 2 == 0 else given.only[::-1]:
                 setting["tools"][tool].append(run(tool, given.dataset, trials, epochs))
                 setting["summary"] = summary(setting, found["parity"])
+                setting["missed"] = missed(setting)
                 write(given.json, found)
     for setting in found["settings"]:
         print_setting(setting)
-    missed = [
-        one for setting in found["settings"] for one in setting["summary"].values() if one.get("met") is False
-    ]
-    return int(bool(missed) and not given.no_verdict)
+    short = any(setting["missed"] for setting in found["settings"])
+    return int(short and not given.no_verdict)
 
 
 def setting_of(
@@ -210,8 +209,7 @@ def summary(setting: dict[str, Any], parity: dict[str, Any]) -> dict[str, dict[s
             one["ratio"] = round(one["seconds_a_trial_epoch"] / found[OURS]["seconds_a_trial_epoch"], 2)
             one["ratio_of_seconds"] = round(one["seconds"] / found[OURS]["seconds"], 2)
             if goal is not None:
-                one["goal"], one["met"] = goal, one["ratio"] >= goal
-                one["bound"] = "" if one["met"] else bound(setting, one)
+                one["met"] = one["ratio"] >= goal
     return found
 
 
@@ -255,19 +253,23 @@ def print_setting(setting: dict[str, Any]) -> None:
         *("to 0.98", "memory", "CPU", "times regtune's"),
     )
     show(title, columns, rows)
-    for tool, one in setting["summary"].items():
-        if one.get("met") is False:
-            print(f"{tool}: {one['ratio']:.1f} ×, goal {one['goal']:.0f} ×. {one['bound']}")
+    print(setting["missed"])
 
 
-def bound(setting: dict[str, Any], peer: dict[str, Any]) -> str:
-    """What keeps regtune from a goal: its time outside its trials, its workers' idle time, or training itself."""
+def missed(setting: dict[str, Any]) -> str:
+    """Which goals of a setting are missed and what bounds regtune there; empty where none is."""
+    short = [
+        f"{tool} {one['ratio']:.1f}" for tool, one in setting["summary"].items() if one.get("met") is False
+    ]
+    if not short:
+        return ""
     ours = setting["tools"][OURS][-1]
     seconds, trials, training = (ours[name] for name in ("seconds", "trials_seconds", "training_seconds"))
-    best = peer["seconds_a_trial_epoch"] * ours["trial_epochs"] / training
     return (
+        f"Short of {GOALS[setting['trials'], setting['epochs']]:.0f} times: {', '.join(short)}. "
         f"Of regtune's {seconds:.1f} s, {seconds - trials:.1f} lie before its first trial and after its last, "
-        f"{trials - training:.1f} between trainings, {training:.1f} in training: with training alone {best:.1f} ×."
+        f"{trials - training:.1f} between trainings, {training:.1f} in training, "
+        f"which alone is {training / ours['trial_epochs']:.3f} s a trial-epoch."
     )
 
 

@@ -504,7 +504,7 @@ def peers() -> str:
     said = []
     for name, gate in found["parity"].items():
         tools = ", ".join(
-            f"{tool} {one['difference']:+.5f} ({one['low']:+.5f} to {one['high']:+.5f})"
+            f"{tool} {one['difference']:+.5f} ({one['low']:+.5f} to {one['high']:+.5f})".replace("-", "−")
             for tool, one in gate["tools"].items()
         )
         one = gate["tools"]["Optuna"]
@@ -518,7 +518,7 @@ def peers() -> str:
         )
     parts = ["\n".join(said)]
     for setting in found["settings"]:
-        rows, missed = [], []
+        rows = []
         for tool, one in setting["summary"].items():
             reached = one["seconds_to_target"]
             rows.append(
@@ -532,14 +532,12 @@ def peers() -> str:
                     *(f"{one['peak_mib'] / 1024:.2f} GiB", f"{one['cpu_seconds']:.0f} s"),
                 )
             )
-            if one.get("bound"):
-                missed.append(f"{tool}: {one['ratio']:.1f} of {one['goal']:.0f} times. {one['bound']}")
         columns = (
             *(f"{setting['trials']} trials of at most {setting['epochs']} epochs", "whole command"),
             *("trial-epochs", "each", "times regtune's", "to 0.98 accuracy", "memory", "CPU"),
         )
         where = f"Measured on: {setting['machine']['cpu']}, {setting['machine']['cores']} cores."
-        parts += [table(columns, iter(rows)), " ".join([where, *missed])]
+        parts += [table(columns, iter(rows)), f"{where} {setting['missed']}".strip()]
     return "\n\n".join(parts)
 
 

@@ -30,7 +30,7 @@ def main() -> None:
         tuner = keras_tuner.BayesianOptimization(
             searched, objective, max_trials=given.trials, seed=given.seed, **places
         )
-    tuner.search(**fitting(load(given.data), given.folder, given.epochs))
+    tuner.search(**fitting(load(given.data), given.folder, given.epochs, repeatable=bool(given.pairs)))
     print(tuner.get_best_hyperparameters()[0].values)
 
 

@@ -20,7 +20,7 @@ data = load(given.data)
 def objective(trial: optuna.Trial) -> float:
     """The lowest validation cross-entropy of a trial, whose weights early stopping restores."""
     config: dict[str, Any] = {**suggest(trial), **trial.user_attrs}
-    fit = fitting(data, given.folder, given.epochs)
+    fit = fitting(data, given.folder, given.epochs, repeatable=bool(given.pairs))
     fit["callbacks"].append(KerasPruningCallback(trial, OBJECTIVE))
     history = build(config).fit(**fit)
     return float(min(history.history[OBJECTIVE]))

@@ -5,7 +5,6 @@ As many trials at once as there are cores; `tune.with_parameters` puts the image
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +27,12 @@ class Report(keras.callbacks.Callback):
 
 def train(config: dict[str, Any], data: Any, folder: Any, epochs: int) -> None:
     """A trial."""
-    fit = fitting(data, folder, epochs)
+    fit = fitting(data, folder, epochs, repeatable="pair" in config)
     fit["callbacks"].append(Report())
     build({"l1": 0.0, "l2": 0.0, **config.get("pair", config)}).fit(**fit)
 
 
 given = arguments()
-os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 ray.init("local", include_dashboard=False, log_to_driver=False)
 searching = {
     "search_alg": OptunaSearch(suggest, metric=OBJECTIVE, mode="min", seed=given.seed),

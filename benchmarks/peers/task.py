@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 HIDDEN = (128, 64)
 LEARNING_RATE = 0.001
@@ -69,21 +71,41 @@ def build(config: Mapping[str, Any]) -> keras.Sequential:
     return model
 
 
-def fitting(data: tuple[Any, Any, Any, Any], folder: Path, epochs: int) -> dict[str, Any]:
-    """The arguments of `fit`, in every tool."""
+def fitting(
+    data: tuple[Any, Any, Any, Any], folder: Path, epochs: int, repeatable: bool = False
+) -> dict[str, Any]:
+    """The arguments of `fit`, in every tool. repeatable: the seed of `build` sets the order of the images as well."""
     x_train, y_train, x_val, y_val = data
+    images = {"x": x_train, "y": y_train, "batch_size": BATCH_SIZE}
+    if repeatable:
+        images = {"x": in_seeded_order(x_train, y_train)}
     stopping = keras.callbacks.EarlyStopping(
         OBJECTIVE, patience=PATIENCE, mode="min", restore_best_weights=True
     )
     return {
-        "x": x_train,
-        "y": y_train,
-        "batch_size": BATCH_SIZE,
+        **images,
         "epochs": epochs,
         "validation_data": (x_val, y_val),
         "callbacks": [Epochs(folder / "epochs.jsonl"), stopping],
         "verbose": 0,
     }
+
+
+def in_seeded_order(images: Any, labels: Any) -> tf.data.Dataset:
+    """The batches of an epoch in an order that NumPy draws anew for each.
+
+    `fit` itself draws one for each epoch, too, but after `set_random_seed` it repeats that of the first.
+    """
+
+    def epoch() -> Iterator[tuple[Any, Any]]:
+        order = np.random.permutation(len(images))
+        for start in range(0, len(order), BATCH_SIZE):
+            rows = order[start : start + BATCH_SIZE]
+            yield images[rows], labels[rows]
+
+    form = tf.TensorSpec((None, images.shape[1]), images.dtype), tf.TensorSpec((None,), labels.dtype)
+    batches = tf.data.experimental.assert_cardinality(math.ceil(len(images) / BATCH_SIZE))
+    return tf.data.Dataset.from_generator(epoch, output_signature=form).apply(batches)
 
 
 class Epochs(keras.callbacks.Callback):
