@@ -27,6 +27,10 @@ OBJECTIVE = "val_cross_entropy"
 """The loss of the data alone; `val_loss` contains the penalties of L1 and L2."""
 
 
+seeded: dict[str, np.random.RandomState] = {}
+"""What draws the order of the images; tools and their loggers use NumPy's own."""
+
+
 def arguments() -> argparse.Namespace:
     """What bench_peers.py tells a script. pairs: train these configurations, each from its seed, and search nothing."""
     parser = argparse.ArgumentParser()
@@ -52,6 +56,7 @@ def build(config: Mapping[str, Any]) -> keras.Sequential:
     """The compiled network of a configuration; one with a `seed` starts from it."""
     if "seed" in config:
         keras.utils.set_random_seed(config["seed"])
+        seeded["order"] = np.random.RandomState(config["seed"])
     model = keras.Sequential([keras.Input((784,))], name=config.get("name"))
     for units in HIDDEN:
         penalty = keras.regularizers.L1L2(l1=config["l1"], l2=config["l2"])
@@ -92,13 +97,13 @@ def fitting(
 
 
 def in_seeded_order(images: Any, labels: Any) -> tf.data.Dataset:
-    """The batches of an epoch in an order that NumPy draws anew for each.
+    """The batches of an epoch in an order that the seed of the last `build` gives, another for each.
 
     `fit` itself draws one for each epoch, too, but after `set_random_seed` it repeats that of the first.
     """
 
     def epoch() -> Iterator[tuple[Any, Any]]:
-        order = np.random.permutation(len(images))
+        order = seeded["order"].permutation(len(images))
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             yield images[rows], labels[rows]
