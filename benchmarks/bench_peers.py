@@ -9,13 +9,14 @@ FILE; without --trials and --epochs both settings of the goals are measured: 8 t
 30.
 
 First comes the parity gate (`parity.py`), where FILE has none of these versions; --parity ends after it. No ratio is
-given to a peer that has not passed it. Exits with 1 when a goal is missed.
+given to a peer that has not passed it. Exits with 1 when the gate is not passed or a goal is missed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,7 @@ WARM = "import keras, keras_tuner, mlflow, optuna_integration, ray.tune, regtune
 
 
 def main() -> int:
-    """Gate, measure in turns, show, write; 1 when a goal is missed."""
+    """Gate, measure in turns, show, write; 1 when the gate is not passed or a goal is missed."""
     parser = options(__doc__)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--epochs", type=int)
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--parity", action="store_true", help="end after the parity gate")
     parser.add_argument(
-        "--work", type=Path, default=Path("mlruns/peers"), help="folder of the gate's trainings"
+        "--work", type=Path, default=Path("mlruns/peers"), help="folder of a gate's trainings until it ends"
     )
     given = parser.parse_args()
     if (given.trials is None) != (given.epochs is None):
@@ -72,9 +73,11 @@ def main() -> int:
         for name, gate in zip(stale, gates, strict=True):
             found["parity"][name] = {"versions": versions, **gate}
             write(given.json, found)
+            shutil.rmtree(given.work / name)  # other versions train anew
     print_parity(found["parity"])
+    unequal = any(not one["passed"] for gate in found["parity"].values() for one in gate["tools"].values())
     if given.parity:
-        return 0
+        return int(unequal and not given.no_verdict)
     sizes = [(given.trials, given.epochs)] if given.trials else list(GOALS)
     subprocess.run([sys.executable, "-c", WARM], check=True, capture_output=True)
     for trials, epochs in sizes:
@@ -88,7 +91,7 @@ def main() -> int:
     for setting in found["settings"]:
         print_setting(setting)
     short = any(setting["missed"] for setting in found["settings"])
-    return int(short and not given.no_verdict)
+    return int((short or unequal) and not given.no_verdict)
 
 
 def setting_of(
