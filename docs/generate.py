@@ -347,16 +347,13 @@ def beyond() -> str:
     """How many workers one coordinator would serve, as arithmetic."""
     said = []
     for one in simulated():
-        if one["workers"] < 256:
-            continue
-        epochs, ms = one["epochs_a_trial"], one["ms_a_trial"]
-        said.append(
-            f"- {one['database']}, as with {one['workers']:,} workers: a trial of {epochs:.1f} epochs costs the "
-            f"coordinator {ms:.0f} ms, so it has no time left at 10 s × {epochs:.1f} ÷ {ms:.0f} ms = "
-            f"{10_000 * epochs / ms:,.0f} workers. MLflow's writer takes {one['writer_ms_a_run']:.0f} ms a run of a "
-            f"core of its own, its start included, which would do for "
-            f"{10_000 * epochs / one['writer_ms_a_run']:,.0f}."
-        )
+        if one["workers"] >= 256:
+            busy, works = f"{one['busy']:.1%}", f"{one['coordinator_busy']:.1%}"
+            most = one["workers"] * one["busy"] / one["coordinator_busy"]
+            said.append(
+                f"- {one['database']}: while {busy} of {one['workers']:,} workers train, the coordinator works {works} "
+                f"of the time, so it has none left at {one['workers']:,} × {busy} ÷ {works} = {most:,.0f} that train."
+            )
     return "\n".join(said)
 
 
