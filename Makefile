@@ -75,7 +75,7 @@ bench-decision: .venv/.tested  ## How often a decision errs: simulated sweeps
 	$(BIN)/python -m benchmarks.bench_decision --json benchmarks/decision.json
 
 bench-simulate: .venv/.tested  ## How many workers one coordinator keeps busy, by simulation: an hour
-	$(BIN)/python -m benchmarks.bench_simulate --json benchmarks/simulate.json
+	$(BIN)/python -m benchmarks.bench_simulate --json benchmarks/simulate.json; code=$$?; $(BIN)/python docs/images/draw_bars.py; exit $$code
 
 bench-sync: .venv/.tested  ## Compare a study of 10,000 trials with MLflow: time and memory
 	$(BIN)/python benchmarks/bench_sync.py --json benchmarks/sync.json
@@ -93,7 +93,7 @@ bench-start: .venv/.tested  ## Where the seconds of the quickstart go, and what 
 	$(BIN)/python benchmarks/bench_start.py --json benchmarks/start.json
 
 bench-peers: .venv/.benched  ## The same searches by regtune, Optuna, Ray Tune and KerasTuner, after a parity gate
-	$(BIN)/python benchmarks/bench_peers.py --json benchmarks/peers.json; code=$$?; $(BIN)/python docs/images/draw_peers.py; exit $$code
+	$(BIN)/python benchmarks/bench_peers.py --json benchmarks/peers.json; code=$$?; $(BIN)/python docs/images/draw_bars.py; exit $$code
 
 faults: .venv/.tested  ## Every fault on every pair of stores, nothing shortened: an hour
 	$(BIN)/python -m pytest -n $(JOBS) $(TOGETHER) tests/faults

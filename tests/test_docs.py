@@ -16,6 +16,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from docs.generate import stale, verbs
+from docs.images import draw_bars
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.sweepfile.specification import json_schema
 from regtune.errors import SpecError
@@ -86,6 +87,12 @@ def problem(whole: bool, words: list[str]) -> str | None:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert not stale(), "run: .venv/bin/python docs/generate.py"
+
+
+@pytest.mark.parametrize("name", draw_bars.DRAWN)
+def test_a_chart_is_that_of_its_committed_result(name: str) -> None:
+    said = (draw_bars.FOLDER / f"{name}.svg").read_text()
+    assert said == draw_bars.drawn(name), "run: .venv/bin/python docs/images/draw_bars.py"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -19,7 +19,6 @@ import pytest
 import studies
 from scipy.stats import ttest_rel
 
-from docs.images import draw_peers
 from regtune import SweepSpec, TrialConfig, build_model
 from regtune.search import Space
 
@@ -237,8 +236,3 @@ def test_a_command_is_measured_with_the_processes_that_it_starts(tmp_path: Path)
 def test_a_command_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="ended with 3"):
         tree.measure([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, {})
-
-
-def test_the_picture_is_that_of_the_committed_result() -> None:
-    drawn = draw_peers.picture(json.loads(draw_peers.RESULT.read_text()))
-    assert (draw_peers.FOLDER / "peers.svg").read_text() == drawn
