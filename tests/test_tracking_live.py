@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 import tracking_records as records
@@ -22,6 +23,7 @@ from tracking_records import NAME, Sweeping
 from regtune.server.process import serving
 from regtune.settings import Settings
 from regtune.study import tables
+from regtune.study.record import COORDINATOR
 from regtune.tracking import names
 from regtune.tracking.live import Follower, Tracker
 
@@ -147,6 +149,22 @@ def test_a_study_that_cannot_be_read_is_waited_for(settings: Settings, sweep: Sw
     (settings.home / "away.db").rename(file)
     follow(follower)
     assert set(runs(settings)) == {None, "0"}
+
+
+def test_a_study_that_another_process_runs_by_now_is_left_to_its_writer(
+    settings: Settings, sweep: Sweeping
+) -> None:
+    study = optuna.load_study(study_name=NAME, storage=settings.storage_url)
+    study.set_user_attr(COORDINATOR, "first")
+    sweep.write(*records.complete(0))
+    follower = follow(Follower(settings, NAME))
+    study.set_user_attr(COORDINATOR, "second")
+    sweep.write(*records.complete(1))
+    assert follower.round() > 0
+    assert follower.finished
+    assert set(runs(settings)) == {None, "0"}
+    follow(Follower(settings, NAME))
+    assert set(runs(settings)) == {None, "0", "1"}
 
 
 def test_the_runs_of_a_study_that_was_set_aside_say_its_new_name(settings: Settings, sweep: Sweeping) -> None:

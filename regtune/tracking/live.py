@@ -208,6 +208,8 @@ class Follower:
         self._refusal = ""
         self._retry_at = 0.0
         self._closing = False
+        self._coordinator: str | None = None
+        self._taken_over = False
         self._engine: Engine | None = None
         self._forget()
 
@@ -231,7 +233,7 @@ class Follower:
     @property
     def finished(self) -> bool:
         """Whether nothing is left that could be written now."""
-        return self._failures > 1 or not (self._behind or self._pending or self._failures)
+        return self._taken_over or self._failures > 1 or not (self._behind or self._pending or self._failures)
 
     def round(self) -> float:
         """Write what can be written; of what MLflow lacks from before one step. Returns the seconds to the next."""
@@ -243,6 +245,10 @@ class Follower:
                 self._trials = StudyTrials(self._engine, self._study, at_rest=False)
             else:
                 self._pending |= self._trials.look()
+            self._coordinator = self._coordinator or self._trials.coordinator
+            self._taken_over = self._trials.coordinator != self._coordinator
+            if self._taken_over:  # whoever runs the study now writes it: of two writers both would make a run
+                return PACE_SECONDS
             self._trials.at_rest = self._closing
             self._write(self._engine, self._trials)
         except (StorageError, StudyNotFound):  # others may have synchronized it meanwhile

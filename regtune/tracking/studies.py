@@ -25,6 +25,7 @@ from regtune.study.decision import Decision, Standing, decision_of
 from regtune.study.progress import flat
 from regtune.study.record import (
     BUDGET,
+    COORDINATOR,
     CREATED,
     DATA,
     DECISION,
@@ -318,6 +319,11 @@ class StudyTrials:
     def begun(self) -> bool:
         """Whether the study knows its data, without which it has no trials."""
         return DATA in self._attributes
+
+    @property
+    def coordinator(self) -> str | None:
+        """The signature of the process that runs the study, or ran it last."""
+        return self._attributes.get(COORDINATOR)
 
     @property
     def winner(self) -> int | None:
