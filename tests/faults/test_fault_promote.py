@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -194,7 +196,12 @@ def test_a_promotion_killed_at_any_moment_leaves_what_the_next_verb_puts_in_orde
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
     place: Place, promotion: Sequence[str], start: Start, tmp_path: Path
 ) -> None:
-    both = [start(place, *promotion) for _ in range(2)]
+    both = [start(place, *promotion)]
+    both[0].until(OPENING)
+    os.kill(both[0].pid, signal.SIGSTOP)  # until the other, too, has seen which version is champion
+    both.append(start(place, *promotion))
+    both[1].until(OPENING)
+    os.kill(both[0].pid, signal.SIGCONT)
     ends = {verb.wait(): verb for verb in both}
     assert set(ends) == {0, 1}, [verb.said for verb in both]
     made = {code: re.findall(r"registered as version (\d+)", verb.said) for code, verb in ends.items()}
