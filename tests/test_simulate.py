@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ def test_workers_that_wait_for_a_slow_coordinator_are_not_busy(tmp_path: Path) -
     waited = sum(slow.verdicts) + sum(slow.trials)
     assert slow.busy == pytest.approx(1 - waited / (WORKERS * slow.seconds), abs=0.05)
     assert slow.busy < 0.9 < slow.working
+
+
+def test_epochs_that_have_ended_are_answered_before_one_more_trial_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = list[str]()
+
+    def noted(name: str) -> Callable[..., Any]:
+        method = getattr(SimulatedExecutor, name)
+        return lambda *given: called.append(name) or method(*given)
+
+    for name in ("submit", "events"):
+        monkeypatch.setattr(SimulatedExecutor, name, noted(name))
+    swept(tmp_path)
+    assert called.count("submit") >= TRIALS
+    assert ("submit", "submit") not in itertools.pairwise(called)
 
 
 def test_the_committed_simulation_keeps_as_many_workers_busy_as_it_promises() -> None:

@@ -166,11 +166,12 @@ class Coordinator:
 
     def _turn(self) -> bool:
         self._take_requests()
-        while self._executor.idle and self._may_start() and self._start_next():
-            pass
+        started = self._executor.idle > 0 and self._may_start() and self._start_next()
         if not self._loop.running:
             return self._may_start() and self._asked_since()
-        for record in self._loop.turn():
+        for record in self._loop.turn(
+            wait=not started
+        ):  # an epoch is answered sooner than the next trial is asked
             self._trial_ended(record)
         self._note(self._tracker.news())
         return True

@@ -59,12 +59,14 @@ class Loop:
         self.running[task.uid] = Running(record)
         self._executor.submit(task)
 
-    def turn(self) -> Iterator[TrialRecord]:
-        """Wait for at most TICK_SECONDS, deal with what has happened, and yield the records of tasks that ended.
+    def turn(self, wait: bool = True) -> Iterator[TrialRecord]:
+        """Deal with what has happened, and yield the records of tasks that ended.
+
+        wait: for at most TICK_SECONDS, where nothing has.
 
         Raises StorageError when the disk is full; the task then still counts as running.
         """
-        for event in self._executor.events(TICK_SECONDS):
+        for event in self._executor.events(TICK_SECONDS if wait else 0.0):
             match event:
                 case TrialStarted():
                     running = self.running[event.uid]
