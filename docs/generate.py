@@ -535,7 +535,7 @@ def peers() -> str:
         )
         where = f"Measured on: {setting['machine']['cpu']}, {setting['machine']['cores']} cores."
         parts += [table(columns, iter(rows)), f"{where} {setting['missed']}".strip()]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts)) or "No result is committed yet."
 
 
 def study() -> Export:
