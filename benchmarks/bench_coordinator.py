@@ -34,6 +34,7 @@ from bench_train import machine
 from rich.console import Console
 from rich.table import Table
 from server import empty_database
+from simulated import Untracked
 
 import regtune.sweep.coordinator
 from regtune.config.sweepfile import SweepSpec
@@ -141,20 +142,6 @@ class VirtualWorkers:
         heapq.heappush(self._coming, (self.now + after, self._sequence, event))
 
 
-class Untracked:
-    """A tracker that writes nothing."""
-
-    status = ""
-
-    def news(self) -> Sequence[str]:
-        """Nothing has happened."""
-        return ()
-
-    def close(self, timeout_seconds: float | None = None) -> int:
-        """Nothing is left to write."""
-        return 0
-
-
 class Unwatched(Observer):
     """An observer that looks away."""
 
@@ -242,7 +229,7 @@ def coordinator_of(
         spec.model_copy(update={"run_cap": finished(study) + trials}),
         study,
         executor,
-        Untracked(),  # type: ignore[arg-type]
+        Untracked(),
         Unwatched(),
         threading.Event(),
         data=DataConfig(name=spec.dataset, digest=big_study.FACTS["digest"]),

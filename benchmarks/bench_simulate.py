@@ -43,7 +43,7 @@ import regtune.sweep.coordinator
 from benchmarks import big_study
 from benchmarks.report import machine, options, show, write
 from benchmarks.server import empty_database
-from benchmarks.simulated import OwnTime, Recorded, SimulatedExecutor
+from benchmarks.simulated import OwnTime, Recorded, SimulatedExecutor, Untracked
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
 from regtune.data.datasets import load_arrays, split_of
@@ -71,7 +71,7 @@ ROWS: dict[str, tuple[str, int, int]] = {
     "sqlite-256-whole": ("sqlite", 256, TRIALS),
 }
 """The database, the workers, and how many trials at the end of the study are simulated."""
-PENDING, SEARCHED, SEEDS = 256, 500, 6
+PENDING, SEARCHED, SEEDS = 256, 500, 16
 """The workers, the trials and the seeds of the sweeps whose regret is measured."""
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "asks": ((History, "shown"), (Study, "ask"), (Space, "suggest")),
@@ -83,22 +83,6 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "progress": ((Coordinator, "progress"),),
 }
 """Of what the coordinator does, by the methods in which it does it."""
-
-
-class Untracked(Tracker):
-    """In the place of a tracker: starts no process and writes nothing."""
-
-    status = ""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def news(self) -> list[str]:
-        """Nothing has happened."""
-        return []
-
-    def close(self, timeout_seconds: float | None = None) -> int:
-        """Nothing is left to write."""
-        return 0
 
 
 class Hurried(Tracker):

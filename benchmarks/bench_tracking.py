@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_coordinator import Untracked, Unwatched
+from bench_coordinator import Unwatched
 from report import machine, options, show, write
+from simulated import Untracked
 
 from regtune import SweepSpec, run_sweep
 from regtune.executors.local import LocalExecutor

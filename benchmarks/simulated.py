@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from regtune.config.trial import METRICS, RegularizationConfig, TrialConfig
 from regtune.errors import WorkerError
 from regtune.executors import EpochEnded, Event, Task, TrialEnded, TrialFailed, TrialStarted
 from regtune.study.record import MEASURED
+from regtune.tracking.live import Tracker
 from regtune.training.result import TrialResult, Verdict
 
 RECORDED = Path(__file__).resolve().parent / "study.json"
@@ -39,6 +40,22 @@ SPREAD = 0.1
 """An epoch's duration varies by so much to either side."""
 RESTART_SECONDS = 10.0
 """How long another worker takes to stand in the place of one that died."""
+
+
+class Untracked(Tracker):
+    """In the place of a tracker: starts no process and writes nothing."""
+
+    status = ""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def news(self) -> list[str]:
+        """Nothing has happened."""
+        return []
+
+    def close(self, timeout_seconds: float | None = None) -> int:
+        """Nothing is left to write."""
+        return 0
 
 
 class OwnTime:

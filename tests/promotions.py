@@ -10,8 +10,8 @@ from typing import Any
 
 from made_up import MadeUp
 from places import SWEEP
-from tracking_records import Untracked
 
+from benchmarks.simulated import Untracked
 from regtune.config.sweepfile import SweepSpec
 from regtune.evidence.decide import decide
 from regtune.executors import Task

@@ -15,8 +15,8 @@ import optuna
 import pytest
 from made_up import MadeUp
 from places import SWEEP
-from tracking_records import Untracked
 
+from benchmarks.simulated import Untracked
 from regtune import errors
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import TrialConfig

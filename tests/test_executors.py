@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from regtune.executors import (
 from regtune.executors.local import LocalExecutor
 from regtune.executors.ray import RayExecutor
 from regtune.executors.ray_driver import RayCluster
+from regtune.executors.worker import failure
 from regtune.forks import SAFE
 from regtune.training.result import Verdict
 
@@ -220,6 +222,20 @@ def test_a_disk_that_is_full_fails_the_trial_and_is_named(executor: AnyExecutor,
         assert not list((tmp_path / "a").iterdir())
     executor.submit(task(tmp_path))
     last(executor, TrialEnded)
+
+
+def test_a_lack_is_the_reason_also_where_cleaning_up_after_it_fails_in_turn(tmp_path: Path) -> None:
+    """As Keras does when a model is saved: its files are closed a second time."""
+    lacks: list[tuple[Exception, str, str]] = [
+        (MemoryError(), "out_of_memory", "MemoryError: an object could not be allocated"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", str(tmp_path / "a")),
+        (KeyError("a"), "error", "ValueError: I/O operation on closed file"),
+    ]
+    for lack, reason, message in lacks:
+        hidden = ValueError("I/O operation on closed file")
+        hidden.__context__ = lack
+        failed = failure(task(tmp_path), 0, hidden)
+        assert (failed.reason, failed.message) == (reason, message)
 
 
 def test_what_a_user_has_for_other_programs_does_not_reach_a_worker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from test_executors import SMALL, collect, last, task
 from regtune.credentials import ADMIN_PASSWORD
 from regtune.data.datasets import load_arrays
 from regtune.errors import SettingsError, WorkerError
-from regtune.executors import TrialEnded, TrialFailed, TrialStarted, WorkerDied
+from regtune.executors import TrialEnded, TrialFailed, TrialStarted, WorkerDied, ray_driver
 from regtune.executors import ray as executors_ray
 from regtune.executors.ray import RayExecutor
 from regtune.executors.ray_driver import RayCluster
@@ -126,6 +127,30 @@ def test_ray_that_is_not_installed_or_not_there_is_said(
     monkeypatch.setattr(executors_ray, "find_spec", lambda name: None)
     with pytest.raises(WorkerError, match=r'try: pip install "regtune\[ray\]"'):
         RayExecutor(RayCluster(), ARRAYS)
+
+
+def test_a_connection_that_ray_client_breaks_off_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    require_ray()
+    import ray
+
+    tries: list[object] = []
+
+    def init(**options: object) -> None:
+        tries.append(options["address"])
+        if len(tries) in (1, 2, 4, 5, 6):
+            raise ConnectionAbortedError("Starting Ray client server failed")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):
+        monkeypatch.setenv(name, "0")
+    assert ray_driver.connect(RayCluster("auto"), 2, str(tmp_path)) is ray
+    assert tries == ["auto"] * 3
+    with pytest.raises(ConnectionAbortedError):
+        ray_driver.connect(RayCluster("auto"), 2, str(tmp_path))
+    assert len(tries) == 6
 
 
 @pytest.mark.slow

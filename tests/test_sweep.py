@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from places import SWEEP, Place
-from tracking_records import Untracked
 
+from benchmarks.simulated import Untracked
 from regtune import errors
 from regtune.config.sweepfile import SweepSpec
 from regtune.executors import Executor, Task, TrialFailed

@@ -37,27 +37,12 @@ from regtune.study.record import (
     State,
     TrialRecord,
 )
-from regtune.tracking.live import Tracker
 from regtune.tracking.studies import DataFacts, StudyFacts, Trial
 
 NAME = "mnist-regularization"
 BEGIN_MS = 1_795_000_000_000
 DIGEST = hashlib.sha256(b"some images").hexdigest()
 COLUMNS = ("dropout", "l1", "l2", "batchnorm")
-
-
-class Untracked(Tracker):
-    """In the place of a tracker: starts no process and writes nothing."""
-
-    status = ""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def news(self) -> list[str]:
-        return []
-
-    def close(self, timeout_seconds: float | None = None) -> int:
-        return 0
 
 
 class Sweeping:

@@ -33,6 +33,8 @@ from regtune.training.result import Verdict
 
 _ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^\s/\[\]]+)\]?:(?P<port>\d{1,5})")
 ANSWER_SECONDS = 10.0
+CONNECT_TRIES = 3
+"""Ray Client's server forks another one for each caller, out of many threads: now and then that one is dead at once."""
 ROOM_SECONDS = 2.0
 """How often the cluster is asked for nodes that have joined or left."""
 
@@ -117,7 +119,7 @@ def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arr
     with tempfile.TemporaryDirectory(prefix="regtune-ray-", dir=short, ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
         try:
-            ray = _connect(cluster, workers, folder)
+            ray = connect(cluster, workers, folder)
             driver = _Driver(ray, coordinator, cluster, arrays)
         except Exception as error:  # in as many ways as a cluster can be out of reach
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
@@ -134,7 +136,8 @@ def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arr
         ray.shutdown()
 
 
-def _connect(cluster: RayCluster, workers: int, folder: str) -> Any:
+def connect(cluster: RayCluster, workers: int, folder: str) -> Any:
+    """Connect to a cluster, or start this machine's, with its files in `folder`. Returns `ray`."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
     options: dict[str, Any] = {"address": cluster.address}
     if cluster.address is None:
@@ -153,7 +156,13 @@ def _connect(cluster: RayCluster, workers: int, folder: str) -> Any:
         socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS).close()
     import ray
 
-    ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+            break
+        except ConnectionAbortedError:
+            if not tries_left:
+                raise
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray's own handler would end this process
     return ray
 

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 from regtune.config.trial import DataConfig, higher_is_better
 from regtune.data.datasets import Arrays, Data, divide, load_data_cached
@@ -106,15 +107,26 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def failure(task: Task, worker: int, error: Exception) -> TrialFailed:
-    """What an error makes of a task."""
-    name, text = type(error).__name__, str(error).strip()
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full and task.folder is not None:
+    """What an error makes of a task. Who cleans up after a lack of memory or room may fail in turn, and hides it."""
+    behind: list[BaseException] = [error]
+    while (inner := behind[-1].__cause__ or behind[-1].__context__) is not None:
+        behind.append(inner)
+    cause = next((one for one in behind if _lack(one)), error)
+    reason, text = _lack(cause), str(cause).strip()
+    if reason == "disk_full" and task.folder is not None:
         return TrialFailed(task.uid, worker, "disk_full", str(task.folder))
-    exhausted = name == "ResourceExhaustedError" or (name == "OSError" and "allocate" in text)
-    if isinstance(error, MemoryError):
-        exhausted, text = True, text or "an object could not be allocated"
+    if isinstance(cause, MemoryError):
+        text = text or "an object could not be allocated"
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow tells what is wrong last
     line = next((line for line in lines if "OOM when" in line), line)
-    return TrialFailed(task.uid, worker, "out_of_memory" if exhausted else "error", f"{name}: {line}"[:500])
+    said = f"{type(cause).__name__}: {line}"[:500]
+    return TrialFailed(task.uid, worker, "out_of_memory" if reason == "out_of_memory" else "error", said)
+
+
+def _lack(error: BaseException) -> Literal["disk_full", "out_of_memory"] | None:
+    """What an error says there was too little of."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    exhausted = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return "out_of_memory" if exhausted or (type(error) is OSError and "allocate" in str(error)) else None
