@@ -187,7 +187,7 @@ class SimulatedExecutor:
     worked: a real clock, for how long whoever drives this has worked; by default its work takes no time, and then a
     sweep is the same each time.
 
-    What is measured begins when every worker has had a task, and ends when the first is left without one.
+    What is measured begins when every worker has had a task, and ends when one has none while others are waited for.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class SimulatedExecutor:
     def events(self, timeout_seconds: float) -> Sequence[Event]:
         """What has happened until now, else the next event; time goes on until then."""
         with self._at_work():
-            if self._free and self._measured:
+            if self._free and self._measured and timeout_seconds > 0:
                 self._until = self.now
             if not self._coming or self._coming[0][0] > self.now:
                 ahead = (

@@ -62,6 +62,7 @@ def test_workers_that_wait_for_a_slow_coordinator_are_not_busy(tmp_path: Path) -
     slow, _ = swept(
         tmp_path / "slow", worked=lambda: 2.0 * next(calls)
     )  # 2 s between two calls of its executor
+    assert [len(one.trials) for one in (idle, slow)] == [TRIALS - WORKERS] * 2  # all that followed another
     assert idle.busy == pytest.approx(1.0, abs=1e-6)
     assert (idle.working, sum(idle.verdicts), sum(idle.trials)) == pytest.approx((0.0, 0.0, 0.0), abs=1e-6)
     waited = sum(slow.verdicts) + sum(slow.trials)
