@@ -215,7 +215,7 @@ class SimulatedExecutor:
         self._free = deque((0.0, worker) for worker in range(workers))
         """Idle workers: since when, or from when on, and which."""
         self._coming: list[tuple[float, int, Event]] = []
-        self._told = 0
+        self._begun = self._told = 0
         self._runs: dict[str, _Run] = {}
         self._asked: dict[str, float] = {}
         """When epochs ended that were not answered."""
@@ -233,10 +233,11 @@ class SimulatedExecutor:
             if not self._free:
                 raise WorkerError("no worker is idle")
             since, worker = self._free.popleft()
+            self._begun += 1
             if self._measured:
                 self.trials.append(max(0.0, self.now - since))
-            elif not self._free:
-                self._since = min(self._since, self.now)
+            elif self._begun == self._workers:  # who waits longest is served first: all have had one
+                self._since = self.now
             curves = self._recorded.trained(task.config)
             spread = np.random.default_rng(task.config.seed).uniform(1 - SPREAD, 1 + SPREAD, curves.shape[1])
             run = self._runs[task.uid] = _Run(task, worker, curves, self._epoch_seconds * spread)

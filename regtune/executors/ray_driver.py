@@ -33,8 +33,8 @@ from regtune.training.result import Verdict
 
 _ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^\s/\[\]]+)\]?:(?P<port>\d{1,5})")
 ANSWER_SECONDS = 10.0
-CONNECT_TRIES = 3
-"""Ray Client's server forks another one for each caller, out of many threads: now and then that one is dead at once."""
+CONNECT_TRIES, CONNECT_SECONDS = 5, 60.0
+"""Ray Client's server forks one for each caller, while gRPC runs in it: one in some ten of them dies at once."""
 ROOM_SECONDS = 2.0
 """How often the cluster is asked for nodes that have joined or left."""
 
@@ -156,12 +156,13 @@ def connect(cluster: RayCluster, workers: int, folder: str) -> Any:
         socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS).close()
     import ray
 
+    began = time.monotonic()
     for tries_left in reversed(range(CONNECT_TRIES)):
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=True)
             break
         except ConnectionAbortedError:
-            if not tries_left:
+            if not tries_left or time.monotonic() - began > CONNECT_SECONDS:
                 raise
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray's own handler would end this process
     return ray
