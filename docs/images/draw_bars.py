@@ -54,7 +54,8 @@ def peers(found: Any) -> Iterator[Chart]:
             for tool, one in tools.items()
         ]
         title = f"{setting['trials']} trials of at most {setting['epochs']} epochs"
-        yield Chart(title, "seconds a trial-epoch, from the command's start to its end", bars)
+        where = f"{setting['machine']['cpu']}, {setting['machine']['cores']} cores"
+        yield Chart(title, f"seconds a trial-epoch, from the command's start to its end; {where}", bars)
 
 
 def wide(found: Any) -> Iterator[Chart]:
