@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -127,6 +129,25 @@ def test_ray_that_is_not_installed_or_not_there_is_said(
     monkeypatch.setattr(executors_ray, "find_spec", lambda name: None)
     with pytest.raises(WorkerError, match=r'try: pip install "regtune\[ray\]"'):
         RayExecutor(RayCluster(), ARRAYS)
+
+
+@pytest.mark.parametrize(("workers", "losses"), [(1, 4), (8, 14)])
+def test_actors_that_are_lost_before_they_are_ready_again_and_again_end_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, losses: int
+) -> None:
+    ours, driver = Pipe()
+    child = SimpleNamespace(connection=ours, wait=lambda seconds: "")
+    monkeypatch.setattr(executors_ray, "Child", lambda *given: child)
+    driver.send(ray_driver.Room(workers))
+    executor = RayExecutor(RayCluster("auto"), ARRAYS)
+    for number in range(workers):
+        executor.submit(task(tmp_path, f"trial {number}"))
+    for number in range(1, losses + 1):
+        driver.send(ray_driver.Lost(driver.recv().worker, "no TensorFlow there"))
+        if number < losses:
+            assert [type(event) for event in executor.events(1.0)] == [WorkerDied]
+    with pytest.raises(WorkerError, match="workers die before they are ready: no TensorFlow there"):
+        executor.events(1.0)
 
 
 def test_a_connection_that_ray_client_breaks_off_is_tried_again(
