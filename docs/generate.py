@@ -314,8 +314,8 @@ def busy() -> str:
 
 
 def wide() -> str:
-    """How many simulated workers train, in a row a database."""
-    found = {(one["database"], one["workers"]): one for one in simulated()}
+    """How many simulated workers train at the end of a study, in a row a database."""
+    found = {(one["database"], one["workers"]): one for one in simulated() if one["before"]}
     databases, workers = (sorted({key[at] for key in found}) for at in (0, 1))
     rows = (
         (

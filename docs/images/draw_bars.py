@@ -59,8 +59,9 @@ def peers(found: Any) -> Iterator[Chart]:
 
 
 def wide(found: Any) -> Iterator[Chart]:
-    """The share of simulated workers that train."""
-    rows = sorted(found["rows"].values(), key=lambda one: (one["workers"], one["database"] != "sqlite"))
+    """The share of simulated workers that train, at the end of a study."""
+    rows = [one for one in found["rows"].values() if one["before"]]
+    rows.sort(key=lambda one: (one["workers"], one["database"] != "sqlite"))
     bars = []
     for one in rows:
         database, color = DATABASES[one["database"]]
