@@ -173,7 +173,7 @@ def test_lines_are_plain_and_never_wrapped_in_a_pipe() -> None:
             display.finished(trial, progress())
         display.note("worker 1 ended with signal SIGKILL; another takes its place")
     starting, first, second, note = file.getvalue().splitlines()
-    assert starting == "starting 1 worker; the first epochs come in a few seconds"
+    assert starting == "starting workers; the first epochs come in a few seconds"
     assert first.startswith("[23/60] ✓ trial 17: ")
     assert (first.endswith("(best so far)"), second.endswith("(best so far)")) == (True, False)
     assert note.endswith("another takes its place")

@@ -32,6 +32,7 @@ from regtune.study.record import STATES, State, TrialRecord
 
 NARROW = 60
 STOPPING = "stopping at the end of this epoch; Ctrl-C again stops at once"
+FIRST_EPOCHS = "the first epochs come in a few seconds"
 BARS = "▁▂▃▄▅▆▇█"
 STYLES = dict(zip(STATES, ("green", "yellow", "red", "cyan", "dim", "dim"), strict=True))
 WORDS: dict[State, str] = {state: state.lower() for state in STATES} | {"FAIL": "failed"}
@@ -247,7 +248,7 @@ def name_of(trial: Row) -> str:
 
 
 def starting(progress: Progress) -> str:
-    return f"starting {counted(progress.starting, 'worker')}; the first epochs come in a few seconds"
+    return f"starting {counted(progress.starting, 'worker')}; {FIRST_EPOCHS}"
 
 
 def open_text(deciding: Deciding) -> str:
@@ -295,7 +296,7 @@ class LineDisplay:
 
     def progress(self, progress: Progress) -> None:
         if progress.starting and not self._begun:
-            self.note(starting(progress))
+            self.note(f"starting workers; {FIRST_EPOCHS}")  # one after another: their number is not known yet
         self._begun = True
         if deciding := progress.deciding:
             looked = deciding.look, deciding.best, deciding.open if deciding.best else ()
