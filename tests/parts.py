@@ -72,7 +72,7 @@ def ray_cluster(client_port: int | None = None) -> Iterator[RayNodes]:
     os.environ |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1
         "RAY_USAGE_STATS_ENABLED": "0",
-        "GRPC_ENABLE_FORK_SUPPORT": "0",  # with it one in some ten servers of Ray Client dies at once
+        "GRPC_ENABLE_FORK_SUPPORT": "0",  # gRPC in a fork: Ray Client's servers die of it now and then
         "RAY_worker_niceness": "0",  # of 15 by default, which on a busy machine gets nothing
         "RAY_health_check_period_ms": "500",  # a node's loss is noticed after 5 of them, of 3 s each by default
     }

@@ -34,7 +34,7 @@ from regtune.training.result import Verdict
 _ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^\s/\[\]]+)\]?:(?P<port>\d{1,5})")
 ANSWER_SECONDS = 10.0
 CONNECT_TRIES, CONNECT_SECONDS = 5, 60.0
-"""Ray Client's server forks one for each caller, while gRPC runs in it: one in some ten of them dies at once."""
+"""Ray Client's server forks one for each caller, while gRPC runs in it: now and then one dies at once."""
 ROOM_SECONDS = 2.0
 """How often the cluster is asked for nodes that have joined or left."""
 
