@@ -292,6 +292,10 @@ def test_best_writes_what_train_reads_and_replaces_another_file_only_when_told_t
     run(*command, "--yes")
     assert load_best(file).config.seed == 7
     assert [path.name for path in Path().iterdir() if "best" in path.name] == ["best.yaml"]
+    Path("folder").mkdir()
+    refused = CliRunner().invoke(app, ["best", NAME, "-o", "folder", "--yes"])
+    assert str(refused.exception) == "--output folder: expected a file, found a folder"
+    assert Path("folder").is_dir()
 
 
 def test_watch_prints_one_snapshot_and_stop_leaves_no_request_where_nobody_runs() -> None:

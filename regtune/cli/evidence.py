@@ -35,7 +35,7 @@ def decide(
         typer.Option(
             metavar="N|TIME",
             help="At most N replicates of each candidate (4, 8, 16, ...), or this much time (90s, 5m, 1h); "
-            "default: until settled.",
+            "default: until settled, or until more would hardly narrow the intervals.",
         ),
     ] = None,
     practical: Annotated[
@@ -162,7 +162,8 @@ def report(
 
     The page is also logged to the study's run in MLflow.
     """
-    from regtune.evidence.report import page_of, page_of_two, shows, write
+    from regtune.evidence.report import page_of, page_of_two, shows
+    from regtune.storage.output import beside, check_file
 
     if len(studies) > 2:
         raise InputError(f"expected one or two studies, found {len(studies)}")
@@ -173,9 +174,11 @@ def report(
     if as_json:
         terminal.show_json(exports[0], indent=None)
         return
-    if output.is_file() and not shows(output, exports):
+    if check_file(output) and not shows(output, exports):
         terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
-    write(page_of(*exports) if len(exports) == 1 else page_of_two(*exports), output)
+    page = page_of(*exports) if len(exports) == 1 else page_of_two(*exports)
+    with beside(output) as made:
+        made.write_text(page, encoding="utf-8")
     size = f"{output.stat().st_size / 1e6:.1f} MB"
     terminal.say(f"Wrote {output} ({size}). Open it in a browser; it loads nothing from elsewhere.", quiet)
     if len(studies) == 1 and not _is_export(studies[0]):

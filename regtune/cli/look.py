@@ -119,6 +119,7 @@ def best(
     home: options.Home = None,
 ) -> None:
     """Print the decision's choice, else the best configuration of the search, as `regtune train` reads it."""
+    from regtune.storage.output import check_file
     from regtune.study.best import best_of
     from regtune.study.board import read_study
     from regtune.tracking.page import where
@@ -138,7 +139,7 @@ def best(
     elif output is None:
         typer.echo(config.to_yaml(), nl=False)
     else:
-        if output.is_file() and not config.is_in(output):
+        if check_file(output) and not config.is_in(output):
             terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
         config.write(output)
         terminal.say(f"Wrote {output}. Train it again with: regtune train {shell_word(str(output))}")

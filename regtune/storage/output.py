@@ -19,6 +19,8 @@ def check_file(output: Path, suffix: str = "") -> bool:
     if output.is_dir():
         raise InputError(f"{shown}: expected a file, found a folder")
     _require_parent(output)
+    if output.exists() and not output.is_file():
+        raise InputError(f"{shown}: expected a file, found a device or a pipe")
     return output.exists()
 
 
@@ -45,13 +47,15 @@ def _require_parent(output: Path) -> None:
 def beside(output: Path) -> Iterator[Path]:
     """A path to write to, whose file or folder takes the place of `output` once the block has ended without an error.
 
-    Raises StorageError where it cannot be written.
+    A folder is never replaced by a file. Raises InputError for that, StorageError where it cannot be written.
     """
     try:
         with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as home:
             made = Path(home, "new", output.name)
             made.parent.mkdir()
             yield made
+            if output.is_dir() and not made.is_dir():
+                raise InputError(f"--output {printable(str(output))}: expected a file, found a folder")
             old = Path(home, "old")
             try:
                 if output.is_dir():

@@ -88,7 +88,7 @@ class Best:
         return there == self
 
     def write(self, path: Path) -> None:
-        """Write `best.yaml` whole or not at all. Raises StorageError."""
+        """Write `best.yaml` whole or not at all. Raises InputError for a folder, StorageError."""
         with beside(path) as made:
             made.write_text(self.to_yaml(), encoding="utf-8")
 

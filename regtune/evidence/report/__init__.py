@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from regtune import __version__
 from regtune.config.source import text_of
 from regtune.config.sweepfile.specification import differences_of
-from regtune.errors import StorageError
 from regtune.evidence.export import Export
 from regtune.evidence.report import tables
 from regtune.evidence.report.charts import Chart, Table, as_sentence
@@ -154,17 +152,6 @@ def shows(path: Path, exports: Sequence[Export]) -> bool:
     with path.open("rb") as file:
         head = file.read(4096).decode("utf-8", "replace")
     return f'<meta name="generator" content="{generator(*exports)}">' in head
-
-
-def write(page: str, path: Path) -> None:
-    """Write a page whole or not at all. Raises StorageError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _render(template: str, **context: Any) -> str:
