@@ -235,7 +235,9 @@ def test_what_is_left_out_is_named_but_for_half_written_files(settings: Settings
     said = make_backup(settings, tmp_path / "copy").notes[1]
     assert said.startswith("left out: the artifacts of 1 experiment in /elsewhere, ")
     served = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI="http://127.0.0.1:1")
-    made = make_backup(served, tmp_path / "copy")
+    with pytest.raises(InputError, match=r"that backup has mlflow\.db, and now runs go to http://127"):
+        make_backup(served, tmp_path / "copy")
+    made = make_backup(served, tmp_path / "of studies")
     assert "left out: runs and registered models of http://127.0.0.1:1" in made.notes[0]
     assert "mlflow.db" not in made.manifest.files
 
@@ -262,6 +264,55 @@ def test_only_an_earlier_backup_is_replaced(settings: Settings, tmp_path: Path) 
     make_backup(settings, copy)
     assert (copy / "artifacts" / "later").exists()
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+    for name in ("copy.old", "copy.new"):  # which a person has kept
+        shutil.copytree(copy, copy.with_name(name))
+    shutil.rmtree(copy)
+    make_backup(settings, copy)
+    assert {path.name for path in copy.parent.iterdir()} == {"copy", "copy.old", "copy.new"}
+    other = Settings(REGTUNE_HOME=shutil.copytree(settings.home, tmp_path / "other"))
+    with pytest.raises(InputError, match=f"is a backup of file://{settings.artifacts}; name another folder"):
+        make_backup(other, copy)
+    (copy / "notes.txt").write_text("the best so far")
+    with pytest.raises(InputError, match=r"has something besides a backup in it: notes\.txt"):
+        make_backup(settings, copy)
+    assert (copy / "notes.txt").exists()
+
+
+def test_a_backup_that_lacks_what_the_one_before_has_does_not_replace_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    make_backup(settings, copy)
+    before = everything(copy)
+    (settings.home / "studies.db").unlink()
+    with pytest.raises(
+        InputError, match=r"that backup has studies\.db, and now there is none at .*/studies\.db"
+    ):
+        make_backup(settings, copy)
+    assert everything(copy) == before
+    note = f"left out: studies.db, because there is no {settings.home / 'studies.db'}"
+    assert note in make_backup(settings, tmp_path / "another").notes
+
+
+def test_artifacts_that_cannot_be_read_are_no_backup(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if str(path).endswith("trials"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    with monkeypatch.context() as patch:  # of another account; root may read everything
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(StorageError, match="artifacts/trials: Permission denied"):
+            make_backup(settings, tmp_path / "copy")
+    shutil.rmtree(settings.artifacts)
+    settings.artifacts.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(StorageError, match="artifacts: No such file"):
+        make_backup(settings, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_backup_that_was_killed_is_none(
@@ -274,14 +325,16 @@ def test_a_backup_that_was_killed_is_none(
         killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "copy").exists()
-    for folder in ("copy", "copy.new"):
+    for folder in ("copy", ".copy.regtune-new"):
         with pytest.raises(InputError, match="not a backup"):
             restore(Settings(REGTUNE_HOME=tmp_path / "new"), tmp_path / folder)
     make_backup(settings, tmp_path / "copy")
-    assert not (tmp_path / "copy.new").exists()
+    assert not list(tmp_path.glob(".copy*"))
 
 
-def test_a_damaged_database_is_no_backup_and_an_earlier_one_stays(settings: Settings, copy: Path) -> None:
+def test_a_damaged_database_is_no_backup_and_an_earlier_one_stays(settings: Settings, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    make_backup(settings, copy)
     before = everything(copy)
     with (settings.home / "mlflow.db").open("r+b") as file:
         file.seek(4096 * 3)
@@ -289,7 +342,7 @@ def test_a_damaged_database_is_no_backup_and_an_earlier_one_stays(settings: Sett
     with pytest.raises(StorageError, match=r"mlflow\.db.*damaged"):
         make_backup(settings, copy)
     assert everything(copy) == before
-    assert not copy.with_name("copy.new").exists()
+    assert not list(tmp_path.glob(".copy*"))
 
 
 def test_an_empty_folder_has_nothing_to_back_up(tmp_path: Path) -> None:
@@ -354,7 +407,7 @@ def test_nothing_is_restored_under_a_sweep_a_server_or_another_user_of_the_files
         refused(rf"a sweep is run by process {os.getpid()}")
     server = Service("http://127.0.0.1:9", "127.0.0.1", 9, False, settings.mlflow_uri, 1, "")
     with monkeypatch.context() as patch:
-        patch.setattr("regtune.upkeep.restore.running", lambda _: server)
+        patch.setattr("regtune.server.service.running", lambda _: server)
         refused("stop it first with: regtune down")
     with (
         (settings.home / "mlflow.db").open() as file,
@@ -364,6 +417,40 @@ def test_nothing_is_restored_under_a_sweep_a_server_or_another_user_of_the_files
         reader.kill()
     assert everything(settings.home) == before
     restore(settings, copy)
+
+
+def test_a_restore_that_fails_halfway_goes_back(
+    settings: Settings, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = everything(settings.home), Path.rename
+    for failing in range(6):
+        left = [failing]
+
+        def fail(path: Path, to: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(16, "Device or resource busy", str(path))
+            return rename(path, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", fail)
+            with pytest.raises(StorageError, match="Device or resource busy"):
+                restore(settings, copy)
+        assert everything(settings.home) == before
+        assert not list(settings.home.glob("*.until-*"))
+    restore(settings, copy)
+
+
+def test_a_database_that_the_backup_lacks_does_not_stay_beside_other_artifacts(
+    settings: Settings, tmp_path: Path
+) -> None:
+    served = Settings(REGTUNE_HOME=settings.home, MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    make_backup(served, tmp_path / "of studies")
+    lines = restore(settings, tmp_path / "of studies")
+    assert sorted(line.partition(".until-")[0] for line in lines) == [
+        f"set aside: {settings.home / name}" for name in ("artifacts", "mlflow.db", "studies.db")
+    ]
+    assert not (settings.home / "mlflow.db").exists()
 
 
 # -- PostgreSQL

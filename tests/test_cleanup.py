@@ -16,7 +16,7 @@ import studies
 import tracking_records as records
 from optuna.trial import TrialState
 
-from regtune.errors import TrackingError
+from regtune.errors import StorageError, TrackingError
 from regtune.settings import Settings
 from regtune.study.ownership import hold
 from regtune.study.record import RECORD, STUDY_UID
@@ -128,3 +128,22 @@ def test_a_study_is_not_deleted_before_its_runs_can_be(settings: Settings) -> No
         delete_study(settings, NAME)
     assert NAME in optuna.get_all_study_names(settings.storage_url)
     assert (settings.artifacts / "trials" / f"{UID}-0" / "model.keras").exists()
+
+
+def test_a_study_is_not_deleted_before_its_folders_can_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, rmtree: Callable[[Path], None] = shutil.rmtree) -> None:
+        if folder.parent.name == "trials":
+            raise PermissionError(13, "Permission denied", str(folder))
+        rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        for removal in (lambda: remove(settings, UID), lambda: delete_study(settings, NAME)):
+            with pytest.raises(StorageError, match=f"trials/{UID}-0: Permission denied"):
+                removal()
+    assert NAME in optuna.get_all_study_names(settings.storage_url)
+    delete_study(settings, NAME)
+    assert NAME not in optuna.get_all_study_names(settings.storage_url)
+    assert not (settings.artifacts / "trials" / f"{UID}-0").exists()

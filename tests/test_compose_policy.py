@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import stat
@@ -146,6 +147,16 @@ def test_one_command_makes_every_secret_once_and_closes_the_folder(tmp_path: Pat
     renewed = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
     assert [name for name in made if made[name] != renewed[name]] == ["mlflow_password"]
     assert not any(value in first.stdout + again.stdout for value in [*made.values(), *renewed.values()])
+
+    (folder / "mlflow_password").unlink()
+    (tmp_path / "ln").write_text("#!/bin/sh\nexit 1\n")  # a file system without links
+    (tmp_path / "ln").chmod(0o700)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    failed = subprocess.run(
+        ["sh", str(command)], check=False, capture_output=True, text=True, env={"PATH": path}
+    )
+    assert (failed.returncode, "mlflow_password cannot be made" in failed.stderr) == (1, True)
+    assert not (folder / "mlflow_password").exists()
 
 
 def test_secrets_reach_neither_git_nor_the_builder() -> None:

@@ -140,6 +140,12 @@ def test_what_is_missing_is_said_with_its_places_and_fetched(
     assert fetch("fashion-mnist") == tmp_path / "fashion-mnist.npz"
     assert load_arrays("fashion-mnist").digest == BEFORE
     assert [path.name for path in tmp_path.iterdir()] == ["fashion-mnist.npz"]
+    folder = tmp_path / "volume"
+    with pytest.raises(DataError, match=rf"{folder}/fashion-mnist\.npz: cannot be written \(No such file"):
+        fetch("fashion-mnist", folder)
+    folder.mkdir()
+    assert fetch("fashion-mnist", folder) == folder / "fashion-mnist.npz"
+    assert [path.name for path in folder.iterdir()] == ["fashion-mnist.npz"]
 
 
 # -- how they are written

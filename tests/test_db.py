@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import optuna
+import psycopg
 import pytest
 import sqlalchemy
 from alembic import command
@@ -27,11 +28,13 @@ from typer.testing import CliRunner
 from regtune.cli import app
 from regtune.errors import NoStudies, RegtuneError, SettingsError, StorageError
 from regtune.server.databases import check_databases, init_databases, upgrade_databases
+from regtune.server.service import Service
 from regtune.settings import Settings
 from regtune.storage import open_engine, open_storage
 from regtune.storage.mlflow import check_store, connect, make_store
 from regtune.storage.optuna import make_studies
 from regtune.storage.schema import STUDIES, TRACKING, schema_of, upgrade
+from regtune.storage.troubles import away
 from regtune.study.ownership import hold
 from regtune.sweep import run_sweep
 
@@ -279,7 +282,9 @@ def test_the_default_experiment_is_left_to_who_comes_first(current: Made) -> Non
 
 
 @on_both
-def test_older_studies_are_named_and_upgraded_with_what_is_in_them(current: Made, kind: str) -> None:
+def test_older_studies_are_named_and_upgraded_with_what_is_in_them(
+    current: Made, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = current(kind)
     study = optuna.create_study(storage=open_storage(settings), study_name=STUDY)
     study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"of": "x"}))
@@ -291,6 +296,11 @@ def test_older_studies_are_named_and_upgraded_with_what_is_in_them(current: Made
     wanted = rf"a sweep is run by process {os.getpid()} on .*stop it first"
     with hold(settings, STUDY), pytest.raises(StorageError, match=wanted):
         upgrade_databases(settings)
+    server = Service("http://127.0.0.1:9", "127.0.0.1", 9, False, settings.mlflow_uri, 1, "")
+    with monkeypatch.context() as patch:
+        patch.setattr("regtune.server.service.running", lambda _: server)
+        with pytest.raises(StorageError, match="server is running; stop it first with: regtune down"):
+            upgrade_databases(settings)
     assert states(settings) == ["older", "current"]
     assert done(upgrade_databases(settings)) == ["tables upgraded", "current already"]
     assert done(upgrade_databases(settings)) == ["current already"] * 2
@@ -365,3 +375,20 @@ def test_accounts_in_an_otherwise_empty_database_are_no_stranger(empty: Made) ->
     uri = empty("postgres").mlflow_uri
     execute(TRACKING.engine(uri), "CREATE TABLE users (id INT)", "CREATE TABLE alembic_version_auth (v TEXT)")
     assert schema_of(uri, TRACKING).state == "empty"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_away"),
+    [
+        ("Connection refused\n\tIs the server running on that host?", True),
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  password authentication failed for user "mlflow"', False),
+        ('FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "mlflow"', False),
+        ('FATAL:  database "mlflow" does not exist', False),
+    ],
+)
+def test_a_server_that_answers_is_not_away(said: str, is_away: bool) -> None:
+    """As psycopg says it, which gives no code of a connection that was refused."""
+    text = f'connection failed: connection to server at "127.0.0.1", port 5432 failed: {said}'
+    assert away(psycopg.OperationalError(text)) is is_away

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pexpect
@@ -25,7 +26,7 @@ from strangers import stranger
 from terminals import environment
 
 from regtune.cli.views.reports import status_view
-from regtune.errors import InputError, NoStudies, TrackingError
+from regtune.errors import InputError, NoStudies, StorageError, TrackingError
 from regtune.processes import bypass_proxies
 from regtune.server import service
 from regtune.server.process import HARDENING, check_port, server_environment
@@ -90,6 +91,9 @@ def test_what_contradicts_itself_or_the_environment_is_refused(settings: Setting
         service.up(Settings(OPTUNA_STORAGE="sqlite:///other.db"), databases="sqlite")
     with pytest.raises(InputError, match=r"--postgres: expected postgresql"):
         service.up(settings, databases="sqlite:///other.db")
+    Path("file").touch()
+    with pytest.raises(StorageError, match="file: expected a folder"):
+        service.up(Settings(REGTUNE_HOME="file"))
     assert not service.processes(settings.home)
 
 
@@ -132,8 +136,11 @@ def test_the_server_outlives_its_terminal_and_what_is_written_through_it_is_in_t
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
+    for name in ("mlflow", "click"):
+        Path(f"{name}.py").write_text("raise SystemExit('imported from a folder of the user')")
     port = free_port()
-    command, variables = [*REGTUNE, "up", "--port", str(port)], environment()
+    command = [sys.executable, "-P", "-m", "regtune", "up", "--port", str(port)]
+    variables = environment()
     second = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
     terminal = pexpect.spawn("/bin/sh", env=variables, encoding="utf-8", timeout=240)
     terminal.sendline(" ".join(command))  # two at once

@@ -171,7 +171,8 @@ def gc(yes: options.Yes = False, quiet: options.Quiet = False, home: options.Hom
         fate = f"stays: {left.kept}" if left.kept else "can be removed"
         terminal.say(f"{_leftover(left)}: {left}; {fate}", quiet)
     if not garbage:
-        terminal.say("Nothing to remove.", quiet)
+        own = "only a folder's own studies are looked after" if settings.storage else ""
+        terminal.say(f"Nothing to remove{': ' if own else ''}{own}.", quiet)
         return
     terminal.confirm(f"Remove the leftovers of deleted studies: {'; '.join(map(_leftover, garbage))}?", yes)
     for left in garbage:
@@ -194,7 +195,7 @@ def init(quiet: options.Quiet = False, home: options.Home = None) -> None:
 
 
 def upgrade(quiet: options.Quiet = False, home: options.Home = None) -> None:
-    """Migrate both databases to the installed versions of Optuna and MLflow; back them up first."""
+    """Migrate both databases to the installed versions of Optuna and MLflow; make a backup first."""
     from regtune.server.databases import upgrade_databases
 
     for line in upgrade_databases(terminal.settings_of(home)):
@@ -260,11 +261,11 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="mnist or fashion-mnist.")],
     quiet: options.Quiet = False,
 ) -> None:
-    """Download a data set through Keras."""
+    """Download a data set through Keras, into REGTUNE_DATA_DIR where it is set."""
     from regtune.data.datasets import fetch as download
 
     terminal.say(f"fetching {name}", quiet)
-    terminal.say(f"{name}: {download(name)}", quiet)
+    terminal.say(f"{name}: {download(name, terminal.settings_of(None).data_dir)}", quiet)
 
 
 def verify(

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -210,8 +211,11 @@ def locate(name: str, data_dir: Path | None) -> Path | None:
         raise DataError(f"{printable(name)}: cannot be looked for ({error.strerror})") from None
 
 
-def fetch(name: str) -> Path:
-    """Download `name` through Keras into its cache. Raises DataError when it cannot be, or is not what it should be."""
+def fetch(name: str, data_dir: Path | None = None) -> Path:
+    """Download `name` through Keras into `data_dir`, else into Keras' cache; return where it is.
+
+    Raises DataError when it cannot be, or is not what it should be.
+    """
     if name == EMBEDDED:
         raise DataError(f"{name} is part of the installation: nothing to fetch")
     if name not in DATASETS:
@@ -226,13 +230,20 @@ def fetch(name: str) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         instead = f"put {name}.npz into REGTUNE_DATA_DIR instead"
         raise DataError(f"{name}: cannot be fetched ({reason}); {instead}") from None
-    file = expanded(KERAS_CACHE) / f"{name}.npz"
+    file = expanded(data_dir or KERAS_CACHE) / f"{name}.npz"
     if not file.exists():  # Keras keeps Fashion-MNIST in four files
         partial_file = file.with_suffix(".part.npz")
-        np.savez_compressed(partial_file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-        partial_file.replace(file)
+        try:
+            np.savez_compressed(partial_file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+            partial_file.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                partial_file.unlink(missing_ok=True)
+            raise DataError(
+                f"{printable(str(file))}: cannot be written ({error.strerror or error})"
+            ) from None
     load_arrays.cache_clear()
-    return Path(load_arrays(name).source)
+    return Path(load_arrays(name, data_dir).source)
 
 
 def _embedded() -> dict[str, Array]:

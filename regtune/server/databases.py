@@ -114,7 +114,9 @@ def init_databases(settings: Settings) -> list[str]:
 
 
 def upgrade_databases(settings: Settings) -> list[str]:
-    """Migrate the tables of both to the versions installed here, unless a sweep runs; return a line on each.
+    """Migrate the tables of both to the versions installed here, unless a sweep or a server uses them.
+
+    Returns a line on each.
 
     Raises StorageError, TrackingError, SettingsError.
     """
@@ -123,6 +125,9 @@ def upgrade_databases(settings: Settings) -> list[str]:
     _refuse(one.problem for one in before if one.state != "older")
     if older:
         require_no_sweep(settings.storage_url)
+        from regtune.server.service import require_no_server
+
+        require_no_server(settings)  # what it writes meanwhile would be lost
     if "studies" in older:
         upgrade_studies(settings.storage_url)
     if "mlflow" in older:

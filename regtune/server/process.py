@@ -110,7 +110,7 @@ def start(
     prepare(settings.mlflow_uri, settings.artifacts)
     begin = log.seek(0, os.SEEK_END)
     environment = server_environment(settings, more)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
     command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
     process = subprocess.Popen(
@@ -180,6 +180,7 @@ def server_environment(settings: Settings, more: Mapping[str, str]) -> dict[str,
         **SILENCE,
         **HARDENING,
         **(_libpq() if uri.startswith("postgresql") else {}),
+        "PYTHONSAFEPATH": "1",  # also for what it starts: a person's `mlflow.py` is not MLflow
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_BACKEND_STORE_URI": store_url(uri),
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.artifacts / "runs").as_uri(),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from regtune.errors import InputError, TrackingError
+from regtune.errors import InputError, StorageError, TrackingError
 from regtune.processes import end
 from regtune.server.accounts import accounts_environment, wants_accounts
 from regtune.server.databases import choose, init_databases, urls_of
@@ -82,6 +82,12 @@ def running(settings: Settings) -> Service | None:
         return None
 
 
+def require_no_server(settings: Settings) -> None:
+    """Raise StorageError while the server of this folder runs."""
+    if server := running(settings):
+        raise StorageError(f"{server.url}: this folder's server is running; stop it first with: regtune down")
+
+
 def up(
     settings: Settings,
     *,
@@ -126,6 +132,7 @@ def up(
             choose(settings, databases, tell)
             service = _start(settings, host, port, accounts)
         except BaseException:
+            end(processes(home), STOP_SECONDS)
             if not database_ran:
                 Embedded(home).stop()
             write_choice(home, before)

@@ -68,7 +68,10 @@ def lock_path(folder: Path, name: str) -> Path:
 def lock(folder: Path, name: str, wait_seconds: float) -> Iterator[None]:
     """Hold the lock `name` of `folder`. Raises StorageError when another process keeps it longer."""
     path = lock_path(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError):
+        raise StorageError(f"{folder}: expected a folder") from None
     try:
         with FileLock(path, timeout=wait_seconds):
             yield

@@ -94,6 +94,11 @@ class Embedded:
                 _require_passable(self.data, programs)
             if not self.initialized:
                 self._initialize(account)
+            elif not self.processes() and self._answers():
+                where = "in another container, or to another account"
+                raise StorageError(
+                    f"{self.data}: is served by a PostgreSQL {where}; stop it there: regtune down"
+                )
             self._clear()
             self._launch(account)
         for name in OWN_DATABASES:
@@ -154,13 +159,21 @@ class Embedded:
     def _answers_while(self, alive: Callable[[], bool]) -> bool:
         """Wait until it answers; return False when it ends before that, or takes too long."""
         deadline = time.monotonic() + START_SECONDS
-        engine = create_engine(self.url("postgres"))
         while alive() and time.monotonic() < deadline:
-            with suppress(OperationalError), engine.connect():
-                engine.dispose()
+            if self._answers():
                 return True
             time.sleep(0.05)
         return False
+
+    def _answers(self) -> bool:
+        engine = create_engine(self.url("postgres"))
+        try:
+            with engine.connect():
+                return True
+        except OperationalError:
+            return False
+        finally:
+            engine.dispose()
 
     def _make_socket_folder(self, account: dict[str, Any]) -> None:
         """Create a folder that nobody else could have put there to catch what clients send."""

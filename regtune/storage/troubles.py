@@ -23,6 +23,8 @@ _AWAY = re.compile(
     r"network is (unreachable|down)|host is down|broken pipe|reset by peer|no such file or directory",
     re.IGNORECASE,
 )
+_REFUSED = re.compile(r"password|pg_hba|(database|role) .*does not exist", re.IGNORECASE)
+"""What a server answers that is there."""
 _WORDS = (
     (
         r"on socket .*/(postgres|regtune-[0-9a-f]{16})/\.s\.PGSQL\S* failed: (no such file|connection refused)",
@@ -91,7 +93,7 @@ def away(error: BaseException) -> bool:
     if state is not None:
         return str(state).startswith(("08", "57P")) or state == "53300"
     operational = any(kind.__name__ == "OperationalError" for kind in type(raised).__mro__)
-    return operational and _AWAY.search(str(raised)) is not None
+    return operational and _AWAY.search(str(raised)) is not None and _REFUSED.search(str(raised)) is None
 
 
 def explain(error: BaseException, place: str | Path) -> str:

@@ -20,7 +20,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from regtune.errors import InputError, StorageError
+from regtune.escaping import printable
 from regtune.server.databases import check_databases
 from regtune.settings import Settings, is_own_postgres, sqlite_url
 from regtune.storage import database_path, is_sqlite, lock, parse_url, redact, schema, sqlite, understood
@@ -94,14 +95,16 @@ def make_backup(settings: Settings, folder: Path) -> Backup:
     """Copy both databases, the accounts and all artifacts into `folder`: a new or empty one, or an earlier backup.
 
     Raises:
-        InputError: `folder` is another one, or the databases are PostgreSQL's: the message says what to run.
-        StorageError: a database is missing, damaged or another program's, or the disk is full.
+        InputError: `folder` is another one, or has what is not there now, or the databases are PostgreSQL's: the
+            message says what to run.
+        StorageError: there is no database, or one is damaged or another program's, or the disk is full.
     """
     require_sqlite(settings, folder, "backup")
     folder = folder.expanduser().absolute()
-    _check_place(settings, folder)
+    before = _check_place(settings, folder)
     sources = _sources(settings)
-    draft, earlier = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "old"))
+    _require_all(settings, folder, before, sources)
+    draft, earlier = (folder.with_name(f".{folder.name}.regtune-{end}") for end in ("new", "old"))
     with understood(folder), lock(settings.home.resolve(), "backup", LOCK_SECONDS):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -194,18 +197,41 @@ def require_sqlite(settings: Settings, folder: Path, verb: Literal["backup", "re
     raise InputError("\n".join(lines))
 
 
-def _check_place(settings: Settings, folder: Path) -> None:
-    """Raise InputError for a folder whose content would be lost, or that would be copied into itself."""
+def _check_place(settings: Settings, folder: Path) -> Manifest | None:
+    """The manifest of the backup that would be replaced.
+
+    Raises InputError for a folder whose content would be lost, or that would be copied into itself.
+    """
     another = "name another folder"
     if folder.is_relative_to(settings.artifacts) or settings.artifacts.is_relative_to(folder):
         raise InputError(f"{folder}: a backup cannot be inside the folder that it copies; {another}")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder}: expected a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        try:
-            read_manifest(folder)
-        except InputError:
-            raise InputError(f"{folder}: is not empty and not an earlier backup; {another}") from None
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not inside:
+        return None
+    try:
+        manifest = read_manifest(folder)
+    except InputError:
+        raise InputError(f"{folder}: is not empty and not an earlier backup; {another}") from None
+    if manifest.artifacts != settings.artifacts.as_uri():
+        raise InputError(f"{folder}: is a backup of {manifest.artifacts}; {another}")
+    if others := inside - {MANIFEST, ARTIFACTS, *manifest.files}:
+        raise InputError(
+            f"{folder}: has something besides a backup in it: {printable(min(others))}; {another}"
+        )
+    return manifest
+
+
+def _require_all(
+    settings: Settings, folder: Path, before: Manifest | None, sources: Mapping[str, Path]
+) -> None:
+    """Raise InputError where the backup that would be replaced has a database that is not there now."""
+    for name in (STUDIES, MLFLOW, ACCOUNTS):
+        if before is not None and name in before.files and name not in sources:
+            place = databases(settings).get(name)
+            now = f"there is none at {place}" if place else f"runs go to {settings.mlflow_uri}"
+            raise InputError(f"{folder}: that backup has {name}, and now {now}; name another folder")
 
 
 def _sources(settings: Settings) -> dict[str, Path]:
@@ -252,7 +278,15 @@ def _copy_artifacts(source: Path, target: Path) -> tuple[dict[str, Entry], int]:
     """
     others, copied = 0, {}
     target.mkdir()
-    for folder, folders, names in os.walk(source):
+
+    def fail(error: OSError) -> None:
+        unmounted = source.is_symlink() and not source.exists()
+        if unmounted or not isinstance(
+            error, FileNotFoundError
+        ):  # which was deleted meanwhile, or never made
+            raise error
+
+    for folder, folders, names in os.walk(source, onerror=fail):
         for path in (Path(folder, name) for name in (*names, *folders)):
             name = path.relative_to(source)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -282,6 +316,9 @@ def _copy_artifact(source: Path, target: Path) -> Entry | None:
 def _notes(settings: Settings, mlflow: Path, manifest: Manifest, links: int) -> Iterator[str]:
     if is_server(settings.mlflow_uri):
         yield f"left out: runs and registered models of {settings.mlflow_uri}; back them up where that server runs"
+    for name in (STUDIES, MLFLOW):
+        if (place := databases(settings).get(name)) and name not in manifest.files:
+            yield f"left out: {name}, because there is no {place}"
     if links:
         yield f"left out: {links} links or special files among the artifacts"
     if manifest.revisions["mlflow"] is not None:

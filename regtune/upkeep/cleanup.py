@@ -11,13 +11,14 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from regtune.errors import NoStudies
 from regtune.settings import Settings
-from regtune.storage import database_path, is_sqlite, open_engine
+from regtune.storage import database_path, is_sqlite, open_engine, understood
 from regtune.study.ownership import was_held
 from regtune.study.record import uid_of
 from regtune.study.study import deleting
@@ -95,11 +96,13 @@ def _doubt(settings: Settings, runs: Tracked, first: datetime | None) -> str:
 
 
 def remove(settings: Settings, uid: str) -> None:
-    """Remove the runs and then the folders of a study. Raises TrackingError."""
+    """Remove the runs and then the folders of a study. Raises TrackingError, StorageError for a folder that stays."""
     if settings.tracking_uri or _has_runs(settings):
         delete_runs(settings, uid)
-    for folder in _trial_folders(settings)[uid]:
-        shutil.rmtree(folder, ignore_errors=True)
+    with understood(settings.artifacts):
+        for folder in _trial_folders(settings)[uid]:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
 
 def _has_runs(settings: Settings) -> bool:

@@ -17,12 +17,13 @@ import psutil
 
 from regtune.errors import StorageError
 from regtune.server.databases import require_no_sweep
-from regtune.server.service import running
+from regtune.server.service import require_no_server
 from regtune.settings import Settings
 from regtune.storage import lock, sqlite, understood
 from regtune.storage.mlflow import is_server
 from regtune.storage.schema import STUDIES, TRACKING
 from regtune.upkeep.backup import (
+    ACCOUNTS,
     ARTIFACTS,
     MLFLOW,
     Manifest,
@@ -37,7 +38,11 @@ LOCK_SECONDS = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What a restore would do. targets: where the parts of the backup go, by their names in it."""
+    """What a restore would do.
+
+    targets: where the parts of a backup go, by their names in it. A database that this one lacks is set aside as well,
+    because it would not fit the artifacts; accounts stay.
+    """
 
     manifest: Manifest
     targets: dict[str, Path]
@@ -62,8 +67,9 @@ def plan_restore(settings: Settings, folder: Path) -> Plan:
         if revision is not None and revision not in tables.migrations.known:
             newer = f"of a newer {tables.owner} ({revision}, here {tables.migrations.head})"
             raise StorageError(f"{folder}: {newer}; restore it with a newer regtune")
-    files = {name: path for name, path in databases(settings).items() if name in manifest.files}
-    plan = Plan(manifest, {**files, ARTIFACTS: settings.artifacts})
+    known = databases(settings).items()
+    files = {name: path for name, path in known if name in manifest.files or name != ACCOUNTS}
+    plan = Plan(manifest, {ARTIFACTS: settings.artifacts, **files})  # a mounted folder cannot be renamed
     _require_unused(settings, plan)
     return plan
 
@@ -75,7 +81,7 @@ def restore(settings: Settings, folder: Path) -> list[str]:
     and StorageError for a damaged file or a full disk.
     """
     plan = plan_restore(settings, folder)
-    drafts = {name: path.with_name(f"{path.name}.restore") for name, path in plan.targets.items()}
+    drafts = {name: path.with_name(f".{path.name}.regtune-new") for name, path in plan.targets.items()}
     with understood(settings.home.resolve()), ExitStack() as stack:
         stack.callback(_clear, drafts)
         _clear(drafts)
@@ -100,8 +106,7 @@ def _filled(path: Path) -> bool:
 def _require_unused(settings: Settings, plan: Plan) -> None:
     """Raise StorageError while a sweep, the folder's server or another process uses what would be replaced."""
     require_no_sweep(settings.storage_url)
-    if server := running(settings):
-        raise StorageError(f"{server.url}: this folder's server is running; stop it first with: regtune down")
+    require_no_server(settings)
     paths = {str(path) for name, path in plan.targets.items() if name != ARTIFACTS}
     for process in psutil.process_iter():
         try:
@@ -140,17 +145,25 @@ def _copy(manifest: Manifest, folder: Path, drafts: dict[str, Path]) -> None:
 
 
 def _swap(drafts: dict[str, Path], targets: dict[str, Path]) -> list[Path]:
-    """Rename what is there, then what was copied. Returns where the former is now."""
+    """Rename what is there, then what was copied; all or nothing. Returns where the former is now."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = []
-    for path in targets.values():
-        away = path.with_name(f"{path.name}.until-{stamp}")
-        if _filled(path):
-            aside.append(away)
-        for suffix in ("",) if path.is_dir() else sqlite.BESIDE:
-            former = path.with_name(path.name + suffix)
-            if former.exists():
-                former.rename(away.with_name(away.name + suffix))
-    for name, path in targets.items():
-        drafts[name].rename(path)
+    with ExitStack() as undo:
+
+        def rename(path: Path, to: Path) -> None:
+            path.rename(to)
+            undo.callback(to.rename, path)
+
+        for path in targets.values():
+            away = path.with_name(f"{path.name}.until-{stamp}")
+            if _filled(path):
+                aside.append(away)
+            for suffix in ("",) if path.is_dir() else sqlite.BESIDE:
+                former = path.with_name(path.name + suffix)
+                if former.exists():
+                    rename(former, away.with_name(away.name + suffix))
+        for name, path in targets.items():
+            if drafts[name].exists():
+                rename(drafts[name], path)
+        undo.pop_all()
     return aside
