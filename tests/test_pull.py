@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,12 +25,15 @@ import regtune  # noqa: E402
 from regtune.config.trial import EarlyStoppingConfig, TrialConfig  # noqa: E402
 from regtune.errors import InputError, RegistryError, TrackingError, VersionDamaged  # noqa: E402
 from regtune.registry import journal  # noqa: E402
+from regtune.registry import pull as pulling  # noqa: E402
+from regtune.registry.cache import Cache, Found  # noqa: E402
 from regtune.registry.contents import check_folder  # noqa: E402
 from regtune.registry.pull import LINKS, Pulled, ask, difference, pull  # noqa: E402
 from regtune.registry.store import Version, open_registry  # noqa: E402
 from regtune.registry.values import value_of, words  # noqa: E402
 from regtune.registry.version import MODEL  # noqa: E402
 from regtune.settings import Settings  # noqa: E402
+from regtune.storage import lock  # noqa: E402
 from regtune.study.best import load_best  # noqa: E402
 from regtune.tracking import names  # noqa: E402
 
@@ -116,6 +122,59 @@ def test_a_pull_that_ends_before_any_of_its_renames_leaves_one_version_whole(
         (DIR / "version").readlink().name,
     }
     assert pulled(settings).digest == ask(settings, NAME).digest != first.digest
+
+
+def test_whoever_has_waited_for_another_pull_asks_again_which_version_it_is(changeable: Settings) -> None:
+    pulled(changeable, f"{NAME}@previous")
+    with ThreadPoolExecutor(1) as other:
+        with lock(DIR / ".versions", "pull", 1.0):
+            waiting = other.submit(pulled, changeable)
+            time.sleep(1.0)
+            champion(changeable, 1)
+        assert waiting.result().number == 1
+    assert not difference(DIR, ask(changeable, NAME))
+
+
+def test_a_pull_that_fails_leaves_what_another_has_put_there_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TrackingError("away")
+
+    monkeypatch.setattr(pulling, "fetch", fail)
+    with pytest.raises(TrackingError):
+        pulled(settings)
+    assert not DIR.exists()
+    monkeypatch.undo()
+    first = pulled(settings, f"{NAME}@previous")
+    monkeypatch.setattr(pulling, "fetch", fail)
+    monkeypatch.setattr(pulling, "_require_own", lambda folder: True)  # as it was when this pull looked
+    with pytest.raises(TrackingError):
+        pulled(settings)
+    assert check_folder(DIR / "version", first.digest)
+
+
+def test_the_cache_keeps_what_mlflow_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = Cache(Settings(MLFLOW_TRACKING_URI="http://127.0.0.1:1"))
+    times = [(datetime.now(UTC) + timedelta(seconds=shift)).isoformat() for shift in (-2, -1, 3600)]
+    founds = [
+        Found(name=NAME, alias="champion", number=number, digest=f"{number}" * 64, at=at)
+        for number, at in enumerate(times, 1)
+    ]
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in (2, 1):  # a pull of version 1 that took longer
+        cache.keep(founds[number - 1], files)
+        assert cache.last(NAME, "champion") == founds[1]
+    assert [cache.take(found.digest, tmp_path / f"{found.number}") for found in founds] == [
+        False,
+        True,
+        False,
+    ]
+    for number in (3, 1):  # the clock was set back after version 3
+        cache.keep(founds[number - 1], files)
+        assert cache.last(NAME, "champion") == founds[number - 1]
 
 
 def test_check_tells_the_current_version_from_every_other_folder(
@@ -254,6 +313,10 @@ def test_the_configuration_alone_goes_to_a_file_a_pipe_and_a_shell(
         2,
         'error: --get dropuot: unknown key; did you mean "dropout"?\n',
     )
+    Path("folder").mkdir()
+    found = run_here(capsys, "pull", NAME, "--config", "-o", "folder", "--yes")
+    assert found == (2, "", "error: --output folder: expected a file, found a folder\n")
+    assert Path("folder").is_dir()
     for wrong in (["--check", "--config"], ["--get", "l1", "-o", "x"], ["--config", "--json", "-o", "x"]):
         assert run_here(capsys, "pull", NAME, *wrong)[0] == 2
     assert not DIR.exists()

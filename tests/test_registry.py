@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aliases import NAME, three_versions
@@ -130,6 +131,30 @@ def test_a_person_who_has_moved_the_alias_of_an_interrupted_move_has_the_last_wo
     registry.client.set_registered_model_alias(NAME, "champion", "3")
     assert journal.settle(registry, NAME).withdrawn == {2: "it was moved to version 3 in MLflow"}
     assert registry.model(NAME).aliases == {"champion": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(AliasMoved, "it was moved to version 3 in MLflow"), (InputError, "version 2 was deleted")],
+)
+def test_a_move_that_a_person_is_faster_than_is_no_success(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], why: str
+) -> None:
+    point(registry, 1)
+    client = type(registry.client)
+    record = client.log_param
+
+    def slow(self: Any, *given: Any) -> None:
+        record(self, *given)
+        if kind is AliasMoved:
+            self.set_registered_model_alias(NAME, "champion", "3")
+        else:
+            self.delete_model_version(NAME, "2")
+
+    monkeypatch.setattr(client, "log_param", slow)
+    with pytest.raises(kind, match=f"^{NAME}: @champion was not moved to version 2: {why}$"):
+        point(registry, 2)
+    assert registry.model(NAME).aliases == {"champion": 3 if kind is AliasMoved else 1}
 
 
 def test_of_two_moves_at_once_one_wins_and_the_other_is_told_by_whom(registry: Registry) -> None:

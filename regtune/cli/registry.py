@@ -103,7 +103,8 @@ def promote(
     terminal.present(promotion, lambda shown: gates_table(shown.gates), as_json)
     if promotion.version is not None:
         terminal.say(promoted_line(promotion), quiet)
-        terminal.say(f"pull it with: regtune pull {shell_word(promotion.name)}", quiet)
+        target = promotion.name if alias == "champion" else f"{promotion.name}@{alias}"
+        terminal.say(f"pull it with: regtune pull {shell_word(target)}", quiet)
         return
     if promotion.refused:
         gate = "gate refuses" if len(promotion.refused) == 1 else "gates refuse"
@@ -227,6 +228,7 @@ def _pull_configuration(
 ) -> None:
     from regtune.registry.pull import pull_best
     from regtune.registry.values import value_of, words
+    from regtune.storage.output import check_file
 
     best = pull_best(settings, target, terminal.say)
     if key is not None:
@@ -237,7 +239,7 @@ def _pull_configuration(
     elif output is None:
         typer.echo(best.to_yaml(), nl=False)
     else:
-        if output.is_file() and not best.is_in(output):
+        if check_file(output) and not best.is_in(output):
             terminal.confirm(f"Replace {printable(str(output))}, which holds something else?", yes)
         best.write(output)
         terminal.say(f"Wrote {output}.", quiet)

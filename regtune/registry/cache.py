@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -59,10 +60,16 @@ class Cache:
         return True
 
     def keep(self, found: Found, files: Path | None = None) -> None:
-        """Remember which version an alias named, with its files where they are given; forget what none names."""
+        """Remember which version an alias named, with its files where they are given; forget what none names.
+
+        What MLflow said later stays, unless this machine's clock was set back since.
+        """
         if self._folder is None:
             return
         with lock(self._folder, "cache", LOCK_SECONDS):
+            known = self.last(found.name, found.alias)
+            if known is not None and found.at < known.at <= datetime.now(UTC).isoformat():
+                return
             fresh = self._folder / "new"
             if files is not None:
                 shutil.rmtree(fresh, ignore_errors=True)

@@ -48,7 +48,7 @@ CLOSED = "needs the test set"
 
 
 class Gates(Frozen):
-    """A file of gates, read and validated. A limit of null switches its gate off, which is recorded."""
+    """A file of gates, read and validated. A limit of null switches its gate off, which is recorded; not `champion`."""
 
     max_ece: float | None = Field(default=0.03, gt=0.0, le=1.0)
     """Expected calibration error over the validation images."""

@@ -157,7 +157,11 @@ def move(
             }
         )
         if _record(registry, state, wanted):
-            return settle(registry, name)
+            done = settle(registry, name)
+            if why_not := done.withdrawn.get(len(state.moves) + 1):
+                kind = AliasMoved if registry.exists(name, to) else InputError
+                raise kind(f"{printable(name)}: @{alias} was not moved to version {to}: {why_not}")
+            return done
     raise RegistryError(f"{printable(name)}: its aliases are being moved without end; try again")
 
 

@@ -42,7 +42,6 @@ from regtune.registry.training import OnEpoch
 from regtune.registry.version import DataUsed, Gate, Opening, Record
 from regtune.settings import Settings
 from regtune.storage import understood, writable_folder
-from regtune.storage.troubles import away
 from regtune.study.best import fingerprint
 from regtune.study.study import versions
 from regtune.tracking import names
@@ -123,6 +122,8 @@ def promote(
     writable_folder(settings.home.resolve())
     facts = _tracked(settings, engine, choice.source.study)
     state = _settled(registry, name)
+    if state is not None:
+        registry.require_edit(name, state.journal)
     run = begin(registry, facts, choice, name)
     with _ended(run), _folder() as folder:
         return given.promote(folder, state, run, force)
@@ -258,7 +259,8 @@ class _Given:
             record = check_folder(files, found.tags.get(names.MANIFEST_DIGEST, ""))
             predictions = read_predictions(files, record)
         except (VersionDamaged, TrackingError) as error:
-            if away(error):
+            gone = getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+            if isinstance(error, TrackingError) and not gone:  # the store is away, or there is no room
                 raise
             said = f"{label} is not as it was registered: {str(error).splitlines()[0]}"
             gate = Gate(name="champion", figure="–", limit="every digest right", passed=False, note=said)

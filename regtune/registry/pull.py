@@ -64,7 +64,7 @@ def ask(settings: Settings, target: str) -> Found:
     if digest is None:
         said = f"version {version.number} has no tag {MANIFEST_DIGEST}: regtune did not register it"
         raise RegistryError(f"{printable(version.name)}: {said}")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
     try:
         return Found(name=version.name, alias=alias, number=version.number, digest=digest, at=now)
     except ValueError:
@@ -164,22 +164,23 @@ def pull(settings: Settings, target: str, folder: Path, say: Say) -> Pulled:
 
     Raises InputError for a folder with something else in it, and as `find` and `fetch` do.
     """
-    found = find(settings, target, say)
-    facts = found.model_dump(exclude={"at"})
     try:
         made = _require_own(folder)
         versions = folder / VERSIONS
         versions.mkdir(parents=True, exist_ok=True)
         with lock(versions, "pull", LOCK_SECONDS):
-            _remove_others(versions, (folder / VERSION).resolve())
-            if not difference(folder, found):
-                return Pulled(**facts, folder=folder, changed=False)
             fresh = versions / uuid.uuid4().hex
             try:
+                found = find(settings, target, say)  # who has waited for another pull asks after it
+                facts = found.model_dump(exclude={"at"})
+                _remove_others(versions, (folder / VERSION).resolve())
+                if not difference(folder, found):
+                    return Pulled(**facts, folder=folder, changed=False)
                 fetch(settings, found, fresh, say)
                 _write_through(fresh)
             except BaseException:
-                shutil.rmtree(folder if made else fresh, ignore_errors=True)
+                others = (folder / VERSION).exists()
+                shutil.rmtree(folder if made and not others else fresh, ignore_errors=True)
                 raise
             for name, inner in LINKS.items():
                 _link(folder, name, f"{VERSION}/{inner}")

@@ -48,7 +48,6 @@ class Model:
     name: str
     journal: str
     aliases: Mapping[str, int]
-    created: datetime
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,11 @@ class Registry:
                     self.client.delete_run(run)
         return self.model(name)
 
+    def require_edit(self, name: str, journal: str) -> None:
+        """Write what is there: who may only read `name` is told before anything is trained."""
+        with self.understood():
+            self.client.set_registered_model_tag(name, names.JOURNAL, journal)
+
     def _unused_journal(self, name: str, experiment_id: str) -> str:
         """A run for the moves: one that a crash has left without its model, else a new one."""
         tags = {
@@ -308,7 +312,6 @@ def _model(found: Any) -> Model:
         name=found.name,
         journal=found.tags.get(names.JOURNAL, "") if re.fullmatch(NAME, found.name) else "",
         aliases={alias: int(number) for alias, number in found.aliases.items()},
-        created=_time(found.creation_timestamp),
     )
 
 
