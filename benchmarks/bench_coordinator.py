@@ -124,6 +124,10 @@ class VirtualWorkers:
         )
         self._tell(0.0, TrialEnded(uid, event.worker, result, artifacts))
 
+    def withdraw(self) -> Sequence[str]:
+        """Each task has a worker."""
+        return ()
+
     def close(self) -> None:
         """Nothing is left."""
 

@@ -292,6 +292,10 @@ class SimulatedExecutor:
             )
             self._tell(self.now, TrialEnded(uid, run.worker, result, {}))
 
+    def withdraw(self) -> Sequence[str]:
+        """Each task has a worker."""
+        return ()
+
     def close(self) -> None:
         """Nothing is left."""
 

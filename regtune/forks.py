@@ -42,7 +42,8 @@ class Forks:
             return Child(spawn(self._module, self._environment), *arguments)
         try:
             return Child(self._fork, *arguments)
-        except OSError:  # it is gone
+        except OSError:  # it is gone, or nothing can be opened any more, which the second attempt says
+            self._server.kill()
             self._server.wait()
             self._server = self._serve()
             return Child(self._fork, *arguments)

@@ -67,6 +67,9 @@ class MadeUp:
         else:
             self._train(task)
 
+    def withdraw(self) -> Sequence[str]:
+        return ()
+
     def close(self) -> None:
         self._events.clear()
 

@@ -41,6 +41,7 @@ ACCURATE = decision(
 def test_a_decision_fits_every_terminal() -> None:
     for found, width in product((MANY, ALONE, ACCURATE), (60, 80, 100, 120, 140)):
         assert max(map(len, drawn(found, width))) <= width
+        assert drawn(found, 24)  # where it breaks lines
 
 
 def test_the_order_is_the_answer_the_candidates_what_was_bought_and_the_optimism() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -88,9 +88,48 @@ class Team:
             uid, verdict
         )
 
+    def withdraw(self) -> Sequence[str]:
+        return ()
+
     def close(self) -> None:
         for one in self._members:
             one.close()
+
+
+class Crowded:
+    """One worker of three: the tasks of the others wait for room."""
+
+    def __init__(self) -> None:
+        self.one = MadeUp(dropout_helps)
+        self._waiting: deque[Task] = deque()
+
+    @property
+    def idle(self) -> int:
+        return 2 + self.one.idle - len(self._waiting)
+
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
+        self._hand_on()
+
+    def events(self, timeout_seconds: float) -> Sequence[Event]:
+        told = self.one.events(timeout_seconds)
+        self._hand_on()
+        return told
+
+    def decide(self, uid: str, verdict: Verdict) -> None:
+        self.one.decide(uid, verdict)
+
+    def withdraw(self) -> Sequence[str]:
+        uids = [task.uid for task in self._waiting]
+        self._waiting.clear()
+        return uids
+
+    def close(self) -> None:
+        self.one.close()
+
+    def _hand_on(self) -> None:
+        if self.one.idle and self._waiting:
+            self.one.submit(self._waiting.popleft())
 
 
 class Watching:
@@ -325,6 +364,18 @@ def test_a_second_decision_goes_on_from_the_first_and_a_settled_one_trains_nothi
     )  # what was replicated once stays a candidate
 
 
+def test_a_later_trial_of_a_configuration_that_was_replicated_is_no_other_candidate() -> None:
+    few = {"dropout": {"values": [0.0, 0.2]}, "l2": {"values": [0.0, 1e-4]}}
+    executor = MadeUp(dropout_helps)
+    for cap in (6, 12, 24):
+        searched(parameters=few, run_cap=cap)
+        found = decided(executor, top=4, budget=Budget(replicates=8))
+        configs = [one.candidate.config for one in found.candidates]
+        assert len(set(configs)) == len(configs)
+    trained = [task.config for task in executor.submitted]
+    assert len(set(trained)) == len(trained)
+
+
 def test_a_control_outside_the_search_can_be_the_answer_and_the_choice_is_from_inside() -> None:
     searched(parameters={"l2": SWEEP["parameters"]["l2"]}, run_cap=6)
     decision = decided(budget=Budget(replicates=8))
@@ -502,6 +553,28 @@ def test_another_terminal_stops_a_decision_and_the_same_line_resumes_it(
     again = decided(executor, budget=Budget(replicates=4))
     assert again.end == "budget"
     assert len(executor.submitted) == again.trainings - drain
+
+
+@pytest.mark.parametrize("drain", [False, True])
+@pytest.mark.parametrize("deciding", [False, True])
+def test_a_stop_does_not_wait_for_what_waits_for_room(
+    drain: bool, deciding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("evidence.replication", "sweep.coordinator"):
+        monkeypatch.setattr(f"regtune.{room}.REQUESTS_SECONDS", 0.0)
+    crowded, asked = Crowded(), list[int]()
+
+    def ask(progress: Progress) -> None:
+        if not asked and len(progress.running) == 3 and (progress.deciding is not None) == deciding:
+            asked.append(len(crowded.one.submitted))
+            request(load_settings(), NAME, "stop", {"drain": drain})
+
+    outcome = swept(crowded, observer=Watching(ask), decide=1.5)
+    assert outcome.stopped
+    assert asked == [len(crowded.one.submitted)]  # and nothing was begun after it
+    expected = swept(decide=1.5)
+    assert (expected.stopped, expected.complete, expected.waiting) == (False, 12, 0)
+    assert what_repeats(stored()) == what_repeats(expected.decision)
 
 
 # -- sweeps that end in a decision

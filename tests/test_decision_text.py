@@ -63,6 +63,25 @@ def test_where_the_chosen_one_is_not_shown_to_beat_no_technique_the_best_that_do
     assert sentence(found).startswith(expected)
 
 
+def test_a_chosen_one_whose_name_begins_the_answer_is_named_all_the_same() -> None:
+    found = decision(
+        judged("c-batchnorm_before", "chosen", 0.24, to_none=-0.01, searched=True),
+        judged("t9", "tied", 0.23, to_chosen=-0.01, to_none=-0.02),
+        judged("c-none", mean=0.25, to_chosen=0.01),
+        chosen="c-batchnorm_before",
+        answer="c-batchnorm_before",
+    )
+    assert sentence(found) == (
+        f"{WINNER} beats no technique by 0.020 ± 0.012 of val_cross_entropy; two configurations cannot be told "
+        "apart; the simplest of them, batch norm before the activation, is chosen."
+    )
+
+
+def test_where_the_control_diverges_nothing_is_said_to_be_compared_with_it() -> None:
+    found = decision(judged("t9", "chosen", 0.24), judged("c-none", "diverged", 0.25, diverged=2))
+    assert sentence(found).startswith("The control without any technique diverges; ")
+
+
 def test_an_accuracy_is_in_points_of_percent() -> None:
     by = Estimate(mean=0.0062, half_width=0.0009)
     assert difference_text("val_accuracy", by) == "0.62 ± 0.09 points higher"

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from regtune.executors import (
     TrialFailed,
     TrialStarted,
     WorkerReady,
+    local,
 )
 from regtune.executors.local import LocalExecutor
 from regtune.executors.ray import RayExecutor
@@ -132,7 +134,10 @@ def test_a_verdict_ends_a_trial_after_its_epoch_and_only_models_among_the_best_a
     executor: AnyExecutor, tmp_path: Path
 ) -> None:
     executor.submit(task(tmp_path, threshold=1e-9))
-    assert not last(executor, TrialEnded).artifacts
+    ended = last(executor, TrialEnded)
+    assert not ended.artifacts
+    executor.submit(task(tmp_path, "equal", threshold=ended.result.figures["val_cross_entropy"]))
+    assert last(executor, TrialEnded).artifacts
     executor.submit(task(tmp_path))
     ended = last(executor, TrialEnded, verdict="prune")
     assert (ended.result.end, len(ended.result.epoch_seconds)) == ("pruned", 1)
@@ -212,6 +217,91 @@ def test_a_killed_worker_is_replaced_and_a_limit_ends_the_trial(
     failed = last(executor, TrialFailed)
     assert failed.reason == "out_of_memory"
     assert "more than trial_memory_mb, 1" in failed.message
+
+
+class Clock:
+    """Time for an executor, which may have been away; it may be asked what to wait for."""
+
+    def __init__(self) -> None:
+        self.away = 0.0
+        self.until: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        self.until()
+        return time.monotonic() + self.away
+
+
+def test_what_a_trial_waits_for_its_verdicts_counts_to_no_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As long as a database is away, which keeps the coordinator: with the epoch untold, and then unanswered."""
+    clock, told = Clock(), list[Event]()
+
+    def wait_long(connections: Any, seconds: float) -> Any:
+        found = wait(connections, 400)
+        clock.away += 1000.0
+        return found
+
+    monkeypatch.setattr(local, "time", clock)
+    monkeypatch.setattr(local, "wait", wait_long)
+    with closing(LocalExecutor(1)) as executor:
+        executor.submit(task(tmp_path, timeout_seconds=300.0))
+        while not any(isinstance(event, TrialEnded | TrialFailed) for event in told):
+            new = executor.events(0.0)
+            clock.away += 1000.0
+            for event in new:
+                if isinstance(event, EpochEnded):
+                    executor.decide(event.uid, "continue")
+            told += new
+        assert [type(event) for event in told].count(EpochEnded) == 3
+        assert isinstance(told[-1], TrialEnded)
+        monkeypatch.setattr(local, "wait", wait)
+        executor.submit(task(tmp_path, timeout_seconds=300.0))
+        collect(executor, TrialStarted)
+        os.kill(executor.pids[0], signal.SIGSTOP)
+        for event in executor.events(1.0):  # what it had told before it hung
+            if isinstance(event, EpochEnded):
+                executor.decide(event.uid, "continue")
+        clock.away += 1000.0
+        assert last(executor, TrialFailed).reason == "timeout"
+
+
+def test_a_limit_that_comes_with_the_end_of_a_trial_leaves_a_worker_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, heard = Clock(), list[Any]()
+
+    def listen(connections: Any, seconds: float) -> Any:
+        heard[:] = connections
+        return wait(connections, seconds)
+
+    def end() -> None:
+        """The trial ends, after what it has told was read and before its limits are looked at."""
+        clock.until = lambda: None
+        wait(heard, 400)
+        clock.away += 1000.0
+
+    monkeypatch.setattr(local, "time", clock)
+    monkeypatch.setattr(local, "wait", listen)
+    with closing(LocalExecutor(1)) as executor:
+        for number in range(3):
+            executor.submit(task(tmp_path, str(number), timeout_seconds=300.0))
+            for epoch in (1, 2, 3):
+                (*_, ended) = (one for one in collect_epoch(executor) if isinstance(one, EpochEnded))
+                assert ended.epoch == epoch
+                executor.decide(ended.uid, "continue")
+            clock.until = end
+            assert executor.events(0.0) == []
+            assert isinstance(executor.events(10.0)[-1], TrialEnded)
+            assert executor.idle == 1
+
+
+def collect_epoch(executor: AnyExecutor) -> list[Event]:
+    """Events until an epoch has ended, which is not answered."""
+    told: list[Event] = []
+    while not any(isinstance(event, EpochEnded) for event in told):
+        told += executor.events(0.2)
+    return told
 
 
 def test_a_disk_that_is_full_fails_the_trial_and_is_named(executor: AnyExecutor, tmp_path: Path) -> None:

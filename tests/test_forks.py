@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from stores import until
 
 from regtune.forks import SAFE, Forks
-from regtune.processes import Child
+from regtune.processes import Child, Process
 
 pytestmark = pytest.mark.skipif(not SAFE, reason="this system's libraries do not survive a fork")
 
@@ -70,6 +71,19 @@ def test_a_server_that_is_killed_is_replaced_and_its_forks_go_on(forks: Forks) -
     for child in (before, after):
         child.kill()
         assert child.wait() == "signal SIGKILL"
+
+
+def test_too_many_open_files_are_an_error_and_nothing_waits_for_ever(
+    forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(forks.child("returns"))
+
+    def fail(*_: int) -> Process:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(forks, "_fork", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        forks.child("returns")
 
 
 def test_a_child_that_was_never_forked_ends_as_its_server_did() -> None:

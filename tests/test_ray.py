@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,10 +59,12 @@ def test_a_node_with_other_versions_gets_no_work_and_is_named_and_none_else_ends
         with pytest.raises(WorkerError, match=said):
             collect(executor, TrialStarted)
     right = cluster.add_node(1)
-    with closing(RayExecutor(RayCluster(cluster.address), ARRAYS, 2)) as executor:
+    with closing(RayExecutor(RayCluster(cluster.address), ARRAYS)) as executor:
+        assert executor.idle == 2
         executor.submit(task(tmp_path))
         executor.submit(task(tmp_path, "b"))
         told = collect(executor, TrialEnded) + collect(executor, TrialEnded)
+        assert executor.idle == 1
     (note,) = (event.message for event in told if isinstance(event, WorkerDied))
     assert said in note
     for node in (wrong, right):
@@ -131,10 +134,8 @@ def test_ray_that_is_not_installed_or_not_there_is_said(
         RayExecutor(RayCluster(), ARRAYS)
 
 
-@pytest.mark.parametrize(("workers", "losses"), [(1, 4), (8, 14)])
-def test_actors_that_are_lost_before_they_are_ready_again_and_again_end_the_sweep(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, losses: int
-) -> None:
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int) -> tuple[RayExecutor, Connection]:
+    """An executor with as many tasks as its cluster has room for, and the side of its driver."""
     ours, driver = Pipe()
     child = SimpleNamespace(connection=ours, wait=lambda seconds: "")
     monkeypatch.setattr(executors_ray, "Child", lambda *given: child)
@@ -142,6 +143,46 @@ def test_actors_that_are_lost_before_they_are_ready_again_and_again_end_the_swee
     executor = RayExecutor(RayCluster("auto"), ARRAYS)
     for number in range(workers):
         executor.submit(task(tmp_path, f"trial {number}"))
+    return executor, driver
+
+
+def test_a_node_that_takes_all_actors_with_it_before_they_are_ready_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    executor, driver = made_up(monkeypatch, tmp_path, 8)
+    for _ in range(8):
+        driver.send(ray_driver.Lost(driver.recv().worker, "the node is gone"))
+    assert len(executor.events(1.0)) == 8
+    assert [type(driver.recv()) for _ in range(8)] == [ray_driver.Hire] * 8
+
+
+def test_tasks_that_no_actor_has_are_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    executor, driver = made_up(monkeypatch, tmp_path, 3)
+    hired = [driver.recv().worker for _ in range(3)]
+    driver.send(ray_driver.Hired(hired[1]))
+    executor.events(1.0)
+    assert driver.recv() == ray_driver.Turn(hired[1], task(tmp_path, "trial 0"))
+    assert executor.withdraw() == ["trial 1", "trial 2"]
+    assert (executor.idle, executor.withdraw()) == (2, [])
+    executor.events(0.0)
+    assert [driver.recv() for _ in range(2)] == [ray_driver.Dismiss(hired[0]), ray_driver.Dismiss(hired[2])]
+    assert not driver.poll()
+
+
+@pytest.mark.slow
+def test_gpus_that_this_machine_lacks_are_said() -> None:
+    require_ray()
+    with pytest.raises(
+        WorkerError, match="this machine's Ray cluster has too few GPUs for --gpus-per-trial 64"
+    ):
+        RayExecutor(RayCluster(None, 1.0, 64.0), ARRAYS, 1)
+
+
+@pytest.mark.parametrize(("workers", "losses"), [(1, 4), (8, 16)])
+def test_actors_that_are_lost_before_they_are_ready_again_and_again_end_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, losses: int
+) -> None:
+    executor, driver = made_up(monkeypatch, tmp_path, workers)
     for number in range(1, losses + 1):
         driver.send(ray_driver.Lost(driver.recv().worker, "no TensorFlow there"))
         if number < losses:

@@ -242,6 +242,19 @@ def test_a_worker_s_death_costs_one_attempt_and_the_second_the_trial() -> None:
     assert {record.end_reason for record in (again, *rest)} == {"max_epochs"}
 
 
+@pytest.mark.usefixtures("always_asked")
+def test_a_request_whose_worker_dies_stays_one() -> None:
+    def fate(task: Task, epoch: int) -> TrialFailed | None:
+        dies = len(executor.submitted) == 1
+        return TrialFailed(task.uid, 0, "worker_died", "signal SIGKILL") if dies else None
+
+    run(run_cap=1)
+    ask("enqueue", dropout=0.123, l2=0.0)
+    executor = MadeUp(fate=fate)
+    run(executor, run_cap=3)
+    assert [(one.attempt, one.requested) for one in records()[1:3]] == [(1, True), (2, True)]
+
+
 def test_trials_of_another_program_count_for_nothing_and_what_it_queues_is_checked() -> None:
     run(run_cap=1)
     other = study()
@@ -326,8 +339,17 @@ def test_after_an_interruption_the_attempt_that_runs_now_is_shown_and_a_drained_
 
 # -- grids
 
+
 GRID: dict[str, Any] = {"method": "grid", "parameters": POINTS, "timeout": 600, "run_cap": 50}
 ALL = "3 of 3 points of the grid are tried"
+
+
+def test_what_another_program_puts_beside_a_grid_is_refused_and_no_point_of_it() -> None:
+    run(**{**GRID, "run_cap": 1})
+    of_another = {"width": FloatDistribution(0.0, 1.0)}
+    study().add_trial(create_trial(state=TrialState.WAITING, params={"width": 0.5}, distributions=of_another))
+    outcome = run(**GRID)
+    assert (outcome.reason, outcome.failed) == (ALL, 0)
 
 
 def test_a_grid_s_budget_is_of_its_points_controls_come_beside_and_no_point_is_trained_twice() -> None:

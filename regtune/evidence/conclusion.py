@@ -252,7 +252,8 @@ def _choice(
     by_key = {one.key: one for one in candidates}
 
     def simplicity(key: str) -> tuple[int, float, float, int]:
-        config, found = by_key[key].config, figures[key]
+        config, counted = by_key[key].config, judgement.candidates[key].replicates
+        found = {name: values[:counted] for name, values in figures[key].items()}
         weights = sum(a * b for a, b in pairwise((question.features, *config.model.hidden)))
         effective = (1 - fmean(found["sparsity"])) * weights
         return techniques(config), effective, fmean(found["epoch_seconds"]), candidates.index(by_key[key])

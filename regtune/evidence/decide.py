@@ -136,14 +136,18 @@ def replicate(
 ) -> Decision:
     """Decide a study that this process holds, in its workers.
 
-    A candidate that was replicated once stays one. progress: how its sweep stands, for a display. all_controls: also
+    A candidate that was replicated once stays one, under its key: a later trial of the same configuration is no other.
+    progress: how its sweep stands, for a display. all_controls: also
     those that the search has not trained.
     """
     study, spec = held.study, held.spec
     candidates = candidates_of(complete_rows(study), spec, held.data, top=top, all_controls=all_controls)
-    keys, before = {one.key for one in candidates}, study.decision
-    earlier = before.candidates if before is not None and before.vary == vary else ()
-    candidates += [one.candidate for one in earlier if one.replicates and one.candidate.key not in keys]
+    before = study.decision
+    judged = before.candidates if before is not None and before.vary == vary else ()
+    earlier = {one.candidate.config: one.candidate for one in judged if one.replicates}
+    candidates = [one if one.control else earlier.get(one.config, one) for one in candidates]
+    keys = {one.key for one in candidates}
+    candidates += [one for one in earlier.values() if one.key not in keys]
     parts = len(held.split.validation) / len(held.split.train)
     question = Question(
         study=study.name,

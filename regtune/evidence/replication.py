@@ -231,6 +231,8 @@ class Replication:
             self._take_requests()
             while waiting and not self._stopping and self._held.executor.idle:
                 self._start(*waiting.popleft())
+            for uid in self._loop.withdraw() if self._stopping else ():
+                del self._running[uid]
             if not self._running:
                 return
             for record in self._loop.turn():
@@ -268,7 +270,6 @@ class Replication:
                 started_ms=now_ms(),
             )
         memory = held.spec.trial_memory_mb
-        accuracy = self._question.metric.endswith("accuracy")
         task = Task(
             uid=record.uid,
             config=config,
@@ -276,9 +277,7 @@ class Replication:
             folder=None,
             timeout_seconds=held.spec.trial_timeout,
             memory_bytes=None if memory is None else memory * 2**20,
-            tolerance=self._question.practical
-            if accuracy and self._question.practical
-            else PRACTICAL_ACCURACY,
+            tolerance=PRACTICAL_ACCURACY,
         )
         self._running[record.uid] = key, index
         self._store((key, index), record)

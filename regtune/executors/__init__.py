@@ -53,7 +53,8 @@ class Task:
     """One trial to train.
 
     folder: gets `model.keras` when the kept weights' `metric` is better than `threshold` (None: always); None: never.
-    timeout_seconds, memory_bytes: beyond them the trial is ended at once, with its worker, which is replaced.
+    timeout_seconds: of training; what a trial waits for its verdicts does not count. memory_bytes: of its worker.
+    Beyond them the trial is ended at once, with its worker, which is replaced.
     tolerance: measure calibration and the share of weights that can be set to zero before validation accuracy falls by
     this much (`TrialResult.extra`); None measures neither. sample: the training images, all of them by default.
     predictions: whether the end brings class probabilities of the validation images.
@@ -155,6 +156,9 @@ class Executor(Protocol):
 
     def decide(self, uid: str, verdict: Verdict) -> None:
         """Answer an epoch."""
+
+    def withdraw(self) -> Sequence[str]:
+        """Take back the tasks that no worker has yet, as if they had not been submitted; return their uids."""
 
     def close(self) -> None:
         """End every worker at once; nothing is left behind."""

@@ -16,7 +16,16 @@ import psutil
 from regtune.credentials import without_secrets
 from regtune.data.datasets import Arrays
 from regtune.errors import WorkerError
-from regtune.executors import Event, Task, TrialEnded, TrialFailed, TrialStarted, WorkerDied, WorkerReady
+from regtune.executors import (
+    EpochEnded,
+    Event,
+    Task,
+    TrialEnded,
+    TrialFailed,
+    TrialStarted,
+    WorkerDied,
+    WorkerReady,
+)
 from regtune.forks import Forks
 from regtune.processes import Child
 from regtune.training.result import Verdict
@@ -40,14 +49,16 @@ class _Worker:
     since: float
     ready: bool = False
     task: Task | None = None
-    started: float | None = None
+    trained: float = 0.0
+    turned: float | None = None
+    """Since when it trains. What it waits for a verdict does not count: it may be as long as a database is away."""
     ended: tuple[Literal["timeout", "out_of_memory"], str] | None = None
 
     def enforce_limits(self, now: float, check_memory: bool) -> None:
-        if self.task is None or self.started is None or self.ended:
+        if self.task is None or self.turned is None or self.ended:
             return
         seconds, most = self.task.timeout_seconds, self.task.memory_bytes
-        if seconds is not None and now - self.started > seconds:
+        if seconds is not None and self.trained + now - self.turned > seconds:
             self.ended = "timeout", f"longer than trial_timeout, {seconds:g} s"
         elif check_memory and most is not None:
             with suppress(psutil.NoSuchProcess):
@@ -104,12 +115,17 @@ class LocalExecutor:
         """Answer an epoch. A trial that has ended meanwhile needs no answer."""
         for worker in self._workers:
             if worker.task is not None and worker.task.uid == uid:
+                worker.turned = time.monotonic()
                 self._send(worker, verdict)
 
+    def withdraw(self) -> Sequence[str]:
+        return ()
+
     def events(self, timeout_seconds: float) -> Sequence[Event]:
-        self._enforce_limits()
         wait([worker.child.connection for worker in self._workers], timeout_seconds)
-        return [event for worker in list(self._workers) for event in self._drain(worker)]
+        told = [event for worker in list(self._workers) for event in self._drain(worker)]
+        self._enforce_limits()  # now that what they have done meanwhile is known
+        return told
 
     def close(self) -> None:
         for worker in self._workers:
@@ -142,10 +158,13 @@ class LocalExecutor:
                     worker.ready = True
                     self._failed_starts = 0
                 elif isinstance(event, TrialStarted):
-                    worker.started = time.monotonic()
+                    worker.trained, worker.turned = 0.0, time.monotonic()
+                elif isinstance(event, EpochEnded):
+                    worker.trained, worker.turned = worker.trained + event.seconds, None
                 elif isinstance(event, TrialEnded | TrialFailed):
-                    worker.task = worker.started = None
-                if isinstance(event, TrialFailed) and event.reason == "out_of_memory":
+                    worker.task = worker.turned = None
+                exhausted = isinstance(event, TrialFailed) and event.reason == "out_of_memory"
+                if exhausted or (worker.ended and worker.task is None):
                     worker.child.kill()  # what is left in such a process is in no known state
                     self._renew(worker)
                     break

@@ -66,7 +66,7 @@ class RayExecutor:
         self._waiting: deque[Task] = deque()
         self._workers: dict[int, _Worker] = {}
         self._numbers = count()  # none is used twice: what is still said of one who left means no other
-        self._failed_starts = 0
+        self._failed_starts = self._most_failures = 0
         self._ended = ""
         self._room: int | None = None
         environment = without_secrets(os.environ)
@@ -104,9 +104,17 @@ class RayExecutor:
             if worker.task is not None and worker.task.uid == uid:
                 self._send(Turn(worker.number, verdict))
 
+    def withdraw(self) -> Sequence[str]:
+        uids = [task.uid for task in self._waiting]
+        self._waiting.clear()
+        for uid in uids:
+            del self._tasks[uid]
+        return uids
+
     def events(self, timeout_seconds: float) -> Sequence[Event]:
         connection, told = self._child.connection, list[Event]()
         self._give_back()
+        self._most_failures = max(FAILED_STARTS, 2 * len(self._workers))  # before any of them is lost
         try:
             wait = timeout_seconds
             while connection.poll(wait):
@@ -201,7 +209,7 @@ class RayExecutor:
             self._waiting.appendleft(worker.task)
         if not refused:
             self._failed_starts += 1
-            if self._failed_starts >= max(FAILED_STARTS, 2 * len(self._workers)):
+            if self._failed_starts >= self._most_failures:
                 raise WorkerError(f"workers die before they are ready: {message}")
         if message:
             yield WorkerDied(worker.number, message)

@@ -131,9 +131,8 @@ def main(coordinator: Connection, cluster: RayCluster, workers: int, arrays: Arr
             driver.run()
         except WorkerError as error:
             coordinator.send(error)
-        except OSError:  # the coordinator is gone
-            pass
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def connect(cluster: RayCluster, workers: int, folder: str) -> Any:
@@ -187,8 +186,11 @@ class _Driver:
 
     def run(self) -> None:
         """Until the coordinator closes the connection."""
+        if not self._look() and self._cluster.address is None:  # nobody adds to it
+            needs = f"--gpus-per-trial {self._cluster.gpus_per_trial:g}"
+            raise WorkerError(f"{self._cluster.where} has too few GPUs for {needs}")
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        self._coordinator.send(Room(self._look()))
+        self._coordinator.send(Room(self._room))
         looked = time.monotonic()
         while True:
             with suppress(Empty):
@@ -275,6 +277,7 @@ class _Driver:
         self._refused[node] = why
         if not self._look():
             raise WorkerError(f"{self._cluster.where}: {why}; install the same on every node")
+        self._coordinator.send(Room(self._room))
         self._coordinator.send(Lost(worker, "" if known else f"{why}; it gets no work", refused=True))
 
     def _told(self, worker: int, told: tuple[Sequence[Event], Mapping[str, bytes]]) -> None:

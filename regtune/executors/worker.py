@@ -86,7 +86,9 @@ def _keep(task: Task, result: TrialResult) -> dict[str, str]:
         return {}
     value = result.figures[task.metric]
     sign = -1 if higher_is_better(task.metric) else 1
-    if task.threshold is not None and sign * value >= sign * task.threshold:
+    if (
+        task.threshold is not None and sign * value > sign * task.threshold
+    ):  # of equals the first trial is better
         return {}
     with whole(task.folder / MODEL_FILE) as partial:
         result.model.save(partial)

@@ -63,10 +63,7 @@ FIGURES = {
 """The figures of replicates in the order of every table of them."""
 
 
-def prunable_text(decision: Decision) -> str:
-    """How far accuracy may fall when weights are set to zero: `--practical` of an accuracy, else 0.05 points."""
-    fall = decision.practical if decision.metric.endswith("accuracy") else PRACTICAL_ACCURACY
-    return f"share that can be set to zero before accuracy falls by {100 * fall:.2g} points"
+PRUNABLE = f"share that can be set to zero before accuracy falls by {100 * PRACTICAL_ACCURACY:.2g} points"
 
 
 def form_of(name: str) -> Figure:
@@ -215,8 +212,14 @@ def _clauses(decision: Decision) -> list[str]:
     if chosen is None and answer is None:
         why = "no candidate has replicates enough" if decision.trainings else "nothing was replicated"
         return [f"nothing is decided: {why}"]
-    compared = none is not None and none.estimate is not None
-    clauses = [_against_none(decision, chosen) if compared else "there is no control without any technique"]
+    diverged = none is not None and none.standing == "diverged"
+    compared = none is not None and none.estimate is not None and not diverged
+    lacks = (
+        "the control without any technique diverges"
+        if diverged
+        else "there is no control without any technique"
+    )
+    clauses = [_against_none(decision, chosen) if compared else lacks]
     tied = decision.with_standing("chosen", "tied")
     above = [one for one in tied if one is not chosen and _better(decision, one.to_chosen)]
     if chosen is not None and above:
@@ -229,7 +232,7 @@ def _clauses(decision: Decision) -> list[str]:
         return [*clauses, "no configuration of the search was replicated"]
     inside = " inside the search" if any(not one.candidate.searched for one in tied) else ""
     it = words(chosen.candidate)
-    named = clauses[0].lower().startswith(it.lower())
+    named = compared and chosen.beats_none
     if len(tied) > 1:
         clauses.append(f"the simplest of them{inside}{'' if named else f', {it},'} is chosen")
     elif not named:

@@ -221,8 +221,8 @@ class TrialRecord:
 class Origin:
     """Why a queued trial exists, when the sampler did not propose it.
 
-    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control, if it was one), `request` from another
-    terminal, or `earlier` (another study's best). key: unique; what is queued under it is queued once.
+    kind: `control`, `grid`, `retry` of trial `retry_of` (of that control or request, if it was one), `request` from
+    another terminal, or `earlier` (another study's best). key: unique; what is queued under it is queued once.
     config: the whole configuration where the search space does not hold it, or where the seed is another trial's.
     """
 
@@ -233,6 +233,7 @@ class Origin:
     attempt: int = 1
     retry_of: int | None = None
     control: str | None = None
+    requested: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "config": self.config.to_dict() if self.config else None}

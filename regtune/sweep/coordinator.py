@@ -166,6 +166,9 @@ class Coordinator:
 
     def _turn(self) -> bool:
         self._take_requests()
+        if self._stop.is_set() or self._draining:
+            for uid in self._loop.withdraw():
+                self._put_back(uid)
         started = self._executor.idle > 0 and self._may_start() and self._start_next()
         if not self._loop.running:
             return self._may_start() and self._asked_since()

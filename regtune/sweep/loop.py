@@ -59,6 +59,13 @@ class Loop:
         self.running[task.uid] = Running(record)
         self._executor.submit(task)
 
+    def withdraw(self) -> list[str]:
+        """Take back what no worker has begun with for want of a worker; return the uids."""
+        uids = [*self._executor.withdraw()]
+        for uid in uids:
+            del self.running[uid]
+        return uids
+
     def turn(self, wait: bool = True) -> Iterator[TrialRecord]:
         """Deal with what has happened, and yield the records of tasks that ended.
 

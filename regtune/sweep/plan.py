@@ -223,6 +223,8 @@ def _duration(
     epochs = fmean(alike) if alike else longest * (0.5 if shortened else 1.0)
     rounds = math.inf if trials is None else trials / min(workers, trials)
     limit = math.inf if spec.timeout is None else spec.timeout - spent
-    search = [min(START_SECONDS + rounds * each * epoch_seconds, limit) for each in (epochs, longest)]
+    turns = rounds if math.isinf(rounds) else math.ceil(rounds)  # the last round may have one trial
+    each = (rounds * epochs, turns * longest)
+    search = [min(START_SECONDS + trained * epoch_seconds, limit) for trained in each]
     about, most = (seconds + spec.decision_share * (spent + seconds) for seconds in search)
     return Duration(about, most, epoch_seconds, epochs, len(measured))

@@ -97,6 +97,7 @@ class Proposals:
             attempt=record.attempt + 1,
             retry_of=trial.number,
             control=record.control,
+            requested=record.requested,
         )
         self._queue(origin, trial.params)
 
@@ -151,7 +152,7 @@ class Proposals:
             config=config,
             parameters=parameters,
             control=origin.key.removeprefix("control ") if origin.kind == "control" else origin.control,
-            requested=origin.kind == "request",
+            requested=origin.requested or origin.kind == "request",
             attempt=origin.attempt,
             retry_of=origin.retry_of,
             started_ms=now_ms(),

@@ -95,7 +95,8 @@ class Standing:
         return self._points | self._points_of(trials[number] for number in self._open)
 
     def _points_of(self, trials: Iterable[FrozenTrial]) -> set[Point]:
-        fixed = (FixedTrial(trial.params) for trial in trials if trial.params)
+        own = (trial for trial in trials if RECORD in trial.user_attrs)  # not another program's
+        fixed = (FixedTrial(trial.params) for trial in own if trial.params)
         return {tuple(self._space.suggest(trial).values()) for trial in fixed}
 
     def _look(self) -> Sequence[FrozenTrial]:

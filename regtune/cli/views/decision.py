@@ -16,19 +16,19 @@ from regtune.study.decision import Decision, Estimate, Judged, Standing
 from regtune.study.decision_text import (
     FIGURES,
     NO_TECHNIQUE,
+    PRUNABLE,
     added_title,
     basis_text,
     end_text,
     form_of,
     optimism_text,
-    prunable_text,
     sentence,
     signed_text,
     value_text,
 )
 
 STYLES: Mapping[Standing, str] = {"chosen": "bold green", "tied": "", "beaten": "dim", "diverged": "red"}
-WIDEST_PLOT = 72
+NARROWEST_PLOT, WIDEST_PLOT = 10, 72
 SMALL = "small weights: share of the hidden weights below 0.001"
 L1 = "Under Adam an L1 penalty makes weights small, not zero."
 
@@ -68,7 +68,7 @@ def _plot(decision: Decision, width: int) -> list[RenderableType]:
     to = NO_TECHNIQUE if compared else "the chosen one"
     unit = ", points" if form_of(decision.metric).share else ""
     names = [one.candidate.name for one, _ in shown]
-    room = min(WIDEST_PLOT, width - max(map(len, names)) - 11)
+    room = max(NARROWEST_PLOT, min(WIDEST_PLOT, width - max(map(len, names)) - 11))
     low, high = _range([difference for _, difference in shown])
     grid = Table.grid(padding=(0, 1, 0, 0))
     for one, difference in shown:
@@ -157,7 +157,7 @@ def _added(decision: Decision, width: int) -> list[RenderableType]:
             drawn.add_row(*(row[place] for place in places))
         parts += [drawn, Text()]
     notes = [SMALL] if "sparsity" in names else []
-    notes += [f"prunable: {prunable_text(decision)}"] if "prunable" in names else []
+    notes += [f"prunable: {PRUNABLE}"] if "prunable" in names else []
     notes += [L1] if any(one.candidate.control == "l1" for one in controls) else []
     return [*parts[:-1], *(Text(note, style="dim") for note in notes)]
 

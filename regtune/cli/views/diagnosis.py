@@ -30,7 +30,7 @@ from regtune.study.decision_text import NO_TECHNIQUE
 STEP = 10
 """Columns between two ticks of a chart: its points stand on them."""
 HEIGHT = 12
-WIDEST_PLOT = 48
+NARROWEST_PLOT, WIDEST_PLOT = 10, 48
 SHOWN_MISTAKES = 6
 MARKS: Mapping[Holds, tuple[str, str]] = {
     "holds here": ("✓", "green"),
@@ -171,7 +171,7 @@ def _parameters(diagnosis: Diagnosis, width: int) -> Iterator[RenderableType]:
     drawn.add_column(no_wrap=True, justify="right")
     drawn.add_column(no_wrap=True, justify="right")
     drawn.add_column(no_wrap=True)
-    room = min(WIDEST_PLOT, width - 34)
+    room = max(NARROWEST_PLOT, min(WIDEST_PLOT, width - 34))
     for one in diagnosis.parameters:
         for place, point in enumerate(one.points):
             name = printable(one.name) if place == 0 else ""
@@ -196,7 +196,6 @@ def _band_line(value: float, one: ParameterEffect, low: float, high: float, room
     def place(number: float) -> int:
         return round((number - low) / ((high - low) or 1.0) * (room - 1))
 
-    line = Text(" " * room)
     cells = [" "] * room
     if one.level is not None and one.noise is not None:
         first, last = place(one.level - one.noise), place(one.level + one.noise)
@@ -226,7 +225,7 @@ def _errors(errors: Errors, width: int) -> Iterator[RenderableType]:
         yield both
     yield Text()
     yield Text(f"Calibration: {errors.reading}; ECE {100 * errors.ece:.2f} %.")
-    yield _reliability(errors, min(WIDEST_PLOT, width - 32))
+    yield _reliability(errors, max(NARROWEST_PLOT, min(WIDEST_PLOT, width - 32)))
     yield Text(
         "●  accuracy of the images with this confidence;  │  where it would be as sure as right", "dim"
     )
