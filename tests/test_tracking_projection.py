@@ -333,6 +333,24 @@ def test_the_parent_has_the_winner_and_its_figures_and_a_study_that_goes_on_may_
     figures = [run.data.metrics["best/val_cross_entropy"] for run in (store.runs()[0], store.run(8))]
     assert figures[0] == figures[1]
     assert store.runs()[0].data.tags[names.BEST_NUMBER] == "8"
+    for _ in range(2):  # the one before again, and nothing more to write
+        third = store.project(records.facts())
+        third.study("FINISHED", 5, records.BEGIN_MS + 900_000)
+        parent, winner = store.runs()[0], store.run(5)
+        assert parent.data.tags[names.BEST_NUMBER] == "5"
+        assert parent.data.metrics == {
+            name: value for name, value in winner.data.metrics.items() if "/" in name
+        }
+    assert third.writes == 0
+
+
+def test_what_a_second_attempt_does_without_is_no_longer_said(store: Store) -> None:
+    store.project(records.facts(), records.failed(0, "error"))
+    assert names.MESSAGE in store.run(0).data.tags
+    for _ in range(2):
+        projection = store.project(records.facts(), records.complete(0))
+        assert names.MESSAGE not in store.run(0).data.tags
+    assert projection.writes == 0
 
 
 def test_a_run_that_a_lost_answer_has_doubled_is_one_again(store: Store) -> None:
@@ -425,6 +443,14 @@ def test_a_run_that_a_person_deleted_stays_deleted(store: Store) -> None:
     store.client.delete_run(store.run(0).info.run_id)
     assert store.project(records.facts(), records.complete(0)).writes == 0
     assert [run.data.tags.get(names.NUMBER) for run in store.runs()] == [None, "1"]
+
+
+def test_a_run_that_a_person_deletes_while_it_trains_is_refused_once(store: Store) -> None:
+    projection = store.project(records.facts(), (0, "RUNNING", records.after(records.started(0), 1)))
+    store.client.delete_run(store.run(0).info.run_id)
+    projection.trial(0, "RUNNING", records.after(records.started(0), 2))
+    projection.trial(*records.complete(0))
+    assert not projection.refusals
 
 
 def test_long_histories_and_many_params_go_in_batches(store: Store) -> None:

@@ -215,18 +215,22 @@ def dataset_inputs(data: DataFacts, split_seed: int | None = None) -> list[Any]:
     return inputs
 
 
+PASSING = names.STANDING, names.MESSAGE, names.END_REASON
+"""Tags that another decision, or another attempt, does without."""
+
+
 @dataclass(frozen=True)
 class Lack:
     """What a run lacks. points: with their metric's name, oldest first. config: whether its configuration is missing.
 
-    mark: whether it has a STANDING that no decision gives it now. artifacts: files to be brought, with their SHA-256.
+    obsolete: tags that its record no longer gives it. artifacts: files to be brought, with their SHA-256.
     surplus: files to be removed. ended_ms: Unix milliseconds.
     """
 
     points: Sequence[tuple[str, Point]]
     params: Mapping[str, str]
     tags: Mapping[str, str]
-    mark: bool
+    obsolete: Sequence[str]
     inputs: bool
     config: bool
     artifacts: Mapping[Path, str]
@@ -240,7 +244,7 @@ class Lack:
         found = {
             "points": self.points,
             "params": self.params,
-            "tags": self.tags or self.mark,
+            "tags": self.tags or self.obsolete,
             "data sets": self.inputs,
             names.CONFIG: self.config,
             "files": self.artifacts or self.surplus,
@@ -280,7 +284,7 @@ def lacking(run: Run, wanted: Contents, reader: Reader, folder: Path) -> Lack:
         points=_points(run, wanted.points, reader),
         params={name: value for name, value in wanted.params.items() if name not in run.params},
         tags=tags,
-        mark=names.STANDING in run.tags and names.STANDING not in wanted_tags,
+        obsolete=[name for name in PASSING if name in run.tags and name not in wanted_tags],
         inputs=not run.inputs,
         config=reached and wanted.config is not None and stale,
         artifacts=brought,
@@ -337,7 +341,8 @@ def _points(run: Run, wanted: Mapping[str, Sequence[Point]], reader: Reader) -> 
     """The points that MLflow lacks, oldest first.
 
     A metric's points are written in order, so its newest tells how many there are; the whole history is
-    read only when the newest is none of those wanted.
+    read only when the newest is none of those wanted. Of points of one step MLflow shows the latest: where that is
+    another, the last one wanted is written as of now, also where the history has it from before.
     """
     missing: list[tuple[str, Point]] = []
     for name, points in wanted.items():
@@ -346,5 +351,9 @@ def _points(run: Run, wanted: Mapping[str, Sequence[Point]], reader: Reader) -> 
             missing += [(name, point) for point in points[known.index(last) + 1 :]]
         else:
             there = set() if last is None else reader.history(run.run_id, name)
-            missing += [(name, point) for point in points if (point.step, point.value) not in there]
+            lacking = [point for point in points if (point.step, point.value) not in there]
+            if last is not None and points and last[0] == points[-1].step:
+                now = int(time.time() * 1000)
+                lacking = [*(one for one in lacking if one is not points[-1]), points[-1]._replace(at_ms=now)]
+            missing += [(name, point) for point in lacking]
     return sorted(missing, key=lambda entry: entry[1].step)

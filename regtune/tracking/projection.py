@@ -140,6 +140,8 @@ class Projection:
                 run = self._find({names.TRIAL_UID: record.uid})
             if run is None or not run.deleted:
                 self._write_trial(parent, run, (number, state, record))
+            else:
+                self.refusals.pop(number, None)
         if number in self.refusals:
             self._parent = None
 
@@ -247,8 +249,8 @@ class Projection:
     def _first(self, run: Run, kept: dict[str, Run]) -> bool:
         """Return whether a run is the one of its trial so far. kept: uid -> that run."""
         other = kept.setdefault(run.tags[names.TRIAL_UID], run)
-        if other is run:
-            return True
+        if other.run_id == run.run_id:  # read twice where others were made between two pages
+            return other is run
         first, second = sorted((run, other), key=lambda found: found.rank)
         if not second.deleted:
             self._delete(second)
@@ -326,9 +328,9 @@ class Projection:
             run.tags |= tags
             run.params |= lack.params
             run.last |= {name: (point.step, point.value) for name, point in lack.points}
-        if lack.mark:
-            self._change("delete_tag", run.run_id, names.STANDING)
-            del run.tags[names.STANDING]
+        for name in lack.obsolete:
+            self._change("delete_tag", run.run_id, name)
+            del run.tags[name]
         if lack.inputs:
             self._change("log_inputs", run.run_id, dataset_inputs(self.facts.data, wanted.split_seed))
             run.inputs = True

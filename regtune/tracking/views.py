@@ -27,6 +27,8 @@ REPLICATES_KEY = "regtune-replicates"
 REPLICATES_TITLE = "Replicates by candidate"
 CHARTS, CURVES, BEST, WEIGHTS = "regtune-parameters", "regtune-curves", "regtune-best", "regtune-weights"
 SECTIONS = {CURVES: "Model metrics", BEST: "best", WEIGHTS: "weights"}
+LONGEST_GROUPS = 8000
+"""Characters of the groups that are closed; MLflow keeps a view in a tag of 20,000."""
 NARROW, MARK, WIDE, NAME = 88, 125, 165, 290
 """Widths of the table's columns in pixels, for a page of 1440: a parameter, a mark, a figure, the run's name."""
 
@@ -200,6 +202,7 @@ def _replicates(facts: StudyFacts, decision: Decision, trials: Mapping[str, Any]
     figures = *_figures(facts), names.BEST_GAP, *map(names.evidence, ("ece", "brier", "prunable"))
     labels = [label(one.candidate.name, one.candidate.mix) for one in decision.candidates]
     by = {"mode": "tag", "groupByData": names.CANDIDATE}
+    closed = {f"tag.{names.CANDIDATE}.{name}": False for name in labels}
     return {
         "searchFilter": f"tags.`{names.KIND}` = '{names.REPLICATE}'",
         "orderByKey": "attributes.start_time",
@@ -208,7 +211,7 @@ def _replicates(facts: StudyFacts, decision: Decision, trials: Mapping[str, Any]
         "compareRunSections": trials["compareRunSections"][1:],
         "compareRunCharts": trials["compareRunCharts"][1:],
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [by]},
-        "groupsExpanded": {f"tag.{names.CANDIDATE}.{name}": False for name in labels},
+        "groupsExpanded": closed if len(json.dumps(closed)) < LONGEST_GROUPS else {},
     }
 
 
