@@ -28,7 +28,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from regtune.config.sweepfile import SweepSpec
 from regtune.config.trial import DataConfig
-from regtune.search import Space, controls
+from regtune.search import Space, controls, halving
 from regtune.settings import Settings, load_settings
 from regtune.storage.schema import STUDIES
 from regtune.study.record import DATA, ORIGIN, RECORD, Kept, Origin, TrialRecord
@@ -240,8 +240,10 @@ def _trained(
         record = replace(record, ended_ms=round(ended.timestamp() * 1000))
     proposed = {"tpe:relative_params:0": json.dumps(params)} if params and origin is None else {}
     reached = [rung for rung in RUNGS if rung <= epochs and origin is None]
-    system = {**proposed, **{f"completed_rung_{at}": steps[rung] for at, rung in enumerate(reached)}}
+    system = dict(proposed)
     user: dict[str, Any] = {} if state is TrialState.WAITING else {RECORD: _plain(record)}
+    if reached:
+        user[halving.RUNGS] = [steps[rung] for rung in reached]
     if origin is not None:
         user[ORIGIN] = _plain_origin(origin)
         system = {"fixed_params": params}

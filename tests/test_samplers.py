@@ -252,6 +252,29 @@ def test_successive_halving_lets_the_best_third_pass_each_rung_of_min_iter_times
     assert ended_at(spec, [[1.5] * 20, [1.4] * 20, [1.3] * 20, late]) == [None, None, None, 6]
 
 
+def test_no_rung_stands_beyond_max_iter() -> None:
+    late = [1.0] * 9 + [99.0] * 18  # good until epoch 9
+    curves = [*([float(10 - number)] * 27 for number in range(5)), late]
+    for given, end in (({"min_iter": 3}, 27), ({"max_iter": 9, "s": 1}, None)):
+        assert ended_at(pruned_by(type="successive_halving", **given), curves)[-1] == end
+    assert ended_at(pruned_by(type="successive_halving", max_iter=27, s=2), worse(3, 28)) == [None, 3, 3]
+
+
+def test_a_trial_whose_coordinator_was_killed_at_a_rung_is_judged_there_again() -> None:
+    spec, storage = pruned_by(type="successive_halving", min_iter=2), study_of()
+    study = through(storage)
+    for value, end in ((1.0, False), (2.0, True), (0.5, False)):
+        study.pruner = make_pruner(spec, storage.set_trial_user_attr)
+        trial = study.ask()
+        for epoch in (1, 2):
+            trial.report(value, epoch)
+        for _ in range(2):  # the second time another process
+            now = study.get_trials(deepcopy=False)[trial.number]
+            assert study.pruner.prune(study, now) is end
+            study.pruner = make_pruner(spec, storage.set_trial_user_attr)
+        assert study.get_trials(deepcopy=False)[trial.number].user_attrs[RUNGS] == [value]
+
+
 @pytest.mark.parametrize(
     ("given", "rungs"),
     [

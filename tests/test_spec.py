@@ -228,6 +228,10 @@ def test_a_condition_names_a_value_that_another_searched_parameter_can_have_or_i
     assert set(spec_of({**others, "l2": {**RATE["dropout"], "when": when}}).searched["l2"].when) == set(when)
     each = {"values": [0.1, 0.2], "when": {"batchnorm": "none"}, "per_layer": True}
     assert spec_of({**others, "dropout": each})
+    with pytest.raises(
+        SpecError, match=r"parameters\.l2\.when\.batchnorm\.: expected another searched parameter"
+    ):
+        spec_of({**others, "l2": {**RATE["dropout"], "when": {"batchnorm.": "none"}}})
 
 
 def test_gp_without_torch_is_refused_where_it_would_run_and_read_elsewhere(monkeypatch):

@@ -356,6 +356,18 @@ def test_graphs_are_shared_by_structure_bounded_and_of_data_of_one_form(
     assert graphs.get(one, replace(fewer, classes=11)) is not third
 
 
+def test_graphs_of_large_networks_are_fewer(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, plain, dropped = Graphs(), _config(), _config(dropout=0.1)
+    first = graphs.get(plain, data)
+    monkeypatch.setattr("regtune.training.loop.MAX_BYTES", 2 * 16 * first.count_params())
+    graphs.get(dropped, data)
+    assert graphs.get(plain, data) is first
+    monkeypatch.setattr("regtune.training.loop.MAX_BYTES", 1)
+    second = graphs.get(dropped, data)  # which stays, however large
+    assert graphs.get(dropped, data) is second
+    assert graphs.get(plain, data) is not first
+
+
 def test_configuring_after_tensorflow_was_imported_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

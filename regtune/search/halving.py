@@ -30,20 +30,27 @@ class HalvingPruner(BasePruner):
         first: epoch of the first rung of the first bracket.
         eta: ratio of one rung to the next and of the trials that pass.
         brackets: each begins a rung later than the one before; 1 is successive halving.
+        last: no rung stands at a later epoch.
     """
 
-    def __init__(self, mark: Mark, first: int, eta: int, brackets: int = 1) -> None:
+    def __init__(self, mark: Mark, first: int, eta: int, brackets: int = 1, last: float = math.inf) -> None:
         self._mark = mark
         self._first = first
         self._eta = eta
+        self._last = last
         self._shares = [math.ceil(brackets * eta ** (left - 1) / left) for left in range(brackets, 0, -1)]
         self._values: dict[tuple[int, int], list[float]] = {}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial ends at its last epoch; a rung that it reaches is marked."""
+        """Whether the trial ends at its last epoch; a rung that it reaches is marked.
+
+        One that was marked there before is judged again: whoever was to end it was killed meanwhile.
+        """
         step, reached = trial.last_step, list(_reached(trial))
         bracket = self._bracket(study, trial)
-        while step is not None and step >= self._first * self._eta ** (bracket + len(reached)):
+        if reached and step == self._epoch(bracket, len(reached) - 1):
+            return self._ends(study, reached[-1], self._rung(study, bracket, len(reached) - 1))
+        while step is not None and self._last >= self._epoch(bracket, len(reached)) <= step:
             value = trial.intermediate_values[step]
             if math.isnan(value):
                 return True
@@ -51,12 +58,19 @@ class HalvingPruner(BasePruner):
             reached.append(value)
             self._mark(trial.number, RUNGS, reached)
             bisect.insort(values, value)
-            place = max(1, len(values) // self._eta)
-            if study.direction is StudyDirection.MAXIMIZE and value < values[-place]:
-                return True
-            if study.direction is StudyDirection.MINIMIZE and value > values[place - 1]:
+            if self._ends(study, value, values):
                 return True
         return False
+
+    def _epoch(self, bracket: int, rung: int) -> int:
+        return int(self._first * self._eta ** (bracket + rung))
+
+    def _ends(self, study: Study, value: float, values: Sequence[float]) -> bool:
+        """Whether a value is not among the best of its rung."""
+        place = max(1, len(values) // self._eta)
+        if study.direction is StudyDirection.MAXIMIZE:
+            return value < values[-place]
+        return value > values[place - 1]
 
     def _rung(self, study: Study, bracket: int, rung: int) -> list[float]:
         """Values of the trials that have reached a rung of a bracket, in ascending order."""

@@ -79,10 +79,11 @@ def make_pruner(spec: SweepSpec, mark: Mark) -> BasePruner:
         startup = 5 if rules.startup_trials is None else rules.startup_trials
         return MedianPruner(n_startup_trials=startup, n_warmup_steps=rules.first_epoch)
     if rules.type == "successive_halving":
-        return HalvingPruner(mark, rules.first_epoch, rules.ratio)
+        return HalvingPruner(mark, rules.first_epoch, rules.ratio, last=rules.max_iter or math.inf)
     last = rules.max_iter or most_epochs(spec)
     first = min(rules.first_epoch, last)
-    return HalvingPruner(mark, first, rules.ratio, math.floor(math.log(last / first, rules.ratio)) + 1)
+    brackets = math.floor(math.log(last / first, rules.ratio)) + 1
+    return HalvingPruner(mark, first, rules.ratio, brackets, rules.max_iter or math.inf)
 
 
 class History:

@@ -21,7 +21,9 @@ from regtune.training.fused import FusedModel
 from regtune.training.model import hidden_kernels, plain_keras
 from regtune.training.result import End, OnEpoch, TrialResult
 
-MAX_GRAPHS = 16  # of about 10 MB each
+MAX_GRAPHS = 16  # of about 10 MB each, besides the numbers of their networks
+MAX_BYTES = 2**30
+"""Of all their networks: weights, those that they began with, and two moments of each."""
 SPARSE_BELOW = 1e-3
 """A kernel's entry smaller than this in absolute value counts as absent."""
 
@@ -49,10 +51,14 @@ class Graphs:
             kind = FusedModel if config.training.fused else EpochModel
             self._models[key] = kind(config, self._resident)
         self._models.move_to_end(key)
-        if len(self._models) > MAX_GRAPHS:
+        while len(self._models) > 1 and (len(self._models) > MAX_GRAPHS or self._bytes > MAX_BYTES):
             self._models.popitem(last=False)
             gc.collect()
         return self._models[key]
+
+    @property
+    def _bytes(self) -> int:
+        return sum(4 * 4 * model.count_params() for model in self._models.values())
 
 
 _graphs = Graphs()

@@ -72,7 +72,7 @@ def _conditions(spec: SweepSpec) -> Iterator[Problem]:
         for other, values in parameter.when.items():
             where = ("parameters", name, "when", other)
             base, _, layer = other.partition(".")
-            if base not in searched:
+            if base not in searched or other.endswith("."):
                 expected = f"expected another searched parameter, one of {', '.join(searched)}"
                 yield where, expected + suggestion(base, tuple(searched))
                 continue

@@ -62,7 +62,7 @@ class PrunerSpec(Frozen):
     eta: int | None = Field(default=None, ge=2, le=100)
     """The ratio of one rung to the next and of the trials that pass; 3 when it is missing."""
     max_iter: int | None = Field(default=None, ge=1, le=10_000)
-    """The epoch at which the last rung would stand; max_epochs when it is missing."""
+    """The epoch after which no rung stands; max_epochs when it is missing."""
     s: int | None = Field(default=None, ge=1, le=20)
     """The number of rungs counted back from max_iter, instead of min_iter."""
     startup_trials: int | None = Field(default=None, ge=1, le=10_000)

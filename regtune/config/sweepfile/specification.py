@@ -94,7 +94,7 @@ class SweepSpec(Frozen):
     max_failures: int = Field(default=5, ge=0, le=1_000_000)
     """Failed trials that are replaced before the sweep gives up."""
     trial_timeout: float | None = Field(default=None, gt=0.0, le=1e9)
-    """Seconds after which one trial is stopped."""
+    """Seconds of training after which one trial is stopped."""
     trial_memory_mb: int | None = Field(default=None, ge=1, le=2**24)
     """Memory in MiB at which one trial is stopped."""
     keep_models: int = Field(default=5, ge=0, le=100_000)
