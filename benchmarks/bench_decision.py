@@ -22,12 +22,10 @@ single images say that which images validate makes at least half of the variance
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from itertools import product
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -262,8 +260,6 @@ def summary(row: Row, sweeps: Sequence[Sweep]) -> dict[str, Any]:
 
 def run(row: Row, sweeps: int, seed: int = SEED) -> dict[str, Any]:
     """Simulate a row. The first sweeps are the same for any number of them."""
-    import_module("statsmodels.stats.multitest")
-    gc.freeze()  # it collects garbage at each call
     return summary(row, [simulate(row, np.random.default_rng([seed, index])) for index in range(sweeps)])
 
 

@@ -17,6 +17,7 @@ from regtune.study.decision import (
     Judged,
     Replicate,
     Standing,
+    Vary,
     replicate_uid,
 )
 from regtune.study.record import DECISION, STUDY_UID
@@ -132,11 +133,20 @@ def store(study: optuna.Study, found: Decision) -> None:
     study.set_user_attr(DECISION, found.model_dump(mode="json"))
 
 
-def replicate(study: optuna.Study, key: str, index: int, end: str | None = "early_stopping") -> None:
-    """Write a replicate of a candidate as a study has it; `end=None` while it runs."""
+def replicate(
+    study: optuna.Study,
+    key: str,
+    index: int,
+    end: str | None = "early_stopping",
+    *,
+    vary: Vary = "both",
+    later_ms: int = 0,
+) -> None:
+    """Write a replicate of a candidate as a study has it; `end=None` while it runs. later_ms: than others it began."""
     found = studies.record(0, {"dropout": 0.2}, end=end, epochs=5)
-    uid = replicate_uid(study.user_attrs[STUDY_UID], "both", key, index)
-    made = Replicate(key, "both", index, replace(found, uid=uid))
+    uid = replicate_uid(study.user_attrs[STUDY_UID], vary, key, index)
+    began = (found.started_ms or 0) + later_ms
+    made = Replicate(key, vary, index, replace(found, uid=uid, started_ms=began))
     study.set_user_attr(made.attribute, made.record.to_json())
 
 

@@ -306,13 +306,22 @@ def test_a_best_that_cannot_be_written_or_read_is_named(best: Best) -> None:
 # -- the replicates of a decision
 
 
+def let_end(study: optuna.Study) -> None:
+    """Nothing of the search is running any more."""
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
 def test_a_decision_under_way_is_seen_with_what_is_left_until_its_look(
     engine: Engine, study: optuna.Study
 ) -> None:
-    assert read_progress(engine, NAME).deciding is None
     for index in range(4):
         decisions.replicate(study, "t3", index)
         decisions.replicate(study, "c-batchnorm_before", index, "early_stopping" if index < 2 else None)
+    progress = read_progress(engine, NAME)
+    assert progress.deciding is None  # a search goes on, and they were left by a decision that was stopped
+    assert not any(row.replicate for row in progress.running)
+    let_end(study)
     progress = read_progress(engine, NAME)
     found = progress.deciding
     assert found is not None
@@ -321,7 +330,33 @@ def test_a_decision_under_way_is_seen_with_what_is_left_until_its_look(
     assert running == [("control batch norm before", 2), ("control batch norm before", 3)]
 
 
+def test_a_decision_under_way_counts_no_replicates_of_another_kind(
+    engine: Engine, study: optuna.Study
+) -> None:
+    let_end(study)
+    decisions.store(study, decisions.of_filled_study())
+    decisions.replicate(study, "t3", 0)
+    decisions.replicate(study, "t2", 0, None)  # of a decision that was killed
+    decisions.replicate(study, "t2", 0, None, vary="seed", later_ms=60_000)
+    found = read_progress(engine, NAME).deciding
+    assert found is not None
+    assert (found.done, found.planned, found.look, found.candidates, found.best) == (0, 4, 4, 1, "")
+    told = []
+
+    class Told(Observer):
+        def finished(self, trial: Row, progress: Progress) -> None:
+            told.append((trial.replicate, trial.vary))
+
+    def wait() -> bool:
+        decisions.replicate(study, "t3", 0, vary="seed")
+        return len(told) > 0
+
+    follow(engine, NAME, Told(), running=lambda: True, wait=wait)
+    assert told == [(("trial 3", 0), "seed")]
+
+
 def test_after_a_look_what_is_open_and_who_leads_is_known(engine: Engine, study: optuna.Study) -> None:
+    let_end(study)
     decisions.store(study, decisions.of_filled_study())
     for key, index in (("t3", 8), ("t2", 8)):
         decisions.replicate(study, key, index, None)

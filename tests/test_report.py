@@ -238,6 +238,7 @@ def test_an_axis_is_logarithmic_where_the_search_was_with_off_at_its_left() -> N
     assert over.at(0) < -7
     assert [*over.ticktext] == ["off", "1e-7", "1e-6", "1e-5", "1e-4", "0.001"]
     assert [*scale([0.1, 0.6], log=False, low=0.0, high=0.6).ticktext] == ["0", "0.2", "0.4", "0.6"]
+    assert scale([0, 0.1, 0.5], log=False, low=0.1, high=0.5).reach == (0, 0.5)  # off, beside the range
     words = scale(["b", "a"], log=False, low=None, high=None, order=("a", "b"))
     assert [*words.ticktext] == ["a", "b"]
 
@@ -279,6 +280,8 @@ def test_the_verb_writes_the_page_prints_its_figures_and_asks_before_it_replaces
     for arguments in (["a", "b", "c"], ["export.json", "--json", "-o", "x.html"]):
         assert isinstance(run(app, ["report", *arguments]).exception, InputError)
     assert not [*Path().glob(".report.html*")]
+    refused = run(app, ["report", "export.json", "-o", "."])
+    assert str(refused.exception) == "--output .: expected a file, found a folder"
 
 
 def test_mlflow_is_away_and_the_page_is_written_all_the_same() -> None:

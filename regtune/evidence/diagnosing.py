@@ -224,7 +224,8 @@ class _Findings:
         if points[-1].images < every:
             self._notes.append(f"the learning curve ends at {points[-1].images:,} of {every:,} images")
         none = self._case.decision.none if self._case.decision else None
-        without = none.figures.get("val_cross_entropy") if none else None
+        whole = none is not None and points[-1].images == every  # as that was trained
+        without = none.figures.get("val_cross_entropy") if none and whole else None
         self._parts["fit"] = fit_of(points, self._data.classes, without.mean if without else None)
         self._bias_variance(executor, along, _pace(trained, points[-1].images, every))
 

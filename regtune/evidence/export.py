@@ -106,7 +106,8 @@ class ExportedReplicate(Frozen):
 class MeanCurve(Frozen):
     """Learning curves of a candidate, means over the replicates that still trained, while at least half of them did.
 
-    spread: standard deviations between replicates. kept_epoch: mean epoch of the kept weights.
+    spread: standard deviations between replicates. still: how many of them trained in each epoch. kept_epoch: mean
+    epoch of the kept weights.
     """
 
     candidate: str
@@ -114,6 +115,7 @@ class MeanCurve(Frozen):
     kept_epoch: float
     means: dict[str, list[float]]
     spread: dict[str, list[float]]
+    still: tuple[int, ...] = ()
 
 
 class Cost(Frozen):
@@ -283,11 +285,13 @@ def _mean_curves(
             by_candidate[one.candidate].append(one.record)
     for candidate, records in by_candidate.items():
         lengths = sorted((record.epochs for record in records), reverse=True)
+        epochs = range(lengths[(len(records) - 1) // 2])
+        still = tuple(sum(length > epoch for length in lengths) for epoch in epochs)
         means, spread = dict[str, list[float]](), dict[str, list[float]]()
         for name in sorted({*CURVES, metric}):
             columns = [
                 [record.history[name][epoch] for record in records if record.epochs > epoch]
-                for epoch in range(lengths[(len(records) - 1) // 2])
+                for epoch in epochs
             ]
             if all(math.isfinite(value) for column in columns for value in column):
                 means[name] = [_digits(statistics.fmean(column)) for column in columns]
@@ -301,6 +305,7 @@ def _mean_curves(
             kept_epoch=_digits(kept),
             means=means,
             spread=spread,
+            still=still,
         )
 
 

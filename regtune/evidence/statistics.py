@@ -30,7 +30,6 @@ components, Biometrics Bulletin 2, 1946.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -77,15 +76,14 @@ class Compared:
     """What the replicates say of a candidate.
 
     replicates: how many count; fewer than others have where it was beaten early. estimate: of its mean; holds for this
-    candidate alone. to_leader, to_none: this candidate minus the leader or the control, over the replicates that both
-    have; None for these two themselves. They hold together for all candidates, except that `to_none` of one that is
-    shown to be better or worse holds for it alone. beats_none, below_none: it is shown to be better or worse than the
+    candidate alone. to_none: this candidate minus the control, over the replicates that both have; None for the control
+    itself. They hold together for all candidates, except that that of one that is shown to be better or worse holds for
+    it alone. beats_none, below_none: it is shown to be better or worse than the
     control. beaten: another candidate is shown to be better.
     """
 
     replicates: int
     estimate: Interval
-    to_leader: Interval | None
     to_none: Interval | None
     beats_none: bool
     below_none: bool
@@ -240,7 +238,7 @@ def judge(
             replicates=min(map(len, values.values()), default=0),
             leader=None,
             candidates={
-                key: Compared(len(values[key]), estimate, None, None, False, False, False)
+                key: Compared(len(values[key]), estimate, None, False, False, False)
                 for key, estimate in estimates.items()
             },
             tied=tuple(values),
@@ -266,7 +264,6 @@ def judge(
             key: Compared(
                 replicates=replicates[key],
                 estimate=interval(values[key][: replicates[key]], overlap, alpha=alpha),
-                to_leader=to_leader.get(key),
                 to_none=to_none.get(key),
                 beats_none=better[key],
                 below_none=worse[key],
@@ -334,16 +331,14 @@ def _against(
     count as not shown.
     """
     from scipy.special import stdtrit
-    from statsmodels.stats.multitest import multipletests
 
     column = look.keys.index(control)
     rows = [row for row in range(len(look.keys)) if row != column]
     p = np.ones(family)
     p[: len(rows)] = look.p[rows, column]
-    gc.freeze()  # it collects garbage at each call, which takes half a second where much is imported
-    shown = multipletests(p, alpha=level, method="holm")[0]
-    gc.unfreeze()
-    steps = level / (family - np.argsort(np.argsort(p, kind="stable")))
+    rank = np.argsort(np.argsort(p, kind="stable"))
+    steps = level / (family - rank)
+    shown = rank < rank[p > steps].min(initial=family)  # until the first step that fails
     claims: dict[str, tuple[bool, bool, Interval | None]] = {}
     for i, row in enumerate(rows):
         difference = float(look.difference[row, column])

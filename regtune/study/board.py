@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from regtune.errors import InputError, StudyNotFound
 from regtune.escaping import printable, shell_word
 from regtune.study import tables
-from regtune.study.deciding import deciding_of, read_replicates
+from regtune.study.deciding import deciding_of, read_replicates, under_way
 from regtune.study.decision_text import sentence
 from regtune.study.progress import Observer, Progress, Row, StudyInfo
 
@@ -232,7 +232,7 @@ def read_progress(engine: Engine, study: str) -> Progress:
     with _reading(engine, study) as (connection, info):
         best = _best(connection, info)
         running = sorted(_rows(connection, info, states=["RUNNING"]), key=lambda row: row.number)
-        replicates = read_replicates(connection, info)
+        replicates = [] if running else under_way(read_replicates(connection, info))
         elapsed = covered(tables.read_spans(connection, info))
         epochs = tables.count_epochs(connection, info)
     return Progress(
@@ -262,7 +262,7 @@ def follow(
     wait: called between two readings; when it returns something true, following ends.
     """
     known = read_ended(engine, study)
-    replicated = {row.replicate for row in read_ended_replicates(engine, study)}
+    replicated = {(row.replicate, row.vary) for row in read_ended_replicates(engine, study)}
     while True:
         goes_on, progress = running(), read_progress(engine, study)
         observer.progress(progress)
@@ -271,8 +271,8 @@ def follow(
             observer.finished(row, progress)
         known = now
         for row in read_ended_replicates(engine, study):
-            if row.replicate not in replicated:
-                replicated.add(row.replicate)
+            if (row.replicate, row.vary) not in replicated:
+                replicated.add((row.replicate, row.vary))
                 observer.finished(row, progress)
         if not goes_on or wait():
             return

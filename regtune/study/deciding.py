@@ -22,16 +22,23 @@ def read_replicates(connection: Connection, info: StudyInfo) -> list[Row]:
         name = named(one.candidate)
         value = one.record.figure(info.metric) if one.record.kept else None
         state = one.record.end_state or "RUNNING"
-        rows.append(Row(number, state, value, one.record.now, replicate=(name, one.index)))
+        rows.append(Row(number, state, value, one.record.now, replicate=(name, one.index), vary=one.vary))
     return rows
 
 
+def under_way(rows: Sequence[Row]) -> list[Row]:
+    """The replicates of the decision that is running: of the kind of the last that began; none where none is."""
+    began = [(row.record.started_ms or 0, row.vary) for row in rows if row.state == "RUNNING" and row.record]
+    return [row for row in rows if row.vary == max(began)[1]] if began else []
+
+
 def deciding_of(info: StudyInfo, rows: Sequence[Row]) -> Deciding | None:
-    """How far a decision is that has these replicates; None where none of them is running."""
-    named = [(row.replicate[0], row.state == "RUNNING") for row in rows if row.replicate]
-    if not any(running for _, running in named):
+    """How far the decision is that has these replicates `under_way`; None where there are none."""
+    if not rows:
         return None
-    ended, decision = Counter(name for name, running in named if not running), info.decision
+    named = [(row.replicate[0], row.state == "RUNNING") for row in rows if row.replicate]
+    ended = Counter(name for name, running in named if not running)
+    decision = info.decision if info.decision and info.decision.vary == rows[0].vary else None
     sign = -1 if info.goal == "maximize" else 1
     tied = decision.with_standing("chosen", "tied") if decision else ()
     leaders = sorted(tied, key=lambda one: sign * one.estimate.mean if one.estimate else 0.0)

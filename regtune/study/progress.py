@@ -12,7 +12,7 @@ from regtune.config.trial import TrialConfig, higher_is_better
 from regtune.study.record import State, TrialRecord, Value
 
 if TYPE_CHECKING:
-    from regtune.study.decision import Decision, Standing
+    from regtune.study.decision import Decision, Standing, Vary
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Row:
     trial that of the attempt under way. rank: of complete trials from the best on, from 1; None for all others.
     refused: why a foreign trial was not trained, if regtune was asked to. standing: what the decision says of it, None
     where it is no candidate. replicate: of a replicate, the name of its
-    candidate and its index from 0; its `number` is that of its candidate's trial, -1 where it has none.
+    candidate and its index from 0; its `number` is that of its candidate's trial, -1 where it has none. vary: what is
+    fresh in a replicate.
     """
 
     number: int
@@ -105,6 +106,7 @@ class Row:
     rank: int | None = None
     refused: str | None = None
     replicate: tuple[str, int] | None = None
+    vary: Vary | None = None
     standing: Standing | None = None
 
     @property

@@ -93,10 +93,6 @@ def scale_of(metric: str) -> int:
     return 100 if form_of(metric).share else 1
 
 
-def unit_of(metric: str) -> str:
-    return ", %" if form_of(metric).share else ""
-
-
 def axis(title: str = "", **more: Any) -> Json:
     """An axis in the page's style."""
     return {
@@ -267,7 +263,7 @@ def scale(
         places = {kind: float(place) for place, kind in enumerate(kinds)}
         texts = [word(kind) for kind in kinds]
         return Scale(places, [*places.values()], texts, (-0.2, max(len(kinds) - 0.8, 0.2)))
-    outside = [value for value in values if value and (value > 0 or not log)]
+    outside = [value for value in values if value > 0 or not log]
     low, high = min([low, *outside]), max([high, *outside])
     if not log:
         shown = even(low, high)

@@ -73,9 +73,9 @@ def _together(named: Sequence[tuple[str, MeanCurve]], metric: str, replicated: b
         none = name.startswith("no technique")
         color = "@ink" if none else next(colors)
         if place == 0 and one.spread.get(metric):
-            data += _band(
-                values, [scale * sd / math.sqrt(one.replicates) for sd in one.spread[metric]], color
-            )
+            still = one.still or [one.replicates] * len(values)
+            pairs = zip(one.spread[metric], still, strict=True)
+            data += _band(values, [scale * sd / math.sqrt(count) for sd, count in pairs], color)
         line = NONE_LINE if none else {"color": color, "width": 3 if place == 0 else 2}
         data.append(
             {

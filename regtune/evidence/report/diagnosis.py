@@ -24,8 +24,6 @@ from regtune.evidence.report.charts import (
 
 SIDE = 28
 """Pixels on one side of an image."""
-MOST_CONFUSIONS = 10
-MOST_MISTAKES = 24
 
 
 def bias_variance_charts(found: BiasVariance) -> Iterator[Chart]:
@@ -187,7 +185,7 @@ def fit_chart(fit: Fit) -> Chart:
 
 def confusion_chart(errors: Errors) -> Chart | None:
     """The most frequent confusions."""
-    shown = errors.confusions[:MOST_CONFUSIONS]
+    shown = errors.confusions
     if not shown:
         return None
     names = [f"{one.true} taken for {one.predicted}" for one in shown]
@@ -277,7 +275,7 @@ def calibration_chart(errors: Errors) -> Chart | None:
 
 def pictures(errors: Errors) -> Iterator[tuple[Mistake, str]]:
     """The most confident mistakes, each with its image as a data URL."""
-    for mistake in errors.mistakes[:MOST_MISTAKES]:
+    for mistake in errors.mistakes:
         try:
             pixels = base64.b64decode(mistake.pixels, validate=True)
         except ValueError:

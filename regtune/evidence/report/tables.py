@@ -18,9 +18,8 @@ FACTS = {"name": "data", "train": "training images", "validation": "validation i
 
 def commands_of(export: Export) -> dict[str, str]:
     study = shell_word(export.study.name)
-    name = "" if export.study.file else f" --name {study}"
     return {
-        "sweep": f"regtune sweep {shell_word(export.study.file or 'FILE')}{name}",
+        "sweep": f"regtune sweep {shell_word(export.study.file or 'FILE')} --name {study}",
         "decide": f"regtune decide {study}",
         "diagnose": f"regtune diagnose {study}",
         "board": f"regtune board {study}",
