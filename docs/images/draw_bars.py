@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-WIDTH, LEFT, RIGHT = 830, 150, 232
+WIDTH, LEFT, RIGHT = 830, 150, 248
 TITLE, LINE, GAP = 66, 30, 26
 INK, MUTED, BLUE, PALE, GREY = "#15181d", "#57606c", "#1261c4", "#5b8fd6", "#a9b2bd"  # of the report's page
 FONT = "-apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
