@@ -161,6 +161,10 @@ def test_the_size_of_a_huge_grid_is_counted_without_walking_it_and_a_continuous_
     layered = {"min": 0.0, "max": 0.5, "q": 0.001, "per_layer": True}
     parameters = dict.fromkeys(("dropout", "l1", "l2"), layered)
     assert Space(spec_of(parameters, model={"hidden": [8] * 8})).size == 501**24
+    rates = {"min": 0.0, "max": 0.9, "q": 0.1, "per_layer": True}
+    strengths = {"values": [1e-5, 1e-4], "per_layer": True, "when": {"dropout": 0.0}}
+    each = Space(spec_of({"dropout": rates, "l2": strengths}, model={"hidden": [8] * 8}))
+    assert each.size == (9 + 2) ** 8
     space = Space(spec_of(MIXED))
     assert space.size is None
     with pytest.raises(SpecError, match="dropout: continuous; a grid needs values or q"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -182,17 +183,23 @@ class Space:
         """How many distinct assignments there are; None when a column is continuous."""
         if any(column.choices is None for column in self.columns):
             return None
-        asked_about = {other for column in self.columns for other in column.when}
+        asked = defaultdict(list)
+        for column in self.columns:
+            for other, values in column.when.items():
+                asked[other].append(values)
 
         @cache
         def count(index: int, decided: tuple[tuple[str, Value], ...]) -> int:
             if index == len(self._asked):
                 return 1
             column = self._asked[index]
-            choices = self._choices(column, dict(decided))
-            if column.name not in asked_about:
-                return len(choices) * count(index + 1, decided)
-            return sum(count(index + 1, (*decided, (column.name, choice))) for choice in choices)
+            alike = defaultdict(list)  # choices that meet the same conditions have as many assignments each
+            for choice in self._choices(column, dict(decided)):
+                alike[tuple(choice in values for values in asked[column.name])].append(choice)
+            return sum(
+                len(choices) * count(index + 1, (*decided, (column.name, choices[0])))
+                for choices in alike.values()
+            )
 
         return count(0, ())
 
