@@ -53,3 +53,5 @@ def test_neither_a_device_nor_a_pipe_is_replaced(tmp_path: Path) -> None:
     for output in (Path("/dev/null"), tmp_path / "pipe"):
         with pytest.raises(InputError, match=f"--output {output}: expected a file, found a device or a pipe"):
             check_file(output)
+        with pytest.raises(InputError, match="found a device or a pipe"), beside(output) as made:
+            made.touch()

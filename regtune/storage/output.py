@@ -19,8 +19,7 @@ def check_file(output: Path, suffix: str = "") -> bool:
     if output.is_dir():
         raise InputError(f"{shown}: expected a file, found a folder")
     _require_parent(output)
-    if output.exists() and not output.is_file():
-        raise InputError(f"{shown}: expected a file, found a device or a pipe")
+    _refuse_special(output)
     return output.exists()
 
 
@@ -43,12 +42,19 @@ def _require_parent(output: Path) -> None:
         )
 
 
+def _refuse_special(output: Path) -> None:
+    if output.exists() and not (output.is_file() or output.is_dir()):
+        raise InputError(f"--output {printable(str(output))}: expected a file, found a device or a pipe")
+
+
 @contextmanager
 def beside(output: Path) -> Iterator[Path]:
     """A path to write to, whose file or folder takes the place of `output` once the block has ended without an error.
 
-    A folder is never replaced by a file. Raises InputError for that, StorageError where it cannot be written.
+    A folder is never replaced by a file, nor is what is neither. Raises InputError for these, StorageError where it
+    cannot be written.
     """
+    _refuse_special(output)
     try:
         with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as home:
             made = Path(home, "new", output.name)
