@@ -340,6 +340,21 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.glob("mlflow.db*")) == ["mlflow.db"]
 
 
+def test_what_another_program_writes_during_an_upgrade_is_not_lost(tmp_path: Path) -> None:
+    settings = Settings(REGTUNE_HOME=tmp_path)
+    make_old_mlflow(settings.mlflow_uri)
+
+    def overtaken(url: str) -> None:
+        execute(TRACKING.engine(settings.mlflow_uri), "UPDATE experiments SET name = 'renamed meanwhile'")
+
+    with pytest.raises(StorageError, match="was written to meanwhile; stop what uses it"):
+        upgrade(settings.mlflow_uri, TRACKING, overtaken)
+    with TRACKING.opened(settings.mlflow_uri) as engine, engine.connect() as connection:
+        assert set(connection.scalars(sqlalchemy.text("SELECT name FROM experiments"))) == {
+            "renamed meanwhile"
+        }
+
+
 def refused_by_all(settings: Settings, of: str, wanted: str) -> None:
     before = both(settings)
     use = {"studies": open_storage, "mlflow": client_of}[of]

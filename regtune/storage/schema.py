@@ -21,6 +21,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, text
 
 from regtune.credentials import STORAGE_PASSWORD, TRACKING_PASSWORD, secret
+from regtune.errors import StorageError
 from regtune.settings import sqlite_url
 from regtune.storage import sqlite
 from regtune.storage.engines import database_path, engine_options, full_url, give_password, is_sqlite, place
@@ -228,8 +229,12 @@ def upgrade(url: str, tables: Tables, migrate: Callable[[str], None]) -> None:
         draft = path.with_name(f"{path.name}.upgrade")
         sqlite.discard(draft)
         try:
-            sqlite.copy(path, draft)
-            migrate(sqlite_url(draft))
-            sqlite.copy(draft, path)
+            with sqlite.unwritten(path) as still_so:
+                sqlite.copy(path, draft)
+                migrate(sqlite_url(draft))
+                if not still_so():
+                    written = "was written to meanwhile; stop what uses it, then run: regtune db upgrade"
+                    raise StorageError(f"{path}: {written}")
+                sqlite.copy(draft, path)
         finally:
             sqlite.discard(draft)

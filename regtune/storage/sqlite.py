@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -78,6 +78,18 @@ def copy(source: Path, target: Path) -> None:
         reading.execute("PRAGMA schema_version").fetchone()  # it is a database: only then is a target made
         with understood(target), closing(sqlite3.connect(target, timeout=BUSY_SECONDS)) as writing:
             reading.backup(writing)
+
+
+@contextmanager
+def unwritten(path: Path) -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether no other connection has written to a database since. Raises StorageError."""
+    with understood(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as watching:
+
+        def version() -> int:
+            return int(watching.execute("PRAGMA data_version").fetchone()[0])
+
+        before = version()
+        yield lambda: version() == before
 
 
 def check(path: Path) -> None:
