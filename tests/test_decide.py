@@ -457,6 +457,26 @@ def test_a_candidate_that_diverges_in_half_of_its_replicates_leaves_and_one_that
 
 
 @pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("epochs", [30, 33, 60])
+def test_a_budget_of_epochs_holds_where_replicates_end_without_figures_interrupted_or_not(
+    epochs: int,
+) -> None:
+    seed = derive_seed(3, 2, "replicate")
+
+    def fate(task: Task, epoch: int) -> str | None:
+        return "non_finite" if task.config.seed == seed and task.config.regularization.l1[0] else None
+
+    shutil.copytree("mlruns", "beside")
+    stop = threading.Event()
+    stop_at = Watching(lambda progress: len(stop_at.ended) == 33 and stop.set())
+    decided(MadeUp(dropout_helps, fate), observer=stop_at, stop=stop, budget=Budget(epochs=epochs))
+    resumed = decided(MadeUp(dropout_helps, fate), budget=Budget(epochs=epochs))
+    whole = decided(MadeUp(dropout_helps, fate), home="beside", budget=Budget(epochs=epochs))
+    assert what_repeats(resumed) == what_repeats(whole)
+    assert whole.epochs <= epochs
+
+
+@pytest.mark.usefixtures("study")
 def test_where_every_candidate_diverges_nothing_is_chosen_and_each_says_so() -> None:
     executor = MadeUp(dropout_helps, lambda task, epoch: TrialFailed(task.uid, 0, "timeout", "too long"))
     decision = decided(executor)

@@ -66,12 +66,14 @@ class Conclusion:
     """What is concluded so far.
 
     decision: its end is `stopped` while something is open. look: replicates of each candidate at the next look.
-    wanted: candidate and index of those that it lacks, in the order in which they are trained.
+    ahead: candidate and index of those that it adds. wanted: of those that it lacks, in the order in which they are
+    trained.
     """
 
     decision: Decision
     judgement: Judgement
     look: int
+    ahead: frozenset[tuple[str, int]]
     wanted: tuple[tuple[str, int], ...]
 
     @property
@@ -103,11 +105,13 @@ def conclude(
     exact = _practical(question, values.get(control or judgement.leader or "", ())[: judgement.replicates])
     if exact != practical:  # a later look has begun
         practical, judgement = exact, judged_with(exact)
+    needed, seen = [*_first(judgement.needed, void)], {*_first(judgement.replicates, void)}
+    ahead = frozenset((key, index) for key in judgement.open for index in needed if index not in seen)
     wanted = [
         (index, place, one.key)
         for place, one in enumerate(candidates)
         if one.key in judgement.open
-        for index in _first(judgement.needed, void)
+        for index in needed
         if index not in ended.get(one.key, {})
     ]
     end: End = "stopped"
@@ -144,9 +148,8 @@ def conclude(
         decided=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),
     )
-    return Conclusion(
-        decision, judgement, judgement.needed, tuple((key, index) for index, _, key in sorted(wanted))
-    )
+    in_turn = tuple((key, index) for index, _, key in sorted(wanted))
+    return Conclusion(decision, judgement, judgement.needed, ahead, in_turn)
 
 
 def has_ended(record: TrialRecord) -> bool:

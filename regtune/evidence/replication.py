@@ -168,12 +168,10 @@ class Replication:
 
         Those of them that were trained before an interruption are not spent yet: it decides as if there had been none.
         """
-        judgement = conclusion.judgement
-        first, look = judgement.replicates, conclusion.look
-        ahead = {(key, index) for key in judgement.open for index in range(first, look)}
+        first, ahead = conclusion.judgement.replicates, conclusion.ahead
         spent = sum(record.epochs for key, record in self._records.items() if key not in ahead)
         if self._budget.seconds is not None:
-            ahead = {*conclusion.wanted}
+            ahead = frozenset(conclusion.wanted)
         return self._fits([key for key, _ in ahead], spent, time.monotonic() - self._began, first)
 
     def _fits(self, keys: Sequence[str], spent_epochs: int, spent_seconds: float, known: int = 0) -> bool:
