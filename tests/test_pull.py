@@ -141,11 +141,11 @@ def test_a_pull_that_fails_leaves_what_another_has_put_there_meanwhile(
     def fail(*_: object) -> None:
         raise TrackingError("away")
 
-    monkeypatch.setattr(pulling, "fetch", fail)
-    with pytest.raises(TrackingError):
-        pulled(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(pulling, "fetch", fail)
+        with pytest.raises(TrackingError):
+            pulled(settings)
     assert not DIR.exists()
-    monkeypatch.undo()
     first = pulled(settings, f"{NAME}@previous")
     monkeypatch.setattr(pulling, "fetch", fail)
     monkeypatch.setattr(pulling, "_require_own", lambda folder: True)  # as it was when this pull looked
