@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -111,7 +113,15 @@ def start(
     begin = log.seek(0, os.SEEK_END)
     environment = server_environment(settings, more)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
+    packages = shlex.quote(
+        sysconfig.get_path("purelib")
+    )  # uvicorn would import from the current folder first
+    command += [
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        f"--log-level warning --no-access-log --app-dir {packages}",
+    ]
     command += ["--app-name", "basic-auth"] if ADMIN_PASSWORD in environment else []
     process = subprocess.Popen(
         command,
