@@ -145,7 +145,9 @@ def test_a_pull_that_fails_leaves_what_another_has_put_there_meanwhile(
         patch.setattr(pulling, "fetch", fail)
         with pytest.raises(TrackingError):
             pulled(settings)
-    assert not DIR.exists()
+        with pytest.raises(TrackingError):
+            pull(settings, NAME, Path("deep/deeper/digits"), pytest.fail)
+    assert not list(Path().glob("d*"))
     first = pulled(settings, f"{NAME}@previous")
     monkeypatch.setattr(pulling, "fetch", fail)
     monkeypatch.setattr(pulling, "_require_own", lambda folder: True)  # as it was when this pull looked

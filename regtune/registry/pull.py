@@ -16,7 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,7 +165,7 @@ def pull(settings: Settings, target: str, folder: Path, say: Say) -> Pulled:
     Raises InputError for a folder with something else in it, and as `find` and `fetch` do.
     """
     try:
-        made = _require_own(folder)
+        made, missing = _require_own(folder), [parent for parent in folder.parents if not parent.exists()]
         versions = folder / VERSIONS
         versions.mkdir(parents=True, exist_ok=True)
         with lock(versions, "pull", LOCK_SECONDS):
@@ -181,6 +181,9 @@ def pull(settings: Settings, target: str, folder: Path, say: Say) -> Pulled:
             except BaseException:
                 others = (folder / VERSION).exists()
                 shutil.rmtree(folder if made and not others else fresh, ignore_errors=True)
+                for parent in missing:
+                    with suppress(OSError):  # something else is in it
+                        parent.rmdir()
                 raise
             for name, inner in LINKS.items():
                 _link(folder, name, f"{VERSION}/{inner}")
